@@ -1,0 +1,148 @@
+"""All fields of a config with their defaults, and the reading of fields that may differ between domains."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict, FieldReference
+
+from usss_jax.errors import InputError
+
+VARIANTS = ("single", "basic", "cross", "full")
+
+
+def flexible(value) -> FieldReference:
+    """Field that may be overridden by a value of another type: 100, or the string "camvid=all,cityscapes=375"."""
+    return FieldReference(value, field_type=object)
+
+
+def default_config() -> ConfigDict:
+    """Return the paper's settings; the files in configs/ change what their run needs.
+
+    Fields marked * take one value for all domains, or "name=value,name=value".
+    """
+    c = ConfigDict()
+    # Data
+    c.domains = flexible(["cityscapes", "camvid"])  # names (data/domains.py) or YAML files
+    c.data_root = ""  # * folder that holds one sub-folder per domain; or the domain's own folder if given by name
+    c.labeled_per_domain = flexible(100)  # * N, or "all"
+    c.split_seed = 0  # chooses the labeled images
+    c.image_size = ""  # * HEIGHTxWIDTH at which images are loaded and evaluated; empty: the domain's own
+    c.crop_size = ""  # * HEIGHTxWIDTH of training examples; empty: the domain's own, the whole image if resized
+    c.cache_gb = 4.0  # memory for decoded images, all domains together
+    c.loader_threads = 4
+    # Model
+    c.encoder = "drn_d_22"  # or drn_d_38, drn_d_54, drn_d_105 (= resnet18, 34, 50, 101 of the paper)
+    c.width = 1.0  # factor on the encoder's channels
+    c.embed_dim = 128  # d
+    c.pretrained = ""  # weights of the encoder: .safetensors, .npz or .pth
+    c.normalize = "imagenet"  # or "none": division by 255 alone
+    c.upsample = "bilinear"  # or "drn": the reference's, which fades at the border
+    c.precision = "float32"  # or "tf32", "bfloat16"
+    # Objective (Eq. 5)
+    c.variants = flexible(["single", "basic", "full"])  # of single, basic, cross, full
+    c.alpha = 1.0  # weight of the cross term (variants cross and full)
+    c.beta = 1.0  # weight of the within term (variant full)
+    c.similarity_scale = 1.0  # inverse temperature of the similarities
+    # Training
+    c.steps = 2000  # universal stage: 200 epochs of N / batch_size steps
+    c.single_steps = 2000  # single-domain stage
+    c.batch_size = 10  # labeled images per domain and step
+    c.unlabeled_batch_size = 10  # unlabeled images per domain and micro-batch
+    c.unlabeled_batches = flexible("pool")  # * micro-batches per step; "pool": the whole pool every epoch
+    c.lr = 1e-3
+    c.momentum = 0.9
+    c.weight_decay = 1e-4
+    c.poly_power = 0.9
+    c.seed = 0
+    # Rhythm, in steps
+    c.eval_every = 50
+    c.eval_batch_size = 10
+    c.checkpoint_every = 100
+    c.log_every = 10
+    return c
+
+
+def names(value: str | Sequence[str]) -> list[str]:
+    """Read a list of names: a sequence, or "a,b"."""
+    items = value.split(",") if isinstance(value, str) else list(value)
+    return [str(item).strip() for item in items if str(item).strip()]
+
+
+def per_domain(value: Any, domains: Sequence[str], field: str, read: Callable[[str], Any]) -> dict[str, Any]:
+    """Read a field that takes one value for all domains, or "name=value,name=value".
+
+    Args:
+      value: of the field.
+      domains: names of all domains of the run.
+      field: its name, for messages.
+      read: reads one value from its text; raises ValueError if it cannot.
+
+    Returns:
+      Value of every domain; None where a name=value list leaves it out, or the field is empty.
+
+    Raises:
+      InputError: for an unknown domain, or a value that cannot be read.
+    """
+    text = str(value).strip()
+    given: dict[str, str] = {}
+    if "=" in text:
+        for item in text.split(","):
+            domain, equals, one = (part.strip() for part in item.partition("="))
+            if not equals or domain not in domains:
+                raise InputError(f"{field}={text}: {domain!r} is not a domain of this run ({', '.join(domains)})")
+            given[domain] = one
+    elif text:
+        given = dict.fromkeys(domains, text)
+    out: dict[str, Any] = dict.fromkeys(domains)
+    for domain, one in given.items():
+        try:
+            out[domain] = read(one)
+        except ValueError as e:
+            raise InputError(f"{field}={text}: cannot read {one!r} for {domain}: {e}") from e
+    return out
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """Read "HEIGHTxWIDTH"."""
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise ValueError("give HEIGHTxWIDTH, for instance 360x480")
+    return int(height), int(width)
+
+
+def read_count(word: str) -> Callable[[str], int | str]:
+    """Return a reader of a positive whole number or the given word."""
+
+    def read(text: str) -> int | str:
+        if text == word:
+            return word
+        if not text.isdigit() or int(text) < 1:
+            raise ValueError(f"give a positive whole number or {word}")
+        return int(text)
+
+    return read
+
+
+def parse_arg(arg: str | None, **defaults) -> ConfigDict:
+    """Read the argument of `get_config`: "resnet50,n=1500,cpu" -> defaults with these changes.
+
+    A bare word sets a boolean default of that name to True, or is the value of the string default `encoder`.
+
+    Raises:
+      InputError: for a word that the config does not know.
+    """
+    values = dict(defaults)
+    for item in names(arg or ""):
+        key, equals, text = item.partition("=")
+        if not equals and isinstance(values.get(key), bool):
+            values[key] = True
+        elif not equals and "encoder" in values and key.startswith(("drn_", "resnet")):
+            values["encoder"] = key
+        elif equals and key in values and not isinstance(values[key], bool):
+            try:
+                values[key] = type(values[key])(text)
+            except ValueError as e:
+                raise InputError(f"config argument {item!r}: {e}") from e
+        else:
+            raise InputError(f"config argument {item!r} is not one of {', '.join(defaults)}")
+    return ConfigDict(values)

@@ -1,0 +1,88 @@
+"""Labeled and unlabeled streams of all domains, as one dict per training step.
+
+Every stream is a chain of grain `MapDataset`s, so that the batch of step s is a pure function of (seed, s): going on
+after a restart is exact, whatever the number of threads.
+"""
+
+import zlib
+from collections.abc import Mapping
+
+import grain
+
+from usss_jax.data.augment import CropFlip
+from usss_jax.data.pools import Pools
+from usss_jax.data.sources import Source
+
+
+def stream(source: Source, crop: tuple[int, int], seed: int, *, share: tuple[int, int] = (0, 1)) -> grain.MapDataset:
+    """Endless stream of augmented examples: a new order every epoch, small sources cycle.
+
+    `share` = (index, count) takes every count-th example for this host, after the augmentation is fixed.
+    """
+    examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(CropFlip(crop))
+    index, count = share
+    return examples[index::count] if count > 1 else examples
+
+
+def step_batches(
+    pools: Mapping[str, Pools],
+    *,
+    batch_size: int,
+    unlabeled_batch_size: int = 0,
+    unlabeled_batches: Mapping[str, int] | None = None,
+    seed: int = 0,
+    share: tuple[int, int] = (0, 1),
+) -> grain.MapDataset:
+    """Batches of one training step after the other; item s belongs to step s.
+
+    Args:
+      pools: per domain.
+      batch_size: global number of labeled images of every domain.
+      unlabeled_batch_size: global number of images of an unlabeled micro-batch.
+      unlabeled_batches: U_k, micro-batches per step and domain; None or empty for supervised training.
+      seed: of order and augmentation.
+      share: (index, count) of this host.
+
+    Returns:
+      Items {"labeled": {domain: {"image": uint8 [B, h, w, 3], "label": uint8 [B, h, w]}},
+      "unlabeled": {domain: {"image": uint8 [U, B, h, w, 3]}}} with this host's share of every batch.
+    """
+    parts: dict[tuple[str, str], grain.MapDataset] = {}
+    for name, pool in pools.items():
+        examples = stream(pool.labeled, pool.crop, _seed(seed, name, "labeled"), share=share)
+        parts["labeled", name] = examples.batch(batch_size // share[1])
+    for name, passes in (unlabeled_batches or {}).items():
+        pool = pools[name]
+        examples = stream(pool.unlabeled, pool.crop, _seed(seed, name, "unlabeled"), share=share)
+        parts["unlabeled", name] = examples.batch(unlabeled_batch_size // share[1]).batch(passes)
+
+    def name_parts(values: tuple) -> dict:
+        batch: dict[str, dict] = {}
+        for (kind, name), value in zip(parts, values, strict=True):
+            batch.setdefault(kind, {})[name] = value
+        return batch
+
+    return grain.experimental.ZipMapDataset(list(parts.values())).map(name_parts)
+
+
+def iterate(batches: grain.MapDataset, start: int, threads: int) -> grain.DatasetIterator:
+    """Iterate from step `start`, the next batches being prepared by `threads` threads; close it when done."""
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    iterator = iter(batches.to_iter_dataset(options))
+    iterator.set_state({"next_index": start})
+    return iterator
+
+
+def micro_batches(rule: int | str, pool: Pools, batch_size: int, unlabeled_batch_size: int) -> int:
+    """Number U of unlabeled micro-batches per step: the given number, or by the paper's rule "pool".
+
+    "pool": floor(unlabeled batches / labeled batches), so that every epoch sees the whole unlabeled pool once.
+    """
+    if rule != "pool":
+        return int(rule)
+    labeled = -(-len(pool.labeled) // batch_size)
+    return max(1, -(-len(pool.unlabeled) // unlabeled_batch_size) // labeled)
+
+
+def _seed(seed: int, domain: str, kind: str) -> int:
+    return zlib.crc32(f"{seed}:{domain}:{kind}".encode()) & 0x7FFFFFFF

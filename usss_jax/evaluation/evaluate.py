@@ -1,0 +1,64 @@
+"""Evaluation over a whole split: whole images, arg max and confusion matrix on device."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from usss_jax.evaluation.metrics import confusion_matrix
+from usss_jax.models.universal import UniversalModel
+from usss_jax.models.upsample import upsample
+from usss_jax.objectives.losses import IGNORE
+from usss_jax.training.sharding import batch_sharding, put, replicated
+
+
+def predict(variables, images, *, domain: str, model: UniversalModel):
+    """Class of every pixel: images uint8 [B, H, W, 3] -> train ids int32 [B, H, W] of `domain` (G_k(F(x)), arg max)."""
+    features = model.apply(variables, images, method="encode")
+    logits = model.apply(variables, features, domain, method="decode")
+    return jnp.argmax(upsample(logits, images.shape[1:3], model.upsample), axis=-1).astype(jnp.int32)
+
+
+def padded_batches(source, batch_size: int) -> Iterator[dict]:
+    """Batches of a source in order; the last one is filled up with examples whose labels are all ignored."""
+    for start in range(0, len(source), batch_size):
+        examples = [source[i] for i in range(start, min(start + batch_size, len(source)))]
+        batch = {key: np.stack([e[key] for e in examples]) for key in ("image", "label")}
+        missing = batch_size - len(examples)
+        if missing:
+            widths = [(0, missing), (0, 0), (0, 0)]
+            batch["image"] = np.pad(batch["image"], [*widths, (0, 0)], mode="edge")
+            batch["label"] = np.pad(batch["label"], widths, constant_values=IGNORE)
+        yield batch
+
+
+def create_evaluator(mesh: Mesh, domain: str, num_classes: int, *, model: UniversalModel):
+    """Return `evaluate(variables, source, batch_size) -> int64 [C, C]` for one domain; compiled once per image size."""
+
+    @partial(jax.jit, in_shardings=(replicated(mesh), batch_sharding(mesh)), out_shardings=replicated(mesh))
+    def count(variables, batch):
+        predictions = predict(variables, batch["image"], domain=domain, model=model)
+        return confusion_matrix(batch["label"], predictions, num_classes)
+
+    def evaluate(variables, source, batch_size: int) -> np.ndarray:
+        return sum_batches(count, variables, source, batch_size, mesh)
+
+    return evaluate
+
+
+def sum_batches(function: Callable, variables, source, batch_size: int, mesh: Mesh):
+    """Sum function(variables, batch) over all batches of a source, in float64 or int64 on the host."""
+    total = None
+    for batch in padded_batches(source, batch_size):
+        value = function(variables, put({"batch": batch}, {"batch": batch_sharding(mesh)})["batch"])
+        value = jax.tree.map(_wide, value)
+        total = value if total is None else jax.tree.map(np.add, total, value)
+    return total
+
+
+def _wide(array) -> np.ndarray:
+    array = np.asarray(array)
+    return array.astype(np.int64 if np.issubdtype(array.dtype, np.integer) else np.float64)

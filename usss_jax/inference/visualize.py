@@ -1,0 +1,177 @@
+"""Pictures for people: coloured label maps, overlays, error maps, and the grid that compares predictions."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from usss_jax.errors import InputError
+
+IGNORE = 255
+Legend = Sequence[tuple[str, tuple[int, int, int]]]  # name and colour of each class
+
+_RIGHT, _WRONG, _IGNORED = (255, 255, 255), (208, 32, 32), (128, 128, 128)  # of error maps
+_PAPER, _INK, _FRAME = (255, 255, 255), (32, 32, 32), (170, 170, 170)
+_MIN_TILE = 160  # pixels; thin classes are lost on smaller tiles
+_GAP = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row of a comparison: its name and its tiles, each uint8 [h, w, 3] of the same size."""
+
+    name: str
+    tiles: Sequence[np.ndarray]
+
+
+def colorize(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Colour a label uint8 [h, w] by a palette uint8 [256, 3] as uint8 [h, w, 3]; ignore is always black.
+
+    Raises InputError for a palette of another shape.
+    """
+    if palette.shape != (256, 3):
+        raise InputError(f"a palette has the shape (256, 3), this one has {palette.shape}")
+    colors = palette.astype(np.uint8)
+    colors[IGNORE] = 0
+    return colors[label]
+
+
+def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, alpha: float = 0.5) -> np.ndarray:
+    """Blend an image uint8 [h, w, 3] with a share alpha of its label's colours, except where that is ignore.
+
+    Raises InputError when image and label differ in size.
+    """
+    _check_same_size(image, label)
+    mixed = (1 - alpha) * image + alpha * colorize(label, palette)
+    mixed = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+    return np.where((label == IGNORE)[..., None], image, mixed)
+
+
+def error_map(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Compare labels uint8 [h, w] as uint8 [h, w, 3]: white right, red wrong, grey where truth is ignore.
+
+    Raises InputError when the two differ in size.
+    """
+    _check_same_size(truth, prediction)
+    kind = np.where(truth == IGNORE, 2, truth != prediction)
+    return np.array([_RIGHT, _WRONG, _IGNORED], np.uint8)[kind]
+
+
+def comparison(
+    rows: Sequence[Row],
+    column_titles: Sequence[str],
+    legends: Mapping[str, Legend],
+    scale: int | None = None,
+) -> np.ndarray:
+    """Draw a grid uint8 [h, w, 3]: titles on top, a line of tiles for each row, a legend per domain below.
+
+    The first row's tiles are enlarged `scale` times, by default to at least 160 pixels of height; the other
+    rows get that height too. Raises InputError for rows without a tile per title, or with tiles of two sizes.
+    """
+    _check_rows(rows, column_titles, scale)
+    native = rows[0].tiles[0].shape[0]
+    height = native * (scale or -(-_MIN_TILE // native))
+    font = ImageFont.load_default(size=min(28, max(15, height // 11)))
+    line = round(font.size * 1.7)
+    strips = [[_enlarge(tile, height) for tile in row.tiles] for row in rows]
+    titles = [round(font.getlength(title)) for title in column_titles]
+    columns = [max(strip[0].width for strip in strips)] * len(titles)
+    columns = [max(pair) for pair in zip(columns, titles, strict=True)]
+    lefts = [line + _GAP + sum(columns[:i]) + i * _GAP for i in range(len(columns))]
+    width = lefts[-1] + columns[-1] + _GAP
+    entries, legend_height = _flow(legends, font, width, line)
+    below = line + len(rows) * (height + _GAP)
+
+    page = Image.new("RGB", (width, below + legend_height), _PAPER)
+    draw = ImageDraw.Draw(page)
+    for left, column, title in zip(lefts, columns, column_titles, strict=True):
+        draw.text((left + column / 2, line / 2), title, _INK, font, anchor="mm")
+    for i, (row, strip) in enumerate(zip(rows, strips, strict=True)):
+        top = line + i * (height + _GAP)
+        page.paste(_upright(row.name, font, line, height), (_GAP // 2, top))
+        for left, column, tile in zip(lefts, columns, strip, strict=True):
+            x = left + (column - tile.width) // 2
+            page.paste(tile, (x, top))
+            draw.rectangle((x - 1, top - 1, x + tile.width, top + height), outline=_FRAME)
+    for x, y, text, color in entries:
+        _draw_entry(draw, (x, below + y), text, color, font, line)
+    return np.asarray(page)
+
+
+def save_png(path: str | os.PathLike, array: np.ndarray) -> None:
+    """Write uint8 [h, w, 3] or [h, w] as a PNG file, whole or not at all; makes the parent folder.
+
+    Raises InputError when the file cannot be written.
+    """
+    path = pathlib.Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            Image.fromarray(array).save(part, format="PNG")
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _check_same_size(first, second):
+    if first.shape[:2] != second.shape[:2]:
+        raise InputError(f"arrays of the sizes {first.shape[:2]} and {second.shape[:2]} cannot be compared")
+
+
+def _check_rows(rows, titles, scale):
+    if not rows or not titles:
+        raise InputError("a comparison needs at least one row and one column")
+    if scale is not None and (scale < 1 or scale != int(scale)):
+        raise InputError(f"scale is a whole number from 1 on, not {scale}")
+    for row in rows:
+        if len(row.tiles) != len(titles):
+            raise InputError(f"row {row.name!r} has {len(row.tiles)} tiles for {len(titles)} columns")
+        if len({tile.shape for tile in row.tiles}) > 1 or row.tiles[0].shape[2:] != (3,):
+            raise InputError(f"the tiles of row {row.name!r} must be [h, w, 3] of the same size")
+
+
+def _enlarge(tile, height):
+    """The tile at this height; nearest, because colours of labels must not mix."""
+    width = max(1, round(tile.shape[1] * height / tile.shape[0]))
+    return Image.fromarray(tile).resize((width, height), Image.Resampling.NEAREST)
+
+
+def _upright(text, font, width, height):
+    """Text that reads from below to above, shrunk where it is longer than the tile is high."""
+    size = min(font.size, font.size * height / max(1, font.getlength(text)))
+    strip = Image.new("RGB", (height, width), _PAPER)
+    font = ImageFont.load_default(size=max(8, size))
+    ImageDraw.Draw(strip).text((height / 2, width / 2), text, _INK, font, anchor="mm")
+    return strip.transpose(Image.Transpose.ROTATE_90)
+
+
+def _flow(legends, font, width, line):
+    """Entries (x, y, text, colour) in lines of this width, and their height; a domain's name has no colour."""
+    indent = _GAP + max((round(font.getlength(name)) for name in legends), default=0) + 2 * _GAP
+    entries, y = [], 0
+    for name, legend in legends.items():
+        entries.append((_GAP, y, name, None))
+        x = indent
+        for text, color in legend:
+            advance = line + round(font.getlength(text)) + _GAP
+            if x + advance > width and x > indent:
+                x, y = indent, y + line
+            entries.append((x, y, text, color))
+            x += advance
+        y += line
+    return entries, y + (_GAP // 2 if entries else 0)
+
+
+def _draw_entry(draw, corner, text, color, font, line):
+    (x, y), size = corner, round(font.size)
+    middle = y + line / 2
+    if color is not None:
+        draw.rectangle((x, middle - size / 2, x + size, middle + size / 2), tuple(color), _FRAME)
+        x += size + 5
+    draw.text((x, middle), text, _INK, font, anchor="lm")

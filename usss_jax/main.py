@@ -1,0 +1,67 @@
+"""Entry point: flags and errors; the work is in training/stages.py.
+
+python -m usss_jax.main --config=configs/demo.py --workdir=runs/demo
+"""
+
+import difflib
+import pathlib
+import re
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from usss_jax.config import default_config
+from usss_jax.errors import InputError
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, for instance configs/demo.py[:argument].")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run leaves behind.")
+
+
+def main(_):
+    """Run the stages of the config."""
+    from usss_jax.training import stages  # after the flags: a typo should not wait for JAX
+
+    for flag in ("config", "workdir"):
+        if not flags.FLAGS[flag].present:
+            raise InputError(
+                f"--{flag} is missing: python -m usss_jax.main --config=configs/demo.py --workdir=runs/demo"
+            )
+    stages.run(load_config(), pathlib.Path(WORKDIR.value))
+
+
+def load_config():
+    """Return the config, or raise InputError if its file cannot be loaded."""
+    try:
+        return CONFIG.value
+    except OSError as e:
+        text = re.sub(r"\s+", " ", str(e))
+        raise InputError(f"--config: the file cannot be loaded; is the path right? ({text})") from e
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parse flags; a wrong one becomes an InputError (absl and ml_collections would exit with 1 and a traceback)."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as e:
+        raise InputError(re.sub(r"\s+", " ", str(e))) from e
+    except (AttributeError, KeyError) as e:  # ml_collections, for a field that the config does not have
+        field = re.sub(r"^[\"']+|[\"']+$", "", str(e.args[0] if e.args else e))
+        close = difflib.get_close_matches(field, default_config(), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"fields: {', '.join(default_config())}"
+        raise InputError(f"--config.{field}: the config has no such field; {hint}") from e
+
+
+def run(argv: list[str] | None = None):
+    """Parse, run, and turn bad input into one line on stderr and exit code 2."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        app.run(main, argv=argv, flags_parser=parse_flags)
+    except InputError as e:
+        sys.stdout.flush()
+        print(f"usss_jax: error: {e}", file=sys.stderr, flush=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()

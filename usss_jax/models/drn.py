@@ -1,0 +1,186 @@
+"""Dilated residual networks, family D, with output stride 8 (Yu, Koltun, Funkhouser: Dilated Residual Networks, 2017)."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import lax
+
+OUTPUT_STRIDE = 8
+CHANNELS = (
+    16,
+    16,
+    32,
+    64,
+    128,
+    256,
+    512,
+    512,
+    512,
+)  # of levels 0 to 8, before `width` and the bottlenecks' factor 4
+
+
+class GroupedBatchNorm(nn.Module):
+    """Batch normalisation that keeps several batches apart although one forward pass computes them.
+
+    The first axis of the input holds `groups` batches interleaved: example i belongs to group i % groups. Each group
+    is normalised with its own statistics, and the groups update the shared running statistics one after another, as
+    separate forward passes would. Interleaved, because the first axis is the sharded one: a device then holds a share
+    of every group, and splitting the axis into [batch, groups] moves nothing.
+
+    Statistics are float32 at least. The running variance is fed the unbiased batch variance, as PyTorch does.
+    """
+
+    groups: int = 1
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        """Normalise `x` [B * groups, H, W, C] over all axes but the last and the groups; same shape and dtype out."""
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        if not train:
+            mean, var = running_mean.value, running_var.value
+            inverse = scale * lax.rsqrt(var + self.epsilon)
+            return ((x.astype(wide) - mean) * inverse + bias).astype(x.dtype)
+
+        grouped = x.astype(wide).reshape(-1, self.groups, *x.shape[1:])
+        mean = grouped.mean((0, 2, 3), keepdims=True)
+        var = jnp.square(grouped - mean).mean((0, 2, 3), keepdims=True)
+        if not self.is_initializing():
+            count = grouped.size // (self.groups * channels)
+            for g in range(self.groups):
+                unbiased = var[0, g, 0, 0] * (count / max(count - 1, 1))
+                running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean[0, g, 0, 0]
+                running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
+        inverse = scale * lax.rsqrt(var + self.epsilon)
+        return ((grouped - mean) * inverse + bias).reshape(x.shape).astype(x.dtype)
+
+
+def conv(features: int, kernel: int, stride: int = 1, dilation: int = 1, **kwargs) -> nn.Conv:
+    """Convolution without bias and with explicit symmetric padding; XLA's SAME differs from it for stride 2."""
+    padding = dilation * (kernel - 1) // 2
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        strides=stride,
+        padding=padding,
+        kernel_dilation=dilation,
+        use_bias=False,
+        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        **kwargs,
+    )
+
+
+class ResidualBlock(nn.Module):
+    """Basic (3x3, 3x3) or bottleneck (1x1, 3x3, 1x1 to four times the channels) block; the last ReLU follows the sum."""
+
+    features: int
+    bottleneck: bool
+    stride: int = 1
+    dilation: int = 1
+    groups: int = 1
+    dtype: jnp.dtype | None = None
+    precision: lax.Precision | None = None
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        """Map `x` [B, H, W, C] to [B, ceil(H / stride), ceil(W / stride), features (* 4)]."""
+        layer = partial(conv, dtype=self.dtype, precision=self.precision)
+        out_features = self.features * (4 if self.bottleneck else 1)
+        if self.bottleneck:
+            plan = [
+                (self.features, 1, 1, 1),
+                (self.features, 3, self.stride, self.dilation),
+                (out_features, 1, 1, 1),
+            ]
+        else:
+            plan = [(self.features, 3, self.stride, self.dilation), (out_features, 3, 1, self.dilation)]
+
+        y = x
+        for i, (features, kernel, stride, dilation) in enumerate(plan, start=1):
+            y = layer(features, kernel, stride, dilation, name=f"conv{i}")(y)
+            y = GroupedBatchNorm(self.groups, name=f"bn{i}")(y, train)
+            if i < len(plan):
+                y = nn.relu(y)
+        if self.stride != 1 or x.shape[-1] != out_features:
+            x = layer(out_features, 1, self.stride, name="shortcut_conv")(x)
+            x = GroupedBatchNorm(self.groups, name="shortcut_bn")(x, train)
+        return nn.relu(y + x)
+
+
+class DRN(nn.Module):
+    """Encoder F of the paper: image -> features at one eighth of its size.
+
+    Attributes:
+      blocks: number of residual blocks of levels 3 to 6.
+      bottleneck: which kind of block.
+      width: factor on every channel count; 1 is the published network.
+      dtype: of the convolutions; None follows the input.
+      precision: of the convolutions (see `jax.lax.Precision`).
+    """
+
+    blocks: Sequence[int]
+    bottleneck: bool = False
+    width: float = 1.0
+    dtype: jnp.dtype | None = None
+    precision: lax.Precision | None = None
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the features."""
+        return self._channels(8)
+
+    def _channels(self, level: int) -> int:
+        return max(1, round(CHANNELS[level] * self.width))
+
+    @nn.compact
+    def __call__(self, x, train: bool = False, groups: int = 1):
+        """Map images [B, H, W, 3] to features [B, ceil(H / 8), ceil(W / 8), out_channels].
+
+        In training, `groups` batches are interleaved on the first axis (see `GroupedBatchNorm`).
+        """
+        numerics = {"dtype": self.dtype, "precision": self.precision}
+
+        def plain(x, level, kernel=3, stride=1, dilation=1):
+            x = conv(self._channels(level), kernel, stride, dilation, name=f"level{level}_conv", **numerics)(x)
+            return nn.relu(GroupedBatchNorm(groups, name=f"level{level}_bn")(x, train))
+
+        x = plain(x, 0, kernel=7)
+        x = plain(x, 1)
+        x = plain(x, 2, stride=2)
+        for level, stride, dilation in ((3, 2, 1), (4, 2, 1), (5, 1, 2), (6, 1, 4)):
+            for i in range(self.blocks[level - 3]):
+                block = ResidualBlock(
+                    self._channels(level),
+                    self.bottleneck,
+                    stride if i == 0 else 1,
+                    dilation,
+                    groups,
+                    name=f"level{level}_block{i}",
+                    **numerics,
+                )
+                x = block(x, train)
+        x = plain(x, 7, dilation=2)
+        return plain(x, 8)
+
+
+# The names of the paper (resnet18, ...) and of the DRN release (drn_d_22, ...) mean the same networks.
+ENCODERS = {
+    "drn_d_22": partial(DRN, blocks=(2, 2, 2, 2), bottleneck=False),
+    "drn_d_38": partial(DRN, blocks=(3, 4, 6, 3), bottleneck=False),
+    "drn_d_54": partial(DRN, blocks=(3, 4, 6, 3), bottleneck=True),
+    "drn_d_105": partial(DRN, blocks=(3, 4, 23, 3), bottleneck=True),
+}
+PAPER_NAMES = {
+    "resnet18": "drn_d_22",
+    "resnet34": "drn_d_38",
+    "resnet50": "drn_d_54",
+    "resnet101": "drn_d_105",
+}

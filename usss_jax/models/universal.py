@@ -1,0 +1,138 @@
+"""The universal model (Figure 2 of the paper): one encoder, one decoder per domain, one embedding head."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from usss_jax.errors import InputError
+from usss_jax.models.drn import ENCODERS, PAPER_NAMES
+from usss_jax.models.upsample import MODES
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+NORMALIZE = ("imagenet", "none")
+PRECISIONS = {
+    "float32": (None, lax.Precision.HIGHEST),  # HIGHEST: no TF32 on GPUs
+    "tf32": (None, lax.Precision.DEFAULT),
+    "bfloat16": (jnp.bfloat16, lax.Precision.DEFAULT),
+}
+
+
+class UniversalModel(nn.Module):
+    """Shared encoder F, decoders G_k and the linear map of the entropy module E.
+
+    Decoders and embedding work at the encoder's stride; `upsample` follows after the scores (see models/upsample.py).
+
+    Attributes:
+      encoder: module images [B, H, W, 3] -> features [B, h, w, C], called with (images, train, groups).
+      num_classes: number of classes of every domain, keyed by the domain's name.
+      embed_dim: d of the label embeddings; 0 builds no entropy module (single-domain networks, Univ-basic).
+      upsample: "bilinear" or "drn", how scores reach image size (models/upsample.py).
+      normalize: "imagenet" (less the mean, over the deviation) or "none", on images scaled to [0, 1].
+    """
+
+    encoder: nn.Module
+    num_classes: Mapping[str, int]
+    embed_dim: int = 0
+    upsample: str = "bilinear"
+    normalize: str = "none"
+
+    def setup(self):
+        """Build the heads: 1x1 convolutions with bias, computed in float32 at least."""
+        head = dict(kernel_size=(1, 1), precision=lax.Precision.HIGHEST)
+        self.decoder = {domain: nn.Conv(n, **head) for domain, n in self.num_classes.items()}
+        if self.embed_dim:
+            self.embedding = nn.Conv(self.embed_dim, **head)
+
+    def __call__(self, images):
+        """Run every part once, to create the parameters; `images` [B, H, W, 3]."""
+        features = self.encode(images)
+        logits = {domain: self.decode(features, domain) for domain in self.num_classes}
+        return (logits, self.embed(features)) if self.embed_dim else (logits, None)
+
+    def encode(self, images, train: bool = False, groups: int = 1):
+        """F: images [B, H, W, 3] -> features [B, ceil(H/8), ceil(W/8), C], float32 at least.
+
+        Images are bytes, or floating point in [0, 1].
+        """
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            images = images.astype(jnp.float32) / 255
+        if self.normalize == "imagenet":
+            images = (images - jnp.asarray(IMAGENET_MEAN, images.dtype)) / jnp.asarray(IMAGENET_STD, images.dtype)
+        features = self.encoder(images, train, groups)
+        return features.astype(jnp.promote_types(features.dtype, jnp.float32))
+
+    def decode(self, features, domain: str):
+        """G_k before its upsampling: features [B, h, w, C] -> logits [B, h, w, num_classes[domain]]."""
+        return self.decoder[domain](features)
+
+    def embed(self, features):
+        """E before its upsampling: features [B, h, w, C] -> embedding [B, h, w, embed_dim] (not normalised)."""
+        return self.embedding(features)
+
+
+def create_model(
+    encoder: str,
+    num_classes: Mapping[str, int],
+    *,
+    embed_dim: int = 0,
+    width: float = 1.0,
+    precision: str = "float32",
+    upsample: str = "bilinear",
+    normalize: str = "none",
+) -> UniversalModel:
+    """Build a universal model by the names of the config.
+
+    Raises:
+      InputError: if a name is unknown; the message lists the known ones.
+    """
+    for field, value, known in (
+        ("encoder", encoder, (*ENCODERS, *PAPER_NAMES)),
+        ("precision", precision, tuple(PRECISIONS)),
+        ("upsample", upsample, MODES),
+        ("normalize", normalize, NORMALIZE),
+    ):
+        if value not in known:
+            raise InputError(f"{field}={value!r} is not one of {', '.join(known)}")
+    if not width > 0:
+        raise InputError(f"width={width} must be positive")
+    dtype, lax_precision = PRECISIONS[precision]
+    net = ENCODERS[PAPER_NAMES.get(encoder, encoder)](width=width, dtype=dtype, precision=lax_precision)
+    return UniversalModel(net, dict(num_classes), embed_dim, upsample, normalize)
+
+
+def encode_groups(model: UniversalModel, variables: Mapping, images: Mapping[str, jax.Array]):
+    """Encode one training batch per domain; domains of equal shape share one forward pass.
+
+    Every batch keeps its own batch statistics, and all of them update the running ones in order (pass by pass; within
+    a shared pass in the order of `images`).
+
+    Args:
+      model: the universal model.
+      variables: {"params", "batch_stats"}.
+      images: [B, H, W, 3] per domain, bytes or floating point in [0, 1]; shapes may differ between domains.
+
+    Returns:
+      features [B, h, w, C] per domain, and the new batch statistics.
+    """
+    passes: dict[tuple, list[str]] = {}
+    for domain, x in images.items():
+        passes.setdefault(x.shape, []).append(domain)
+    stats, features = variables["batch_stats"], {}
+    for domains in passes.values():
+        stacked = jnp.stack([images[d] for d in domains], axis=1)  # interleaved: see GroupedBatchNorm
+        encoded, updates = model.apply(
+            {"params": variables["params"], "batch_stats": stats},
+            stacked.reshape(-1, *stacked.shape[2:]),
+            train=True,
+            groups=len(domains),
+            method="encode",
+            mutable=["batch_stats"],
+        )
+        stats = updates["batch_stats"]
+        encoded = encoded.reshape(-1, len(domains), *encoded.shape[1:])
+        features.update({d: encoded[:, g] for g, d in enumerate(domains)})
+    return {d: features[d] for d in images}, stats

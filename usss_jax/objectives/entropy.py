@@ -1,0 +1,56 @@
+"""The entropy module's objective: similarity with label embeddings (Eq. 2), cross (Eq. 3) and within (Eq. 4) terms."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from usss_jax.objectives.losses import pixel_entropy
+
+
+def similarities(embedding, label_embeddings, scale: float = 1.0):
+    """Dot products v of Eq. 2: embedding [B, h, w, d] with label embeddings [n, d] -> [B, h, w, n], times `scale`.
+
+    `scale` is the inverse temperature of the softmax that follows (1 in the paper). The label embeddings are constants
+    in the gradient.
+    """
+    constants = jax.lax.stop_gradient(label_embeddings).astype(embedding.dtype)
+    return scale * jnp.einsum("bhwd,nd->bhwn", embedding, constants, precision=jax.lax.Precision.HIGHEST)
+
+
+def entropy_terms(
+    embedding, own: str, label_embeddings: Mapping[str, jax.Array], upsample: Callable, scale: float = 1.0
+):
+    """Within and cross entropy of unlabeled images of one domain (one summand of Eq. 3 and of Eq. 4).
+
+    Args:
+      embedding: E's output for images of domain `own` at the encoder's stride, [B, h, w, d].
+      own: name of the images' domain.
+      label_embeddings: per domain [n, d], rows of unit length.
+      upsample: the fixed upsampling [B, h, w, n] -> [B, H, W, n]; it follows the scores, which is exact.
+      scale: see `similarities`.
+
+    Returns:
+      (within, cross, watch): two scalars in nats, the cross term summed over the other domains (0 if there is none),
+      and per domain of label embeddings the scalars that show a collapse: "entropy" (mean over pixels),
+      "entropy_of_mean" (of the mean prediction over the encoder's cells; high is good) and "top_share" (share of
+      cells whose most similar embedding is the most used one).
+    """
+    within, cross, watch = 0.0, jnp.zeros((), embedding.dtype), {}
+    for domain, constants in label_embeddings.items():
+        scores = similarities(embedding, constants, scale)
+        entropy = pixel_entropy(upsample(scores)).mean()
+        if domain == own:
+            within = entropy
+        else:
+            cross = cross + entropy
+        watch[domain] = {"entropy": entropy, **_usage(jax.lax.stop_gradient(scores))}
+    return within, cross, watch
+
+
+def _usage(scores):
+    """How the cells of scores [B, h, w, n] spread over the n label embeddings."""
+    mean = jax.nn.softmax(scores, axis=-1).mean((0, 1, 2))
+    nearest = jnp.argmax(scores, axis=-1)[..., None] == jnp.arange(scores.shape[-1])
+    entropy_of_mean = -(mean * jnp.log(jnp.maximum(mean, jnp.finfo(mean.dtype).tiny))).sum()
+    return {"entropy_of_mean": entropy_of_mean, "top_share": nearest.mean((0, 1, 2)).max()}

@@ -1,0 +1,119 @@
+"""Label embeddings from class prototypes (appendix B of the paper): PCA of the features, then class-wise centroids.
+
+The paper asks for the encoder's output "at each pixel" of the labeled images. Features upsampled to label resolution
+would not fit in memory, and need not exist: with the linear upsampling U,
+
+    sum over pixels of onehot(y) U f      = (U^T onehot(y)) f          (class sums), and
+    sum over pixels of m (U f) (U f)^T    = sum over offsets of (weights of neighbouring cells) f f_shifted^T,
+
+where an output pixel mixes at most 2x2 cells, so only neighbouring cells appear in the second. One pass over the
+labeled images therefore gives the exact PCA and the exact centroids.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def accumulate(features, labels, rows, columns, num_classes: int):
+    """Sums of one batch for PCA and centroids, over its labeled pixels.
+
+    Args:
+      features: encoder output [B, h, w, C].
+      labels: int [B, H, W], train ids; whatever is >= num_classes (255) is not counted.
+      rows: upsampling weights [H, h]; columns: [W, w] (models/upsample.py).
+      num_classes: K.
+
+    Returns:
+      {"count": int32 [K], "sum": [K, C] of the features per class, "second": [C, C] sum of f f^T}.
+    """
+    onehot = labels[..., None] == jnp.arange(num_classes)
+    rows, columns = jnp.asarray(rows, features.dtype), jnp.asarray(columns, features.dtype)
+    weights = jnp.einsum("Hh,bHWk->bhWk", rows, onehot.astype(features.dtype), precision=HIGHEST)
+    weights = jnp.einsum("Ww,bhWk->bhwk", columns, weights, precision=HIGHEST)
+    labeled = onehot.any(-1).astype(features.dtype)
+    return {
+        "count": onehot.sum((0, 1, 2), dtype=jnp.int32),
+        "sum": jnp.einsum("bhwk,bhwc->kc", weights, features, precision=HIGHEST),
+        "second": _second_moment(features, labeled, rows, columns),
+    }
+
+
+def _second_moment(features, labeled, rows, columns):
+    """Sum over pixels of labeled * (U f)(U f)^T: [B, h, w, C], [B, H, W] -> [C, C]."""
+    _, h, w, channels = features.shape
+    total = jnp.zeros((channels, channels), features.dtype)
+    for dy, dx in (
+        (0, 0),
+        (0, 1),
+        (1, -1),
+        (1, 0),
+        (1, 1),
+    ):  # half of the 9 neighbours; the others by symmetry
+        here = np.s_[:, : h - dy, max(-dx, 0) : w - max(dx, 0)]
+        there = np.s_[:, dy:, max(dx, 0) : w + min(dx, 0)]
+        pair_rows = rows[:, : h - dy] * rows[:, dy:]
+        pair_columns = columns[:, here[2]] * columns[:, there[2]]
+        weights = jnp.einsum("Hh,bHW->bhW", pair_rows, labeled, precision=HIGHEST)
+        weights = jnp.einsum("Ww,bhW->bhw", pair_columns, weights, precision=HIGHEST)
+        weighted = features[here] * weights[..., None]
+        moment = jnp.einsum("bhwc,bhwd->cd", weighted, features[there], precision=HIGHEST)
+        total = total + (moment if dy == dx == 0 else moment + moment.T)
+    return total
+
+
+@dataclasses.dataclass(frozen=True)
+class Prototypes:
+    """Label embeddings of one domain.
+
+    Attributes:
+      embeddings: float32 [P, d], rows of unit length, one per class that has labeled pixels.
+      class_ids: int [P], train ids of these rows.
+      counts: int64 [K], labeled pixels of every class.
+      mean, components: of the PCA, float64 [C] and [C, d].
+      explained_variance: share of the features' variance that every component holds, float64 [d].
+    """
+
+    embeddings: np.ndarray
+    class_ids: np.ndarray
+    counts: np.ndarray
+    mean: np.ndarray
+    components: np.ndarray
+    explained_variance: np.ndarray
+
+
+def finish(totals: dict, dim: int) -> Prototypes:
+    """Turn the sums of `accumulate`, added up over all batches in float64, into label embeddings of dimension `dim`.
+
+    Raises:
+      ValueError: if no pixel is labeled, or `dim` exceeds the number of channels.
+    """
+    counts = np.asarray(totals["count"], np.int64)
+    sums, second = np.asarray(totals["sum"], np.float64), np.asarray(totals["second"], np.float64)
+    n, channels = counts.sum(), sums.shape[1]
+    if n == 0:
+        raise ValueError("no labeled pixel: label embeddings need labeled images")
+    if dim > channels:
+        raise ValueError(f"embed_dim={dim} exceeds the encoder's {channels} channels: lower embed_dim or raise width")
+    mean = sums.sum(0) / n
+    variance, vectors = np.linalg.eigh(second / n - np.outer(mean, mean))
+    variance, vectors = np.maximum(variance[::-1], 0.0), vectors[:, ::-1]
+    components = vectors[:, :dim]
+    # An eigenvector's sign is arbitrary; fixed here so that the same sums give the same file.
+    largest = np.abs(components).argmax(0)
+    components = components * np.where(components[largest, np.arange(dim)] < 0, -1.0, 1.0)
+    present = np.flatnonzero(counts)
+    centroids = (sums[present] / counts[present, None] - mean) @ components
+    norms = np.linalg.norm(centroids, axis=1, keepdims=True)
+    return Prototypes(
+        embeddings=(centroids / np.maximum(norms, np.finfo(np.float64).tiny)).astype(np.float32),
+        class_ids=present,
+        counts=counts,
+        mean=mean,
+        components=components,
+        explained_variance=variance[:dim] / max(variance.sum(), np.finfo(np.float64).tiny),
+    )

@@ -1,0 +1,61 @@
+"""Checkpoints with Orbax: trees of arrays, and a JSON of everything else that is needed to go on exactly."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+
+class Checkpoints:
+    """Checkpoints of one folder, of which the newest is kept.
+
+    A checkpoint appears under its step's number only when it is complete, so a killed process leaves none that is
+    half written. Use as a context, or call `close`.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        self._checkpointer = ocp.training.Checkpointer(
+            folder.absolute(),
+            preservation_policy=ocp.training.preservation_policies.LatestN(1),
+            cleanup_tmp_directories=True,
+        )
+
+    def latest_step(self) -> int | None:
+        """Step of the newest checkpoint, None if there is none."""
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    def save(self, step: int, trees: Mapping[str, Any], meta: Mapping[str, Any]):
+        """Write named trees of arrays and the JSON dict `meta`; replaces an earlier checkpoint of the same step."""
+        exists = any(c.step == step for c in self._checkpointer.checkpoints)
+        self._checkpointer.save_checkpointables(step, {**trees, "meta": dict(meta)}, force=True, overwrite=exists)
+
+    def restore(self, **like: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read the named trees of the newest checkpoint.
+
+        Args:
+          **like: for every wanted tree one of the same structure, whose leaves (arrays or `jax.ShapeDtypeStruct`s
+            with a sharding) say where the values go; another number of devices than at writing is fine.
+
+        Returns:
+          (trees by name, meta).
+        """
+        abstract = {name: jax.tree.map(_abstract, tree) for name, tree in like.items()}
+        loaded = self._checkpointer.load_checkpointables(abstract_checkpointables={**abstract, "meta": None})
+        return {name: loaded[name] for name in like}, loaded["meta"]
+
+    def close(self):
+        """Finish pending work."""
+        self._checkpointer.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+
+def _abstract(array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)

@@ -1,0 +1,82 @@
+"""What a run leaves behind and shows: JSON files, metrics.jsonl, TensorBoard scalars, the console line."""
+
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import tensorboardX
+
+
+def write_json(path: pathlib.Path, content: Mapping[str, Any]):
+    """Write a JSON file in one piece: a reader sees the old one or the new one; NaN is refused."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    os.replace(partial, path)
+
+
+class MetricWriter:
+    """Scalars of one stage, to metrics.jsonl and TensorBoard.
+
+    Going on after a restart at `start` drops the lines of later steps, which will be written again.
+    """
+
+    def __init__(self, folder: pathlib.Path, start: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / "metrics.jsonl"
+        lines = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
+        # The last line may be cut short if the process was killed while writing it.
+        kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= start]
+        self._path.write_text("".join(kept))
+        self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+
+    def write(self, step: int, scalars: Mapping[str, Any]):
+        """Append one line; a value that is not finite becomes null."""
+        clean = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in scalars.items()}
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **clean}) + "\n")
+        for name, value in clean.items():
+            if value is not None:
+                self._board.add_scalar(name, value, step)
+
+    def close(self):
+        """Flush."""
+        self._board.close()
+
+
+def duration(seconds: float) -> str:
+    """Format seconds as m:ss or h:mm:ss."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
+
+
+def environment() -> dict[str, Any]:
+    """Device, versions and commit, for the summary."""
+    packages = ("usss_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    devices = jax.devices()
+    return {
+        "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}), {os.cpu_count()} CPU cores",
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """Commit of the project's checkout, with "+changes" if files differ from it; None outside a checkout."""
+    here = pathlib.Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        tracked = git("ls-files", pathlib.Path(__file__).name)
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "") if tracked else None
+    except (OSError, subprocess.CalledProcessError):
+        return None

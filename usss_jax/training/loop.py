@@ -1,0 +1,305 @@
+"""The training loop of one stage, top to bottom: a single-domain network or one universal variant."""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from clu import parameter_overview
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from usss_jax.data import streams
+from usss_jax.data.pools import Pools
+from usss_jax.data.splits import split_hash
+from usss_jax.errors import InputError
+from usss_jax.evaluation import metrics
+from usss_jax.evaluation.evaluate import create_evaluator
+from usss_jax.models.universal import UniversalModel
+from usss_jax.training import logs, optim, sharding
+from usss_jax.training.checkpoint import Checkpoints
+from usss_jax.training.state import create_state
+from usss_jax.training.step import Objective, jit_train_step
+
+COLLAPSE_SHARE = 0.95  # of the cells nearest to one label embedding
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What one run of the loop trains.
+
+    Attributes:
+      name: of the stage's folder in the workdir.
+      pools: images of the domains that take part.
+      steps: number of optimiser steps.
+      objective: weights of the entropy terms; both 0 for supervised training.
+      label_embeddings: per domain [n, d]; empty for supervised training.
+      unlabeled_batches: U_k per domain; empty for supervised training.
+    """
+
+    name: str
+    pools: Mapping[str, Pools]
+    steps: int
+    objective: Objective
+    label_embeddings: Mapping[str, np.ndarray]
+    unlabeled_batches: Mapping[str, int]
+
+
+def train_and_evaluate(
+    config: ConfigDict,
+    stage: Stage,
+    model: UniversalModel,
+    workdir: pathlib.Path,
+    mesh: Mesh,
+    weights: Mapping | None,
+) -> dict[str, Any]:
+    """Train one stage, or go on from its last checkpoint; leave config.json, metrics.jsonl, summary.json, checkpoints.
+
+    Args:
+      config: see config.py.
+      stage: what is trained.
+      model: with the decoders of the stage's domains.
+      workdir: of the whole run; the stage writes to its own folder there.
+      mesh: devices.
+      weights: pretrained encoder (state dict) or None.
+
+    Returns:
+      The content of summary.json.
+
+    Raises:
+      InputError: if the loss is no longer finite.
+    """
+    folder = workdir / stage.name
+    began = time.monotonic()
+
+    # ---- State: fresh, or from the last checkpoint ----
+    tx = optim.create_optimizer(
+        config.lr,
+        stage.steps,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        power=config.poly_power,
+    )
+    state, report = create_state(model, tx, config.seed, mesh, stage.label_embeddings, weights)
+    last = Checkpoints(folder / "checkpoints")
+    best = Checkpoints(folder / "best")
+    progress = {"seconds": 0.0, "train_seconds": 0.0, "wait_seconds": 0.0, "images": 0, "best": None}
+    if last.latest_step() is not None:
+        trees, meta = last.restore(state=state)
+        state, progress = trees["state"], meta["progress"]
+        say(stage, f"goes on from step {int(state.step)}")
+    else:
+        millions = parameter_overview.count_parameters(state.params) / 1e6
+        say(
+            stage,
+            f"{stage.steps} steps, {millions:.2f} M parameters" + (f"; weights: {report}" if report else ""),
+        )
+    logs.write_json(folder / "config.json", {"stage": stage.name, **config.to_dict()})
+    start = int(state.step)
+    writer = logs.MetricWriter(folder, start)
+
+    # ---- Step, data, evaluation ----
+    train_step = jit_train_step(
+        mesh, model=model, tx=tx, objective=stage.objective, has_unlabeled=bool(stage.unlabeled_batches)
+    )
+    batches = streams.step_batches(
+        stage.pools,
+        batch_size=config.batch_size,
+        unlabeled_batch_size=config.unlabeled_batch_size,
+        unlabeled_batches=stage.unlabeled_batches,
+        seed=config.seed,
+        share=(jax.process_index(), jax.process_count()),
+    )
+    batch_shardings = sharding.step_batch_shardings(mesh)
+    evaluators = {d: create_evaluator(mesh, d, p.domain.num_classes, model=model) for d, p in stage.pools.items()}
+
+    def evaluate(variables, use: str) -> dict[str, np.ndarray]:
+        """Confusion matrix per domain on the sources of one use ("select" or "report")."""
+        return {d: evaluators[d](variables, getattr(p, use), config.eval_batch_size) for d, p in stage.pools.items()}
+
+    seconds_before = progress["seconds"]
+
+    def meta() -> dict[str, Any]:
+        progress["seconds"] = seconds_before + time.monotonic() - began
+        return {"progress": progress, "config": config.to_dict(), **describe_data(stage)}
+
+    # ---- Loop ----
+    images_per_step = len(stage.pools) * config.batch_size
+    images_per_step += sum(stage.unlabeled_batches.values()) * config.unlabeled_batch_size
+    meter = Meter(stage, images_per_step, progress)
+    iterator = streams.iterate(batches, start, config.loader_threads)
+    try:
+        for step in range(start + 1, stage.steps + 1):
+            with meter.waiting():
+                batch = sharding.put(next(iterator), batch_shardings)
+            state, scalars = train_step(state, batch)
+            if step == start + 1 or step % config.log_every == 0 or step == stage.steps:
+                meter.log(step, jax.device_get(scalars), writer)
+            if step % config.eval_every == 0 or step == stage.steps:
+                with meter.paused():
+                    confusions = evaluate(state.variables, "select")
+                    scores = {d: metrics.mean_iou(c) for d, c in confusions.items()}
+                    scores["average"] = average(scores.values())
+                    writer.write(step, {f"select_miou/{d}": value for d, value in scores.items()})
+                    say(
+                        stage,
+                        f"step {step}  select mIoU % " + "  ".join(f"{d} {percent(v)}" for d, v in scores.items()),
+                    )
+                    if progress["best"] is None or scores["average"] > progress["best"]["average"]:
+                        progress["best"] = {"step": step, "average": scores["average"]}
+                        best.save(step, {"variables": state.variables}, meta())
+            if step % config.checkpoint_every == 0 or step == stage.steps:
+                with meter.paused():
+                    last.save(step, {"state": state}, meta())
+    finally:
+        iterator.close()
+        writer.close()
+
+    # ---- Scores of the last and the best checkpoint on the report split ----
+    result = {"last": evaluate(state.variables, "report")}
+    if progress["best"]["step"] == stage.steps:
+        result["best"] = result["last"]
+    else:
+        result["best"] = evaluate(best.restore(variables=state.variables)[0]["variables"], "report")
+    summary = summarize(config, stage, result, meta()["progress"])
+    logs.write_json(folder / "summary.json", summary)
+    last.close()
+    best.close()
+    return summary
+
+
+class Meter:
+    """Measures speed and waiting, and writes what a log interval brought to console and files."""
+
+    def __init__(self, stage: Stage, images_per_step: int, progress: dict[str, Any]):
+        self._stage, self._images_per_step, self._progress = stage, images_per_step, progress
+        self._mark: tuple[int, float] | None = None  # step and time of the interval's start; None until compiled
+        self._wait = self._pause = 0.0
+        self._warned: set[str] = set()
+
+    def waiting(self):
+        """Context in which the loop waits for data."""
+        return _Stopwatch(self, "_wait")
+
+    def paused(self):
+        """Context whose time counts neither as training nor as waiting."""
+        return _Stopwatch(self, "_pause")
+
+    def log(self, step: int, scalars: Mapping[str, Any], writer: logs.MetricWriter):
+        """Write the scalars of `step`; the first call only starts the clock, since its interval holds the compilation."""
+        now = time.monotonic()
+        values = {name: float(value) for name, value in scalars.items()}
+        if not np.isfinite(values["loss"]):
+            raise InputError(
+                f"{self._stage.name}: the loss is {values['loss']} at step {step}; lower lr. The last checkpoint stays."
+            )
+        line = f"step {step}/{self._stage.steps}  loss {values['loss']:.3f}"
+        if self._mark is not None:
+            elapsed, steps = now - self._mark[1] - self._pause, step - self._mark[0]
+            images = steps * self._images_per_step
+            values |= {"images_per_second": images / elapsed, "data_wait_share": self._wait / elapsed}
+            self._progress["train_seconds"] += elapsed
+            self._progress["wait_seconds"] += self._wait
+            self._progress["images"] += images
+            remaining = (self._stage.steps - step) * elapsed / steps
+            line += (
+                f"  {images / elapsed:.1f} images/s  data wait {100 * self._wait / elapsed:.1f} %"
+                f"  ETA {logs.duration(remaining)}"
+            )
+        say(self._stage, line)
+        writer.write(step, values)
+        self._warn_of_collapse(step, values)
+        self._mark, self._wait, self._pause = (step, time.monotonic()), 0.0, 0.0
+
+    def _warn_of_collapse(self, step: int, values: Mapping[str, float]):
+        """Say once per pair that nearly all cells of some images are nearest to one label embedding."""
+        for name, share in values.items():
+            if name.startswith("top_share/") and share > COLLAPSE_SHARE and name not in self._warned:
+                self._warned.add(name)
+                _, images, embeddings = name.split("/")
+                say(
+                    self._stage,
+                    f"warning: {100 * share:.0f} % of the cells of {images} images are nearest to one {embeddings} "
+                    f"embedding at step {step}: the entropy terms have collapsed there and teach nothing",
+                )
+
+
+class _Stopwatch:
+    """Adds the time spent inside to an attribute of the meter."""
+
+    def __init__(self, meter: Meter, attribute: str):
+        self._meter, self._attribute = meter, attribute
+
+    def __enter__(self):
+        self._start = time.monotonic()
+
+    def __exit__(self, *exception):
+        spent = time.monotonic() - self._start
+        setattr(self._meter, self._attribute, getattr(self._meter, self._attribute) + spent)
+
+
+def summarize(config: ConfigDict, stage: Stage, result: Mapping, progress: Mapping) -> dict[str, Any]:
+    """Content of summary.json from the confusion matrices of the last and the best checkpoint."""
+    domains = {}
+    for name, pool in stage.pools.items():
+        ious = {which: metrics.iou(result[which][name]) for which in ("last", "best")}
+        domains[name] = {
+            "miou_last": metrics.mean_iou(result["last"][name]),
+            "miou_best": metrics.mean_iou(result["best"][name]),
+            "iou": dict(zip(pool.domain.class_names, ious["best"], strict=True)),
+            "iou_last": dict(zip(pool.domain.class_names, ious["last"], strict=True)),
+            "split": pool.domain.report_split,
+            "select_split": pool.domain.select_split,
+            "image_size": list(pool.report[0]["image"].shape[:2]),
+            "images": {
+                "labeled": len(pool.labeled),
+                "unlabeled": len(pool.unlabeled),
+                "report": len(pool.report),
+            },
+        }
+    train_seconds = progress["train_seconds"]
+    return {
+        "stage": stage.name,
+        "domains": domains,
+        "average_last": average(d["miou_last"] for d in domains.values()),
+        "average_best": average(d["miou_best"] for d in domains.values()),
+        "best_step": progress["best"]["step"],
+        "steps": stage.steps,
+        "split_hash": describe_data(stage)["split_hash"],
+        "seed": config.seed,
+        "split_seed": config.split_seed,
+        "seconds": progress["seconds"],
+        "images_per_second": progress["images"] / train_seconds if train_seconds else None,
+        "data_wait_share": progress["wait_seconds"] / train_seconds if train_seconds else None,
+        "pretrained": config.pretrained or None,
+        "precision": config.precision,
+        "convention": metrics.CONVENTION,
+        **logs.environment(),
+    }
+
+
+def describe_data(stage: Stage) -> dict[str, Any]:
+    """Label spaces and labeled images, as every checkpoint states them."""
+    return {
+        "classes": {name: list(pool.domain.class_names) for name, pool in stage.pools.items()},
+        "split_hash": split_hash({name: pool.labeled_ids for name, pool in stage.pools.items()}),
+    }
+
+
+def average(values) -> float | None:
+    """Mean of the values that are present."""
+    present = [v for v in values if v is not None]
+    return sum(present) / len(present) if present else None
+
+
+def percent(value: float | None) -> str:
+    """Format a share as per cent; a dash if absent."""
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def say(stage: Stage, text: str):
+    """Print a progress line of a stage."""
+    print(f"[{stage.name}] {text}", flush=True)

@@ -1,0 +1,263 @@
+"""The whole method: single-domain networks -> label embeddings -> universal variants -> table and picture.
+
+Every stage has its own folder in the workdir. A stage with a summary.json is finished and not run again; one with
+checkpoints goes on from the last.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from usss_jax import config as config_lib
+from usss_jax.config import per_domain, read_count, read_size
+from usss_jax.data.domain import Domain
+from usss_jax.data.domains import get_domain
+from usss_jax.data.pools import Pools, open_pools
+from usss_jax.data.streams import micro_batches
+from usss_jax.errors import InputError
+from usss_jax.evaluation.evaluate import predict
+from usss_jax.inference import visualize
+from usss_jax.models import pretrained
+from usss_jax.models.universal import UniversalModel, create_model
+from usss_jax.training import label_embeddings, logs, sharding
+from usss_jax.training.checkpoint import Checkpoints
+from usss_jax.training.loop import Stage, average, percent, train_and_evaluate
+from usss_jax.training.state import abstract_variables
+from usss_jax.training.step import Objective
+
+# Fields that may change between two runs of the same workdir: they alter no number.
+FREE_FIELDS = ("variants", "data_root", "checkpoint_every", "log_every", "cache_gb", "loader_threads")
+
+
+def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, dict[str, Any]]:
+    """Run every stage that the config asks for; return the summaries by stage.
+
+    Raises:
+      InputError: for whatever is wrong with config, data or workdir; nothing already computed is lost.
+    """
+    config = normalized(config)
+    mesh = sharding.create_mesh(devices)
+    sharding.check_divisible(
+        mesh,
+        batch_size=config.batch_size,
+        unlabeled_batch_size=config.unlabeled_batch_size,
+        eval_batch_size=config.eval_batch_size,
+    )
+    create_model_of(config, {"any": 1}, 0)  # a misspelt encoder or precision is seen before any data is read
+    pools = open_all_pools(config)
+    claim_workdir(config, workdir)
+    weights = pretrained.load_file(config.pretrained) if config.pretrained else None
+    if weights is None:
+        print("pretrained is empty: the encoder starts from random weights; the paper starts from ImageNet's")
+
+    variants = [v for v in config.variants if v != "single"]
+    unsupervised = [v for v in variants if v != "basic"]
+    summaries = {}
+    if "single" in config.variants or unsupervised:
+        for name in pools:
+            stage = Stage(f"single_{name}", {name: pools[name]}, config.single_steps, Objective(0, 0), {}, {})
+            summaries[stage.name] = run_stage(config, stage, workdir, mesh, weights)
+    embeddings = {}
+    if unsupervised:
+        embeddings = make_label_embeddings(config, pools, workdir, mesh)
+    for variant in variants:
+        stage = universal_stage(config, variant, pools, embeddings)
+        summaries[variant] = run_stage(config, stage, workdir, mesh, weights)
+
+    table = results_table(summaries, list(pools))
+    (workdir / "table.md").write_text(table)
+    if variants:
+        draw_predictions(config, pools, variants, workdir, mesh)
+    print(f"\n{table}")
+    return summaries
+
+
+def normalized(config: ConfigDict) -> ConfigDict:
+    """Copy of the config with the lists read; InputError names a wrong field."""
+    config = config.copy_and_resolve_references()
+    unknown = sorted(set(config) - set(config_lib.default_config()))
+    missing = sorted(set(config_lib.default_config()) - set(config))
+    if unknown or missing:
+        raise InputError(f"config: unknown fields {unknown}, missing fields {missing}; see usss_jax/config.py")
+    domains, variants = config_lib.names(config.domains), config_lib.names(config.variants)
+    for field, values, known in (("domains", domains, None), ("variants", variants, config_lib.VARIANTS)):
+        if not values or len(set(values)) != len(values):
+            raise InputError(f"{field}={values}: give at least one name, each once")
+        if wrong := [v for v in values if known and v not in known]:
+            raise InputError(f"{field}: {wrong[0]!r} is not one of {', '.join(known)}")
+    for field in ("steps", "single_steps", "eval_every", "checkpoint_every", "log_every", "loader_threads"):
+        if config[field] < 1:
+            raise InputError(f"{field}={config[field]} must be at least 1")
+    plain = config.to_dict() | {"domains": tuple(domains), "variants": tuple(variants)}
+    return ConfigDict(plain)
+
+
+def open_all_pools(config: ConfigDict) -> dict[str, Pools]:
+    """Open the images of every domain."""
+    domains = {d.name: d for d in map(get_domain, config.domains)}
+    names = list(domains)
+    labeled = per_domain(config.labeled_per_domain, names, "labeled_per_domain", read_count("all"))
+    sizes = per_domain(config.image_size, names, "image_size", read_size)
+    crops = per_domain(config.crop_size, names, "crop_size", read_size)
+    if missing := [name for name, n in labeled.items() if n is None]:
+        raise InputError(f"labeled_per_domain={config.labeled_per_domain} says nothing of {missing[0]}")
+    return {
+        name: open_pools(
+            domain,
+            domain_root(config.data_root, domain, names),
+            labeled=labeled[name],
+            split_seed=config.split_seed,
+            size=sizes[name],
+            crop=crops[name],
+            cache_bytes=int(config.cache_gb * 1e9) // len(names),
+        )
+        for name, domain in domains.items()
+    }
+
+
+def domain_root(data_root: str, domain: Domain, names: Sequence[str]) -> str | None:
+    """Folder of a domain: named by data_root itself, or its sub-folder there; None for a synthetic domain."""
+    if domain.synthetic:
+        return None
+    root = per_domain(data_root, names, "data_root", str)[domain.name]
+    if "=" in data_root and root:
+        return root
+    return str(pathlib.Path(root) / domain.folder) if root else None
+
+
+def claim_workdir(config: ConfigDict, workdir: pathlib.Path):
+    """Write the config into a fresh workdir; raise InputError if the workdir belongs to another one."""
+    path = workdir / "config.json"
+    mine = json.loads(json.dumps(config.to_dict()))
+    if path.exists():
+        theirs = json.loads(path.read_text())
+        changed = [f for f in mine if f not in FREE_FIELDS and theirs.get(f) != mine[f]]
+        if changed:
+            text = ", ".join(f"{f} was {theirs.get(f)!r}, is now {mine[f]!r}" for f in changed)
+            raise InputError(f"workdir {workdir} belongs to another config: {text}; give another --workdir")
+    logs.write_json(path, mine)
+
+
+def create_model_of(config: ConfigDict, num_classes: Mapping[str, int], embed_dim: int) -> UniversalModel:
+    """Model by the config's fields."""
+    return create_model(
+        config.encoder,
+        num_classes,
+        embed_dim=embed_dim,
+        width=config.width,
+        precision=config.precision,
+        upsample=config.upsample,
+        normalize=config.normalize,
+    )
+
+
+def stage_model(config: ConfigDict, pools: Mapping[str, Pools], embed_dim: int) -> UniversalModel:
+    """Model with the decoders of the given domains."""
+    return create_model_of(config, {d: p.domain.num_classes for d, p in pools.items()}, embed_dim)
+
+
+def universal_stage(config: ConfigDict, variant: str, pools: Mapping[str, Pools], embeddings: Mapping) -> Stage:
+    """Univ-basic, -cross or -full (section 4.2 of the paper)."""
+    if variant == "basic":
+        return Stage(variant, pools, config.steps, Objective(0, 0), {}, {})
+    rules = per_domain(config.unlabeled_batches, list(pools), "unlabeled_batches", read_count("pool"))
+    passes = {
+        d: micro_batches(rules[d] or "pool", p, config.batch_size, config.unlabeled_batch_size)
+        for d, p in pools.items()
+    }
+    beta = config.beta if variant == "full" else 0.0
+    objective = Objective(config.alpha, beta, config.similarity_scale)
+    return Stage(variant, pools, config.steps, objective, embeddings, passes)
+
+
+def run_stage(config: ConfigDict, stage: Stage, workdir: pathlib.Path, mesh: Mesh, weights) -> dict[str, Any]:
+    """Train a stage unless it is finished."""
+    finished = workdir / stage.name / "summary.json"
+    if finished.exists():
+        print(f"[{stage.name}] finished earlier", flush=True)
+        return json.loads(finished.read_text())
+    model = stage_model(config, stage.pools, config.embed_dim if stage.label_embeddings else 0)
+    return train_and_evaluate(config, stage, model, workdir, mesh, weights)
+
+
+def make_label_embeddings(
+    config: ConfigDict, pools: Mapping[str, Pools], workdir: pathlib.Path, mesh: Mesh
+) -> dict[str, np.ndarray]:
+    """Label embeddings of every domain from the best checkpoint of its single-domain network; made once."""
+    folder = workdir / "prototypes"
+    path = folder / "label_embeddings.npz"
+    if not path.exists():
+        logs.write_json(folder / "config.json", {"stage": "prototypes", **config.to_dict()})
+        prototypes, about = {}, {}
+        for name, pool in pools.items():
+            model = stage_model(config, {name: pool}, 0)
+            with Checkpoints(workdir / f"single_{name}" / "best") as checkpoints:
+                checkpoint = f"single_{name}/best/{checkpoints.latest_step()}"
+                variables = checkpoints.restore(variables=abstract_variables(model, mesh))[0]["variables"]
+            prototypes[name] = label_embeddings.extract(
+                model,
+                variables,
+                pool.labeled,
+                pool.domain.num_classes,
+                config.embed_dim,
+                batch_size=config.eval_batch_size,
+                mesh=mesh,
+            )
+            about[name] = label_embeddings.describe(prototypes[name], pool.domain.class_names, checkpoint)
+        meta = {
+            "method": label_embeddings.METHOD,
+            "dim": config.embed_dim,
+            "domains": about,
+            **logs.environment(),
+        }
+        label_embeddings.save(path, prototypes, meta)
+        logs.write_json(folder / "summary.json", {"stage": "prototypes", **meta})
+    embeddings, meta = label_embeddings.load(path)
+    for name, about in meta["domains"].items():
+        absent = f"; left out, without a labeled pixel: {', '.join(about['absent'])}" if about["absent"] else ""
+        print(f"[prototypes] {name}: {len(about['classes'])} label embeddings{absent}", flush=True)
+    return embeddings
+
+
+def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> str:
+    """Markdown table of mIoU in per cent, best checkpoint / last step; single-domain networks share one row."""
+    rows = {}
+    singles = {d: summaries[f"single_{d}"]["domains"][d] for d in domains if f"single_{d}" in summaries}
+    if singles:
+        rows["single (one network per domain)"] = singles
+    titles = {"basic": "Univ-basic", "cross": "Univ-cross", "full": "Univ-full"}
+    rows |= {titles[s]: summary["domains"] for s, summary in summaries.items() if s in titles}
+    first = next(iter(rows.values()))
+    heads = [f"{d} ({first[d]['split']})" for d in domains]
+    lines = ["mIoU in %, best checkpoint / last step", "", "| | " + " | ".join([*heads, "average"]) + " |"]
+    lines.append("|---" * (len(domains) + 2) + "|")
+    for title, scores in rows.items():
+        cells = [[scores[d][f"miou_{which}"] for d in domains] for which in ("best", "last")]
+        pairs = [*zip(*cells, strict=True), tuple(average(row) for row in cells)]
+        lines.append(f"| {title} | " + " | ".join(f"{percent(a)} / {percent(b)}" for a, b in pairs) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw_predictions(
+    config: ConfigDict, pools: Mapping[str, Pools], variants: Sequence[str], workdir: pathlib.Path, mesh: Mesh
+):
+    """Write predictions.png: image, truth and every variant's prediction (best checkpoint), two images per domain."""
+    examples = {d: [p.report[i] for i in sorted({0, len(p.report) // 2})] for d, p in pools.items()}
+    predictions = {}
+    for variant in variants:
+        model = stage_model(config, pools, 0 if variant == "basic" else config.embed_dim)
+        with Checkpoints(workdir / variant / "best") as checkpoints:
+            variables = checkpoints.restore(variables=abstract_variables(model, mesh))[0]["variables"]
+        for domain, chosen in examples.items():
+            images = np.stack([e["image"] for e in chosen])
+            predictor = jax.jit(partial(predict, domain=domain, model=model))
+            predictions[variant, domain] = np.asarray(predictor(variables, images))
+    if hasattr(visualize, "save_comparison"):
+        visualize.save_comparison(workdir / "predictions.png", pools, examples, predictions, variants)
