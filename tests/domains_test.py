@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import yaml
 
-from usss_jax.data import domains
-from usss_jax.data.domain import IGNORE, lookup_table, palette
+from usss_jax.data.domain import IGNORE, lookup_table, match_id, palette
 from usss_jax.data.domains import BUILTIN, get_domain
 from usss_jax.errors import InputError
 
@@ -248,4 +247,4 @@ def test_two_classes_of_one_colour_are_refused_in_colour_masks_only(tmp_path):
     ],
 )
 def test_match_id(template, path, expected):
-    assert domains.match_id(template, path) == expected
+    assert match_id(template, path) == expected

@@ -58,9 +58,7 @@ def test_error_map_is_white_red_and_grey():
     assert ignored[0] == ignored[1] == ignored[2] and 0 < ignored[0] < 255
 
 
-@pytest.mark.parametrize(
-    "call", [lambda a, b: error_map(a, b), lambda a, b: overlay(a, b, np.zeros((256, 3)))]
-)
+@pytest.mark.parametrize("call", [lambda a, b: error_map(a, b), lambda a, b: overlay(a, b, np.zeros((256, 3)))])
 def test_different_sizes_are_refused(call):
     with pytest.raises(InputError, match="size"):
         call(np.zeros((4, 5), np.uint8), np.zeros((5, 4), np.uint8))

@@ -1,0 +1,1 @@
+"""Confusion matrix and mIoU over whole splits."""

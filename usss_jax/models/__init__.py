@@ -1,0 +1,1 @@
+"""Encoder, decoders, embedding head, upsampling, weights of others."""

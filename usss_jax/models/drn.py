@@ -1,4 +1,4 @@
-"""Dilated residual networks, family D, with output stride 8 (Yu, Koltun, Funkhouser: Dilated Residual Networks, 2017)."""
+"""Dilated residual networks (Yu, Koltun, Funkhouser, 2017), family D, output stride 8."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -79,7 +79,7 @@ def conv(features: int, kernel: int, stride: int = 1, dilation: int = 1, **kwarg
 
 
 class ResidualBlock(nn.Module):
-    """Basic (3x3, 3x3) or bottleneck (1x1, 3x3, 1x1 to four times the channels) block; the last ReLU follows the sum."""
+    """Basic (3x3, 3x3) or bottleneck (1x1, 3x3, 1x1 to 4x channels) block; the last ReLU follows the sum."""
 
     features: int
     bottleneck: bool

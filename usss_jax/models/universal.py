@@ -42,7 +42,7 @@ class UniversalModel(nn.Module):
 
     def setup(self):
         """Build the heads: 1x1 convolutions with bias, computed in float32 at least."""
-        head = dict(kernel_size=(1, 1), precision=lax.Precision.HIGHEST)
+        head = {"kernel_size": (1, 1), "precision": lax.Precision.HIGHEST}
         self.decoder = {domain: nn.Conv(n, **head) for domain, n in self.num_classes.items()}
         if self.embed_dim:
             self.embedding = nn.Conv(self.embed_dim, **head)

@@ -1,0 +1,1 @@
+"""The papers' losses and label embeddings as pure functions; they import nothing else of the package."""

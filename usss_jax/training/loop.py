@@ -189,7 +189,7 @@ class Meter:
         return _Stopwatch(self, "_pause")
 
     def log(self, step: int, scalars: Mapping[str, Any], writer: logs.MetricWriter):
-        """Write the scalars of `step`; the first call only starts the clock, since its interval holds the compilation."""
+        """Write the scalars of `step`; the first call only starts the clock: its interval holds the compilation."""
         now = time.monotonic()
         values = {name: float(value) for name, value in scalars.items()}
         if not np.isfinite(values["loss"]):

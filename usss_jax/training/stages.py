@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from usss_jax import config as config_lib
 from usss_jax.config import per_domain, read_count, read_size
-from usss_jax.data.domain import Domain
+from usss_jax.data.domain import Domain, palette
 from usss_jax.data.domains import get_domain
 from usss_jax.data.pools import Pools, open_pools
 from usss_jax.data.streams import micro_batches
@@ -32,6 +32,7 @@ from usss_jax.training.loop import Stage, average, percent, train_and_evaluate
 from usss_jax.training.state import abstract_variables
 from usss_jax.training.step import Objective
 
+TITLES = {"basic": "Univ-basic", "cross": "Univ-cross", "full": "Univ-full"}
 # Fields that may change between two runs of the same workdir: they alter no number.
 FREE_FIELDS = ("variants", "data_root", "checkpoint_every", "log_every", "cache_gb", "loader_threads")
 
@@ -129,7 +130,8 @@ def domain_root(data_root: str, domain: Domain, names: Sequence[str]) -> str | N
     root = per_domain(data_root, names, "data_root", str)[domain.name]
     if "=" in data_root and root:
         return root
-    return str(pathlib.Path(root) / domain.folder) if root else None
+    # The folder of a YAML domain with its own root is absolute, and then data_root does not matter.
+    return str(pathlib.Path(root or "") / domain.folder)
 
 
 def claim_workdir(config: ConfigDict, workdir: pathlib.Path):
@@ -232,8 +234,7 @@ def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> s
     singles = {d: summaries[f"single_{d}"]["domains"][d] for d in domains if f"single_{d}" in summaries}
     if singles:
         rows["single (one network per domain)"] = singles
-    titles = {"basic": "Univ-basic", "cross": "Univ-cross", "full": "Univ-full"}
-    rows |= {titles[s]: summary["domains"] for s, summary in summaries.items() if s in titles}
+    rows |= {TITLES[s]: summary["domains"] for s, summary in summaries.items() if s in TITLES}
     first = next(iter(rows.values()))
     heads = [f"{d} ({first[d]['split']})" for d in domains]
     lines = ["mIoU in %, best checkpoint / last step", "", "| | " + " | ".join([*heads, "average"]) + " |"]
@@ -259,5 +260,13 @@ def draw_predictions(
             images = np.stack([e["image"] for e in chosen])
             predictor = jax.jit(partial(predict, domain=domain, model=model))
             predictions[variant, domain] = np.asarray(predictor(variables, images))
-    if hasattr(visualize, "save_comparison"):
-        visualize.save_comparison(workdir / "predictions.png", pools, examples, predictions, variants)
+    rows = []
+    for domain, chosen in examples.items():
+        colors = palette(pools[domain].domain)
+        for i, example in enumerate(chosen):
+            maps = [example["label"], *(predictions[variant, domain][i] for variant in variants)]
+            tiles = [example["image"], *(visualize.colorize(np.asarray(m, np.uint8), colors) for m in maps)]
+            rows.append(visualize.Row(domain, tiles))
+    legends = {d: [(c.name, c.color) for c in p.domain.classes] for d, p in pools.items()}
+    picture = visualize.comparison(rows, ["image", "truth", *(TITLES[v] for v in variants)], legends)
+    visualize.save_png(workdir / "predictions.png", picture)

@@ -14,7 +14,6 @@ from usss_jax.models import pretrained
 from usss_jax.models.universal import UniversalModel
 from usss_jax.training.sharding import replicated
 
-
 DUMMY_IMAGES = np.zeros((1, 8, 8, 3), np.float32)  # parameters do not depend on the image's size
 
 
