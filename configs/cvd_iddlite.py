@@ -20,9 +20,10 @@ def get_config(arg=None):
     config.labeled_per_domain = arg.n
     config.encoder = arg.encoder
     config.lr = 0.02
-    config.steps = config.single_steps = 200 * -(-arg.n // config.batch_size)
-    config.eval_every = 5 * -(-arg.n // config.batch_size)
     config.precision = "bfloat16"
+    steps_per_epoch = -(-arg.n // config.batch_size)
+    config.steps = config.single_steps = 200 * steps_per_epoch
+    config.eval_every = config.checkpoint_every = 5 * steps_per_epoch
     if arg.cpu:
         config.precision = "float32"
         config.width = 0.25
@@ -32,6 +33,5 @@ def get_config(arg=None):
         config.unlabeled_batches = 1
         config.steps = 600
         config.single_steps = 300
-        config.eval_every = 100
-        config.checkpoint_every = 50
+        config.eval_every = config.checkpoint_every = 100
     return config

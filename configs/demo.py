@@ -14,19 +14,17 @@ def get_config(arg=None):
     arg = parse_arg(arg, room=False)
     config = default_config()
     config.domains = ["city_street", "town_street"] + ["indoor_room"] * arg.room
-    config.labeled_per_domain = 8
-    config.encoder = "drn_d_22"
+    config.labeled_per_domain = 16  # of 300 per domain
+    config.image_size = "128x192"
     config.width = 0.25
     config.embed_dim = 32
     config.normalize = "none"
-    config.steps = 400
-    config.single_steps = 250
-    config.batch_size = 4
-    config.unlabeled_batch_size = 4
+    config.steps = 300
+    config.single_steps = 200
+    config.batch_size = config.unlabeled_batch_size = 2
     config.unlabeled_batches = 1
-    config.eval_batch_size = 16
-    config.lr = 0.03
-    config.eval_every = 100
-    config.checkpoint_every = 100
+    config.lr = 0.1
+    config.eval_every = config.checkpoint_every = 100
+    config.eval_batch_size = 8
     config.log_every = 25
     return config

@@ -9,7 +9,7 @@ import re
 import sys
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from usss_jax.config import default_config
 from usss_jax.errors import InputError
@@ -18,25 +18,29 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, for insta
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run leaves behind.")
 
 
-def main(_):
+def main(argv: list[str]):
     """Run the stages of the config."""
-    from usss_jax.training import stages  # after the flags: a typo should not wait for JAX
-
+    if len(argv) > 1:
+        raise InputError(f"{argv[1]!r} is not a flag; fields are set by --config.FIELD=VALUE")
     for flag in ("config", "workdir"):
         if not flags.FLAGS[flag].present:
             raise InputError(
                 f"--{flag} is missing: python -m usss_jax.main --config=configs/demo.py --workdir=runs/demo"
             )
-    stages.run(load_config(), pathlib.Path(WORKDIR.value))
+    config = load_config()
+    from usss_jax.training import stages  # after the flags: a typo should not wait for JAX
+
+    stages.run(config, pathlib.Path(WORKDIR.value))
 
 
-def load_config():
-    """Return the config, or raise InputError if its file cannot be loaded."""
+def load_config() -> ConfigDict:
+    """Return the config; InputError if its file could not be read (ml_collections says so on first use only)."""
     try:
-        return CONFIG.value
+        CONFIG.value.keys()
     except OSError as e:
-        text = re.sub(r"\s+", " ", str(e))
-        raise InputError(f"--config: the file cannot be loaded; is the path right? ({text})") from e
+        reason = str(e).strip().splitlines()[-1].strip()
+        raise InputError(f"--config: cannot be loaded: {reason}") from e
+    return CONFIG.value
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -44,11 +48,12 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as e:
-        raise InputError(re.sub(r"\s+", " ", str(e))) from e
+        reason = str(e).strip().splitlines()[-1]  # for an error in a config file: the last line of its traceback
+        raise InputError(reason.removeprefix("usss_jax.errors.InputError: ")) from e
     except (AttributeError, KeyError) as e:  # ml_collections, for a field that the config does not have
-        field = re.sub(r"^[\"']+|[\"']+$", "", str(e.args[0] if e.args else e))
+        field = re.findall(r"\w+", str(e.args[0]))[0]
         close = difflib.get_close_matches(field, default_config(), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"fields: {', '.join(default_config())}"
+        hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(default_config())}"
         raise InputError(f"--config.{field}: the config has no such field; {hint}") from e
 
 

@@ -51,7 +51,9 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
         unlabeled_batch_size=config.unlabeled_batch_size,
         eval_batch_size=config.eval_batch_size,
     )
-    create_model_of(config, {"any": 1}, 0)  # a misspelt encoder or precision is seen before any data is read
+    channels = create_model_of(config, {"any": 1}, 0).encoder.out_channels  # a wrong name is seen before data is read
+    if set(config.variants) & {"cross", "full"} and not 1 <= config.embed_dim <= channels:
+        raise InputError(f"embed_dim={config.embed_dim} must be from 1 to the encoder's {channels} channels (PCA)")
     pools = open_all_pools(config)
     claim_workdir(config, workdir)
     weights = pretrained.load_file(config.pretrained) if config.pretrained else None
@@ -130,8 +132,13 @@ def domain_root(data_root: str, domain: Domain, names: Sequence[str]) -> str | N
     root = per_domain(data_root, names, "data_root", str)[domain.name]
     if "=" in data_root and root:
         return root
-    # The folder of a YAML domain with its own root is absolute, and then data_root does not matter.
-    return str(pathlib.Path(root or "") / domain.folder)
+    folder = pathlib.Path(root or "") / domain.folder  # absolute for a YAML domain with a root of its own
+    if not root and not folder.is_absolute():
+        raise InputError(
+            f"data_root is not set for {domain.name}: give the folder that holds {domain.folder or 'its images'!r} as "
+            f"--config.data_root=PATH, or {domain.name}=PATH; to get the data: {domain.how_to_get}"
+        )
+    return str(folder)
 
 
 def claim_workdir(config: ConfigDict, workdir: pathlib.Path):

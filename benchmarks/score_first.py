@@ -1,0 +1,104 @@
+"""Temporary memory and time of a training step that scores first and upsamples afterwards, beside the other order.
+
+    python -m benchmarks.score_first --size=512x512 --batch=8 --width=1 --out=benchmarks/results/score_first.json
+
+Upsampling is linear per channel, so both orders are the same function; tests/score_first_test.py checks loss and
+gradients. The step compared: supervised loss of one labeled batch and within + cross entropies of one unlabeled batch
+for two domains with 19 and 11 classes, gradients of all parameters. Memory is the compiler's own analysis for the
+device at hand; nothing is run unless --run is given.
+"""
+
+import argparse
+import json
+import pathlib
+import time
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from usss_jax.config import read_size
+from usss_jax.models.universal import create_model, encode_groups
+from usss_jax.models.upsample import upsample
+from usss_jax.objectives.entropy import similarities
+from usss_jax.objectives.losses import cross_entropy, pixel_entropy
+from usss_jax.training.logs import environment, write_json
+
+CLASSES = {"cityscapes": 19, "camvid": 11}
+
+
+def loss(params, batch_stats, batch, label_embeddings, *, model, score_first: bool):
+    """Supervised + within + cross loss of one labeled and one unlabeled batch of one domain.
+
+    The similarities with the label embeddings are computed before the upsampling, or after it at image size (there
+    the embedding has `embed_dim` channels). The decoder's logits are upsampled last in either case.
+    """
+    variables = {"params": params, "batch_stats": batch_stats}
+    own = next(iter(CLASSES))
+    size = batch["image"].shape[1:3]
+    up = partial(upsample, size=size, mode=model.upsample)
+
+    features, _ = encode_groups(model, variables, {own: batch["image"]})
+    total = cross_entropy(up(model.apply(variables, features[own], own, method="decode")), batch["label"])
+
+    features, _ = encode_groups(model, variables, {own: batch["unlabeled"]})
+    embedding = model.apply(variables, features[own], method="embed")
+    embedding = embedding if score_first else up(embedding)
+    for constants in label_embeddings.values():
+        scores = similarities(embedding, constants)
+        total = total + pixel_entropy(up(scores) if score_first else scores).mean()
+    return total
+
+
+def compile_step(size: tuple[int, int], batch: int, width: float, embed_dim: int, score_first: bool):
+    """Compile value and gradient; returns (compiled, its abstract arguments)."""
+    model = create_model("drn_d_22", CLASSES, embed_dim=embed_dim, width=width)
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    images = jax.ShapeDtypeStruct((batch, *size, 3), jnp.float32)
+    arguments = (
+        variables["params"],
+        variables["batch_stats"],
+        {"image": images, "unlabeled": images, "label": jax.ShapeDtypeStruct((batch, *size), jnp.uint8)},
+        {d: jax.ShapeDtypeStruct((n, embed_dim), jnp.float32) for d, n in CLASSES.items()},
+    )
+    step = jax.jit(jax.value_and_grad(partial(loss, model=model, score_first=score_first)))
+    return step.lower(*arguments).compile(), arguments
+
+
+def measure(args) -> dict:
+    """Memory of both orders, and seconds if asked."""
+    out = {}
+    for name, score_first in (("score_first", True), ("upsample_first", False)):
+        compiled, arguments = compile_step(args.size, args.batch, args.width, args.embed_dim, score_first)
+        out[name] = {"temporary_bytes": compiled.memory_analysis().temp_size_in_bytes}
+        if args.run:
+            zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), arguments)
+            jax.block_until_ready(compiled(*zeros))
+            began = time.perf_counter()
+            jax.block_until_ready(compiled(*zeros))
+            out[name]["seconds"] = time.perf_counter() - began
+    both = [out[name]["temporary_bytes"] for name in ("upsample_first", "score_first")]
+    out["ratio_temporary_bytes"] = both[0] / both[1]
+    if args.run:
+        out["ratio_seconds"] = out["upsample_first"]["seconds"] / out["score_first"]["seconds"]
+    return out
+
+
+def main():
+    """Measure and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=read_size, default=(512, 512), help="HEIGHTxWIDTH")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--embed_dim", type=int, default=128)
+    parser.add_argument("--run", action="store_true", help="also run both steps once and time them")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results/score_first.json"))
+    args = parser.parse_args()
+    setting = {k: v for k, v in vars(args).items() if k not in ("out", "run")}
+    result = {"setting": setting, **measure(args), **environment()}
+    write_json(args.out, result)
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Cityscapes + CamVid: Tables 2 to 5 of the USSS paper.
+
+    python -m usss_jax.main --config=configs/cs_cvd.py --config.data_root=DATA --workdir=runs/cs_cvd
+    python -m usss_jax.main --config=configs/cs_cvd.py:resnet101,n=375 --config.data_root=DATA --workdir=runs/n375
+
+DATA holds `cityscapes/` (leftImg8bit, gtFine) and `camvid/` (SegNet's layout).
+
+| argument        | row of the paper            | paper: Univ-basic CS / CVD / average | Univ-full             |
+|-----------------|-----------------------------|--------------------------------------|-----------------------|
+| n=50            | Table 3, ResNet-18          | 32.82 / 48.56 / 40.69                | 34.01 / 53.23 / 43.62 |
+| (none)          | Table 3, N=100, ResNet-18   | 36.04 / 51.90 / 43.97                | 41.03 / 54.62 / 47.83 |
+| resnet101,n=375 | Table 4                     | 53.14 / 65.33 / 59.24                | 55.92 / 64.72 / 60.32 |
+
+The paper's setting: SGD 1e-3, momentum 0.9, decay 1e-4, poly 0.9, 200 epochs, batch 10, d = 128, alpha = beta = 1;
+Cityscapes at 1024x512 with 512x512 crops, CamVid whole at 480x360; flip and crop alone. Where it takes encoders from
+ImageNet, give their weights as --config.pretrained=FILE; without, the run starts from random weights and cannot be
+put beside the paper's numbers. CamVid has 367 training images: a larger n takes all of them. `cpu` shrinks size,
+width and schedule for two cores. Time and scores of ours: not measured yet.
+"""
+
+from usss_jax.config import default_config, parse_arg
+
+CAMVID_TRAIN = 367
+
+
+def get_config(arg=None):
+    arg = parse_arg(arg, cpu=False, n=100, encoder="drn_d_22")
+    config = default_config()
+    config.domains = ["cityscapes", "camvid"]
+    config.labeled_per_domain = f"cityscapes={arg.n},camvid=all" if arg.n > CAMVID_TRAIN else arg.n
+    config.encoder = arg.encoder
+    steps_per_epoch = -(-arg.n // config.batch_size)
+    config.steps = config.single_steps = 200 * steps_per_epoch
+    config.eval_every = config.checkpoint_every = 5 * steps_per_epoch
+    if arg.cpu:
+        config.width = 0.25
+        config.embed_dim = 64
+        config.image_size = "cityscapes=128x256,camvid=176x240"
+        config.batch_size = config.unlabeled_batch_size = 4
+        config.unlabeled_batches = 1
+        config.lr = 0.02
+        config.steps = 600
+        config.single_steps = 300
+        config.eval_every = config.checkpoint_every = 100
+    return config

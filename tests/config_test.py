@@ -1,0 +1,169 @@
+"""Reading of config fields that may differ between domains, of lists and sizes, and of `get_config`'s argument."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+from usss_jax.config import default_config, names, parse_arg, per_domain, read_count, read_size
+from usss_jax.errors import InputError
+
+DOMAINS = ("cityscapes", "camvid")
+CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+def complaint(error):
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+# ---- One value, or one per domain ----
+
+
+@pytest.mark.parametrize("value", [100, "100", " 100 "])
+def test_one_value_is_for_all_domains(value):
+    assert per_domain(value, DOMAINS, "n", read_count("all")) == {"cityscapes": 100, "camvid": 100}
+
+
+def test_values_can_be_given_by_name_in_any_order():
+    got = per_domain("camvid=all, cityscapes = 375", DOMAINS, "n", read_count("all"))
+    assert got == {"cityscapes": 375, "camvid": "all"} and list(got) == list(DOMAINS)
+
+
+def test_a_domain_that_is_left_out_has_no_value():
+    assert per_domain("camvid=360x480", DOMAINS, "image_size", read_size) == {"cityscapes": None, "camvid": (360, 480)}
+
+
+def test_an_empty_field_gives_no_domain_a_value():
+    assert per_domain("", DOMAINS, "image_size", read_size) == {"cityscapes": None, "camvid": None}
+
+
+@pytest.mark.parametrize("value,wrong", [("camvd=5", "camvd"), ("camvid=5,kitti=3", "kitti"), ("camvid=5,7", "7")])
+def test_an_unknown_domain_is_an_error_that_lists_the_known_ones(value, wrong):
+    with pytest.raises(InputError) as error:
+        per_domain(value, DOMAINS, "labeled_per_domain", read_count("all"))
+    text = complaint(error)
+    assert all(part in text for part in ("labeled_per_domain", value, repr(wrong), "cityscapes, camvid"))
+
+
+@pytest.mark.parametrize("value,wrong", [("camvid=many", "many"), ("-3", "-3"), ("0", "0"), ("2.5", "2.5")])
+def test_a_value_that_cannot_be_read_is_an_error_that_says_what_to_give(value, wrong):
+    with pytest.raises(InputError) as error:
+        per_domain(value, DOMAINS, "labeled_per_domain", read_count("all"))
+    text = complaint(error)
+    assert all(part in text for part in ("labeled_per_domain", repr(wrong), "whole number", "all"))
+
+
+# ---- Sizes, counts, lists ----
+
+
+@pytest.mark.parametrize("text,size", [("360x480", (360, 480)), ("8x8", (8, 8)), ("512x1024", (512, 1024))])
+def test_a_size_is_height_by_width(text, size):
+    assert read_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["360", "360x", "x480", "360x480x3", "0x480", "360x0", "-1x5", "360,480", "axb", ""])
+def test_a_wrong_size_is_an_error_with_an_example(text):
+    with pytest.raises(ValueError, match=r"HEIGHTxWIDTH.*360x480"):
+        read_size(text)
+
+
+def test_a_count_is_a_number_or_the_word():
+    assert read_count("all")("12") == 12 and read_count("all")("all") == "all"
+    with pytest.raises(ValueError, match="pool"):
+        read_count("pool")("all")
+
+
+@pytest.mark.parametrize(
+    "value,want",
+    [
+        ("camvid", ["camvid"]),
+        ("cityscapes, camvid", ["cityscapes", "camvid"]),
+        ("a,,b,", ["a", "b"]),
+        (["a", " b"], ["a", "b"]),
+        (("a", "b"), ["a", "b"]),
+        ("", []),
+    ],
+)
+def test_a_list_of_names(value, want):
+    assert names(value) == want
+
+
+# ---- The argument of get_config ----
+
+DEFAULTS = {"cpu": False, "n": 100, "lr": 0.1, "encoder": "drn_d_22"}
+
+
+@pytest.mark.parametrize(
+    "arg,changes",
+    [
+        (None, {}),
+        ("", {}),
+        ("cpu", {"cpu": True}),
+        ("n=1500", {"n": 1500}),
+        ("lr=1e-3", {"lr": 1e-3}),
+        ("resnet50", {"encoder": "resnet50"}),
+        ("drn_d_38", {"encoder": "drn_d_38"}),
+        ("encoder=drn_d_54", {"encoder": "drn_d_54"}),
+        ("resnet50, n=1500,cpu", {"encoder": "resnet50", "n": 1500, "cpu": True}),
+    ],
+)
+def test_an_argument_changes_the_defaults(arg, changes):
+    got = parse_arg(arg, **DEFAULTS)
+    assert got.to_dict() == DEFAULTS | changes
+    assert type(got.n) is int and type(got.cpu) is bool
+
+
+@pytest.mark.parametrize("arg,wrong", [("gpu", "gpu"), ("n=5,size=3", "size=3"), ("100", "100"), ("n", "n")])
+def test_an_unknown_argument_is_an_error_that_lists_the_known_ones(arg, wrong):
+    with pytest.raises(InputError) as error:
+        parse_arg(arg, **DEFAULTS)
+    text = complaint(error)
+    assert repr(wrong) in text and all(name in text for name in DEFAULTS)
+
+
+def test_an_encoder_is_no_argument_of_a_config_without_that_choice():
+    with pytest.raises(InputError, match="resnet50"):
+        parse_arg("resnet50", n=100)
+
+
+@pytest.mark.parametrize("arg", ["n=many", "lr=low"])
+def test_a_value_of_the_wrong_type_is_named(arg):
+    with pytest.raises(InputError, match=arg) as error:
+        parse_arg(arg, **DEFAULTS)
+    complaint(error)
+
+
+# ---- The fields ----
+
+
+def test_the_defaults_are_those_of_the_paper():
+    config = default_config()
+    assert (config.lr, config.momentum, config.weight_decay, config.poly_power) == (1e-3, 0.9, 1e-4, 0.9)
+    assert (config.alpha, config.beta, config.similarity_scale, config.embed_dim) == (1.0, 1.0, 1.0, 128)
+    assert (config.batch_size, config.unlabeled_batches, config.encoder) == (10, "pool", "drn_d_22")
+
+
+@pytest.mark.parametrize(
+    "field,value",
+    [("labeled_per_domain", "camvid=all"), ("domains", "a,b"), ("variants", "basic"), ("unlabeled_batches", 3)],
+)
+def test_fields_that_may_differ_between_domains_take_numbers_and_text(field, value):
+    config = default_config()
+    config[field] = value
+    assert config[field] == value
+
+
+def test_other_fields_keep_their_type():
+    for field, value in (("lr", "low"), ("steps", 2.5), ("encoder", 22)):
+        with pytest.raises(TypeError):
+            default_config()[field] = value
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_file_has_exactly_the_known_fields(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert set(module.get_config()) == set(default_config())

@@ -1,0 +1,319 @@
+"""The encoder: level table, sizes, explicit padding, a whole forward pass in NumPy, and the grouped batch norm."""
+
+import math
+from functools import partial
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from usss_jax.models.drn import DRN, ENCODERS, GroupedBatchNorm, ResidualBlock, conv
+
+# name: (residual blocks of levels 3 to 6, bottleneck)
+PUBLISHED = {
+    "drn_d_22": ((2, 2, 2, 2), False),
+    "drn_d_38": ((3, 4, 6, 3), False),
+    "drn_d_54": ((3, 4, 6, 3), True),
+    "drn_d_105": ((3, 4, 23, 3), True),
+}
+
+
+def layers(blocks, bottleneck, width=1.0):
+    """Every convolution: name -> (kernel, stride, dilation, channels in, channels out), from the published table."""
+    c = [round(n * width) for n in (16, 16, 32, 64, 128, 256, 512, 512, 512)]
+    out = {
+        "level0_conv": (7, 1, 1, 3, c[0]),
+        "level1_conv": (3, 1, 1, c[0], c[1]),
+        "level2_conv": (3, 2, 1, c[1], c[2]),
+    }
+    channels = c[2]
+    for level, stride, dilation in ((3, 2, 1), (4, 2, 1), (5, 1, 2), (6, 1, 4)):
+        inner = c[level]
+        outer = 4 * inner if bottleneck else inner
+        for i in range(blocks[level - 3]):
+            name, s = f"level{level}_block{i}", stride if i == 0 else 1
+            if bottleneck:
+                out[f"{name}/conv1"] = (1, 1, 1, channels, inner)
+                out[f"{name}/conv2"] = (3, s, dilation, inner, inner)
+                out[f"{name}/conv3"] = (1, 1, 1, inner, outer)
+            else:
+                out[f"{name}/conv1"] = (3, s, dilation, channels, inner)
+                out[f"{name}/conv2"] = (3, 1, dilation, inner, outer)
+            if s != 1 or channels != outer:
+                out[f"{name}/shortcut_conv"] = (1, s, 1, channels, outer)
+            channels = outer
+    out["level7_conv"] = (3, 1, 2, channels, c[7])
+    out["level8_conv"] = (3, 1, 1, c[7], c[8])
+    return out
+
+
+def norm_name(conv_name):
+    return conv_name.replace("_conv", "_bn") if conv_name.endswith("_conv") else conv_name.replace("conv", "bn")
+
+
+def shapes_of(module, size=(8, 8)):
+    """Shapes of parameters and statistics without computing anything."""
+    variables = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *size, 3)))
+    return {c: flax.traverse_util.flatten_dict(tree, sep="/") for c, tree in variables.items()}
+
+
+def random_variables(module, seed=0):
+    """Float64 variables, drawn by NumPy in the shapes that the module asks for."""
+    r = np.random.default_rng(seed)
+    out = {}
+    for collection, tree in shapes_of(module).items():
+        values = {}
+        for name, a in tree.items():
+            if name.endswith("kernel"):
+                values[name] = r.standard_normal(a.shape) * math.sqrt(2 / math.prod(a.shape[:3]))
+            elif name.endswith(("var", "scale")):
+                values[name] = r.uniform(0.5, 1.5, a.shape)
+            else:
+                values[name] = 0.2 * r.standard_normal(a.shape)
+        out[collection] = values
+    return out
+
+
+def unflatten(variables):
+    return {c: flax.traverse_util.unflatten_dict(tree, sep="/") for c, tree in variables.items()}
+
+
+def numpy_conv(x, kernel, stride, dilation):
+    """PyTorch's convolution with padding = dilation * (k - 1) / 2: [B, H, W, I] and [k, k, I, O] -> [B, h, w, O]."""
+    k = kernel.shape[0]
+    pad = dilation * (k - 1) // 2
+    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    h, w = ((n - 1) // stride + 1 for n in x.shape[1:3])
+    out = np.zeros((x.shape[0], h, w, kernel.shape[3]))
+    for y in range(h):
+        for z in range(w):
+            top, left = y * stride, z * stride
+            patch = padded[
+                :, top : top + dilation * (k - 1) + 1 : dilation, left : left + dilation * (k - 1) + 1 : dilation
+            ]
+            out[:, y, z] = np.tensordot(patch, kernel, ([1, 2, 3], [0, 1, 2]))
+    return out
+
+
+class NumpyDRN:
+    """The encoder in evaluation mode, written out."""
+
+    def __init__(self, variables, blocks, bottleneck, width):
+        self.params, self.stats = variables["params"], variables["batch_stats"]
+        self.layers, self.blocks, self.bottleneck = layers(blocks, bottleneck, width), blocks, bottleneck
+
+    def conv_norm(self, x, name):
+        _, stride, dilation, _, _ = self.layers[name]
+        x, bn = numpy_conv(x, self.params[f"{name}/kernel"], stride, dilation), norm_name(name)
+        x = (x - self.stats[f"{bn}/mean"]) / np.sqrt(self.stats[f"{bn}/var"] + 1e-5)
+        return x * self.params[f"{bn}/scale"] + self.params[f"{bn}/bias"]
+
+    def block(self, x, name):
+        y, last = x, 3 if self.bottleneck else 2
+        for i in range(1, last + 1):
+            y = self.conv_norm(y, f"{name}/conv{i}")
+            if i < last:
+                y = np.maximum(y, 0)
+        shortcut = f"{name}/shortcut_conv"
+        return np.maximum(y + (self.conv_norm(x, shortcut) if shortcut in self.layers else x), 0)
+
+    def __call__(self, x):
+        for level in (0, 1, 2):
+            x = np.maximum(self.conv_norm(x, f"level{level}_conv"), 0)
+        for level in (3, 4, 5, 6):
+            for i in range(self.blocks[level - 3]):
+                x = self.block(x, f"level{level}_block{i}")
+        for level in (7, 8):
+            x = np.maximum(self.conv_norm(x, f"level{level}_conv"), 0)
+        return x
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_tensor_of_the_published_encoders_has_its_shape(name):
+    want_params, want_stats = {}, {}
+    for layer, (kernel, _, _, channels_in, channels_out) in layers(*PUBLISHED[name]).items():
+        want_params[f"{layer}/kernel"] = (kernel, kernel, channels_in, channels_out)
+        for leaf, tree in (("scale", want_params), ("bias", want_params), ("mean", want_stats), ("var", want_stats)):
+            tree[f"{norm_name(layer)}/{leaf}"] = (channels_out,)
+    shapes = shapes_of(ENCODERS[name]())
+    assert {n: a.shape for n, a in shapes["params"].items()} == want_params
+    assert {n: a.shape for n, a in shapes["batch_stats"].items()} == want_stats
+
+
+def test_there_are_four_encoders_and_all_give_512_channels():
+    assert set(ENCODERS) == set(PUBLISHED)
+    assert {ENCODERS[name]().out_channels for name in ENCODERS} == {512}
+
+
+def test_number_of_parameters_of_the_smallest_encoder_with_its_heads():
+    """16.00 M: encoder, heads of 20 and 12 outputs, the map to 128, and a fixed 16 x 16 up-sampler per output."""
+    by_table = sum(k * k * i * o + 2 * o for k, _, _, i, o in layers(*PUBLISHED["drn_d_22"]).values())
+    encoder = sum(math.prod(a.shape) for a in shapes_of(ENCODERS["drn_d_22"]())["params"].values())
+    assert encoder == by_table
+    heads = sum(512 * n + n for n in (20, 12, 128))
+    total = encoder + heads + (20 + 12 + 128) * 16 * 16
+    assert total == 16_003_792 and f"{total / 1e6:.2f}" == "16.00"
+
+
+@pytest.mark.parametrize("width,channels", [(0.125, 64), (0.25, 128), (2.0, 1024)])
+def test_width_scales_every_channel_count(width, channels):
+    module = DRN((1, 1, 1, 1), width=width)
+    kernels = {n: a.shape for n, a in shapes_of(module)["params"].items() if n.endswith("kernel")}
+    assert kernels == {f"{n}/kernel": (k, k, i, o) for n, (k, _, _, i, o) in layers((1,) * 4, False, width).items()}
+    assert module.out_channels == channels
+
+
+def test_a_tiny_width_keeps_at_least_one_channel():
+    assert min(a.shape[-1] for a in shapes_of(DRN((1, 1, 1, 1), width=0.01))["params"].values()) == 1
+
+
+@pytest.mark.parametrize(
+    "size,cells", [((32, 48), (4, 6)), ((227, 320), (29, 40)), ((1, 9), (1, 2)), ((15, 17), (2, 3))]
+)
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_features_have_an_eighth_of_the_size_rounded_up(size, cells, bottleneck):
+    module = DRN((1, 1, 1, 1), bottleneck, width=0.125)
+    variables = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    out = jax.eval_shape(module.apply, variables, jnp.zeros((2, *size, 3)))
+    assert out.shape == (2, *cells, 64)
+
+
+@pytest.mark.parametrize("size", [(6, 8), (7, 9)])  # for even sizes XLA's SAME would pad on one side only
+@pytest.mark.parametrize("kernel,stride,dilation", [(3, 2, 1), (1, 2, 1), (7, 1, 1), (3, 1, 4), (3, 2, 2)])
+def test_convolution_pads_both_sides_alike(size, kernel, stride, dilation):
+    r = np.random.default_rng(0)
+    x, weights = r.standard_normal((2, *size, 3)), r.standard_normal((kernel, kernel, 3, 4))
+    with jax.enable_x64(True):
+        got = conv(4, kernel, stride, dilation).apply({"params": {"kernel": weights}}, jnp.asarray(x))
+    np.testing.assert_allclose(got, numpy_conv(x, weights, stride, dilation), atol=1e-12)
+
+
+def test_convolutions_start_from_a_normal_distribution_over_the_outputs():
+    """Standard deviation sqrt(2 / (k k c_out)); a truncated normal would have no value beyond 2.3 deviations."""
+    kernel = conv(512, 3).init(jax.random.key(0), jnp.zeros((1, 4, 4, 16)))["params"]["kernel"]
+    deviation = math.sqrt(2 / (3 * 3 * 512))
+    assert np.std(kernel) == pytest.approx(deviation, rel=0.02) and abs(np.mean(kernel)) < 0.02 * deviation
+    assert np.abs(kernel).max() > 3.5 * deviation
+
+
+@pytest.mark.parametrize("blocks,bottleneck", [((1, 2, 1, 1), False), ((2, 1, 1, 2), True)])
+def test_a_forward_pass_equals_the_published_network_written_out(blocks, bottleneck):
+    module = DRN(blocks, bottleneck, width=1 / 16)
+    variables = random_variables(module)
+    images = np.random.default_rng(1).standard_normal((2, 33, 42, 3))
+    with jax.enable_x64(True):
+        got = module.apply(jax.tree.map(jnp.asarray, unflatten(variables)), jnp.asarray(images))
+    want = NumpyDRN(variables, blocks, bottleneck, 1 / 16)(images)
+    assert want.shape == (2, 5, 6, 32) and want.std() > 0.1
+    np.testing.assert_allclose(got, want, atol=1e-10)
+
+
+def test_a_block_without_a_change_of_shape_adds_its_input_itself():
+    block = ResidualBlock(4, bottleneck=False)
+    init = partial(block.init, train=False)
+    names = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 8, 8, 4)))["params"]
+    assert set(names) == {"conv1", "bn1", "conv2", "bn2"}
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape), names)
+    stats = {n: {"mean": jnp.zeros(4), "var": jnp.ones(4)} for n in ("bn1", "bn2")}
+    x = np.random.default_rng(0).standard_normal((1, 5, 5, 4)).astype(np.float32)
+    got = block.apply({"params": zeros, "batch_stats": stats}, x, train=False)
+    np.testing.assert_array_equal(got, np.maximum(x, 0))  # the last ReLU follows the sum
+
+
+# ---- Batch normalisation ----
+
+
+def norm_variables(channels, seed=0):
+    r = np.random.default_rng(seed)
+    params = {"scale": r.uniform(0.5, 2, channels), "bias": r.standard_normal(channels)}
+    return {"params": params, "batch_stats": {"mean": r.standard_normal(channels), "var": r.uniform(0.5, 2, channels)}}
+
+
+def normalise(variables, x, groups=1, train=True):
+    """Output and new statistics in float64."""
+    with jax.enable_x64(True):
+        variables = jax.tree.map(jnp.asarray, variables)
+        module, x = GroupedBatchNorm(groups), jnp.asarray(x)
+        if not train:
+            return module.apply(variables, x, train=False)
+        y, updates = module.apply(variables, x, train=True, mutable=["batch_stats"])
+        return y, jax.tree.map(np.asarray, updates["batch_stats"])
+
+
+def numpy_norm(variables, x):
+    """One training pass of PyTorch's BatchNorm2d: output and new running statistics."""
+    mean, var, n = x.mean((0, 1, 2)), x.var((0, 1, 2)), x[..., 0].size
+    y = (x - mean) / np.sqrt(var + 1e-5) * variables["params"]["scale"] + variables["params"]["bias"]
+    old = variables["batch_stats"]
+    return y, {"mean": 0.9 * old["mean"] + 0.1 * mean, "var": 0.9 * old["var"] + 0.1 * var * n / (n - 1)}
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_interleaved_groups_equal_separate_passes_in_order(groups):
+    r, variables = np.random.default_rng(1), norm_variables(4)
+    batches = [r.standard_normal((2, 3, 5, 4)) * (g + 1) + 3 * g for g in range(groups)]
+    x = np.stack([batches[i % groups][i // groups] for i in range(2 * groups)])  # example i: group i % groups
+    y, stats = normalise(variables, x, groups)
+
+    running = variables
+    for g, batch in enumerate(batches):
+        want, new = numpy_norm(running, batch)
+        running = {"params": variables["params"], "batch_stats": new}
+        np.testing.assert_allclose(y[g::groups], want, atol=1e-12)
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(stats[name], running["batch_stats"][name], rtol=1e-12)
+
+
+def test_the_order_of_the_groups_matters_for_the_running_statistics():
+    """0.9 (0.9 m + 0.1 a) + 0.1 b: with m = 0 and means 10 and 20 it is 2.9, the other way round 2.8."""
+    variables = {
+        "params": {"scale": np.ones(1), "bias": np.zeros(1)},
+        "batch_stats": {"mean": np.zeros(1), "var": np.ones(1)},
+    }
+    noise = np.array([-1.0, 1.0]).reshape(2, 1, 1, 1)
+    a, b = 10 + noise, 20 + noise
+    for first, second, want in ((a, b, 2.9), (b, a, 2.8)):
+        _, stats = normalise(variables, np.stack([first, second], axis=1).reshape(4, 1, 1, 1), groups=2)
+        np.testing.assert_allclose(stats["mean"], [want], rtol=1e-12)
+        # the batch variance is 1, unbiased (2 values) 2: 0.81 + 0.09 * 2 + 0.1 * 2
+        np.testing.assert_allclose(stats["var"], [1.19], rtol=1e-12)
+
+
+def test_evaluation_uses_the_running_statistics_alone():
+    variables, x = norm_variables(3), np.random.default_rng(2).standard_normal((4, 2, 2, 3)) + 5
+    params, stats = variables["params"], variables["batch_stats"]
+    want = (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * params["scale"] + params["bias"]
+    np.testing.assert_allclose(normalise(variables, x, train=False), want, atol=1e-12)
+    np.testing.assert_allclose(normalise(variables, x[:1], train=False), want[:1], atol=1e-12)
+
+
+def test_a_single_value_per_channel_stays_finite():
+    y, stats = normalise(norm_variables(2), np.full((1, 1, 1, 2), 7.0))
+    assert np.isfinite(y).all() and np.isfinite(stats["var"]).all()
+    np.testing.assert_allclose(stats["var"], 0.9 * norm_variables(2)["batch_stats"]["var"], rtol=1e-12)
+
+
+def test_initialisation_leaves_the_running_statistics_at_zero_and_one():
+    x = np.random.default_rng(0).standard_normal((4, 3, 3, 2)).astype(np.float32) + 9
+    stats = GroupedBatchNorm().init(jax.random.key(0), x, train=True)["batch_stats"]
+    np.testing.assert_array_equal(stats["mean"], np.zeros(2))
+    np.testing.assert_array_equal(stats["var"], np.ones(2))
+
+
+def test_statistics_are_float32_although_activations_are_bfloat16():
+    variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), norm_variables(2))
+    x = np.random.default_rng(3).normal([30, -3], 1, (2, 16, 16, 2)).astype(jnp.bfloat16)
+    y, updates = GroupedBatchNorm().apply(variables, jnp.asarray(x), train=True, mutable=["batch_stats"])
+    assert y.dtype == jnp.bfloat16
+    want_y, want = numpy_norm(jax.tree.map(np.float64, variables), x.astype(np.float64))
+    for name in ("mean", "var"):
+        assert updates["batch_stats"][name].dtype == jnp.float32
+        np.testing.assert_allclose(updates["batch_stats"][name], want[name], rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(y, np.float64), want_y, rtol=2**-8, atol=1e-5)  # rounded once, at the end
+
+
+def test_a_bfloat16_encoder_keeps_float32_parameters_and_statistics():
+    shapes = shapes_of(DRN((1, 1, 1, 1), width=0.125, dtype=jnp.bfloat16))
+    assert {a.dtype for tree in shapes.values() for a in tree.values()} == {jnp.dtype(jnp.float32)}

@@ -1,0 +1,100 @@
+"""Run by sharding_test.py in a process with eight forced host devices: one step on one device and on all, as JSON."""
+
+import json
+from functools import partial
+
+import jax
+import numpy as np
+import optax
+
+from usss_jax.models.drn import DRN
+from usss_jax.models.universal import UniversalModel
+from usss_jax.training import sharding
+from usss_jax.training.label_embeddings import prototype_sums
+from usss_jax.training.optim import create_optimizer
+from usss_jax.training.state import create_state
+from usss_jax.training.step import Objective, gradients, jit_train_step
+
+CLASSES = {"many": 7, "few": 3}
+BATCH, SIZE, PASSES, DIM = 8, (24, 40), 2, 4
+
+
+def batch(dtype):
+    """Labeled and unlabeled images of both domains; labels hold ignored pixels, unevenly over the examples."""
+    r = np.random.RandomState(0)
+    out = {"labeled": {}, "unlabeled": {}}
+    for domain, n in CLASSES.items():
+        label = r.randint(0, n, (BATCH, *SIZE))
+        label[: BATCH // 2, :8] = 255
+        image = r.rand(BATCH, *SIZE, 3).astype(np.float32).astype(dtype)
+        out["labeled"][domain] = {"image": image, "label": label.astype(np.uint8)}
+        out["unlabeled"][domain] = {"image": r.rand(PASSES, BATCH, *SIZE, 3).astype(np.float32).astype(dtype)}
+    return out
+
+
+def one_step(mesh, dtype):
+    """Loss, gradients, new batch statistics and prototype sums, as NumPy."""
+    model = UniversalModel(DRN(blocks=(1, 1, 1, 1), width=0.125), CLASSES, DIM)
+    tx = create_optimizer(0.01, 10)
+    r = np.random.RandomState(1)
+    embeddings = {d: r.randn(n, DIM).astype(dtype) for d, n in CLASSES.items()}
+    state, _ = create_state(model, tx, 0, mesh, embeddings)
+    state = jax.tree.map(lambda a: a.astype(dtype) if a.dtype == np.float32 else a, state)
+    state = jax.device_put(state, sharding.replicated(mesh))
+    shardings = sharding.step_batch_shardings(mesh)
+    data = sharding.put(batch(dtype), shardings)
+    objective = Objective(alpha=1.0, beta=0.5)
+
+    compute = jax.jit(
+        partial(gradients, model=model, objective=objective, unroll=True),
+        in_shardings=(sharding.replicated(mesh), shardings),
+        out_shardings=sharding.replicated(mesh),
+    )
+    grads, stats, scalars = jax.device_get(compute(state, data))
+    sums = {}
+    for domain, n in CLASSES.items():
+        pass_ = jax.jit(partial(prototype_sums, model=model, num_classes=n))
+        sums[domain] = jax.device_get(pass_(state.variables, data["labeled"][domain]))
+    out = {"grads": grads, "stats": stats, "scalars": scalars, "sums": sums}
+    if dtype == np.float64:  # in float32 the second loss already differs: ReLUs flip
+        step = jit_train_step(mesh, model=model, tx=tx, objective=objective, has_unlabeled=True)
+        state, _ = step(state, data)
+        _, out["second"] = jax.device_get(step(state, data))
+    return out
+
+
+def relative(one, many):
+    """Largest difference over all leaves, each relative to its largest value."""
+    errors = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b)) / max(np.max(np.abs(a)), 1e-30)), one, many)
+    return max(jax.tree.leaves(errors))
+
+
+def relative_scalars(one, many):
+    """Largest relative difference of two dicts of scalars."""
+    return max(abs(float(one[k]) - float(many[k])) / max(abs(float(one[k])), 1e-30) for k in one)
+
+
+def compare(dtype):
+    one = one_step(sharding.create_mesh(jax.devices()[:1]), dtype)
+    eight = one_step(sharding.create_mesh(), dtype)
+    return {
+        "loss": relative_scalars({"loss": one["scalars"]["loss"]}, eight["scalars"]),
+        "scalars": relative_scalars(one["scalars"], eight["scalars"]),
+        "second_step": relative_scalars(one["second"], eight["second"]) if "second" in one else None,
+        "gradients": relative(one["grads"], eight["grads"]),
+        "gradient_norm": float(optax.global_norm(one["grads"])),
+        "batch_statistics": relative(one["stats"], eight["stats"]),
+        "counts_equal": all(
+            np.array_equal(one["sums"][d]["count"], eight["sums"][d]["count"])
+            and one["sums"][d]["count"].sum() == np.sum(batch(dtype)["labeled"][d]["label"] != 255)
+            for d in CLASSES
+        ),
+        "prototype_sums": relative(one["sums"], eight["sums"]),
+    }
+
+
+if __name__ == "__main__":
+    result = {"devices": jax.device_count(), "float32": compare(np.float32)}
+    jax.config.update("jax_enable_x64", True)
+    result["float64"] = compare(np.float64)
+    print(json.dumps(result))

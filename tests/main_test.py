@@ -1,0 +1,179 @@
+"""The command as a user runs it: in a process of its own, with real files."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny_data
+
+REPO = pathlib.Path(__file__).parent.parent
+# The smallest run of the whole method: narrow, small images, few steps.
+QUICK = [
+    "--config.width=0.0625",
+    "--config.embed_dim=8",
+    "--config.batch_size=2",
+    "--config.unlabeled_batch_size=2",
+    "--config.unlabeled_batches=1",
+    "--config.eval_batch_size=6",
+    "--config.labeled_per_domain=4",
+]
+
+
+def command(config, workdir, *overrides):
+    return [sys.executable, "-m", "usss_jax.main", f"--config={REPO / config}", f"--workdir={workdir}", *overrides]
+
+
+def run(config, workdir, *overrides):
+    return subprocess.run(command(config, workdir, *overrides), cwd=REPO, capture_output=True, text=True)
+
+
+def error_of(result):
+    """The one line of bad input: exit code 2, no traceback."""
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr + result.stdout
+    lines = [line for line in result.stderr.splitlines() if line.startswith("usss_jax: error: ")]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    tiny_data.write_cityscapes(root / "cityscapes")
+    tiny_data.write_camvid(root / "camvid")
+    return root
+
+
+@pytest.mark.slow
+def test_paper_config_trains_on_the_official_layouts(data_root, tmp_path):
+    """configs/cs_cvd.py itself, two steps a stage, from Cityscapes labelIds files and CamVid."""
+    sizes = ["--config.image_size=cityscapes=64x128,camvid=45x60", "--config.crop_size=cityscapes=64x64"]
+    steps = ["--config.steps=2", "--config.single_steps=2", "--config.variants=basic,cross,full"]
+    result = run("configs/cs_cvd.py", tmp_path, f"--config.data_root={data_root}", *QUICK, *sizes, *steps)
+    assert result.returncode == 0, result.stderr
+    assert "starts from random weights; the paper starts from ImageNet" in result.stdout
+
+    stages = ("single_cityscapes", "single_camvid", "basic", "cross", "full")
+    for stage in stages:
+        summary = json.loads((tmp_path / stage / "summary.json").read_text())
+        domains = [stage.removeprefix("single_")] if stage.startswith("single_") else ["cityscapes", "camvid"]
+        assert list(summary["domains"]) == domains
+        for key in ("average_last", "average_best", "best_step", "split_hash", "seed", "seconds", "device", "commit"):
+            assert key in summary
+        for key in ("images_per_second", "data_wait_share", "versions"):
+            assert summary[key]
+        for domain in domains:
+            score = summary["domains"][domain]
+            present = [v for v in score["iou"].values() if v is not None]
+            assert score["miou_best"] == pytest.approx(sum(present) / len(present))
+            assert 0 <= score["miou_last"] <= 1
+        lines = [json.loads(line) for line in (tmp_path / stage / "metrics.jsonl").read_text().splitlines()]
+        assert {line["step"] for line in lines} == {1, 2}
+        assert json.loads((tmp_path / stage / "config.json").read_text())["batch_size"] == 2
+    camvid = json.loads((tmp_path / "full" / "summary.json").read_text())["domains"]["camvid"]
+    assert camvid["split"] == "test" and camvid["select_split"] == "val"
+    assert "NaN" not in (tmp_path / "full" / "summary.json").read_text()
+    assert (tmp_path / "predictions.png").stat().st_size > 1000
+    assert (tmp_path / "prototypes" / "label_embeddings.npz").exists()
+    for title in ("single", "Univ-basic", "Univ-cross", "Univ-full"):
+        assert title in result.stdout
+
+
+@pytest.mark.slow
+def test_killed_run_goes_on_from_its_last_checkpoint_and_ends_alike(data_root, tmp_path):
+    """Kill after the checkpoint of step 20 of 60; the second run ends with the very loss of an unbroken one."""
+    options = [
+        *("--config.domains=camvid", f"--config.data_root={data_root}", "--config.variants=basic", *QUICK),
+        *("--config.steps=60", "--config.checkpoint_every=20", "--config.eval_every=30", "--config.log_every=1"),
+        *("--config.image_size=48x64", "--config.lr=0.01"),
+    ]
+    unbroken = run("configs/cs_cvd.py", tmp_path / "unbroken", *options)
+    assert unbroken.returncode == 0, unbroken.stderr
+
+    broken = tmp_path / "broken"
+    process = subprocess.Popen(command("configs/cs_cvd.py", broken, *options), cwd=REPO, stdout=subprocess.DEVNULL)
+    checkpoints, deadline = broken / "basic" / "checkpoints", time.monotonic() + 300
+    while not (checkpoints / "20").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (broken / "basic" / "summary.json").exists(), "the run ended before it could be killed"
+
+    again = run("configs/cs_cvd.py", broken, *options)
+    assert again.returncode == 0, again.stderr
+    assert "goes on from step 20" in again.stdout or "goes on from step 40" in again.stdout
+
+    def losses(workdir):
+        lines = [json.loads(line) for line in (workdir / "basic" / "metrics.jsonl").read_text().splitlines()]
+        return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+    assert losses(broken) == losses(tmp_path / "unbroken")
+    third = run("configs/cs_cvd.py", broken, *options)
+    assert third.returncode == 0 and "finished earlier" in third.stdout
+
+
+def test_missing_config_file(tmp_path):
+    assert "configs/absent.py" in error_of(run("configs/absent.py", tmp_path))
+
+
+def test_misspelt_config_field_gets_a_suggestion(tmp_path):
+    assert "did you mean 'alpha'" in error_of(run("configs/demo.py", tmp_path, "--config.alhpa=2"))
+
+
+def test_value_of_the_wrong_type_names_the_field(tmp_path):
+    assert "config.steps" in error_of(run("configs/demo.py", tmp_path, "--config.steps=many"))
+
+
+def test_unknown_argument_of_a_config_lists_the_known_ones(tmp_path):
+    assert "'gpu' is not one of cpu, n, encoder" in error_of(run("configs/cs_cvd.py:gpu", tmp_path))
+
+
+def test_unknown_domain_gets_a_suggestion(tmp_path):
+    assert "'camvid'" in error_of(run("configs/demo.py", tmp_path, "--config.domains=camvd"))
+
+
+def test_missing_data_folder_says_where_it_looked_and_how_to_get_it(tmp_path):
+    message = error_of(run("configs/cs_cvd.py", tmp_path / "w", f"--config.data_root={tmp_path}"))
+    assert str(tmp_path / "cityscapes") in message and "cityscapes-dataset.com" in message
+
+
+def test_more_labels_than_the_pool_has(tmp_path):
+    message = error_of(run("configs/demo.py", tmp_path, "--config.labeled_per_domain=301"))
+    assert "301" in message and "300" in message
+
+
+def test_image_without_its_mask_is_named(tmp_path):
+    tiny_data.write_camvid(tmp_path / "camvid")
+    (tmp_path / "camvid/trainannot/0001TP_000003.png").unlink()
+    options = ["--config.domains=camvid", f"--config.data_root={tmp_path}", *QUICK]
+    assert "0001TP_000003.png" in error_of(run("configs/cs_cvd.py", tmp_path / "w", *options))
+
+
+@pytest.mark.slow
+def test_mask_with_an_id_outside_the_table_is_named(tmp_path):
+    tiny_data.write_camvid(tmp_path / "camvid")
+    mask = tiny_data.cv2.imread(str(tmp_path / "camvid/trainannot/0001TP_000002.png"), tiny_data.cv2.IMREAD_UNCHANGED)
+    mask[20, 30] = 77
+    tiny_data.write(tmp_path / "camvid/trainannot/0001TP_000002.png", mask)
+    options = ["--config.domains=camvid", f"--config.data_root={tmp_path}", "--config.variants=basic", *QUICK]
+    message = error_of(run("configs/cs_cvd.py", tmp_path / "w", *options, "--config.labeled_per_domain=all"))
+    assert "0001TP_000002.png" in message and "77" in message
+
+
+def test_workdir_of_another_config_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"alpha": 0.25}))
+    message = error_of(run("configs/demo.py", tmp_path))
+    assert "alpha was 0.25, is now 1.0" in message
+
+
+def test_batch_that_cannot_be_split_over_the_devices(tmp_path):
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    result = subprocess.run(
+        command("configs/demo.py", tmp_path), cwd=REPO, capture_output=True, text=True, env=environment
+    )
+    assert "multiple of the number of devices (4)" in error_of(result)

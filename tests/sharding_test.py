@@ -1,0 +1,60 @@
+"""One device and eight give the same numbers, because losses, statistics and prototype sums are global."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from usss_jax.errors import InputError
+from usss_jax.training import sharding
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    script = pathlib.Path(__file__).parent / "eight_devices.py"
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    numbers = json.loads(result.stdout.splitlines()[-1])
+    print(json.dumps(numbers, indent=2))
+    assert numbers["devices"] == 8
+    return numbers
+
+
+@pytest.mark.slow
+def test_eight_devices_equal_one_in_float64(comparison):
+    numbers = comparison["float64"]
+    for quantity in ("loss", "scalars", "second_step", "gradients", "batch_statistics", "prototype_sums"):
+        assert numbers[quantity] < 1e-10, (quantity, numbers[quantity])
+    assert numbers["gradient_norm"] > 0.1
+
+
+@pytest.mark.slow
+def test_first_loss_of_eight_devices_equals_one_in_float32(comparison):
+    assert comparison["float32"]["loss"] < 1e-5
+
+
+@pytest.mark.slow
+def test_prototype_counts_of_eight_devices_are_exactly_those_of_one(comparison):
+    assert comparison["float32"]["counts_equal"] and comparison["float64"]["counts_equal"]
+
+
+def test_batch_sizes_must_be_multiples_of_the_devices():
+    mesh = sharding.create_mesh(jax.devices()[:1])
+    sharding.check_divisible(mesh, batch_size=3)
+    with pytest.raises(InputError, match="batch_size=0"):
+        sharding.check_divisible(mesh, batch_size=0)
+
+
+def test_put_keeps_values_and_takes_the_sharding_of_each_part():
+    mesh = sharding.create_mesh(jax.devices()[:1])
+    parts = {"labeled": {"a": np.arange(4)}, "unlabeled": {"a": np.arange(6).reshape(2, 3)}}
+    placed = sharding.put(parts, sharding.step_batch_shardings(mesh))
+    np.testing.assert_array_equal(placed["labeled"]["a"], parts["labeled"]["a"])
+    np.testing.assert_array_equal(placed["unlabeled"]["a"], parts["unlabeled"]["a"])
+    assert placed["unlabeled"]["a"].sharding == sharding.micro_batch_sharding(mesh)

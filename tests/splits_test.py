@@ -1,0 +1,89 @@
+"""The seeded choice of labeled images, and the hash that goes into every result."""
+
+import hashlib
+
+import pytest
+
+from usss_jax.data.splits import choose_labeled, split_hash
+from usss_jax.errors import InputError
+
+IDS = [f"frame_{i:03d}" for i in range(60)]
+
+
+def test_the_choice_is_the_documented_ranking():
+    """The ids with the n smallest SHA-256 of "seed:domain:id", sorted."""
+    ranking = {hashlib.sha256(b"3:camvid:" + name.encode()).hexdigest(): name for name in IDS}
+    want = sorted(ranking[digest] for digest in sorted(ranking)[:7])
+    assert choose_labeled(IDS, 7, 3, "camvid") == want
+
+
+def test_a_choice_once_made_stays_for_ever():
+    """Published results name their images by this rule."""
+    assert choose_labeled([str(i) for i in range(10)], 3, 0, "camvid") == ["0", "3", "5"]
+
+
+@pytest.mark.parametrize("small,large", [(1, 2), (5, 20), (20, 60)])
+def test_a_smaller_choice_is_a_subset_of_a_larger_one(small, large):
+    few, many = (choose_labeled(IDS, n, 0, "camvid") for n in (small, large))
+    assert len(few) == len(set(few)) == small and len(many) == large
+    assert set(few) <= set(many) <= set(IDS)
+
+
+def test_the_order_of_the_listing_has_no_say():
+    assert choose_labeled(IDS, 9, 0, "camvid") == choose_labeled(IDS[::-1], 9, 0, "camvid")
+    assert choose_labeled(IDS, 9, 0, "camvid") == sorted(choose_labeled(IDS, 9, 0, "camvid"))
+
+
+def test_seed_and_domain_change_the_choice():
+    choices = {tuple(choose_labeled(IDS, 9, seed, d)) for seed in (0, 1, 2) for d in ("camvid", "cityscapes")}
+    assert len(choices) == 6
+
+
+def test_every_image_has_about_the_same_chance():
+    """Of 10 among 60, over 200 seeds: 33 times each; a binomial deviation is 5.3."""
+    counts = dict.fromkeys(IDS, 0)
+    for seed in range(200):
+        for name in choose_labeled(IDS, 10, seed, "camvid"):
+            counts[name] += 1
+    assert sum(counts.values()) == 2000
+    assert min(counts.values()) > 13 and max(counts.values()) < 57
+
+
+def test_all_means_every_image():
+    assert choose_labeled(IDS[::-1], "all", 0, "camvid") == IDS
+    assert choose_labeled(IDS, 60, 0, "camvid") == IDS
+
+
+@pytest.mark.parametrize("n", [61, 0, -1])
+def test_a_number_that_the_pool_cannot_give_is_an_error(n):
+    with pytest.raises(InputError) as error:
+        choose_labeled(IDS, n, 0, "camvid")
+    text = str(error.value)
+    assert "\n" not in text
+    assert "camvid" in text and str(n) in text and "60" in text and "all" in text and "labeled_per_domain" in text
+
+
+def test_the_hash_is_of_the_ids_of_every_domain():
+    labeled = {"cityscapes": ["a", "b"], "camvid": ["c"]}
+    want = hashlib.sha256(b'{"camvid": ["c"], "cityscapes": ["a", "b"]}').hexdigest()[:16]
+    assert split_hash(labeled) == want
+
+
+def test_the_hash_does_not_depend_on_any_order():
+    want = split_hash({"cityscapes": ["a", "b"], "camvid": ["c"]})
+    assert split_hash({"camvid": ["c"], "cityscapes": ["b", "a"]}) == want
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"cityscapes": ["a"], "camvid": ["c"]},
+        {"cityscapes": ["a", "b"], "camvid": ["d"]},
+        {"cityscapes": ["a", "b"]},
+        {"cityscapes": ["a", "b"], "idd": ["c"]},
+        {"cityscapes": ["c"], "camvid": ["a", "b"]},
+        {"cityscapes": ["a, b"], "camvid": ["c"]},
+    ],
+)
+def test_the_hash_changes_with_any_change_of_the_ids(other):
+    assert split_hash(other) != split_hash({"cityscapes": ["a", "b"], "camvid": ["c"]})

@@ -1,0 +1,337 @@
+"""The training step against Eq. 5 written out plainly: every batch encoded alone, no scan, no groups, in float64."""
+
+import math
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from usss_jax.models.drn import DRN, GroupedBatchNorm, conv
+from usss_jax.models.universal import UniversalModel
+from usss_jax.training.sharding import create_mesh
+from usss_jax.training.state import TrainState
+from usss_jax.training.step import Objective, gradients, jit_train_step, train_step
+
+CLASSES = {"camvid": 3, "city": 5, "sun": 4}
+DIM = 4
+OBJECTIVE = Objective(alpha=0.7, beta=0.4, similarity_scale=1.5)
+
+
+class TwoLayers(nn.Module):
+    """Stands in for the encoder where one with the layers of interest will do, since it compiles quickly."""
+
+    @nn.compact
+    def __call__(self, x, train, groups):
+        for i, stride in enumerate((4, 2)):
+            x = nn.relu(GroupedBatchNorm(groups, name=f"bn{i}")(conv(6, 3, stride, name=f"conv{i}")(x), train))
+        return x
+
+
+MODEL = UniversalModel(TwoLayers(), CLASSES, DIM)
+
+
+def create(model, seed=0):
+    """State with values drawn by NumPy in the shapes that the model asks for."""
+    r = np.random.default_rng(seed)
+
+    def draw(path, a):
+        if path[-1].key == "kernel":
+            return jnp.asarray(r.standard_normal(a.shape) * math.sqrt(2 / math.prod(a.shape[:3])))
+        positive = path[-1].key in ("scale", "var")
+        return jnp.asarray(r.uniform(0.5, 1.5, a.shape) if positive else 0.2 * r.standard_normal(a.shape))
+
+    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
+    variables = jax.tree_util.tree_map_with_path(draw, shapes)
+    embeddings = {d: r.standard_normal((n, DIM)) for d, n in model.num_classes.items()}
+    embeddings = {d: jnp.asarray(e / np.linalg.norm(e, axis=1, keepdims=True)) for d, e in embeddings.items()}
+    return TrainState(
+        step=jnp.asarray(3, jnp.int32),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=(),
+        label_embeddings=embeddings,
+    )
+
+
+def random_batch(labeled, unlabeled, seed=1):
+    """Float images; `labeled` maps domain -> (B, H, W), `unlabeled` domain -> (U, B, H, W)."""
+    r = np.random.default_rng(seed)
+    out = {"labeled": {}, "unlabeled": {}}
+    for i, (domain, shape) in enumerate(labeled.items()):
+        labels = r.integers(0, CLASSES[domain], shape)
+        labels[r.random(shape) < 0.2] = 255
+        out["labeled"][domain] = {"image": jnp.asarray((i + 1) * r.random((*shape, 3))), "label": jnp.asarray(labels)}
+    for i, (domain, shape) in enumerate(unlabeled.items()):
+        out["unlabeled"][domain] = {"image": jnp.asarray((i + 0.5) * r.random((*shape, 3)))}
+    return out
+
+
+# ---- Eq. 5, written out ----
+
+
+def enlarge(x, size):
+    """Half-pixel bilinear x8 with the edge repeated, cropped."""
+    for axis, pixels in ((1, size[0]), (2, size[1])):
+        cells = x.shape[axis]
+        at = np.clip((np.arange(pixels) + 0.5) / 8 - 0.5, 0, cells - 1)
+        low = at.astype(int)
+        weight = (at - low).reshape([-1 if a == axis else 1 for a in range(4)])
+        high = np.minimum(low + 1, cells - 1)
+        x = jnp.take(x, low, axis) * (1 - weight) + jnp.take(x, high, axis) * weight
+    return x
+
+
+def encode(model, params, stats, images):
+    variables = {"params": params, "batch_stats": stats}
+    features, new = model.apply(variables, images, train=True, method="encode", mutable=["batch_stats"])
+    return features, new["batch_stats"]
+
+
+def mean_entropy(v):
+    p = jnp.exp(v) / jnp.exp(v).sum(-1, keepdims=True)
+    return -(p * jnp.log(p)).sum(-1).mean()
+
+
+def plain_loss(params, state, batch, model, objective):
+    """L_S + alpha L_cross + beta L_within, and its terms. Batch statistics are those of every batch alone."""
+    terms = {}
+    for domain, data in batch["labeled"].items():
+        features, _ = encode(model, params, state.batch_stats, data["image"])
+        head = params[f"decoder_{domain}"]
+        logits = enlarge(features, data["label"].shape[1:]) @ head["kernel"][0, 0] + head["bias"]
+        label = np.asarray(data["label"])
+        log_p = jnp.log(jnp.exp(logits) / jnp.exp(logits).sum(-1, keepdims=True))
+        chosen = jnp.take_along_axis(log_p, np.where(label == 255, 0, label)[..., None], -1)[..., 0]
+        terms[f"supervised/{domain}"] = -chosen[label != 255].mean()
+    total = sum(terms.values())
+    for domain, data in batch["unlabeled"].items():
+        passes = len(data["image"])
+        within = cross = 0.0
+        for images in data["image"]:
+            features, _ = encode(model, params, state.batch_stats, images)
+            head = params["embedding"]
+            embedding = enlarge(features, images.shape[1:3]) @ head["kernel"][0, 0] + head["bias"]
+            for other, rows in state.label_embeddings.items():
+                entropy = mean_entropy(objective.similarity_scale * embedding @ rows.T) / passes
+                if other == domain:
+                    within = within + entropy
+                else:
+                    cross = cross + entropy
+        terms[f"within/{domain}"], terms[f"cross/{domain}"] = within, cross
+        total = total + objective.alpha * cross + objective.beta * within
+    return total, terms
+
+
+def statistics_after(model, state, batches):
+    """Running statistics after encoding these batches one after the other."""
+    stats = state.batch_stats
+    for images in batches:
+        _, stats = encode(model, state.params, stats, images)
+    return stats
+
+
+def assert_trees_close(got, want, tolerance=1e-10):
+    got, want = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (got, want))
+    assert got.keys() == want.keys()
+    for path, value in want.items():
+        np.testing.assert_allclose(got[path], value, atol=tolerance, rtol=0, err_msg=jax.tree_util.keystr(path))
+
+
+def ours(state, batch, model=MODEL, objective=OBJECTIVE, unroll=False):
+    return jax.jit(partial(gradients, model=model, objective=objective, unroll=unroll))(state, batch)
+
+
+def largest(tree):
+    return max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
+
+
+SAME = {"camvid": (2, 16, 24), "city": (2, 16, 24)}
+CASES = {
+    "equal_shapes": (SAME, {d: (2, *s) for d, s in SAME.items()}),
+    "different_numbers_of_micro_batches": (SAME, {"camvid": (1, 2, 16, 24), "city": (3, 2, 16, 24)}),
+    "different_sizes": (
+        {"camvid": (2, 16, 24), "city": (3, 17, 30), "sun": (2, 16, 24)},
+        {"camvid": (2, 2, 16, 24), "city": (2, 1, 21, 24), "sun": (2, 2, 16, 24)},
+    ),
+    "unlabeled_images_of_one_domain": (SAME, {"city": (2, 3, 24, 16)}),
+    "one_domain": ({"sun": (2, 16, 24)}, {"sun": (2, 2, 16, 24)}),
+}
+
+
+@pytest.mark.parametrize("unroll", [False, True], ids=["scan", "unrolled"])
+@pytest.mark.parametrize("case", CASES)
+def test_gradient_equals_that_of_the_total_loss_written_out(case, unroll):
+    labeled, unlabeled = CASES[case]
+    model = UniversalModel(TwoLayers(), {d: CLASSES[d] for d in labeled}, DIM)
+    with jax.enable_x64(True):
+        state, batch = create(model), random_batch(labeled, unlabeled)
+        grads, _, scalars = ours(state, batch, model, unroll=unroll)
+        plain = jax.value_and_grad(partial(plain_loss, model=model, objective=OBJECTIVE), has_aux=True)
+        (total, terms), want = plain(state.params, state, batch)
+        assert_trees_close(grads, want)
+        np.testing.assert_allclose(scalars["loss"], total, rtol=1e-12)
+        for name, value in terms.items():
+            np.testing.assert_allclose(scalars[name], value, rtol=1e-12, err_msg=name)
+        assert largest(grads["embedding"]) > 1e-3 and largest(grads["encoder"]) > 1e-3
+
+
+def test_gradient_through_the_real_encoder():
+    model = UniversalModel(DRN((1, 1, 1, 1), width=1 / 16), {"camvid": 3, "city": 5}, DIM)
+    with jax.enable_x64(True):
+        state = create(model)
+        batch = random_batch({"camvid": (2, 16, 24), "city": (2, 16, 24)}, {"city": (1, 2, 24, 16)})
+        grads, _, scalars = ours(state, batch, model, unroll=True)
+        plain = jax.jit(jax.value_and_grad(lambda p: plain_loss(p, state, batch, model, OBJECTIVE)[0]))
+        total, want = plain(state.params)
+        np.testing.assert_allclose(scalars["loss"], total, rtol=1e-12)
+        assert_trees_close(grads, want)
+        assert largest(grads["encoder"]["level0_conv"]) > 1e-3
+
+
+@pytest.mark.parametrize("unroll", [False, True], ids=["scan", "unrolled"])
+def test_every_batch_updates_the_running_statistics_labeled_ones_first(unroll):
+    """Then the micro-batches in order, in each of them the domains in order."""
+    with jax.enable_x64(True):
+        labeled, unlabeled = CASES["equal_shapes"]
+        state, batch = create(MODEL), random_batch(labeled, unlabeled)
+        _, stats, _ = ours(state, batch, unroll=unroll)
+        supervised = [batch["labeled"][d]["image"] for d in ("camvid", "city")]
+        streams = [batch["unlabeled"][d]["image"] for d in ("camvid", "city")]
+        order = [*supervised, streams[0][0], streams[1][0], streams[0][1], streams[1][1]]
+        assert_trees_close(stats, statistics_after(MODEL, state, order))
+        for wrong in (order[::-1], [*order[2:], *order[:2]], [*supervised, *streams[0], *streams[1]]):
+            difference = jax.tree.map(jnp.subtract, stats, statistics_after(MODEL, state, wrong))
+            assert largest(difference) > 1e-4  # the order can be told
+
+
+def test_domains_whose_micro_batches_differ_update_the_statistics_one_after_the_other():
+    with jax.enable_x64(True):
+        state, batch = create(MODEL), random_batch(*CASES["different_numbers_of_micro_batches"])
+        _, stats, _ = ours(state, batch)
+        order = [part["image"] for part in batch["labeled"].values()]
+        order += [images for d in ("camvid", "city") for images in batch["unlabeled"][d]["image"]]
+        assert_trees_close(stats, statistics_after(MODEL, state, order))
+
+
+def test_repeating_a_micro_batch_does_not_change_the_gradient():
+    """The losses of the U micro-batches are averaged, not added."""
+    with jax.enable_x64(True):
+        state = create(MODEL)
+        once = random_batch(SAME, {"camvid": (1, 2, 16, 24), "city": (1, 2, 16, 24)})
+        thrice = {
+            "labeled": once["labeled"],
+            "unlabeled": {d: {"image": jnp.tile(v["image"], (3, 1, 1, 1, 1))} for d, v in once["unlabeled"].items()},
+        }
+        (grads, _, scalars), (other, _, other_scalars) = ours(state, once), ours(state, thrice)
+        assert_trees_close(other, grads)
+        np.testing.assert_allclose(other_scalars["loss"], scalars["loss"], rtol=1e-12)
+
+
+def test_with_alpha_and_beta_zero_unlabeled_images_teach_nothing():
+    with jax.enable_x64(True):
+        state, batch = create(MODEL), random_batch(*CASES["equal_shapes"])
+        grads, _, scalars = ours(state, batch, objective=Objective(alpha=0.0, beta=0.0))
+        supervised, _, supervised_scalars = ours(state, {"labeled": batch["labeled"]})
+        assert_trees_close(grads, supervised, 1e-14)
+        assert largest(grads["embedding"]) == 0 and largest(grads["encoder"]) > 1e-3
+        np.testing.assert_allclose(scalars["loss"], supervised_scalars["loss"], rtol=1e-14)
+
+
+def test_an_empty_unlabeled_part_is_supervised_training():
+    with jax.enable_x64(True):
+        state, batch = create(MODEL), random_batch(SAME, {})
+        with_empty, without = ours(state, batch), ours(state, {"labeled": batch["labeled"]})
+        assert_trees_close(with_empty, without, 0)
+        assert set(without[2]) == {"loss", "supervised/camvid", "supervised/city"}
+
+
+def test_a_domain_without_labeled_pixels_adds_nothing_and_stays_finite():
+    with jax.enable_x64(True):
+        state, batch = create(MODEL), random_batch(SAME, {})
+        batch["labeled"]["city"]["label"] = jnp.full_like(batch["labeled"]["city"]["label"], 255)
+        grads, _, scalars = ours(state, batch)
+        alone = {"labeled": {"camvid": batch["labeled"]["camvid"]}}
+        assert_trees_close(grads, ours(state, alone)[0])
+        assert float(scalars["supervised/city"]) == 0
+
+
+def test_decoders_learn_from_their_own_domain_alone():
+    with jax.enable_x64(True):
+        state, batch = create(MODEL), random_batch(*CASES["equal_shapes"])
+        grads, _, _ = ours(state, batch)
+        assert largest(grads["decoder_sun"]) == 0  # takes no part in this batch
+        other = random_batch(*CASES["equal_shapes"], seed=7)
+        mixed = {"labeled": {"camvid": batch["labeled"]["camvid"], "city": other["labeled"]["city"]}}
+        assert_trees_close(ours(state, mixed)[0]["decoder_camvid"], grads["decoder_camvid"])
+
+
+# ---- The whole step ----
+
+
+def test_a_step_applies_the_optimiser_to_the_gradient():
+    """Plain SGD: p - 0.1 g."""
+    tx = optax.sgd(0.1)
+    with jax.enable_x64(True):
+        state, batch = create(MODEL), random_batch(*CASES["equal_shapes"])
+        state = state.replace(opt_state=tx.init(state.params))
+        grads, stats, scalars = ours(state, batch)
+        new, new_scalars = jax.jit(partial(train_step, model=MODEL, tx=tx, objective=OBJECTIVE))(state, batch)
+        assert_trees_close(new.params, jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads), 1e-12)
+        assert_trees_close(new.batch_stats, stats, 1e-12)
+        assert_trees_close(new.label_embeddings, state.label_embeddings, 0)
+        assert int(new.step) == 4 and new.step.dtype == jnp.int32
+        norm = math.sqrt(sum(float((np.asarray(g) ** 2).sum()) for g in jax.tree.leaves(grads)))
+        assert float(new_scalars["grad_norm"]) == pytest.approx(norm, rel=1e-12)
+        assert set(new_scalars) == {*scalars, "grad_norm"}
+
+
+def test_the_scalars_tell_every_pair_of_images_and_label_embeddings():
+    with jax.enable_x64(True):
+        _, _, scalars = ours(create(MODEL), random_batch(*CASES["equal_shapes"]))
+    pairs = {f"{d}/{e}" for d in ("camvid", "city") for e in CLASSES}
+    for name in ("entropy", "entropy_of_mean", "top_share"):
+        assert {f"{name}/{pair}" for pair in pairs} <= set(scalars)
+    assert all(np.shape(value) == () for value in scalars.values())
+    np.testing.assert_allclose(scalars["entropy/city/city"], scalars["within/city"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("has_unlabeled", [False, True])
+def test_the_compiled_step_on_a_mesh_is_the_same_function(has_unlabeled):
+    """On bytes, as they come from the streams."""
+    r = np.random.default_rng(4)
+    batch = {
+        "labeled": {
+            d: {
+                "image": r.integers(0, 256, (2, 16, 24, 3), dtype=np.uint8),
+                "label": r.choice([0, 1, 2, 255], (2, 16, 24)).astype(np.uint8),
+            }
+            for d in ("camvid", "city")
+        }
+    }
+    if has_unlabeled:
+        batch["unlabeled"] = {"city": {"image": r.integers(0, 256, (2, 2, 16, 24, 3), dtype=np.uint8)}}
+    tx, mesh = optax.sgd(0.1, momentum=0.9), create_mesh(jax.devices()[:1])
+    with jax.enable_x64(True):
+        state = create(MODEL)
+        state = state.replace(opt_state=tx.init(state.params))
+        want, want_scalars = train_step(state, batch, model=MODEL, tx=tx, objective=OBJECTIVE)
+        step = jit_train_step(mesh, model=MODEL, tx=tx, objective=OBJECTIVE, has_unlabeled=has_unlabeled)
+        got, scalars = step(state, batch)
+        assert_trees_close(got, want, 1e-9)
+        assert_trees_close(scalars, want_scalars, 1e-9)
+
+
+def test_the_loss_falls():
+    tx = optax.sgd(0.05, momentum=0.9)
+    state, batch = create(MODEL), random_batch(*CASES["equal_shapes"])
+    state = state.replace(opt_state=tx.init(state.params))
+    step = jax.jit(partial(train_step, model=MODEL, tx=tx, objective=OBJECTIVE))
+    losses = []
+    for _ in range(15):
+        state, scalars = step(state, batch)
+        losses.append(float(scalars["loss"]))
+    assert losses[-1] < 0.9 * losses[0] and int(state.step) == 18

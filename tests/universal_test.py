@@ -1,0 +1,255 @@
+"""The universal model: which parts exist, what the encoder is given, passes shared between domains."""
+
+import math
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from usss_jax.errors import InputError
+from usss_jax.models.drn import DRN, GroupedBatchNorm, conv
+from usss_jax.models.universal import UniversalModel, create_model, encode_groups
+
+CLASSES = {"camvid": 3, "city": 5, "sun": 4}
+
+
+class Given(nn.Module):
+    """Stands in for the encoder and returns the very images that it is given."""
+
+    @nn.compact
+    def __call__(self, x, train, groups):
+        return x
+
+
+class TwoLayers(nn.Module):
+    """Stands in for the encoder where one with the layers of interest will do, since it compiles quickly."""
+
+    @nn.compact
+    def __call__(self, x, train, groups):
+        for i, stride in enumerate((4, 2)):
+            x = nn.relu(GroupedBatchNorm(groups, name=f"bn{i}")(conv(4, 3, stride, name=f"conv{i}")(x), train))
+        return x
+
+
+def tiny_model(encoder=None):
+    return UniversalModel(encoder or DRN((1, 1, 1, 1), width=0.125), CLASSES, 6)
+
+
+def shapes_of(model):
+    return jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
+
+
+def random_variables(model, seed=0, dtype=np.float64):
+    """Variables in the shapes that the model asks for, drawn by NumPy."""
+    r = np.random.default_rng(seed)
+
+    def draw(path, a):
+        leaf = path[-1].key
+        if leaf == "kernel":
+            return (r.standard_normal(a.shape) * math.sqrt(2 / math.prod(a.shape[:3]))).astype(dtype)
+        values = r.uniform(0.5, 1.5, a.shape) if leaf in ("scale", "var") else 0.2 * r.standard_normal(a.shape)
+        return values.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes_of(model))
+
+
+def assert_trees_close(got, want, **tolerance):
+    got, want = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (got, want))
+    assert got.keys() == want.keys()
+    for path, value in want.items():
+        np.testing.assert_allclose(got[path], value, err_msg=jax.tree_util.keystr(path), **tolerance)
+
+
+# ---- Parts ----
+
+
+def test_only_the_given_domains_have_a_decoder():
+    for domains in (["city"], ["camvid", "sun"], list(CLASSES)):
+        model = UniversalModel(DRN((1, 1, 1, 1), width=0.125), {d: CLASSES[d] for d in domains}, 6)
+        params = shapes_of(model)["params"]
+        assert set(params) == {"encoder", "embedding", *(f"decoder_{d}" for d in domains)}
+        for domain in domains:
+            assert params[f"decoder_{domain}"]["kernel"].shape == (1, 1, 64, CLASSES[domain])
+            assert params[f"decoder_{domain}"]["bias"].shape == (CLASSES[domain],)
+
+
+def test_the_embedding_exists_only_if_it_is_asked_for():
+    assert shapes_of(tiny_model())["params"]["embedding"]["kernel"].shape == (1, 1, 64, 6)
+    without = UniversalModel(DRN((1, 1, 1, 1), width=0.125), CLASSES)
+    assert "embedding" not in shapes_of(without)["params"]
+
+
+def test_a_deployed_model_needs_nothing_of_the_entropy_module():
+    variables = random_variables(tiny_model(), dtype=np.float32)
+    params = {k: v for k, v in variables["params"].items() if k in ("encoder", "decoder_camvid")}
+    deployed = UniversalModel(DRN((1, 1, 1, 1), width=0.125), {"camvid": CLASSES["camvid"]})
+    images = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
+    outputs = []
+    for model, p in ((tiny_model(), variables["params"]), (deployed, params)):
+        v = {"params": p, "batch_stats": variables["batch_stats"]}
+        features = model.apply(v, images, method="encode")
+        outputs.append(model.apply(v, features, "camvid", method="decode"))
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_heads_are_linear_maps_with_bias():
+    model, variables = tiny_model(), random_variables(tiny_model())
+    features = np.random.default_rng(1).standard_normal((2, 3, 4, 64))
+    with jax.enable_x64(True):
+        variables = jax.tree.map(jnp.asarray, variables)
+        got = {d: model.apply(variables, jnp.asarray(features), d, method="decode") for d in CLASSES}
+        got["embedding"] = model.apply(variables, jnp.asarray(features), method="embed")
+    for name, value in got.items():
+        head = variables["params"]["embedding" if name == "embedding" else f"decoder_{name}"]
+        want = features @ np.asarray(head["kernel"])[0, 0] + np.asarray(head["bias"])
+        np.testing.assert_allclose(value, want, atol=1e-12)
+
+
+def test_calling_the_model_gives_logits_of_every_domain_and_the_embedding():
+    model = tiny_model()
+    logits, embedding = jax.eval_shape(model.apply, shapes_of(model), jnp.zeros((2, 17, 24, 3)))
+    assert {d: a.shape for d, a in logits.items()} == {d: (2, 3, 3, n) for d, n in CLASSES.items()}
+    assert embedding.shape == (2, 3, 3, 6)
+
+
+# ---- What the encoder is given ----
+
+
+def given(images, normalize):
+    return np.asarray(UniversalModel(Given(), {"any": 2}, normalize=normalize).apply({}, images, method="encode"))
+
+
+def test_bytes_are_scaled_to_one_and_floats_taken_as_they_are():
+    image = np.array([[[[0, 51, 255]]]], np.uint8)
+    np.testing.assert_allclose(given(image, "none"), [[[[0, 0.2, 1]]]], rtol=1e-6)
+    np.testing.assert_array_equal(given(np.float32([[[[0, 0.2, 1]]]]), "none"), np.float32([[[[0, 0.2, 1]]]]))
+
+
+def test_imagenet_normalisation_is_per_channel():
+    """Means 0.485, 0.456, 0.406 and deviations 0.229, 0.224, 0.225: for 0.5 it is 0.015 / 0.229, and so on."""
+    want = [0.0655021834, 0.1964285714, 0.4177777778]
+    np.testing.assert_allclose(given(np.full((1, 2, 2, 3), 0.5, np.float32), "imagenet")[0, 1, 1], want, rtol=1e-5)
+    byte = given(np.array([[[[255, 0, 51]]]], np.uint8), "imagenet")[0, 0, 0]
+    np.testing.assert_allclose(byte, [2.2489083, -2.0357143, -0.9155556], rtol=1e-5)
+
+
+def test_features_are_float32_although_the_encoder_computes_in_bfloat16():
+    models = {p: create_model("drn_d_22", {"a": 3}, width=1 / 16, precision=p) for p in ("float32", "bfloat16")}
+    variables = random_variables(models["float32"], dtype=np.float32)
+    images = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
+    full, half = (models[p].apply(variables, images, method="encode") for p in ("float32", "bfloat16"))
+    assert full.dtype == half.dtype == jnp.float32
+    np.testing.assert_array_equal(half, half.astype(jnp.bfloat16).astype(jnp.float32))
+    difference = np.abs(full - half).max() / np.abs(full).max()
+    assert 1e-5 < difference < 0.1
+    logits = models["bfloat16"].apply(variables, full, "a", method="decode")
+    np.testing.assert_array_equal(logits, models["float32"].apply(variables, full, "a", method="decode"))
+
+
+# ---- Shared passes ----
+
+
+def separate_passes(model, variables, images, order):
+    """Encode one domain after the other; features per domain and the statistics after all of them."""
+    stats, features = variables["batch_stats"], {}
+    for domain in order:
+        features[domain], updates = model.apply(
+            {"params": variables["params"], "batch_stats": stats},
+            images[domain],
+            train=True,
+            method="encode",
+            mutable=["batch_stats"],
+        )
+        stats = updates["batch_stats"]
+    return features, stats
+
+
+@pytest.mark.parametrize(
+    "encoder,shapes,order",
+    [
+        (TwoLayers(), {"camvid": (2, 24, 32), "city": (2, 24, 32), "sun": (2, 24, 32)}, ["camvid", "city", "sun"]),
+        (TwoLayers(), {"camvid": (2, 24, 32), "city": (2, 16, 33)}, ["camvid", "city"]),
+        (TwoLayers(), {"camvid": (2, 24, 32), "city": (3, 24, 32), "sun": (2, 24, 32)}, ["camvid", "sun", "city"]),
+        (TwoLayers(), {"city": (2, 17, 24)}, ["city"]),
+        (DRN((1, 1, 1, 1), width=0.125), {"camvid": (2, 17, 24), "city": (2, 17, 24)}, ["camvid", "city"]),
+    ],
+    ids=["equal", "unequal", "two_of_three_equal", "one", "drn"],
+)
+def test_a_shared_pass_equals_one_pass_after_the_other(encoder, shapes, order):
+    model, r = tiny_model(encoder), np.random.default_rng(5)
+    variables = random_variables(model)
+    images = {d: r.random((*s, 3)) * (i + 1) for i, (d, s) in enumerate(shapes.items())}
+    with jax.enable_x64(True):
+        variables, images = jax.tree.map(jnp.asarray, (variables, images))
+        features, stats = jax.jit(partial(encode_groups, model))(variables, images)
+        want, want_stats = separate_passes(model, variables, images, order)
+        assert_trees_close(features, want, atol=1e-10)
+        assert_trees_close(stats, want_stats, atol=1e-11)
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["plain", "jit"])
+def test_running_statistics_are_updated_in_the_order_of_the_domains(jit):
+    """The order is neither that of the names, which jit sorts dicts by, nor arbitrary."""
+    model, r = UniversalModel(TwoLayers(), {"sun": 4, "camvid": 3, "city": 5}), np.random.default_rng(8)
+    variables = random_variables(model)
+    images = {d: r.random((2, 16, 24, 3)) * (i + 1) for i, d in enumerate(("sun", "camvid", "city"))}
+    with jax.enable_x64(True):
+        variables = jax.tree.map(jnp.asarray, variables)
+        images = {d: jnp.asarray(x) for d, x in images.items()}  # tree.map too would sort them
+        encode = partial(encode_groups, model)
+        _, stats = (jax.jit(encode) if jit else encode)(variables, images)
+        _, want = separate_passes(model, variables, images, ["sun", "camvid", "city"])
+        _, sorted_by_name = separate_passes(model, variables, images, ["camvid", "city", "sun"])
+    means = [tree["encoder"]["bn0"]["mean"] for tree in (want, sorted_by_name)]
+    assert np.abs(means[0] - means[1]).max() > 1e-3  # the order can be told
+    assert_trees_close(stats, want, atol=1e-11)
+
+
+def test_statistics_of_one_domain_do_not_depend_on_another():
+    model = tiny_model(TwoLayers())
+    variables = random_variables(model, dtype=np.float32)
+    images = np.random.default_rng(6).random((3, 2, 16, 16, 3), np.float32)
+    apply = jax.jit(partial(encode_groups, model))
+    one, _ = apply(variables, {"city": images[0], "sun": images[1]})
+    two, _ = apply(variables, {"city": images[0], "sun": 5 * images[2]})
+    np.testing.assert_allclose(one["city"], two["city"], atol=1e-6)
+    assert np.abs(one["sun"] - two["sun"]).max() > 1e-2
+
+
+# ---- Names ----
+
+
+@pytest.mark.parametrize(
+    "field,known",
+    [
+        ("encoder", ["drn_d_22", "drn_d_105", "resnet18", "resnet101"]),
+        ("precision", ["float32", "tf32", "bfloat16"]),
+        ("upsample", ["bilinear", "drn"]),
+        ("normalize", ["imagenet", "none"]),
+    ],
+)
+def test_an_unknown_name_is_an_error_that_lists_the_known_ones(field, known):
+    arguments = {"encoder": "drn_d_22", "num_classes": {"a": 2}} | {field: "wrong"}
+    with pytest.raises(InputError) as error:
+        create_model(**arguments)
+    text = str(error.value)
+    assert field in text and "'wrong'" in text and "\n" not in text
+    assert all(name in text for name in known)
+
+
+@pytest.mark.parametrize("width", [0, -1.0, float("nan")])
+def test_a_width_that_is_not_positive_is_an_error(width):
+    with pytest.raises(InputError, match="width"):
+        create_model("drn_d_22", {"a": 2}, width=width)
+
+
+@pytest.mark.parametrize(
+    "paper,published",
+    [("resnet18", "drn_d_22"), ("resnet34", "drn_d_38"), ("resnet50", "drn_d_54"), ("resnet101", "drn_d_105")],
+)
+def test_the_names_of_the_paper_mean_the_published_encoders(paper, published):
+    models = [create_model(name, {"a": 2}, embed_dim=4, width=0.25) for name in (paper, published)]
+    assert models[0] == models[1]
