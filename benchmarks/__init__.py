@@ -1,0 +1,1 @@
+"""Measurements of speed and memory; every script writes JSON to benchmarks/results."""

@@ -1,4 +1,4 @@
-"""Temporary memory and time of a training step that scores first and upsamples afterwards, beside the other order.
+"""Temporary memory and time of the entropy terms, and of a whole step: score first or upsample first.
 
     python -m benchmarks.score_first --size=512x512 --batch=8 --width=1 --out=benchmarks/results/score_first.json
 
@@ -43,11 +43,24 @@ def loss(params, batch_stats, batch, label_embeddings, *, model, score_first: bo
 
     features, _ = encode_groups(model, variables, {own: batch["unlabeled"]})
     embedding = model.apply(variables, features[own], method="embed")
+    return total + entropies(embedding, label_embeddings, up, score_first)
+
+
+def entropies(embedding, label_embeddings, up, score_first: bool):
+    """Within + cross entropy of embeddings [B, h, w, d], in either order."""
     embedding = embedding if score_first else up(embedding)
-    for constants in label_embeddings.values():
-        scores = similarities(embedding, constants)
-        total = total + pixel_entropy(up(scores) if score_first else scores).mean()
-    return total
+    scores = (similarities(embedding, constants) for constants in label_embeddings.values())
+    return sum(pixel_entropy(up(s) if score_first else s).mean() for s in scores)
+
+
+def compile_entropies(size: tuple[int, int], batch: int, embed_dim: int, score_first: bool):
+    """Compile value and gradient of the entropy terms alone, from the embedding on; returns (compiled, arguments)."""
+    arguments = (
+        jax.ShapeDtypeStruct((batch, -(-size[0] // 8), -(-size[1] // 8), embed_dim), jnp.float32),
+        {d: jax.ShapeDtypeStruct((n, embed_dim), jnp.float32) for d, n in CLASSES.items()},
+    )
+    function = partial(entropies, up=partial(upsample, size=size), score_first=score_first)
+    return jax.jit(jax.value_and_grad(function)).lower(*arguments).compile(), arguments
 
 
 def compile_step(size: tuple[int, int], batch: int, width: float, embed_dim: int, score_first: bool):
@@ -65,23 +78,20 @@ def compile_step(size: tuple[int, int], batch: int, width: float, embed_dim: int
     return step.lower(*arguments).compile(), arguments
 
 
-def measure(args) -> dict:
-    """Memory of both orders, and seconds if asked."""
+def measure(compile_, run: bool) -> dict:
+    """Memory of both orders, seconds if asked, and the ratios upsample first / score first."""
     out = {}
-    for name, score_first in (("score_first", True), ("upsample_first", False)):
-        compiled, arguments = compile_step(args.size, args.batch, args.width, args.embed_dim, score_first)
+    for name, score_first in (("upsample_first", False), ("score_first", True)):
+        compiled, arguments = compile_(score_first=score_first)
         out[name] = {"temporary_bytes": compiled.memory_analysis().temp_size_in_bytes}
-        if args.run:
+        if run:
             zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), arguments)
             jax.block_until_ready(compiled(*zeros))
             began = time.perf_counter()
             jax.block_until_ready(compiled(*zeros))
             out[name]["seconds"] = time.perf_counter() - began
-    both = [out[name]["temporary_bytes"] for name in ("upsample_first", "score_first")]
-    out["ratio_temporary_bytes"] = both[0] / both[1]
-    if args.run:
-        out["ratio_seconds"] = out["upsample_first"]["seconds"] / out["score_first"]["seconds"]
-    return out
+    one, other = out["upsample_first"], out["score_first"]
+    return {**out, "ratio": {key: one[key] / other[key] for key in one}}
 
 
 def main():
@@ -95,7 +105,12 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results/score_first.json"))
     args = parser.parse_args()
     setting = {k: v for k, v in vars(args).items() if k not in ("out", "run")}
-    result = {"setting": setting, **measure(args), **environment()}
+    result = {
+        "setting": setting,
+        "entropy_terms": measure(partial(compile_entropies, args.size, args.batch, args.embed_dim), args.run),
+        "step": measure(partial(compile_step, args.size, args.batch, args.width, args.embed_dim), args.run),
+        **environment(),
+    }
     write_json(args.out, result)
     print(json.dumps(result, indent=2))
 

@@ -1,5 +1,6 @@
 """The training step against Eq. 5 written out plainly: every batch encoded alone, no scan, no groups, in float64."""
 
+import functools
 import math
 from functools import partial
 
@@ -19,19 +20,19 @@ from usss_jax.training.step import Objective, gradients, jit_train_step, train_s
 CLASSES = {"camvid": 3, "city": 5, "sun": 4}
 DIM = 4
 OBJECTIVE = Objective(alpha=0.7, beta=0.4, similarity_scale=1.5)
+# Compiling takes nearly all of the time here, so let the compiler do less.
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
-class TwoLayers(nn.Module):
+class OneLayer(nn.Module):
     """Stands in for the encoder where one with the layers of interest will do, since it compiles quickly."""
 
     @nn.compact
     def __call__(self, x, train, groups):
-        for i, stride in enumerate((4, 2)):
-            x = nn.relu(GroupedBatchNorm(groups, name=f"bn{i}")(conv(6, 3, stride, name=f"conv{i}")(x), train))
-        return x
+        return nn.relu(GroupedBatchNorm(groups, name="bn")(conv(6, 3, 8, name="conv")(x), train))
 
 
-MODEL = UniversalModel(TwoLayers(), CLASSES, DIM)
+MODEL = UniversalModel(OneLayer(), CLASSES, DIM)
 
 
 def create(model, seed=0):
@@ -141,8 +142,13 @@ def assert_trees_close(got, want, tolerance=1e-10):
         np.testing.assert_allclose(got[path], value, atol=tolerance, rtol=0, err_msg=jax.tree_util.keystr(path))
 
 
-def ours(state, batch, model=MODEL, objective=OBJECTIVE, unroll=False):
-    return jax.jit(partial(gradients, model=model, objective=objective, unroll=unroll))(state, batch)
+@functools.cache
+def compiled(objective, unroll):
+    return quick_jit(partial(gradients, model=MODEL, objective=objective, unroll=unroll))
+
+
+def ours(state, batch, objective=OBJECTIVE, unroll=False):
+    return compiled(objective, unroll)(state, batch)
 
 
 def largest(tree):
@@ -152,41 +158,40 @@ def largest(tree):
 SAME = {"camvid": (2, 16, 24), "city": (2, 16, 24)}
 CASES = {
     "equal_shapes": (SAME, {d: (2, *s) for d, s in SAME.items()}),
-    "different_numbers_of_micro_batches": (SAME, {"camvid": (1, 2, 16, 24), "city": (3, 2, 16, 24)}),
-    "different_sizes": (
+    # Two domains of equal shape and one of another, other sizes and numbers of micro-batches, one domain without them.
+    "all_different": (
         {"camvid": (2, 16, 24), "city": (3, 17, 30), "sun": (2, 16, 24)},
-        {"camvid": (2, 2, 16, 24), "city": (2, 1, 21, 24), "sun": (2, 2, 16, 24)},
+        {"camvid": (2, 2, 16, 24), "city": (3, 1, 21, 24)},
     ),
-    "unlabeled_images_of_one_domain": (SAME, {"city": (2, 3, 24, 16)}),
     "one_domain": ({"sun": (2, 16, 24)}, {"sun": (2, 2, 16, 24)}),
 }
 
 
-@pytest.mark.parametrize("unroll", [False, True], ids=["scan", "unrolled"])
 @pytest.mark.parametrize("case", CASES)
-def test_gradient_equals_that_of_the_total_loss_written_out(case, unroll):
+def test_gradient_equals_that_of_the_total_loss_written_out(case):
     labeled, unlabeled = CASES[case]
-    model = UniversalModel(TwoLayers(), {d: CLASSES[d] for d in labeled}, DIM)
     with jax.enable_x64(True):
-        state, batch = create(model), random_batch(labeled, unlabeled)
-        grads, _, scalars = ours(state, batch, model, unroll=unroll)
-        plain = jax.value_and_grad(partial(plain_loss, model=model, objective=OBJECTIVE), has_aux=True)
-        (total, terms), want = plain(state.params, state, batch)
-        assert_trees_close(grads, want)
-        np.testing.assert_allclose(scalars["loss"], total, rtol=1e-12)
-        for name, value in terms.items():
-            np.testing.assert_allclose(scalars[name], value, rtol=1e-12, err_msg=name)
-        assert largest(grads["embedding"]) > 1e-3 and largest(grads["encoder"]) > 1e-3
+        state, batch = create(MODEL), random_batch(labeled, unlabeled)
+        state = state.replace(label_embeddings={d: state.label_embeddings[d] for d in labeled})
+        plain = quick_jit(jax.value_and_grad(lambda p: plain_loss(p, state, batch, MODEL, OBJECTIVE), has_aux=True))
+        (total, terms), want = plain(state.params)
+        for unroll in (False, True):
+            grads, _, scalars = ours(state, batch, unroll=unroll)
+            assert_trees_close(grads, want)
+            np.testing.assert_allclose(scalars["loss"], total, rtol=1e-12)
+            for name, value in terms.items():
+                np.testing.assert_allclose(scalars[name], value, rtol=1e-12, err_msg=name)
+        assert largest(want["embedding"]) > 1e-3 and largest(want["encoder"]) > 1e-3
 
 
-def test_gradient_through_the_real_encoder():
+def test_gradient_through_the_real_encoder_with_two_domains_in_one_pass():
     model = UniversalModel(DRN((1, 1, 1, 1), width=1 / 16), {"camvid": 3, "city": 5}, DIM)
     with jax.enable_x64(True):
-        state = create(model)
-        batch = random_batch({"camvid": (2, 16, 24), "city": (2, 16, 24)}, {"city": (1, 2, 24, 16)})
-        grads, _, scalars = ours(state, batch, model, unroll=True)
-        plain = jax.jit(jax.value_and_grad(lambda p: plain_loss(p, state, batch, model, OBJECTIVE)[0]))
-        total, want = plain(state.params)
+        state, batch = create(model), random_batch(SAME, {})
+        grads, _, scalars = quick_jit(partial(gradients, model=model, objective=OBJECTIVE))(state, batch)
+        total, want = quick_jit(jax.value_and_grad(lambda p: plain_loss(p, state, batch, model, OBJECTIVE)[0]))(
+            state.params
+        )
         np.testing.assert_allclose(scalars["loss"], total, rtol=1e-12)
         assert_trees_close(grads, want)
         assert largest(grads["encoder"]["level0_conv"]) > 1e-3
@@ -210,9 +215,9 @@ def test_every_batch_updates_the_running_statistics_labeled_ones_first(unroll):
 
 def test_domains_whose_micro_batches_differ_update_the_statistics_one_after_the_other():
     with jax.enable_x64(True):
-        state, batch = create(MODEL), random_batch(*CASES["different_numbers_of_micro_batches"])
+        state, batch = create(MODEL), random_batch(*CASES["all_different"])
         _, stats, _ = ours(state, batch)
-        order = [part["image"] for part in batch["labeled"].values()]
+        order = [batch["labeled"][d]["image"] for d in ("camvid", "sun", "city")]  # equal shapes share a pass
         order += [images for d in ("camvid", "city") for images in batch["unlabeled"][d]["image"]]
         assert_trees_close(stats, statistics_after(MODEL, state, order))
 
@@ -279,7 +284,7 @@ def test_a_step_applies_the_optimiser_to_the_gradient():
         state, batch = create(MODEL), random_batch(*CASES["equal_shapes"])
         state = state.replace(opt_state=tx.init(state.params))
         grads, stats, scalars = ours(state, batch)
-        new, new_scalars = jax.jit(partial(train_step, model=MODEL, tx=tx, objective=OBJECTIVE))(state, batch)
+        new, new_scalars = quick_jit(partial(train_step, model=MODEL, tx=tx, objective=OBJECTIVE))(state, batch)
         assert_trees_close(new.params, jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads), 1e-12)
         assert_trees_close(new.batch_stats, stats, 1e-12)
         assert_trees_close(new.label_embeddings, state.label_embeddings, 0)
@@ -318,18 +323,21 @@ def test_the_compiled_step_on_a_mesh_is_the_same_function(has_unlabeled):
     with jax.enable_x64(True):
         state = create(MODEL)
         state = state.replace(opt_state=tx.init(state.params))
-        want, want_scalars = train_step(state, batch, model=MODEL, tx=tx, objective=OBJECTIVE)
+        grads, stats, want = ours(state, batch)
+        params = jax.tree.map(lambda p, g: np.asarray(p - 0.1 * g), state.params, grads)
         step = jit_train_step(mesh, model=MODEL, tx=tx, objective=OBJECTIVE, has_unlabeled=has_unlabeled)
-        got, scalars = step(state, batch)
-        assert_trees_close(got, want, 1e-9)
-        assert_trees_close(scalars, want_scalars, 1e-9)
+        new, scalars = step(state, batch)  # which may take the memory of `state`
+        assert_trees_close(new.params, params)
+        assert_trees_close(new.batch_stats, stats)
+        assert_trees_close({name: scalars[name] for name in want}, want)
+        assert int(new.step) == 4
 
 
 def test_the_loss_falls():
     tx = optax.sgd(0.05, momentum=0.9)
     state, batch = create(MODEL), random_batch(*CASES["equal_shapes"])
     state = state.replace(opt_state=tx.init(state.params))
-    step = jax.jit(partial(train_step, model=MODEL, tx=tx, objective=OBJECTIVE))
+    step = quick_jit(partial(train_step, model=MODEL, tx=tx, objective=OBJECTIVE))
     losses = []
     for _ in range(15):
         state, scalars = step(state, batch)

@@ -1,4 +1,4 @@
-"""Tiny data sets in the official layouts, for tests: random blocks of classes, and images whose colour tells the class."""
+"""Tiny data sets in the official layouts, for tests: blocks of random classes, whose colour tells the class."""
 
 import pathlib
 
