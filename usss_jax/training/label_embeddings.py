@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import zipfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -85,5 +86,5 @@ def load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         with np.load(path, allow_pickle=False) as file:
             meta = json.loads(str(file["meta"]))
             return {domain: file[f"{domain}/embeddings"] for domain in meta["domains"]}, meta
-    except (OSError, ValueError, KeyError) as e:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
         raise InputError(f"{path}: cannot be read as label embeddings ({e}); delete it to make them anew") from e
