@@ -117,6 +117,24 @@ def test_killed_run_goes_on_from_its_last_checkpoint_and_ends_alike(data_root, t
     assert third.returncode == 0 and "finished earlier" in third.stdout
 
 
+@pytest.mark.slow
+def test_domain_of_ones_own_trains_from_a_yaml_file(tmp_path):
+    """A domain of one's own: a short file beside a folder of images and masks; one domain alone."""
+    tiny_data.write_camvid(tmp_path / "mine_data")
+    lines = ["name: mine", "root: mine_data", "size: [40, 56]", "ignore_ids: [11]", "classes:"]
+    lines += [f"  - {{name: class {i}, color: [{i}, 0, 9], ids: [{2 * i}, {2 * i + 1}]}}" for i in range(5)]
+    lines += ["  - {name: last, color: [9, 9, 9], ids: [10]}", "splits:"]
+    for split in ("train", "val"):
+        lines += [f'  {split}: {{images: "{split}/{{id}}.png", masks: "{split}annot/{{id}}.png"}}']
+    (tmp_path / "mine.yaml").write_text("\n".join(lines))
+    options = [f"--config.domains={tmp_path / 'mine.yaml'}", "--config.variants=basic", "--config.steps=1"]
+    result = run("configs/demo.py", tmp_path / "w", "--config.image_size=", *QUICK, *options)
+    assert result.returncode == 0, result.stderr
+    score = json.loads((tmp_path / "w/basic/summary.json").read_text())["domains"]["mine"]
+    assert list(score["iou"]) == [*(f"class {i}" for i in range(5)), "last"]
+    assert score["image_size"] == [40, 56]
+
+
 def test_missing_config_file(tmp_path):
     assert "configs/absent.py" in error_of(run("configs/absent.py", tmp_path))
 

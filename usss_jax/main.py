@@ -22,15 +22,15 @@ def main(argv: list[str]):
     """Run the stages of the config."""
     if len(argv) > 1:
         raise InputError(f"{argv[1]!r} is not a flag; fields are set by --config.FIELD=VALUE")
-    for flag in ("config", "workdir"):
-        if not flags.FLAGS[flag].present:
+    for flag, given in (("config", flags.FLAGS["config"].present), ("workdir", WORKDIR.value)):
+        if not given:
             raise InputError(
                 f"--{flag} is missing: python -m usss_jax.main --config=configs/demo.py --workdir=runs/demo"
             )
     config = load_config()
     from usss_jax.training import stages  # after the flags: a typo should not wait for JAX
 
-    stages.run(config, pathlib.Path(WORKDIR.value))
+    stages.run(config, pathlib.Path(str(WORKDIR.value)))
 
 
 def load_config() -> ConfigDict:

@@ -49,8 +49,8 @@ def open_source(
     before masks are looked for: a split of which only some images have masks opens with the ids of those.
     Without masks none is needed or opened. Raises InputError for whatever is missing, saying how to get it.
     """
-    size = domain.size if size is None else tuple(map(operator.index, size))
-    if len(size) != 2 or min(size) < 1:
+    size = domain.size if size is None else size
+    if len(size) != 2 or min(map(operator.index, size)) < 1:
         raise InputError(f"size {size!r} for domain {domain.name!r} must be (height, width) in pixels")
     if split not in domain.splits:
         close = difflib.get_close_matches(split, domain.splits, n=1)
@@ -103,7 +103,7 @@ class SyntheticSource:
     """Images of an embedded domain, drawn when they are asked for; ids are "00000", "00001", ..."""
 
     def __init__(self, domain: Domain, split: str, size: tuple[int, int], with_masks: bool = True):
-        self.ids = [f"{index:05d}" for index in range(domain.synthetic[split])]
+        self.ids = [f"{index:05d}" for index in range((domain.synthetic or {})[split])]
         self._domain, self._split, self._size, self._with_masks = domain, split, size, with_masks
 
     def __len__(self):
@@ -132,7 +132,8 @@ class CachedSource:
         self.ids = source.ids
         self.cached_bytes = 0
         self._source, self._max_bytes = source, max_bytes
-        self._examples, self._lock = {}, threading.Lock()
+        self._examples: dict[int, dict[str, np.ndarray]] = {}
+        self._lock = threading.Lock()
 
     def __len__(self):
         return len(self.ids)
@@ -208,7 +209,7 @@ def _find_masks(files: Files, root, images, domain):
             if not (key.isascii() and key.isdigit()):
                 raise InputError(f"{image}: {key!r} must be a number to find its mask; rename or remove the image")
             name = f"{int(key) + files.mask_shift:0{len(key)}d}"
-        masks[key] = os.path.join(root, files.masks.replace("{id}", name))
+        masks[key] = os.path.join(root, (files.masks or "").replace("{id}", name))
         if not os.path.isfile(masks[key]):
             raise InputError(
                 f"{image} has no mask: looked for {masks[key]}; add it, remove the image, or open only the "

@@ -16,7 +16,9 @@ def choose_labeled(ids: Sequence[str], n: int | str, seed: int, domain: str) -> 
     Raises:
       InputError: if n is larger than the pool or not positive.
     """
-    if n == "all":
+    if isinstance(n, str):
+        if n != "all":
+            raise InputError(f"labeled_per_domain: {domain}={n} is neither a number nor all")
         return sorted(ids)
     if not 1 <= n <= len(ids):
         raise InputError(

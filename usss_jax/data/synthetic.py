@@ -6,6 +6,7 @@ on the size of the picture except the sensor noise, so every size shows the same
 
 import math
 import zlib
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,7 @@ def render(domain: Domain, split: str, index: int, size: tuple[int, int]) -> tup
     """
     if domain.name not in _LOOKS:
         raise InputError(f"domain {domain.name!r} is not embedded, choose one of {', '.join(_LOOKS)}")
-    look = _LOOKS[domain.name]
+    look: dict[str, Any] = _LOOKS[domain.name]
     classes = look["classes"].split(",")
     if missing := [name for name in classes if name not in domain.class_names]:
         raise InputError(f"domain {domain.name!r} lacks the embedded classes {', '.join(missing)}")

@@ -74,8 +74,9 @@ def comparison(
     _check_rows(rows, column_titles, scale)
     native = rows[0].tiles[0].shape[0]
     height = native * (scale or -(-_MIN_TILE // native))
-    font = ImageFont.load_default(size=min(28, max(15, height // 11)))
-    line = round(font.size * 1.7)
+    text_size = min(28, max(15, height // 11))
+    font = ImageFont.load_default(size=text_size)
+    line = round(text_size * 1.7)
     strips = [[_enlarge(tile, height) for tile in row.tiles] for row in rows]
     titles = [round(font.getlength(title)) for title in column_titles]
     columns = [max(strip[0].width for strip in strips)] * len(titles)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -146,7 +147,7 @@ class DRN(nn.Module):
 
         In training, `groups` batches are interleaved on the first axis (see `GroupedBatchNorm`).
         """
-        numerics = {"dtype": self.dtype, "precision": self.precision}
+        numerics: dict[str, Any] = {"dtype": self.dtype, "precision": self.precision}
 
         def plain(x, level, kernel=3, stride=1, dilation=1):
             x = conv(self._channels(level), kernel, stride, dilation, name=f"level{level}_conv", **numerics)(x)

@@ -130,9 +130,9 @@ def _our_name(name: str, domains: Sequence[str]) -> str | None:
         return f"params/decoder_{domains[int(index)]}/{leaf}" if index.isdigit() and int(index) < len(domains) else None
     level, _, rest = rest.partition(".") if part == "base" else (part.removeprefix("layer"), "", rest)
     *path, leaf = rest.split(".")
-    if level in "3456" and level:  # residual blocks: <block>.conv1 / bn1 / downsample.0 / downsample.1
-        block, *layer = path
-        layer = ".".join(layer).replace("downsample.0", "shortcut_conv").replace("downsample.1", "shortcut_bn")
+    if level in ("3", "4", "5", "6"):  # residual blocks: <block>.conv1 / bn1 / downsample.0 / downsample.1
+        block, layer = path[0], ".".join(path[1:])
+        layer = layer.replace("downsample.0", "shortcut_conv").replace("downsample.1", "shortcut_bn")
         module, is_conv = f"level{level}_block{block}/{layer}", "conv" in layer
     else:  # level 0 is one conv + norm; levels 1, 2, 7, 8 likewise (index 0 the conv, 1 the norm)
         is_conv = path == ["0"]

@@ -86,10 +86,10 @@ def train_and_evaluate(
     state, report = create_state(model, tx, config.seed, mesh, stage.label_embeddings, weights)
     last = Checkpoints(folder / "checkpoints")
     best = Checkpoints(folder / "best")
-    progress = {"seconds": 0.0, "train_seconds": 0.0, "wait_seconds": 0.0, "images": 0, "best": None}
+    progress: dict[str, Any] = {"seconds": 0.0, "train_seconds": 0.0, "wait_seconds": 0.0, "images": 0, "best": None}
     if last.latest_step() is not None:
-        trees, meta = last.restore(state=state)
-        state, progress = trees["state"], meta["progress"]
+        trees, written = last.restore(state=state)
+        state, progress = trees["state"], written["progress"]
         say(stage, f"goes on from step {int(state.step)}")
     else:
         millions = parameter_overview.count_parameters(state.params) / 1e6

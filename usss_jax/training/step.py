@@ -138,7 +138,8 @@ def train_step(
     """One optimiser step: a pure function of (state, batch), see `gradients`. Returns (new state, scalars)."""
     grads, stats, scalars = gradients(state, batch, model=model, objective=objective, unroll=unroll)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    new_state = state.replace(
+    new_state = dataclasses.replace(
+        state,
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         batch_stats=stats,

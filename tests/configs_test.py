@@ -1,0 +1,83 @@
+"""Every config file loads, names known domains, and keeps the paper's numbers where it claims a row of the paper."""
+
+import importlib
+import pathlib
+
+import pytest
+
+from usss_jax.config import default_config
+from usss_jax.data.domains import get_domain
+from usss_jax.errors import InputError
+from usss_jax.training.stages import normalized
+
+NAMES = sorted(p.stem for p in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
+WITH_CPU = ["cs256_cvd", "cs_cvd", "cs_idd", "cvd_iddlite"]
+
+
+def get_config(name, arg=None):
+    return importlib.import_module(f"configs.{name}").get_config(arg)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_has_exactly_the_known_fields_and_known_domains(name):
+    config = normalized(get_config(name))
+    assert set(config) == set(default_config())
+    for domain in config.domains:
+        assert get_domain(domain).name == domain
+
+
+@pytest.mark.parametrize("name", WITH_CPU)
+def test_cpu_argument_shrinks_width_and_schedule(name):
+    full, cpu = get_config(name), get_config(name, "cpu")
+    assert cpu.width < full.width and cpu.steps < full.steps and cpu.batch_size < full.batch_size
+    assert cpu.image_size and cpu.unlabeled_batches == 1
+
+
+def test_paper_row_of_table_3():
+    """SGD 1e-3, momentum 0.9, decay 1e-4, poly 0.9, 200 epochs, batch 10, d = 128, alpha = beta = 1."""
+    config = get_config("cs_cvd")
+    assert (config.lr, config.momentum, config.weight_decay, config.poly_power) == (1e-3, 0.9, 1e-4, 0.9)
+    assert (config.batch_size, config.embed_dim, config.alpha, config.beta) == (10, 128, 1.0, 1.0)
+    assert config.steps == config.single_steps == 200 * 10
+    assert config.eval_every == 5 * 10
+    assert (config.encoder, config.labeled_per_domain, config.unlabeled_batches) == ("drn_d_22", 100, "pool")
+    assert get_domain("cityscapes").size == (512, 1024) and get_domain("cityscapes").crop == (512, 512)
+    assert get_domain("camvid").size == get_domain("camvid").crop == (360, 480)
+
+
+def test_more_labels_than_camvid_has_takes_all_of_them():
+    config = get_config("cs_cvd", "resnet101,n=375")
+    assert config.labeled_per_domain == "cityscapes=375,camvid=all"
+    assert config.encoder == "resnet101" and config.steps == 200 * 38
+
+
+def test_idd_row_with_resnet50():
+    config = get_config("cs_idd", "resnet50,n=1500")
+    assert (config.encoder, config.labeled_per_domain, config.steps) == ("resnet50", 1500, 200 * 150)
+
+
+def test_demo_takes_the_room_as_a_third_domain():
+    assert list(get_config("demo", "room").domains) == ["city_street", "town_street", "indoor_room"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"domains": []}, "domains"),
+        ({"domains": "camvid,camvid"}, "each once"),
+        ({"variants": "basic,ful"}, "'ful' is not one of"),
+        ({"steps": 0}, "steps=0"),
+    ],
+)
+def test_wrong_value_is_named(change, message):
+    config = get_config("demo")
+    config.update(change)
+    with pytest.raises(InputError, match=message):
+        normalized(config)
+
+
+def test_lists_may_be_given_as_text():
+    config = get_config("demo")
+    config.domains, config.variants = "camvid, idd_lite", "basic"
+    assert normalized(config).domains == ("camvid", "idd_lite")
+    assert normalized(config).variants == ("basic",)

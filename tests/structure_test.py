@@ -1,0 +1,82 @@
+"""Imports point one way, and the README's tree is the real one."""
+
+import ast
+import pathlib
+import re
+
+import pytest
+
+REPO = pathlib.Path(__file__).parent.parent
+PACKAGE = REPO / "usss_jax"
+
+# What the modules of a folder may import besides their own folder and errors.py.
+ALLOWED = {
+    "objectives": set(),
+    "models": {"objectives"},
+    "data": set(),
+    "evaluation": {"models", "objectives", "training.sharding"},
+    "inference": set(),
+    "training": {"models", "objectives", "data", "evaluation", "inference", "config"},
+}
+
+
+def imports(path):
+    """Names of the package's modules that a file imports, without the package's name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "usss_jax":
+            base = node.module.removeprefix("usss_jax").lstrip(".")
+            found |= {f"{base}.{alias.name}".lstrip(".") for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("usss_jax.") for a in node.names if a.name.startswith("usss_jax.")}
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/*.py")), ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_imports_point_one_way(path):
+    folder = path.parent.name
+    allowed = ALLOWED[folder] | {folder, "errors"}
+    for name in imports(path):
+        assert any(name == a or name.startswith(a + ".") for a in allowed), f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("folder", ["models", "objectives"])
+def test_models_and_objectives_need_no_loader_and_no_config(folder):
+    """They stay importable on a machine that has jax, flax, optax and orbax alone."""
+    for path in (PACKAGE / folder).glob("*.py"):
+        text = path.read_text()
+        assert not re.search(r"import (grain|ml_collections|clu|absl|cv2)|from (grain|ml_collections|clu|absl)", text)
+
+
+def test_library_reads_no_flags_and_no_environment():
+    for path in PACKAGE.rglob("*.py"):
+        if path.name != "main.py":
+            assert not re.search(r"os\.environ|getenv|absl.*flags|FLAGS", path.read_text()), path
+
+
+def test_readme_tree_is_the_real_one():
+    block = re.search(r"## The tree\n\n```\n(.*?)```", (REPO / "README.md").read_text(), re.S).group(1)
+    named, folder = set(), ""
+    for line in block.splitlines():
+        name = line.split()[0]
+        depth = (len(line) - len(line.lstrip())) // 2
+        parts = folder.split("/")[:depth] if folder else []
+        if name.endswith("/"):
+            folder = "/".join([*parts, name.rstrip("/")])
+            assert (REPO / folder).is_dir(), folder
+        else:
+            named.add("/".join([*parts, name]))
+    real = {str(p.relative_to(REPO)) for p in PACKAGE.rglob("*.py") if p.name != "__init__.py"}
+    assert named == real
+
+
+def test_every_public_folder_is_in_the_readme():
+    text = (REPO / "README.md").read_text()
+    for folder in ("configs", "benchmarks", "data_prep", "docs", "tests"):
+        assert f"{folder}/" in text
+
+
+@pytest.mark.parametrize("path", sorted((REPO / "configs").glob("*.py")), ids=lambda p: p.stem)
+def test_config_says_its_command(path):
+    text = ast.get_docstring(ast.parse(path.read_text()))
+    assert f"python -m usss_jax.main --config=configs/{path.name}" in text
