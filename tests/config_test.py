@@ -1,15 +1,11 @@
 """Reading of config fields that may differ between domains, of lists and sizes, and of `get_config`'s argument."""
 
-import importlib.util
-import pathlib
-
 import pytest
 
 from usss_jax.config import default_config, names, parse_arg, per_domain, read_count, read_size
 from usss_jax.errors import InputError
 
 DOMAINS = ("cityscapes", "camvid")
-CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 
 
 def complaint(error):
@@ -159,11 +155,3 @@ def test_other_fields_keep_their_type():
     for field, value in (("lr", "low"), ("steps", 2.5), ("encoder", 22)):
         with pytest.raises(TypeError):
             default_config()[field] = value
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_every_config_file_has_exactly_the_known_fields(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert set(module.get_config()) == set(default_config())

@@ -87,5 +87,5 @@ def test_a_random_batch_equals_a_loop_over_pixels():
 
 
 def test_counts_beyond_32_bits_are_exact():
-    """A union of 3 * 2**31 pixels: 1/3 each."""
-    assert iou(np.full((2, 2), 2**31)) == [1 / 3, 1 / 3]
+    """3 of 4 parts of class 0 are found, and 2**31 of 2**31 + 2**30 pixels of class 1."""
+    assert iou(np.array([[3 * 2**30, 2**30], [0, 2**31]])) == [3 / 4, 2 / 3]
