@@ -82,7 +82,7 @@ def compare(dtype):
         "scalars": relative_scalars(one["scalars"], eight["scalars"]),
         "second_step": relative_scalars(one["second"], eight["second"]) if "second" in one else None,
         "gradients": relative(one["grads"], eight["grads"]),
-        "gradient_norm": float(optax.global_norm(one["grads"])),
+        "gradient_norm": float(optax.tree.norm(one["grads"])),
         "batch_statistics": relative(one["stats"], eight["stats"]),
         "counts_equal": all(
             np.array_equal(one["sums"][d]["count"], eight["sums"][d]["count"])

@@ -45,15 +45,20 @@ def error_of(result):
 def data_root(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     tiny_data.write_cityscapes(root / "cityscapes")
-    tiny_data.write_camvid(root / "camvid")
+    tiny_data.write_camvid(root / "camvid", count=10)
     return root
 
 
 @pytest.mark.slow
 def test_paper_config_trains_on_the_official_layouts(data_root, tmp_path):
-    """configs/cs_cvd.py itself, two steps a stage, from Cityscapes labelIds files and CamVid."""
+    """configs/cs_cvd.py itself, two steps a stage, from Cityscapes labelIds files and CamVid.
+
+    By the paper's rule for micro-batches: 2 steps an epoch, 3 unlabeled batches of Cityscapes and 5 of CamVid, so that
+    U is 1 and 2.
+    """
     sizes = ["--config.image_size=cityscapes=64x128,camvid=45x60", "--config.crop_size=cityscapes=64x64"]
     steps = ["--config.steps=2", "--config.single_steps=2", "--config.variants=basic,cross,full"]
+    steps += ["--config.unlabeled_batches=pool"]
     result = run("configs/cs_cvd.py", tmp_path, f"--config.data_root={data_root}", *QUICK, *sizes, *steps)
     assert result.returncode == 0, result.stderr
     assert "starts from random weights; the paper starts from ImageNet" in result.stdout
@@ -148,7 +153,9 @@ def test_value_of_the_wrong_type_names_the_field(tmp_path):
 
 
 def test_unknown_argument_of_a_config_lists_the_known_ones(tmp_path):
-    assert "'gpu' is not one of cpu, n, encoder" in error_of(run("configs/cs_cvd.py:gpu", tmp_path))
+    assert "'gpu' is not understood; give some of cpu, n=100, encoder=drn_d_22" in error_of(
+        run("configs/cs_cvd.py:gpu", tmp_path)
+    )
 
 
 def test_unknown_domain_gets_a_suggestion(tmp_path):

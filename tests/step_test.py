@@ -331,15 +331,3 @@ def test_the_compiled_step_on_a_mesh_is_the_same_function(has_unlabeled):
         assert_trees_close(new.batch_stats, stats)
         assert_trees_close({name: scalars[name] for name in want}, want)
         assert int(new.step) == 4
-
-
-def test_the_loss_falls():
-    tx = optax.sgd(0.05, momentum=0.9)
-    state, batch = create(MODEL), random_batch(*CASES["equal_shapes"])
-    state = state.replace(opt_state=tx.init(state.params))
-    step = quick_jit(partial(train_step, model=MODEL, tx=tx, objective=OBJECTIVE))
-    losses = []
-    for _ in range(15):
-        state, scalars = step(state, batch)
-        losses.append(float(scalars["loss"]))
-    assert losses[-1] < 0.9 * losses[0] and int(state.step) == 18

@@ -7,7 +7,7 @@ import pytest
 
 from usss_jax.data.domains import get_domain
 from usss_jax.data.pools import Pools
-from usss_jax.data.streams import iterate, micro_batches, step_batches, stream
+from usss_jax.data.streams import epoch_steps, iterate, micro_batches, step_batches, stream
 
 H, W = 6, 10
 CROP = (4, 7)
@@ -226,8 +226,17 @@ def test_an_image_is_cropped_and_flipped_anew_every_time():
     ],
 )
 def test_every_epoch_goes_through_the_unlabeled_pool_once(unlabeled, labeled, batch, unlabeled_batch, want):
-    assert micro_batches("pool", pools(labeled, unlabeled), batch, unlabeled_batch) == want
+    one = pools(labeled, unlabeled)
+    assert micro_batches("pool", one, epoch_steps({"only": one}, batch), unlabeled_batch) == want
 
 
 def test_a_given_number_of_micro_batches_is_taken_as_it_is():
     assert micro_batches(5, pools(100, 2975), 10, 10) == 5
+
+
+def test_an_epoch_is_that_of_the_domain_with_most_labels():
+    """375 labeled images in batches of 10 are 38 steps; the domain with 50 cycles, and its pool is still seen once."""
+    both = {"large": pools(375, 2975), "small": pools(50, 367)}
+    assert epoch_steps(both, 10) == 38
+    assert micro_batches("pool", both["large"], 38, 10) == 298 // 38
+    assert micro_batches("pool", both["small"], 38, 10) == 1

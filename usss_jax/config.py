@@ -90,6 +90,8 @@ def per_domain(value: Any, domains: Sequence[str], field: str, read: Callable[[s
             domain, equals, one = (part.strip() for part in item.partition("="))
             if not equals or domain not in domains:
                 raise InputError(f"{field}={text}: {domain!r} is not a domain of this run ({', '.join(domains)})")
+            if domain in given:
+                raise InputError(f"{field}={text}: {domain!r} is given twice")
             given[domain] = one
     elif text:
         given = dict.fromkeys(domains, text)
@@ -144,5 +146,6 @@ def parse_arg(arg: str | None, **defaults) -> ConfigDict:
             except ValueError as e:
                 raise InputError(f"config argument {item!r}: {e}") from e
         else:
-            raise InputError(f"config argument {item!r} is not one of {', '.join(defaults)}")
+            known = (k if isinstance(v, bool) else f"{k}={v}" for k, v in defaults.items())
+            raise InputError(f"config argument {item!r} is not understood; give some of {', '.join(known)}")
     return ConfigDict(values)

@@ -62,7 +62,9 @@ def step_batches(
             batch.setdefault(kind, {})[name] = value
         return batch
 
-    return grain.experimental.ZipMapDataset(list(parts.values())).map(name_parts)
+    # Every stream is practically endless, but the batch sizes divide that number differently and Zip wants equality.
+    steps = min(len(part) for part in parts.values())
+    return grain.experimental.ZipMapDataset([part[:steps] for part in parts.values()]).map(name_parts)
 
 
 def iterate(batches: grain.MapDataset, start: int, threads: int) -> grain.DatasetIterator:
@@ -73,15 +75,19 @@ def iterate(batches: grain.MapDataset, start: int, threads: int) -> grain.Datase
     return iterator
 
 
-def micro_batches(rule: int | str, pool: Pools, batch_size: int, unlabeled_batch_size: int) -> int:
+def epoch_steps(pools: Mapping[str, Pools], batch_size: int) -> int:
+    """Steps of an epoch: labeled batches of the domain that has most; the others cycle."""
+    return max(-(-len(pool.labeled) // batch_size) for pool in pools.values())
+
+
+def micro_batches(rule: int | str, pool: Pools, steps: int, unlabeled_batch_size: int) -> int:
     """Number U of unlabeled micro-batches per step: the given number, or by the paper's rule "pool".
 
-    "pool": floor(unlabeled batches / labeled batches), so that every epoch sees the whole unlabeled pool once.
+    "pool": floor(unlabeled batches / steps of an epoch), at least 1: every epoch sees the unlabeled pool once.
     """
     if rule != "pool":
         return int(rule)
-    labeled = -(-len(pool.labeled) // batch_size)
-    return max(1, -(-len(pool.unlabeled) // unlabeled_batch_size) // labeled)
+    return max(1, -(-len(pool.unlabeled) // unlabeled_batch_size) // steps)
 
 
 def _seed(seed: int, domain: str, kind: str) -> int:

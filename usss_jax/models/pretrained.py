@@ -85,7 +85,8 @@ def from_state_dict(state_dict: Mapping[str, np.ndarray], variables: Mapping, do
       (variables with the given tensors in their own dtype, `Report`).
 
     Raises:
-      InputError: if a tensor has no place in the model or another shape; names the first one.
+      InputError: if a tensor has no place in the model or another shape, or a part of the encoder is not given;
+        names the first one.
     """
     flat = flax.traverse_util.flatten_dict(dict(variables), sep="/")
     matched, unused = [], []
@@ -104,6 +105,8 @@ def from_state_dict(state_dict: Mapping[str, np.ndarray], variables: Mapping, do
         matched.append(name)
     given = {_our_name(name, domains) for name in matched}
     missing = tuple(name for name in flat if name not in given)
+    if lacking := [name for name in missing if "/encoder/" in name]:
+        raise InputError(f"weights: nothing given for {lacking[0]}; is `encoder` another one?")
     return flax.traverse_util.unflatten_dict(flat, sep="/"), Report(tuple(matched), tuple(unused), missing)
 
 
@@ -130,7 +133,7 @@ def _our_name(name: str, domains: Sequence[str]) -> str | None:
         return f"params/decoder_{domains[int(index)]}/{leaf}" if index.isdigit() and int(index) < len(domains) else None
     level, _, rest = rest.partition(".") if part == "base" else (part.removeprefix("layer"), "", rest)
     *path, leaf = rest.split(".")
-    if level in ("3", "4", "5", "6"):  # residual blocks: <block>.conv1 / bn1 / downsample.0 / downsample.1
+    if level in ("3", "4", "5", "6") and path:  # residual blocks: <block>.conv1 / bn1 / downsample.0 / downsample.1
         block, layer = path[0], ".".join(path[1:])
         layer = layer.replace("downsample.0", "shortcut_conv").replace("downsample.1", "shortcut_bn")
         module, is_conv = f"level{level}_block{block}/{layer}", "conv" in layer

@@ -1,6 +1,6 @@
 """The universal model (Figure 2 of the paper): one encoder, one decoder per domain, one embedding head."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import flax.linen as nn
 import jax
@@ -104,11 +104,17 @@ def create_model(
     return UniversalModel(net, dict(num_classes), embed_dim, upsample, normalize)
 
 
+def in_order(model: UniversalModel, domains: Iterable[str]) -> list[str]:
+    """Sort domains as the model names them: jit hands dicts over sorted by key, and batch statistics have an order."""
+    order = list(model.num_classes)
+    return sorted(domains, key=lambda d: order.index(d) if d in order else len(order))
+
+
 def encode_groups(model: UniversalModel, variables: Mapping, images: Mapping[str, jax.Array]):
     """Encode one training batch per domain; domains of equal shape share one forward pass.
 
     Every batch keeps its own batch statistics, and all of them update the running ones in order (pass by pass; within
-    a shared pass in the order of `images`).
+    a shared pass in the order of the model's domains).
 
     Args:
       model: the universal model.
@@ -119,8 +125,8 @@ def encode_groups(model: UniversalModel, variables: Mapping, images: Mapping[str
       features [B, h, w, C] per domain, and the new batch statistics.
     """
     passes: dict[tuple, list[str]] = {}
-    for domain, x in images.items():
-        passes.setdefault(x.shape, []).append(domain)
+    for domain in in_order(model, images):
+        passes.setdefault(images[domain].shape, []).append(domain)
     stats, features = variables["batch_stats"], {}
     for domains in passes.values():
         stacked = jnp.stack([images[d] for d in domains], axis=1)  # interleaved: see GroupedBatchNorm

@@ -142,6 +142,8 @@ def train_and_evaluate(
                 with meter.paused():
                     confusions = evaluate(state.variables, "select")
                     scores = {d: metrics.mean_iou(c) for d, c in confusions.items()}
+                    if absent := [d for d, value in scores.items() if value is None]:
+                        raise InputError(f"{absent[0]}: its select split has no labeled pixel; check the masks there")
                     scores["average"] = average(scores.values())
                     writer.write(step, {f"select_miou/{d}": value for d, value in scores.items()})
                     say(

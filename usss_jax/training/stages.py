@@ -20,7 +20,7 @@ from usss_jax.config import per_domain, read_count, read_size
 from usss_jax.data.domain import Domain, palette
 from usss_jax.data.domains import get_domain
 from usss_jax.data.pools import Pools, open_pools
-from usss_jax.data.streams import micro_batches
+from usss_jax.data.streams import epoch_steps, micro_batches
 from usss_jax.errors import InputError
 from usss_jax.evaluation.evaluate import predict
 from usss_jax.inference import visualize
@@ -177,10 +177,8 @@ def universal_stage(config: ConfigDict, variant: str, pools: Mapping[str, Pools]
     if variant == "basic":
         return Stage(variant, pools, config.steps, Objective(0, 0), {}, {})
     rules = per_domain(config.unlabeled_batches, list(pools), "unlabeled_batches", read_count("pool"))
-    passes = {
-        d: micro_batches(rules[d] or "pool", p, config.batch_size, config.unlabeled_batch_size)
-        for d, p in pools.items()
-    }
+    epoch = epoch_steps(pools, config.batch_size)
+    passes = {d: micro_batches(rules[d] or "pool", p, epoch, config.unlabeled_batch_size) for d, p in pools.items()}
     beta = config.beta if variant == "full" else 0.0
     objective = Objective(config.alpha, beta, config.similarity_scale)
     return Stage(variant, pools, config.steps, objective, embeddings, passes)

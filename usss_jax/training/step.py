@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from usss_jax.models.universal import UniversalModel, encode_groups
+from usss_jax.models.universal import UniversalModel, encode_groups, in_order
 from usss_jax.models.upsample import upsample
 from usss_jax.objectives.entropy import entropy_terms
 from usss_jax.objectives.losses import cross_entropy
@@ -100,8 +100,10 @@ def gradients(state: TrainState, batch: Mapping, *, model: UniversalModel, objec
     scalars = {f"supervised/{domain}": value for domain, value in losses.items()}
 
     buckets: dict[tuple, dict] = {}  # domains of equal shape share a scan, and with it their forward passes
-    for domain, stream in batch.get("unlabeled", {}).items():
-        buckets.setdefault(stream["image"].shape, {})[domain] = stream["image"]
+    unlabeled = batch.get("unlabeled", {})
+    for domain in in_order(model, unlabeled):
+        images = unlabeled[domain]["image"]
+        buckets.setdefault(images.shape, {})[domain] = images
     for shape, images in buckets.items():
 
         def micro_step(carry, micro_batch, passes=shape[0]):
@@ -145,7 +147,7 @@ def train_step(
         batch_stats=stats,
         opt_state=opt_state,
     )
-    return new_state, {**scalars, "grad_norm": optax.global_norm(grads)}
+    return new_state, {**scalars, "grad_norm": optax.tree.norm(grads)}
 
 
 def jit_train_step(mesh: Mesh, *, model: UniversalModel, tx, objective: Objective, has_unlabeled: bool):
