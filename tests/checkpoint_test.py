@@ -28,7 +28,7 @@ def test_state_and_meta_come_back_exactly(state, tmp_path):
         checkpoints.save(7, {"state": state}, meta)
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step() == 7
-        trees, read = checkpoints.restore(state=jax.tree.map(jnp.zeros_like, state))
+        trees, read = checkpoints.restore(state=jax.tree.map(jnp.zeros_like, state)), checkpoints.meta()
     assert read == meta
     jax.tree.map(np.testing.assert_array_equal, trees["state"], state)
     assert type(trees["state"]) is type(state)
@@ -46,7 +46,7 @@ def test_variables_are_restored_without_the_optimiser(state, tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(3, {"variables": state.variables}, {"step": 3})
         like = abstract_variables(MODEL, mesh)
-        variables = checkpoints.restore(variables=like)[0]["variables"]
+        variables = checkpoints.restore(variables=like)["variables"]
     jax.tree.map(np.testing.assert_array_equal, variables, state.variables)
 
 

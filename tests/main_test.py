@@ -121,6 +121,12 @@ def test_killed_run_goes_on_from_its_last_checkpoint_and_ends_alike(data_root, t
     third = run("configs/cs_cvd.py", broken, *options)
     assert third.returncode == 0 and "finished earlier" in third.stdout
 
+    summary = json.loads((broken / "basic" / "summary.json").read_text())
+    (broken / "basic" / "summary.json").write_text(json.dumps({**summary, "split_hash": "of other images"}))
+    assert "other split_hash" in error_of(run("configs/cs_cvd.py", broken, *options))
+    (broken / "basic" / "summary.json").write_text(json.dumps({**summary, "domains": {"camvid": {"iou": {"sky": 1}}}}))
+    assert "other classes" in error_of(run("configs/cs_cvd.py", broken, *options))
+
 
 @pytest.mark.slow
 def test_domain_of_ones_own_trains_from_a_yaml_file(tmp_path):

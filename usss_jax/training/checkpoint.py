@@ -32,7 +32,11 @@ class Checkpoints:
         exists = any(c.step == step for c in self._checkpointer.checkpoints)
         self._checkpointer.save_checkpointables(step, {**trees, "meta": dict(meta)}, force=True, overwrite=exists)
 
-    def restore(self, **like: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def meta(self) -> dict[str, Any]:
+        """Read the JSON dict of the newest checkpoint."""
+        return self._checkpointer.load_checkpointables(abstract_checkpointables={"meta": None})["meta"]
+
+    def restore(self, **like: Any) -> dict[str, Any]:
         """Read the named trees of the newest checkpoint.
 
         Args:
@@ -40,11 +44,10 @@ class Checkpoints:
             with a sharding) say where the values go; another number of devices than at writing is fine.
 
         Returns:
-          (trees by name, meta).
+          The trees by name.
         """
         abstract = {name: jax.tree.map(_abstract, tree) for name, tree in like.items()}
-        loaded = self._checkpointer.load_checkpointables(abstract_checkpointables={**abstract, "meta": None})
-        return {name: loaded[name] for name in like}, loaded["meta"]
+        return self._checkpointer.load_checkpointables(abstract_checkpointables=abstract)
 
     def close(self):
         """Finish pending work."""

@@ -50,6 +50,11 @@ class MetricWriter:
         self._board.close()
 
 
+def say(stage: str, text: str):
+    """Print a progress line of a stage."""
+    print(f"[{stage}] {text}", flush=True)
+
+
 def duration(seconds: float) -> str:
     """Format seconds as m:ss or h:mm:ss."""
     minutes, s = divmod(round(seconds), 60)

@@ -21,10 +21,10 @@ from usss_jax.evaluation.evaluate import create_evaluator
 from usss_jax.models.universal import UniversalModel
 from usss_jax.training import logs, optim, sharding
 from usss_jax.training.checkpoint import Checkpoints
+from usss_jax.training.logs import say
+from usss_jax.training.meter import Meter
 from usss_jax.training.state import create_state
 from usss_jax.training.step import Objective, jit_train_step
-
-COLLAPSE_SHARE = 0.95  # of the cells nearest to one label embedding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +88,14 @@ def train_and_evaluate(
     best = Checkpoints(folder / "best")
     progress: dict[str, Any] = {"seconds": 0.0, "train_seconds": 0.0, "wait_seconds": 0.0, "images": 0, "best": None}
     if last.latest_step() is not None:
-        trees, written = last.restore(state=state)
-        state, progress = trees["state"], written["progress"]
-        say(stage, f"goes on from step {int(state.step)}")
+        written = last.meta()
+        check_same_data(stage, written["classes"], written["split_hash"])
+        state, progress = last.restore(state=state)["state"], written["progress"]
+        say(stage.name, f"goes on from step {int(state.step)}")
     else:
         millions = parameter_overview.count_parameters(state.params) / 1e6
         say(
-            stage,
+            stage.name,
             f"{stage.steps} steps, {millions:.2f} M parameters" + (f"; weights: {report}" if report else ""),
         )
     logs.write_json(folder / "config.json", {"stage": stage.name, **config.to_dict()})
@@ -129,7 +130,7 @@ def train_and_evaluate(
     # ---- Loop ----
     images_per_step = len(stage.pools) * config.batch_size
     images_per_step += sum(stage.unlabeled_batches.values()) * config.unlabeled_batch_size
-    meter = Meter(stage, images_per_step, progress)
+    meter = Meter(stage.name, stage.steps, images_per_step, progress)
     iterator = streams.iterate(batches, start, config.loader_threads)
     try:
         for step in range(start + 1, stage.steps + 1):
@@ -147,7 +148,7 @@ def train_and_evaluate(
                     scores["average"] = average(scores.values())
                     writer.write(step, {f"select_miou/{d}": value for d, value in scores.items()})
                     say(
-                        stage,
+                        stage.name,
                         f"step {step}  select mIoU % " + "  ".join(f"{d} {percent(v)}" for d, v in scores.items()),
                     )
                     if progress["best"] is None or scores["average"] > progress["best"]["average"]:
@@ -165,82 +166,12 @@ def train_and_evaluate(
     if progress["best"]["step"] == stage.steps:
         result["best"] = result["last"]
     else:
-        result["best"] = evaluate(best.restore(variables=state.variables)[0]["variables"], "report")
+        result["best"] = evaluate(best.restore(variables=state.variables)["variables"], "report")
     summary = summarize(config, stage, result, meta()["progress"])
     logs.write_json(folder / "summary.json", summary)
     last.close()
     best.close()
     return summary
-
-
-class Meter:
-    """Measures speed and waiting, and writes what a log interval brought to console and files."""
-
-    def __init__(self, stage: Stage, images_per_step: int, progress: dict[str, Any]):
-        self._stage, self._images_per_step, self._progress = stage, images_per_step, progress
-        self._mark: tuple[int, float] | None = None  # step and time of the interval's start; None until compiled
-        self._wait = self._pause = 0.0
-        self._warned: set[str] = set()
-
-    def waiting(self):
-        """Context in which the loop waits for data."""
-        return _Stopwatch(self, "_wait")
-
-    def paused(self):
-        """Context whose time counts neither as training nor as waiting."""
-        return _Stopwatch(self, "_pause")
-
-    def log(self, step: int, scalars: Mapping[str, Any], writer: logs.MetricWriter):
-        """Write the scalars of `step`; the first call only starts the clock: its interval holds the compilation."""
-        now = time.monotonic()
-        values = {name: float(value) for name, value in scalars.items()}
-        if not np.isfinite(values["loss"]):
-            raise InputError(
-                f"{self._stage.name}: the loss is {values['loss']} at step {step}; lower lr. The last checkpoint stays."
-            )
-        line = f"step {step}/{self._stage.steps}  loss {values['loss']:.3f}"
-        if self._mark is not None:
-            elapsed, steps = now - self._mark[1] - self._pause, step - self._mark[0]
-            images = steps * self._images_per_step
-            values |= {"images_per_second": images / elapsed, "data_wait_share": self._wait / elapsed}
-            self._progress["train_seconds"] += elapsed
-            self._progress["wait_seconds"] += self._wait
-            self._progress["images"] += images
-            remaining = (self._stage.steps - step) * elapsed / steps
-            line += (
-                f"  {images / elapsed:.1f} images/s  data wait {100 * self._wait / elapsed:.1f} %"
-                f"  ETA {logs.duration(remaining)}"
-            )
-        say(self._stage, line)
-        writer.write(step, values)
-        self._warn_of_collapse(step, values)
-        self._mark, self._wait, self._pause = (step, time.monotonic()), 0.0, 0.0
-
-    def _warn_of_collapse(self, step: int, values: Mapping[str, float]):
-        """Say once per pair that nearly all cells of some images are nearest to one label embedding."""
-        for name, share in values.items():
-            if name.startswith("top_share/") and share > COLLAPSE_SHARE and name not in self._warned:
-                self._warned.add(name)
-                _, images, embeddings = name.split("/")
-                say(
-                    self._stage,
-                    f"warning: {100 * share:.0f} % of the cells of {images} images are nearest to one {embeddings} "
-                    f"embedding at step {step}: the entropy terms have collapsed there and teach nothing",
-                )
-
-
-class _Stopwatch:
-    """Adds the time spent inside to an attribute of the meter."""
-
-    def __init__(self, meter: Meter, attribute: str):
-        self._meter, self._attribute = meter, attribute
-
-    def __enter__(self):
-        self._start = time.monotonic()
-
-    def __exit__(self, *exception):
-        spent = time.monotonic() - self._start
-        setattr(self._meter, self._attribute, getattr(self._meter, self._attribute) + spent)
 
 
 def summarize(config: ConfigDict, stage: Stage, result: Mapping, progress: Mapping) -> dict[str, Any]:
@@ -291,6 +222,18 @@ def describe_data(stage: Stage) -> dict[str, Any]:
     }
 
 
+def check_same_data(stage: Stage, classes: Mapping[str, list[str]], split: str):
+    """Raise InputError if what was written earlier has other classes or other labeled images than the stage now."""
+    now = describe_data(stage)
+    for what, before, after in (("classes", classes, now["classes"]), ("split_hash", split, now["split_hash"])):
+        if before != after:
+            raise InputError(
+                f"{stage.name}: its checkpoints were made with other {what} ({before}) than the data has now "
+                f"({after}); "
+                "give another --workdir, or restore the data"
+            )
+
+
 def average(values) -> float | None:
     """Mean of the values that are present."""
     present = [v for v in values if v is not None]
@@ -300,8 +243,3 @@ def average(values) -> float | None:
 def percent(value: float | None) -> str:
     """Format a share as per cent; a dash if absent."""
     return "-" if value is None else f"{100 * value:.2f}"
-
-
-def say(stage: Stage, text: str):
-    """Print a progress line of a stage."""
-    print(f"[{stage.name}] {text}", flush=True)

@@ -28,7 +28,7 @@ from usss_jax.models import pretrained
 from usss_jax.models.universal import UniversalModel, create_model
 from usss_jax.training import label_embeddings, logs, sharding
 from usss_jax.training.checkpoint import Checkpoints
-from usss_jax.training.loop import Stage, average, percent, train_and_evaluate
+from usss_jax.training.loop import Stage, average, check_same_data, percent, train_and_evaluate
 from usss_jax.training.state import abstract_variables
 from usss_jax.training.step import Objective
 
@@ -55,8 +55,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
     if set(config.variants) & {"cross", "full"} and not 1 <= config.embed_dim <= channels:
         raise InputError(f"embed_dim={config.embed_dim} must be from 1 to the encoder's {channels} channels (PCA)")
     pools = open_all_pools(config)
-    claim_workdir(config, workdir)
     weights = pretrained.load_file(config.pretrained) if config.pretrained else None
+    claim_workdir(config, workdir)
     if weights is None:
         print("pretrained is empty: the encoder starts from random weights; the paper starts from ImageNet's")
 
@@ -188,8 +188,10 @@ def run_stage(config: ConfigDict, stage: Stage, workdir: pathlib.Path, mesh: Mes
     """Train a stage unless it is finished."""
     finished = workdir / stage.name / "summary.json"
     if finished.exists():
+        summary = json.loads(finished.read_text())
+        check_same_data(stage, {name: list(d["iou"]) for name, d in summary["domains"].items()}, summary["split_hash"])
         print(f"[{stage.name}] finished earlier", flush=True)
-        return json.loads(finished.read_text())
+        return summary
     model = stage_model(config, stage.pools, config.embed_dim if stage.label_embeddings else 0)
     return train_and_evaluate(config, stage, model, workdir, mesh, weights)
 
@@ -207,7 +209,7 @@ def make_label_embeddings(
             model = stage_model(config, {name: pool}, 0)
             with Checkpoints(workdir / f"single_{name}" / "best") as checkpoints:
                 checkpoint = f"single_{name}/best/{checkpoints.latest_step()}"
-                variables = checkpoints.restore(variables=abstract_variables(model, mesh))[0]["variables"]
+                variables = checkpoints.restore(variables=abstract_variables(model, mesh))["variables"]
             prototypes[name] = label_embeddings.extract(
                 model,
                 variables,
@@ -260,7 +262,7 @@ def draw_predictions(
     for variant in variants:
         model = stage_model(config, pools, 0 if variant == "basic" else config.embed_dim)
         with Checkpoints(workdir / variant / "best") as checkpoints:
-            variables = checkpoints.restore(variables=abstract_variables(model, mesh))[0]["variables"]
+            variables = checkpoints.restore(variables=abstract_variables(model, mesh))["variables"]
         for domain, chosen in examples.items():
             images = np.stack([e["image"] for e in chosen])
             predictor = jax.jit(partial(predict, domain=domain, model=model))
