@@ -11,7 +11,7 @@ rate that suits that. Arguments: `cpu` (a quarter of the width, half the size, a
 `n=50` (labeled images per domain), `resnet50` (another encoder). Time and scores: not measured yet.
 """
 
-from usss_jax.config import default_config, parse_arg
+from usss_jax.config import default_config, parse_arg, set_epochs, shrink_for_cpu
 
 
 def get_config(arg=None):
@@ -22,17 +22,7 @@ def get_config(arg=None):
     config.encoder = arg.encoder
     config.lr = 0.02
     config.precision = "bfloat16"
-    steps_per_epoch = -(-arg.n // config.batch_size)
-    config.steps = config.single_steps = 200 * steps_per_epoch
-    config.eval_every = config.checkpoint_every = 5 * steps_per_epoch
+    set_epochs(config, arg.n)
     if arg.cpu:
-        config.precision = "float32"
-        config.width = 0.25
-        config.embed_dim = 64
-        config.image_size = "cityscapes256=128x128,camvid=176x240"
-        config.batch_size = config.unlabeled_batch_size = 4
-        config.unlabeled_batches = 1
-        config.steps = 600
-        config.single_steps = 300
-        config.eval_every = config.checkpoint_every = 100
+        shrink_for_cpu(config, "cityscapes256=128x128,camvid=176x240")
     return config

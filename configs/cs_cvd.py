@@ -18,7 +18,7 @@ put beside the paper's numbers. CamVid has 367 training images: a larger n takes
 width and schedule for two cores. Time and scores of ours: not measured yet.
 """
 
-from usss_jax.config import default_config, parse_arg
+from usss_jax.config import default_config, parse_arg, set_epochs, shrink_for_cpu
 
 CAMVID_TRAIN = 367
 
@@ -29,17 +29,7 @@ def get_config(arg=None):
     config.domains = ["cityscapes", "camvid"]
     config.labeled_per_domain = f"cityscapes={arg.n},camvid=all" if arg.n > CAMVID_TRAIN else arg.n
     config.encoder = arg.encoder
-    steps_per_epoch = -(-arg.n // config.batch_size)
-    config.steps = config.single_steps = 200 * steps_per_epoch
-    config.eval_every = config.checkpoint_every = 5 * steps_per_epoch
+    set_epochs(config, arg.n)
     if arg.cpu:
-        config.width = 0.25
-        config.embed_dim = 64
-        config.image_size = "cityscapes=128x256,camvid=176x240"
-        config.batch_size = config.unlabeled_batch_size = 4
-        config.unlabeled_batches = 1
-        config.lr = 0.02
-        config.steps = 600
-        config.single_steps = 300
-        config.eval_every = config.checkpoint_every = 100
+        shrink_for_cpu(config, "cityscapes=128x256,camvid=176x240")
     return config

@@ -14,7 +14,7 @@ The setting is that of configs/cs_cvd.py; both domains at 1024x512 with 512x512 
 schedule for two cores. Time and scores of ours: not measured yet.
 """
 
-from usss_jax.config import default_config, parse_arg
+from usss_jax.config import default_config, parse_arg, set_epochs, shrink_for_cpu
 
 
 def get_config(arg=None):
@@ -23,17 +23,7 @@ def get_config(arg=None):
     config.domains = ["cityscapes", "idd"]
     config.labeled_per_domain = arg.n
     config.encoder = arg.encoder
-    steps_per_epoch = -(-arg.n // config.batch_size)
-    config.steps = config.single_steps = 200 * steps_per_epoch
-    config.eval_every = config.checkpoint_every = 5 * steps_per_epoch
+    set_epochs(config, arg.n)
     if arg.cpu:
-        config.width = 0.25
-        config.embed_dim = 64
-        config.image_size = "128x256"
-        config.batch_size = config.unlabeled_batch_size = 4
-        config.unlabeled_batches = 1
-        config.lr = 0.02
-        config.steps = 600
-        config.single_steps = 300
-        config.eval_every = config.checkpoint_every = 100
+        shrink_for_cpu(config, "128x256")
     return config

@@ -35,7 +35,7 @@ def test_state_and_meta_come_back_exactly(state, tmp_path):
 
 
 def test_only_the_newest_checkpoint_is_kept(state, tmp_path):
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
         for step in (1, 2, 2):
             checkpoints.save(step, {"variables": state.variables}, {"step": step})
     assert [p.name for p in tmp_path.iterdir() if p.name.isdigit()] == ["2"]

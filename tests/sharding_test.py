@@ -10,7 +10,6 @@ import jax
 import numpy as np
 import pytest
 
-from usss_jax.errors import InputError
 from usss_jax.training import sharding
 
 
@@ -44,11 +43,11 @@ def test_prototype_counts_of_eight_devices_are_exactly_those_of_one(comparison):
     assert comparison["float32"]["counts_equal"] and comparison["float64"]["counts_equal"]
 
 
-def test_batch_sizes_must_be_multiples_of_the_devices():
-    mesh = sharding.create_mesh(jax.devices()[:1])
-    sharding.check_divisible(mesh, batch_size=3)
-    with pytest.raises(InputError, match="batch_size=0"):
-        sharding.check_divisible(mesh, batch_size=0)
+@pytest.mark.parametrize(("sizes", "used"), [((10, 10), 5), ((16, 8), 8), ((2, 4), 2), ((7, 8), 1)])
+def test_mesh_takes_as_many_devices_as_divide_the_batches_and_says_so(sizes, used, monkeypatch, capsys):
+    monkeypatch.setattr(sharding, "create_mesh", len)
+    assert sharding.widest_mesh(list(range(8)), *sizes) == used
+    assert (f"uses {used} of 8 devices" in capsys.readouterr().out) == (used < 8)
 
 
 def test_put_keeps_values_and_takes_the_sharding_of_each_part():

@@ -149,3 +149,24 @@ def parse_arg(arg: str | None, **defaults) -> ConfigDict:
             known = (k if isinstance(v, bool) else f"{k}={v}" for k, v in defaults.items())
             raise InputError(f"config argument {item!r} is not understood; give some of {', '.join(known)}")
     return ConfigDict(values)
+
+
+def shrink_for_cpu(config: ConfigDict, image_size: str):
+    """Change a config to what two CPU cores can do in minutes: size, width, batches and schedule."""
+    config.precision = "float32"
+    config.width = 0.25
+    config.embed_dim = 64
+    config.image_size = image_size
+    config.batch_size = config.unlabeled_batch_size = 4
+    config.unlabeled_batches = 1
+    config.lr = 0.02
+    config.steps = 600
+    config.single_steps = 300
+    config.eval_every = config.checkpoint_every = 100
+
+
+def set_epochs(config: ConfigDict, n: int, epochs: int = 200):
+    """Set the paper's schedule for N labeled images: `epochs` of ceil(N / batch) steps, evaluated every 5 epochs."""
+    steps = -(-n // config.batch_size)
+    config.steps = config.single_steps = epochs * steps
+    config.eval_every = config.checkpoint_every = 5 * steps

@@ -30,7 +30,7 @@ def main(argv: list[str]):
     config = load_config()
     from usss_jax.training import stages  # after the flags: a typo should not wait for JAX
 
-    stages.run(config, pathlib.Path(str(WORKDIR.value)))
+    stages.run(config, pathlib.Path(str(WORKDIR.value)).expanduser())
 
 
 def load_config() -> ConfigDict:
@@ -38,9 +38,15 @@ def load_config() -> ConfigDict:
     try:
         CONFIG.value.keys()
     except OSError as e:
-        reason = str(e).strip().splitlines()[-1].strip()
-        raise InputError(f"--config: cannot be loaded: {reason}") from e
+        raise unloadable(e) from e
     return CONFIG.value
+
+
+def unloadable(error: Exception) -> InputError:
+    """Build the one line for a config file that cannot be loaded: the last line of what went wrong."""
+    return InputError(
+        f"--config: cannot be loaded: {type(error).__name__}: {str(error).strip().splitlines()[-1].strip()}"
+    )
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -51,10 +57,15 @@ def parse_flags(argv: list[str]) -> list[str]:
         reason = str(e).strip().splitlines()[-1]  # for an error in a config file: the last line of its traceback
         raise InputError(reason.removeprefix("usss_jax.errors.InputError: ")) from e
     except (AttributeError, KeyError) as e:  # ml_collections, for a field that the config does not have
-        field = re.findall(r"\w+", str(e.args[0]))[0]
-        close = difflib.get_close_matches(field, default_config(), n=1)
+        fields = [m[1] for word in argv if (m := re.match(r"--?(?:no)?config\.([\w.]+)", word))]
+        wrong = [field for field in fields if field not in default_config()]
+        if not wrong:
+            raise unloadable(e) from e
+        close = difflib.get_close_matches(wrong[0], default_config(), n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(default_config())}"
-        raise InputError(f"--config.{field}: the config has no such field; {hint}") from e
+        raise InputError(f"--config.{wrong[0]}: the config has no such field; {hint}") from e
+    except (OSError, SyntaxError, ImportError, NameError, TypeError) as e:  # from the config file
+        raise unloadable(e) from e
 
 
 def run(argv: list[str] | None = None):

@@ -65,7 +65,11 @@ def open_pools(
         "select": sources.open_source(domain, root, domain.select_split, size=size),
         "report": sources.open_source(domain, root, domain.report_split, size=size),
     }
-    cached = {use: sources.CachedSource(source, cache_bytes // len(opened)) for use, source in opened.items()}
     if domain.report_split == domain.select_split:
-        cached["report"] = cached["select"]
+        opened["report"] = opened["select"]
+    # Shares by number of images: if not all fit into memory, the same part of every source does.
+    distinct = {id(source): source for source in opened.values()}
+    total = sum(map(len, distinct.values()))
+    caches = {key: sources.CachedSource(s, cache_bytes * len(s) // total) for key, s in distinct.items()}
+    cached = {use: caches[id(source)] for use, source in opened.items()}
     return Pools(domain, crop or size or domain.crop, **cached)

@@ -69,7 +69,7 @@ def step_batches(
 
 def iterate(batches: grain.MapDataset, start: int, threads: int) -> grain.DatasetIterator:
     """Iterate from step `start`, the next batches being prepared by `threads` threads; close it when done."""
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     iterator = iter(batches.to_iter_dataset(options))
     iterator.set_state({"next_index": start})
     return iterator

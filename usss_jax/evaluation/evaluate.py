@@ -1,6 +1,7 @@
 """Evaluation over a whole split: whole images, arg max and confusion matrix on device."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import jax
@@ -14,6 +15,8 @@ from usss_jax.models.upsample import upsample
 from usss_jax.objectives.losses import IGNORE
 from usss_jax.training.sharding import batch_sharding, put, replicated
 
+THREADS = 4  # that decode the images of a batch
+
 
 def predict(variables, images, *, domain: str, model: UniversalModel):
     """Class of every pixel: images uint8 [B, H, W, 3] -> train ids int32 [B, H, W] of `domain` (G_k(F(x)), arg max)."""
@@ -24,15 +27,20 @@ def predict(variables, images, *, domain: str, model: UniversalModel):
 
 def padded_batches(source, batch_size: int) -> Iterator[dict]:
     """Batches of a source in order; the last one is filled up with examples whose labels are all ignored."""
-    for start in range(0, len(source), batch_size):
-        examples = [source[i] for i in range(start, min(start + batch_size, len(source)))]
-        batch = {key: np.stack([e[key] for e in examples]) for key in ("image", "label")}
-        missing = batch_size - len(examples)
-        if missing:
-            widths = [(0, missing), (0, 0), (0, 0)]
-            batch["image"] = np.pad(batch["image"], [*widths, (0, 0)], mode="edge")
-            batch["label"] = np.pad(batch["label"], widths, constant_values=IGNORE)
-        yield batch
+    with ThreadPoolExecutor(THREADS) as threads:
+        for start in range(0, len(source), batch_size):
+            examples = list(threads.map(source.__getitem__, range(start, min(start + batch_size, len(source)))))
+            yield _stack(examples, batch_size)
+
+
+def _stack(examples: list[dict], batch_size: int) -> dict:
+    batch = {key: np.stack([e[key] for e in examples]) for key in ("image", "label")}
+    missing = batch_size - len(examples)
+    if missing:
+        widths = [(0, missing), (0, 0), (0, 0)]
+        batch["image"] = np.pad(batch["image"], [*widths, (0, 0)], mode="edge")
+        batch["label"] = np.pad(batch["label"], widths, constant_values=IGNORE)
+    return batch
 
 
 def create_evaluator(mesh: Mesh, domain: str, num_classes: int, *, model: UniversalModel):
@@ -52,6 +60,7 @@ def create_evaluator(mesh: Mesh, domain: str, num_classes: int, *, model: Univer
 def sum_batches(function: Callable, variables, source, batch_size: int, mesh: Mesh):
     """Sum function(variables, batch) over all batches of a source, in float64 or int64 on the host."""
     total = None
+    batch_size = -(-batch_size // mesh.size) * mesh.size  # the last batch is filled up anyway
     for batch in padded_batches(source, batch_size):
         value = function(variables, put({"batch": batch}, {"batch": batch_sharding(mesh)})["batch"])
         value = jax.tree.map(_wide, value)

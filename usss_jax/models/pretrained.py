@@ -42,7 +42,7 @@ def load_file(path: str) -> dict[str, np.ndarray]:
     Raises:
       InputError: if the file is missing, of another kind or unreadable, or torch is needed and not installed.
     """
-    file = pathlib.Path(path)
+    file = pathlib.Path(path).expanduser()
     if not file.is_file():
         raise InputError(f"pretrained={path}: no such file; leave it empty to train from scratch")
     try:
@@ -70,7 +70,7 @@ def _load_torch(file: pathlib.Path) -> dict[str, np.ndarray]:
         raise InputError(f"pretrained={file}: reading .pth needs torch: pip install 'usss_jax[torch]'") from e
     content = torch.load(file, map_location="cpu", weights_only=True)
     content = content.get("state_dict", content)
-    return {name.removeprefix("module."): tensor.numpy() for name, tensor in content.items()}
+    return {name: tensor.numpy() for name, tensor in content.items()}
 
 
 def from_state_dict(state_dict: Mapping[str, np.ndarray], variables: Mapping, domains: Sequence[str] = ()):
@@ -91,6 +91,7 @@ def from_state_dict(state_dict: Mapping[str, np.ndarray], variables: Mapping, do
     flat = flax.traverse_util.flatten_dict(dict(variables), sep="/")
     matched, unused = [], []
     for name, tensor in state_dict.items():
+        name = name.removeprefix("module.")  # of torch's DataParallel
         ours = None if name.startswith(_UNUSED) or name.endswith(_UNUSED) else _our_name(name, domains)
         if ours is None or (ours.startswith("params/embedding") and ours not in flat):
             unused.append(name)

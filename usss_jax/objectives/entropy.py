@@ -34,7 +34,7 @@ def entropy_terms(
       (within, cross, watch): two scalars in nats, the cross term summed over the other domains (0 if there is none),
       and per domain of label embeddings the scalars that show a collapse: "entropy" (mean over pixels),
       "entropy_of_mean" (of the mean prediction over the encoder's cells; high is good) and "top_share" (share of
-      cells whose most similar embedding is the most used one).
+      cells whose most similar embedding is the most used one; left out if there is one embedding alone).
     """
     within, cross, watch = 0.0, jnp.zeros((), embedding.dtype), {}
     for domain, constants in label_embeddings.items():
@@ -53,4 +53,6 @@ def _usage(scores):
     mean = jax.nn.softmax(scores, axis=-1).mean((0, 1, 2))
     nearest = jnp.argmax(scores, axis=-1)[..., None] == jnp.arange(scores.shape[-1])
     entropy_of_mean = -(mean * jnp.log(jnp.maximum(mean, jnp.finfo(mean.dtype).tiny))).sum()
+    if scores.shape[-1] == 1:  # with a single embedding the share is 1 and says nothing
+        return {"entropy_of_mean": entropy_of_mean}
     return {"entropy_of_mean": entropy_of_mean, "top_share": nearest.mean((0, 1, 2)).max()}

@@ -9,16 +9,16 @@ from orbax.checkpoint import v1 as ocp
 
 
 class Checkpoints:
-    """Checkpoints of one folder, of which the newest is kept.
+    """Checkpoints of one folder, of which the newest `keep` are kept.
 
     A checkpoint appears under its step's number only when it is complete, so a killed process leaves none that is
     half written. Use as a context, or call `close`.
     """
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, keep: int = 2):
         self._checkpointer = ocp.training.Checkpointer(
             folder.absolute(),
-            preservation_policy=ocp.training.preservation_policies.LatestN(1),
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
             cleanup_tmp_directories=True,
         )
 
@@ -36,10 +36,11 @@ class Checkpoints:
         """Read the JSON dict of the newest checkpoint."""
         return self._checkpointer.load_checkpointables(abstract_checkpointables={"meta": None})["meta"]
 
-    def restore(self, **like: Any) -> dict[str, Any]:
-        """Read the named trees of the newest checkpoint.
+    def restore(self, step: int | None = None, **like: Any) -> dict[str, Any]:
+        """Read the named trees of the checkpoint of `step`, or of the newest.
 
         Args:
+          step: one of those kept.
           **like: for every wanted tree one of the same structure, whose leaves (arrays or `jax.ShapeDtypeStruct`s
             with a sharding) say where the values go; another number of devices than at writing is fine.
 
@@ -47,7 +48,7 @@ class Checkpoints:
           The trees by name.
         """
         abstract = {name: jax.tree.map(_abstract, tree) for name, tree in like.items()}
-        return self._checkpointer.load_checkpointables(abstract_checkpointables=abstract)
+        return self._checkpointer.load_checkpointables(step, abstract)
 
     def close(self):
         """Finish pending work."""

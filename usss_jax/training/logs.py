@@ -33,7 +33,9 @@ class MetricWriter:
         lines = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
         # The last line may be cut short if the process was killed while writing it.
         kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= start]
-        self._path.write_text("".join(kept))
+        partial = self._path.with_name("metrics.jsonl.partial")
+        partial.write_text("".join(kept))
+        os.replace(partial, self._path)
         self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
 
     def write(self, step: int, scalars: Mapping[str, Any]):
@@ -68,9 +70,17 @@ def environment() -> dict[str, Any]:
     devices = jax.devices()
     return {
         "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}), {os.cpu_count()} CPU cores",
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "versions": {name: _version(name) for name in packages},
         "commit": _commit(),
     }
+
+
+def _version(package: str) -> str | None:
+    """Version of an installed package; None for one that is used without being installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _commit() -> str | None:
@@ -82,6 +92,10 @@ def _commit() -> str | None:
 
     try:
         tracked = git("ls-files", pathlib.Path(__file__).name)
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "") if tracked else None
+        return (
+            git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+            if tracked
+            else None
+        )
     except (OSError, subprocess.CalledProcessError):
         return None

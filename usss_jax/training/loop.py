@@ -137,9 +137,12 @@ def train_and_evaluate(
             with meter.waiting():
                 batch = sharding.put(next(iterator), batch_shardings)
             state, scalars = train_step(state, batch)
-            if step == start + 1 or step % config.log_every == 0 or step == stage.steps:
+            evaluates = step % config.eval_every == 0 or step == stage.steps
+            saves = step % config.checkpoint_every == 0 or step == stage.steps
+            # Before evaluation and saving too: they wait for the step anyway, and must not keep a loss that is NaN.
+            if step == start + 1 or step % config.log_every == 0 or evaluates or saves:
                 meter.log(step, jax.device_get(scalars), writer)
-            if step % config.eval_every == 0 or step == stage.steps:
+            if evaluates:
                 with meter.paused():
                     confusions = evaluate(state.variables, "select")
                     scores = {d: metrics.mean_iou(c) for d, c in confusions.items()}
@@ -154,7 +157,8 @@ def train_and_evaluate(
                     if progress["best"] is None or scores["average"] > progress["best"]["average"]:
                         progress["best"] = {"step": step, "average": scores["average"]}
                         best.save(step, {"variables": state.variables}, meta())
-            if step % config.checkpoint_every == 0 or step == stage.steps:
+                        saves = True  # so that going on finds `best` as it is told
+            if saves:
                 with meter.paused():
                     last.save(step, {"state": state}, meta())
     finally:
@@ -166,7 +170,8 @@ def train_and_evaluate(
     if progress["best"]["step"] == stage.steps:
         result["best"] = result["last"]
     else:
-        result["best"] = evaluate(best.restore(variables=state.variables)["variables"], "report")
+        chosen = best.restore(progress["best"]["step"], variables=state.variables)["variables"]
+        result["best"] = evaluate(chosen, "report")
     summary = summarize(config, stage, result, meta()["progress"])
     logs.write_json(folder / "summary.json", summary)
     last.close()
@@ -207,8 +212,9 @@ def summarize(config: ConfigDict, stage: Stage, result: Mapping, progress: Mappi
         "seconds": progress["seconds"],
         "images_per_second": progress["images"] / train_seconds if train_seconds else None,
         "data_wait_share": progress["wait_seconds"] / train_seconds if train_seconds else None,
-        "pretrained": config.pretrained or None,
-        "precision": config.precision,
+        **{field: config[field] for field in ("encoder", "width", "pretrained", "normalize", "upsample", "precision")},
+        "objective": dataclasses.asdict(stage.objective),
+        "unlabeled_batches": dict(stage.unlabeled_batches),
         "convention": metrics.CONVENTION,
         **logs.environment(),
     }

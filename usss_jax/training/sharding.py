@@ -1,10 +1,10 @@
 """The mesh and the three shardings: state replicated, batches split over the devices on their batch axis."""
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-
-from usss_jax.errors import InputError
 
 
 def create_mesh(devices=None) -> Mesh:
@@ -48,8 +48,9 @@ def put(tree: dict, shardings: dict) -> dict:
     }
 
 
-def check_divisible(mesh: Mesh, **batch_sizes: int):
-    """Raise InputError if a batch size cannot be split evenly over the mesh."""
-    for field, size in batch_sizes.items():
-        if size < 1 or size % mesh.size:
-            raise InputError(f"{field}={size} must be a positive multiple of the number of devices ({mesh.size})")
+def widest_mesh(devices: Sequence, *batch_sizes: int) -> Mesh:
+    """Mesh over as many of the devices as divide every batch size; says so if that is not all of them."""
+    count = max(n for n in range(1, len(devices) + 1) if not any(size % n for size in batch_sizes))
+    if count < len(devices):
+        print(f"uses {count} of {len(devices)} devices: batch_size and unlabeled_batch_size are no multiples of more")
+    return create_mesh(devices[:count])

@@ -23,6 +23,7 @@ from usss_jax.data.pools import Pools, open_pools
 from usss_jax.data.streams import epoch_steps, micro_batches
 from usss_jax.errors import InputError
 from usss_jax.evaluation.evaluate import predict
+from usss_jax.evaluation.metrics import CONVENTION
 from usss_jax.inference import visualize
 from usss_jax.models import pretrained
 from usss_jax.models.universal import UniversalModel, create_model
@@ -44,13 +45,9 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
       InputError: for whatever is wrong with config, data or workdir; nothing already computed is lost.
     """
     config = normalized(config)
-    mesh = sharding.create_mesh(devices)
-    sharding.check_divisible(
-        mesh,
-        batch_size=config.batch_size,
-        unlabeled_batch_size=config.unlabeled_batch_size,
-        eval_batch_size=config.eval_batch_size,
-    )
+    if jax.process_count() > 1:
+        raise InputError("several hosts are not supported yet: start one process, with all its devices")
+    mesh = sharding.widest_mesh(devices or jax.devices(), config.batch_size, config.unlabeled_batch_size)
     channels = create_model_of(config, {"any": 1}, 0).encoder.out_channels  # a wrong name is seen before data is read
     if set(config.variants) & {"cross", "full"} and not 1 <= config.embed_dim <= channels:
         raise InputError(f"embed_dim={config.embed_dim} must be from 1 to the encoder's {channels} channels (PCA)")
@@ -58,7 +55,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
     weights = pretrained.load_file(config.pretrained) if config.pretrained else None
     claim_workdir(config, workdir)
     if weights is None:
-        print("pretrained is empty: the encoder starts from random weights; the paper starts from ImageNet's")
+        print("pretrained is empty: the encoder starts from random weights, which departs from the paper (ImageNet's)")
 
     variants = [v for v in config.variants if v != "single"]
     unsupervised = [v for v in variants if v != "basic"]
@@ -74,6 +71,10 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
         stage = universal_stage(config, variant, pools, embeddings)
         summaries[variant] = run_stage(config, stage, workdir, mesh, weights)
 
+    for variant in TITLES:  # those of earlier commands on the same workdir
+        finished = workdir / variant / "summary.json"
+        if variant not in summaries and finished.exists():
+            summaries[variant] = json.loads(finished.read_text())
     table = results_table(summaries, list(pools))
     (workdir / "table.md").write_text(table)
     if variants:
@@ -95,9 +96,17 @@ def normalized(config: ConfigDict) -> ConfigDict:
             raise InputError(f"{field}={values}: give at least one name, each once")
     if wrong := [v for v in variants if v not in config_lib.VARIANTS]:
         raise InputError(f"variants: {wrong[0]!r} is not one of {', '.join(config_lib.VARIANTS)}")
-    for field in ("steps", "single_steps", "eval_every", "checkpoint_every", "log_every", "loader_threads"):
+    counts = ("steps", "single_steps", "batch_size", "unlabeled_batch_size", "eval_batch_size", "embed_dim")
+    rhythm = ("eval_every", "checkpoint_every", "log_every", "loader_threads")
+    for field in (*counts, *rhythm):
         if config[field] < 1:
             raise InputError(f"{field}={config[field]} must be at least 1")
+    for field in ("lr", "similarity_scale", "width"):
+        if not config[field] > 0:
+            raise InputError(f"{field}={config[field]} must be positive")
+    for field in ("alpha", "beta", "momentum", "weight_decay", "poly_power", "cache_gb"):
+        if not config[field] >= 0:
+            raise InputError(f"{field}={config[field]} must not be negative")
     plain = config.to_dict() | {"domains": tuple(domains), "variants": tuple(variants)}
     return ConfigDict(plain)
 
@@ -109,6 +118,7 @@ def open_all_pools(config: ConfigDict) -> dict[str, Pools]:
     labeled = per_domain(config.labeled_per_domain, names, "labeled_per_domain", read_count("all"))
     sizes = per_domain(config.image_size, names, "image_size", read_size)
     crops = per_domain(config.crop_size, names, "crop_size", read_size)
+    per_domain(config.unlabeled_batches, names, "unlabeled_batches", read_count("pool"))  # wrong ones are seen now
     if missing := [name for name, n in labeled.items() if n is None]:
         raise InputError(f"labeled_per_domain={config.labeled_per_domain} says nothing of {missing[0]}")
     return {
@@ -129,10 +139,11 @@ def domain_root(data_root: str, domain: Domain, names: Sequence[str]) -> str | N
     """Folder of a domain: named by data_root itself, or its sub-folder there; None for a synthetic domain."""
     if domain.synthetic:
         return None
-    root = per_domain(data_root, names, "data_root", str)[domain.name]
-    if "=" in data_root and root:
-        return root
-    folder = pathlib.Path(root or "") / domain.folder  # absolute for a YAML domain with a root of its own
+    named = "=" in data_root and "/" not in data_root.partition("=")[0]  # a path may hold a "=" too
+    root = per_domain(data_root, names, "data_root", str)[domain.name] if named else data_root
+    if named and root:
+        return str(pathlib.Path(root).expanduser())
+    folder = pathlib.Path(root or "").expanduser() / domain.folder  # absolute for a YAML domain with a root of its own
     if not root and not folder.is_absolute():
         raise InputError(
             f"data_root is not set for {domain.name}: give the folder that holds {domain.folder or 'its images'!r} as "
@@ -145,13 +156,16 @@ def claim_workdir(config: ConfigDict, workdir: pathlib.Path):
     """Write the config into a fresh workdir; raise InputError if the workdir belongs to another one."""
     path = workdir / "config.json"
     mine = json.loads(json.dumps(config.to_dict()))
-    if path.exists():
-        theirs = json.loads(path.read_text())
+    try:
+        theirs = json.loads(path.read_text()) if path.exists() else None
+        logs.write_json(path, theirs or mine)
+    except (OSError, json.JSONDecodeError) as e:
+        raise InputError(f"workdir {workdir}: {path} cannot be used ({e}); give another --workdir") from e
+    if theirs:
         changed = [f for f in mine if f not in FREE_FIELDS and theirs.get(f) != mine[f]]
         if changed:
             text = ", ".join(f"{f} was {theirs.get(f)!r}, is now {mine[f]!r}" for f in changed)
             raise InputError(f"workdir {workdir} belongs to another config: {text}; give another --workdir")
-    logs.write_json(path, mine)
 
 
 def create_model_of(config: ConfigDict, num_classes: Mapping[str, int], embed_dim: int) -> UniversalModel:
@@ -207,9 +221,7 @@ def make_label_embeddings(
         prototypes, about = {}, {}
         for name, pool in pools.items():
             model = stage_model(config, {name: pool}, 0)
-            with Checkpoints(workdir / f"single_{name}" / "best") as checkpoints:
-                checkpoint = f"single_{name}/best/{checkpoints.latest_step()}"
-                variables = checkpoints.restore(variables=abstract_variables(model, mesh))["variables"]
+            variables, checkpoint = best_variables(workdir / f"single_{name}", model, mesh)
             prototypes[name] = label_embeddings.extract(
                 model,
                 variables,
@@ -226,13 +238,21 @@ def make_label_embeddings(
             "domains": about,
             **logs.environment(),
         }
+        logs.write_json(folder / "label_embeddings.json", meta)  # what the file below says, to read
         label_embeddings.save(path, prototypes, meta)
-        logs.write_json(folder / "summary.json", {"stage": "prototypes", **meta})
     embeddings, meta = label_embeddings.load(path)
     for name, about in meta["domains"].items():
         absent = f"; left out, without a labeled pixel: {', '.join(about['absent'])}" if about["absent"] else ""
         print(f"[prototypes] {name}: {len(about['classes'])} label embeddings{absent}", flush=True)
     return embeddings
+
+
+def best_variables(folder: pathlib.Path, model: UniversalModel, mesh: Mesh) -> tuple[dict, str]:
+    """Variables of a finished stage's best checkpoint, and the checkpoint's name."""
+    step = json.loads((folder / "summary.json").read_text())["best_step"]
+    with Checkpoints(folder / "best") as checkpoints:
+        variables = checkpoints.restore(step, variables=abstract_variables(model, mesh))["variables"]
+    return variables, f"{folder.name}/best/{step}"
 
 
 def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> str:
@@ -244,7 +264,11 @@ def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> s
     rows |= {TITLES[s]: summary["domains"] for s, summary in summaries.items() if s in TITLES}
     first = next(iter(rows.values()))
     heads = [f"{d} ({first[d]['split']})" for d in domains]
-    lines = ["mIoU in %, best checkpoint / last step", "", "| | " + " | ".join([*heads, "average"]) + " |"]
+    lines = [
+        f"mIoU in %, best checkpoint / last step. {CONVENTION}.",
+        "",
+        "| | " + " | ".join([*heads, "average"]) + " |",
+    ]
     lines.append("|---" * (len(domains) + 2) + "|")
     for title, scores in rows.items():
         cells = [[scores[d][f"miou_{which}"] for d in domains] for which in ("best", "last")]
@@ -261,8 +285,7 @@ def draw_predictions(
     predictions = {}
     for variant in variants:
         model = stage_model(config, pools, 0 if variant == "basic" else config.embed_dim)
-        with Checkpoints(workdir / variant / "best") as checkpoints:
-            variables = checkpoints.restore(variables=abstract_variables(model, mesh))["variables"]
+        variables, _ = best_variables(workdir / variant, model, mesh)
         for domain, chosen in examples.items():
             images = np.stack([e["image"] for e in chosen])
             predictor = jax.jit(partial(predict, domain=domain, model=model))

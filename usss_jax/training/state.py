@@ -73,7 +73,7 @@ def create_state(
     # The "rbg" generator, because dozens of "threefry" draws of different shapes take long to compile.
     variables = jax.jit(model.init)(jax.random.key(seed, impl="rbg"), DUMMY_IMAGES)
     report = None
-    if weights:
+    if weights is not None:
         encoder_only = {k: v for k, v in weights.items() if not k.startswith(("seg.", "en_map."))}
         variables, report = pretrained.from_state_dict(encoder_only, variables)
         variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), variables)
