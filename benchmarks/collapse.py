@@ -67,6 +67,15 @@ def trace(config, pools, embeddings, steps: int, change: dict) -> dict:
     return out
 
 
+def markdown(result: dict, at: tuple[str, ...] = ("1", "5", "10", "20", "50", "100")) -> str:
+    """Table of a result: mean pixel entropy in nats / share of the most used embedding, by step."""
+    lines = ["| setting | " + " | ".join(f"step {step}" for step in at) + " |", "|---" * (len(at) + 1) + "|"]
+    for name, steps in result["settings"].items():
+        cells = [f"{steps[s]['entropy']:.3f} / {100 * steps[s]['top_share']:.0f} %" for s in at]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def main():
     """Run every setting and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -90,6 +99,8 @@ def main():
         result["settings"][name] = trace(config, pools, embeddings, args.steps, change)
         print(name, json.dumps(result["settings"][name][args.steps]), flush=True)
         logs.write_json(args.out, result)
+    written = json.loads(args.out.read_text())
+    print(markdown(written, tuple(next(iter(written["settings"].values())))))
 
 
 if __name__ == "__main__":

@@ -115,6 +115,8 @@ def open_all_pools(config: ConfigDict) -> dict[str, Pools]:
     """Open the images of every domain."""
     domains = {d.name: d for d in map(get_domain, config.domains)}
     names = list(domains)
+    if len(names) != len(config.domains):
+        raise InputError(f"domains={list(config.domains)}: two of them have the same name; rename one in its file")
     labeled = per_domain(config.labeled_per_domain, names, "labeled_per_domain", read_count("all"))
     sizes = per_domain(config.image_size, names, "image_size", read_size)
     crops = per_domain(config.crop_size, names, "crop_size", read_size)

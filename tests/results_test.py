@@ -1,0 +1,43 @@
+"""Tables in README and docs are made from the committed results, not typed."""
+
+import json
+import pathlib
+
+import pytest
+
+from benchmarks.collapse import markdown
+from usss_jax.training.stages import results_table
+
+REPO = pathlib.Path(__file__).parent.parent
+RUNS = sorted(path for path in (REPO / "docs" / "results").iterdir() if path.is_dir())
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda p: p.name)
+def test_readme_table_is_that_of_the_committed_summaries(run):
+    summaries = {p.parent.name: json.loads(p.read_text()) for p in sorted(run.glob("*/seed0.json"))}
+    domains = list(summaries["basic"]["domains"])
+    rows = [line for line in results_table(summaries, domains).splitlines() if line.startswith("|")]
+    assert len(rows) == 5
+    assert "\n".join(rows) in (REPO / "README.md").read_text()
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda p: p.name)
+def test_provenance_is_in_the_readme(run):
+    text = (REPO / "README.md").read_text()
+    for path in run.glob("*/seed0.json"):
+        summary = json.loads(path.read_text())
+        assert summary["seed"] == 0 and summary["commit"][:7] in text
+    assert json.loads((run / "full" / "seed0.json").read_text())["split_hash"] in text
+
+
+def test_collapse_table_is_that_of_the_benchmark():
+    result = json.loads((REPO / "benchmarks/results/collapse_cvd_iddlite_cpu.json").read_text())
+    assert markdown(result) in (REPO / "docs/collapse.md").read_text()
+
+
+def test_memory_of_the_two_orders_is_that_of_the_benchmark():
+    result = json.loads((REPO / "benchmarks/results/score_first.json").read_text())
+    text = (REPO / "docs/design.md").read_text()
+    for part in ("entropy_terms", "step"):
+        sizes = [result[part][order]["temporary_bytes"] / 1e6 for order in ("upsample_first", "score_first")]
+        assert f"{sizes[0]:.0f} -> {sizes[1]:.0f} MB" in text
