@@ -7,7 +7,8 @@ DATA holds `camvid/` and `idd_lite/`. Not a row of the paper: its setting (N = 1
 alpha = beta = 1) on another pair of domains, from scratch, with a learning rate that suits that.
 
 Arguments, separated by commas: `cpu` (a quarter of the width, half the size, a short schedule: for two cores),
-`n=50` (labeled images per domain), `resnet50` (another encoder).
+`n=50` (labeled images per domain), `resnet50` (another encoder). Time and scores of `cpu`: see the README; of the
+full size: not measured yet.
 """
 
 from usss_jax.config import default_config, parse_arg, set_epochs, shrink_for_cpu
