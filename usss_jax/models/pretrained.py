@@ -37,7 +37,7 @@ class Report:
 
 
 def load_file(path: str) -> dict[str, np.ndarray]:
-    """Read a state dict from a .safetensors, .npz or .pth file.
+    """Read a state dict from a .safetensors, .npz or .pth file; "module." (of DataParallel) goes from the names.
 
     Raises:
       InputError: if the file is missing, of another kind or unreadable, or torch is needed and not installed.
@@ -45,22 +45,27 @@ def load_file(path: str) -> dict[str, np.ndarray]:
     file = pathlib.Path(path).expanduser()
     if not file.is_file():
         raise InputError(f"pretrained={path}: no such file; leave it empty to train from scratch")
+    readers = {".safetensors": _load_safetensors, ".npz": _load_npz, ".pth": _load_torch, ".pt": _load_torch}
+    if file.suffix not in readers:
+        raise InputError(f"pretrained={path}: unknown kind of file; give .safetensors, .npz or .pth")
     try:
-        match file.suffix:
-            case ".safetensors":
-                from safetensors.numpy import load_file as load_safetensors
-
-                return load_safetensors(str(file))
-            case ".npz":
-                with np.load(file, allow_pickle=False) as arrays:
-                    return dict(arrays)
-            case ".pth" | ".pt":
-                return _load_torch(file)
+        content = readers[file.suffix](file)
     except InputError:
         raise
     except Exception as e:  # every reader has its own exceptions for a damaged file
         raise InputError(f"pretrained={path}: cannot be read as {file.suffix} ({e})".replace("\n", " ")) from e
-    raise InputError(f"pretrained={path}: unknown kind of file; give .safetensors, .npz or .pth")
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _load_safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file as load
+
+    return load(str(file))
+
+
+def _load_npz(file: pathlib.Path) -> dict[str, np.ndarray]:
+    with np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _load_torch(file: pathlib.Path) -> dict[str, np.ndarray]:
@@ -91,7 +96,6 @@ def from_state_dict(state_dict: Mapping[str, np.ndarray], variables: Mapping, do
     flat = flax.traverse_util.flatten_dict(dict(variables), sep="/")
     matched, unused = [], []
     for name, tensor in state_dict.items():
-        name = name.removeprefix("module.")  # of torch's DataParallel
         ours = None if name.startswith(_UNUSED) or name.endswith(_UNUSED) else _our_name(name, domains)
         if ours is None or (ours.startswith("params/embedding") and ours not in flat):
             unused.append(name)
