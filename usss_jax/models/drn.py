@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 OUTPUT_STRIDE = 8
 CHANNELS = (
@@ -87,7 +88,7 @@ class ResidualBlock(nn.Module):
     stride: int = 1
     dilation: int = 1
     groups: int = 1
-    dtype: jnp.dtype | None = None
+    dtype: DTypeLike | None = None
     precision: lax.Precision | None = None
 
     @nn.compact
@@ -130,7 +131,7 @@ class DRN(nn.Module):
     blocks: Sequence[int]
     bottleneck: bool = False
     width: float = 1.0
-    dtype: jnp.dtype | None = None
+    dtype: DTypeLike | None = None
     precision: lax.Precision | None = None
 
     @property
