@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from benchmarks.collapse import markdown
-from usss_jax.training.stages import results_table
+from usss_jax.training.results import results_table
 
 REPO = pathlib.Path(__file__).parent.parent
 RUNS = sorted(path for path in (REPO / "docs" / "results").iterdir() if path.is_dir())

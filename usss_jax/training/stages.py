@@ -17,23 +17,21 @@ from ml_collections import ConfigDict
 
 from usss_jax import config as config_lib
 from usss_jax.config import per_domain, read_count, read_size
-from usss_jax.data.domain import Domain, palette
+from usss_jax.data.domain import Domain
 from usss_jax.data.domains import get_domain
 from usss_jax.data.pools import Pools, open_pools
 from usss_jax.data.streams import epoch_steps, micro_batches
 from usss_jax.errors import InputError
 from usss_jax.evaluation.evaluate import predict
-from usss_jax.evaluation.metrics import CONVENTION
-from usss_jax.inference import visualize
 from usss_jax.models import pretrained
 from usss_jax.models.universal import UniversalModel, create_model
 from usss_jax.training import label_embeddings, logs, sharding
 from usss_jax.training.checkpoint import Checkpoints
-from usss_jax.training.loop import Stage, average, check_same_data, percent, train_and_evaluate
+from usss_jax.training.loop import Stage, check_same_data, train_and_evaluate
+from usss_jax.training.results import TITLES, draw_comparison, results_table
 from usss_jax.training.state import abstract_variables
 from usss_jax.training.step import Objective
 
-TITLES = {"basic": "Univ-basic", "cross": "Univ-cross", "full": "Univ-full"}
 # Fields that may change between two runs of the same workdir: they alter no number.
 FREE_FIELDS = ("variants", "data_root", "checkpoint_every", "log_every", "cache_gb", "loader_threads")
 
@@ -257,28 +255,6 @@ def best_variables(folder: pathlib.Path, model: UniversalModel, mesh: Mesh) -> t
     return variables, f"{folder.name}/best/{step}"
 
 
-def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> str:
-    """Markdown table of mIoU in per cent, best checkpoint / last step; single-domain networks share one row."""
-    rows = {}
-    singles = {d: summaries[f"single_{d}"]["domains"][d] for d in domains if f"single_{d}" in summaries}
-    if singles:
-        rows["single (one network per domain)"] = singles
-    rows |= {TITLES[s]: summary["domains"] for s, summary in summaries.items() if s in TITLES}
-    first = next(iter(rows.values()))
-    heads = [f"{d} ({first[d]['split']})" for d in domains]
-    lines = [
-        f"mIoU in %, best checkpoint / last step. {CONVENTION}.",
-        "",
-        "| | " + " | ".join([*heads, "average"]) + " |",
-    ]
-    lines.append("|---" * (len(domains) + 2) + "|")
-    for title, scores in rows.items():
-        cells = [[scores[d][f"miou_{which}"] for d in domains] for which in ("best", "last")]
-        pairs = [*zip(*cells, strict=True), tuple(average(row) for row in cells)]
-        lines.append(f"| {title} | " + " | ".join(f"{percent(a)} / {percent(b)}" for a, b in pairs) + " |")
-    return "\n".join(lines) + "\n"
-
-
 def draw_predictions(
     config: ConfigDict, pools: Mapping[str, Pools], variants: Sequence[str], workdir: pathlib.Path, mesh: Mesh
 ):
@@ -292,13 +268,4 @@ def draw_predictions(
             images = np.stack([e["image"] for e in chosen])
             predictor = jax.jit(partial(predict, domain=domain, model=model))
             predictions[variant, domain] = np.asarray(predictor(variables, images))
-    rows = []
-    for domain, chosen in examples.items():
-        colors = palette(pools[domain].domain)
-        for i, example in enumerate(chosen):
-            maps = [example["label"], *(predictions[variant, domain][i] for variant in variants)]
-            tiles = [example["image"], *(visualize.colorize(np.asarray(m, np.uint8), colors) for m in maps)]
-            rows.append(visualize.Row(domain, tiles))
-    legends = {d: [(c.name, c.color) for c in p.domain.classes] for d, p in pools.items()}
-    picture = visualize.comparison(rows, ["image", "truth", *(TITLES[v] for v in variants)], legends)
-    visualize.save_png(workdir / "predictions.png", picture)
+    draw_comparison(workdir / "predictions.png", pools, examples, predictions, variants)

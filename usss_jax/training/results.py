@@ -1,0 +1,64 @@
+"""What a finished run shows a person: the table of mIoU and the picture of predictions."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from usss_jax.data.domain import palette
+from usss_jax.data.pools import Pools
+from usss_jax.evaluation.metrics import CONVENTION
+from usss_jax.inference import visualize
+from usss_jax.training.loop import average, percent
+
+TITLES = {"basic": "Univ-basic", "cross": "Univ-cross", "full": "Univ-full"}
+
+
+def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> str:
+    """Markdown table of mIoU in per cent, best checkpoint / last step; single-domain networks share one row."""
+    rows = {}
+    singles = {d: summaries[f"single_{d}"]["domains"][d] for d in domains if f"single_{d}" in summaries}
+    if singles:
+        rows["single (one network per domain)"] = singles
+    rows |= {TITLES[s]: summary["domains"] for s, summary in summaries.items() if s in TITLES}
+    first = next(iter(rows.values()))
+    heads = [f"{d} ({first[d]['split']})" for d in domains]
+    lines = [
+        f"mIoU in %, best checkpoint / last step. {CONVENTION}.",
+        "",
+        "| | " + " | ".join([*heads, "average"]) + " |",
+    ]
+    lines.append("|---" * (len(domains) + 2) + "|")
+    for title, scores in rows.items():
+        cells = [[scores[d][f"miou_{which}"] for d in domains] for which in ("best", "last")]
+        pairs = [*zip(*cells, strict=True), tuple(average(row) for row in cells)]
+        lines.append(f"| {title} | " + " | ".join(f"{percent(a)} / {percent(b)}" for a, b in pairs) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw_comparison(
+    path: pathlib.Path,
+    pools: Mapping[str, Pools],
+    examples: Mapping[str, Sequence[dict]],
+    predictions: Mapping[tuple[str, str], np.ndarray],
+    variants: Sequence[str],
+):
+    """Write a PNG with a row per example: image, truth, and the prediction of every variant.
+
+    Args:
+      path: of the picture.
+      pools: per domain.
+      examples: per domain {"image": uint8 [h, w, 3], "label": uint8 [h, w]}.
+      predictions: per (variant, domain) train ids int [number of examples, h, w].
+      variants: columns after image and truth, in their order.
+    """
+    rows = []
+    for domain, chosen in examples.items():
+        colors = palette(pools[domain].domain)
+        for i, example in enumerate(chosen):
+            maps = [example["label"], *(predictions[variant, domain][i] for variant in variants)]
+            tiles = [example["image"], *(visualize.colorize(np.asarray(m, np.uint8), colors) for m in maps)]
+            rows.append(visualize.Row(domain, tiles))
+    legends = {d: [(c.name, c.color) for c in p.domain.classes] for d, p in pools.items()}
+    picture = visualize.comparison(rows, ["image", "truth", *(TITLES[v] for v in variants)], legends)
+    visualize.save_png(path, picture)
