@@ -17,7 +17,9 @@ import pathlib
 import jax
 import numpy as np
 
+from usss_jax.config import checked
 from usss_jax.data import streams
+from usss_jax.data.pools import open_all
 from usss_jax.training import label_embeddings, logs, optim, sharding, stages
 from usss_jax.training.state import create_state
 from usss_jax.training.step import Objective, jit_train_step
@@ -91,8 +93,8 @@ def main():
     spec.loader.exec_module(module)
     config = module.get_config(args.arg)
     config.data_root = args.data_root
-    config = stages.normalized(config)
-    pools = stages.open_all_pools(config)
+    config = checked(config)
+    pools = open_all(config)
     embeddings, _ = label_embeddings.load(args.workdir / "prototypes" / "label_embeddings.npz")
     result = {"config": f"{args.config}:{args.arg}", "seed": config.seed, "settings": {}, **logs.environment()}
     for name, change in SETTINGS.items():

@@ -1,9 +1,10 @@
-"""Crop and flip of image and mask together. Test images carry the position of every pixel, masks its code."""
+"""Scale, crop and flip of image and mask together. Test images carry the position of every pixel, masks its code."""
 
 import numpy as np
 import pytest
 
 from usss_jax.data.augment import CropFlip
+from usss_jax.errors import InputError
 
 H, W = 12, 15
 
@@ -42,8 +43,8 @@ def test_image_and_mask_stay_paired_and_crops_are_contiguous(size, seed):
 def test_types_and_memory_are_ready_for_batching():
     before, element = example(), example()
     for seed in range(4):
-        for size in ((5, 7), (20, 20)):
-            out = transform(size, seed, element)
+        for size, scale in (((5, 7), (1, 1)), ((20, 20), (1, 1)), ((5, 7), (0.5, 2)), ((20, 20), (0.5, 2))):
+            out = CropFlip(size, scale).random_map(element, np.random.default_rng(seed))
             assert all(a.dtype == np.uint8 and a.flags.c_contiguous for a in out.values())
             for array in out.values():
                 array[:] = 0  # a source may keep its example for the next time
@@ -105,3 +106,130 @@ def test_the_generator_alone_decides():
         first, second = transform(size, 11), transform(size, 11)
         for key in first:
             np.testing.assert_array_equal(first[key], second[key])
+
+
+def plainly(element, size, rng):
+    """Crop and flip written out pixel by pixel: two integers for the corner, then one number for the flip."""
+    h, w = element["label"].shape
+    top, left = rng.integers(0, max(h - size[0], 0) + 1), rng.integers(0, max(w - size[1], 0) + 1)
+    flip = rng.random() < 0.5
+    image, label = np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8)
+    for y in range(size[0]):
+        for x in range(size[1]):
+            inside = top + y < h and left + x < w
+            at = y, size[1] - 1 - x if flip else x
+            image[at] = element["image"][top + y, left + x] if inside else (124, 116, 104)
+            label[at] = element["label"][top + y, left + x] if inside else 255
+    return {"image": image, "label": label}
+
+
+@pytest.mark.parametrize("size", [(5, 7), (12, 15), (20, 20), (16, 6), (3, 20), (1, 1)])
+def test_without_scale_the_same_generator_gives_the_same_bytes_and_goes_on_alike(size):
+    element = {key: np.random.default_rng(1).integers(0, 256, a.shape, np.uint8) for key, a in example().items()}
+    for array in element.values():
+        array.flags.writeable = False  # as a cache hands them out
+    for seed in range(12):
+        one, other = np.random.default_rng(seed), np.random.default_rng(seed)
+        got, want = CropFlip(size).random_map(element, one), plainly(element, size, other)
+        for key, array in want.items():
+            np.testing.assert_array_equal(got[key], array)
+        assert one.random() == other.random()
+
+
+@pytest.mark.parametrize("scale", [(1.0, 1.0), (0.5, 2.0)])
+def test_without_flip_nothing_is_flipped_and_the_crops_are_the_same(scale):
+    for seed in range(20):
+        never = CropFlip((5, 7), scale, flip=False).random_map(example(), np.random.default_rng(seed))
+        maybe = CropFlip((5, 7), scale).random_map(example(), np.random.default_rng(seed))
+        assert never["image"][0, 0, 1] < never["image"][0, -1, 1]
+        flipped = maybe["image"][0, 0, 1] > maybe["image"][0, -1, 1]
+        for key, array in never.items():
+            np.testing.assert_array_equal(array[:, ::-1] if flipped else array, maybe[key])
+
+
+# ---- Scale ----
+
+
+def wide(axis):
+    """A large example: pixel (y, x) has the colour (y, x, 77), its label is y (axis 0) or x (axis 1)."""
+    y, x = np.mgrid[:200, :240]
+    image = np.stack([y, x, np.full_like(y, 77)], axis=-1).astype(np.uint8)
+    return {"image": image, "label": (y, x)[axis].astype(np.uint8)}
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("scale", [(0.5, 2.0), (0.3, 0.5), (2.5, 4.0)])
+@pytest.mark.parametrize("size", [(50, 70), (200, 240), (150, 40)])
+def test_image_and_mask_stay_paired_when_scaled(size, scale, axis):
+    """The image's colour is the place that a pixel shows, the mask the whole pixel there: at most 1 apart."""
+    for seed in range(10):
+        out = CropFlip(size, scale).random_map(wide(axis), np.random.default_rng(seed))
+        assert out["image"].shape == (*size, 3) and out["label"].shape == size
+        inside = out["label"] != 255
+        assert inside.any() and (out["image"][~inside] == [124, 116, 104]).all()
+        assert (out["image"][inside][:, 2] == 77).all()
+        place = out["image"][inside][:, axis].astype(int)
+        assert np.abs(place - out["label"][inside]).max() <= 1
+
+
+def test_growing_to_twice_the_size_by_hand():
+    element = {"image": np.zeros((2, 2, 3), np.uint8), "label": np.array([[1, 2], [3, 255]], np.uint8)}
+    element["image"][:, 1] = 100
+    out = CropFlip((4, 4), (2.0, 2.0), flip=False).random_map(element, np.random.default_rng(0))
+    np.testing.assert_array_equal(out["image"], np.broadcast_to(np.array([0, 25, 75, 100])[:, None], (4, 4, 3)))
+    np.testing.assert_array_equal(out["label"], [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 255, 255], [3, 3, 255, 255]])
+
+
+def test_shrinking_to_half_the_size_by_hand():
+    """The mean of four pixels; the mask takes one of them; what is missing is padded."""
+    element = {"image": np.zeros((2, 4, 3), np.uint8), "label": np.array([[5, 5, 5, 5], [5, 1, 5, 2]], np.uint8)}
+    element["image"][:, 2:] = [[[40], [80]], [[60], [100]]]
+    out = CropFlip((2, 3), (0.5, 0.5), flip=False).random_map(element, np.random.default_rng(0))
+    padding = [124, 116, 104]
+    np.testing.assert_array_equal(out["image"], [[[0] * 3, [70] * 3, padding], [padding] * 3])
+    np.testing.assert_array_equal(out["label"], [[1, 2, 255], [255] * 3])
+
+
+def factors(scale, count):
+    """The factors of many draws, measured by how many pixels of the original the crop shows."""
+    image = {"image": np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (40, 256, 3)).copy()}
+    for seed in range(count):
+        out = CropFlip((20, 60), scale, flip=False).random_map(image, np.random.default_rng(seed))["image"][0, :, 0]
+        yield 50 / (int(out[54]) - int(out[4]))
+
+
+def test_factors_are_log_uniform_within_the_range():
+    """The logarithm's mean is 0, as often below as above; four standard deviations are 0.08 and 63."""
+    logs = np.log2(list(factors((0.5, 2.0), 1000)))
+    assert -1.05 < logs.min() < -0.95 and 0.95 < logs.max() < 1.1
+    assert abs(logs.mean()) < 0.08 and 437 < (logs > 0).sum() < 563
+    assert 187 < (logs > 0.5).sum() < 313  # a quarter; a factor drawn uniformly would give 39 %
+
+
+def test_a_scaled_crop_moves_over_the_whole_image():
+    corners = set()
+    for seed in range(2000):
+        out = CropFlip((6, 6), (2.0, 2.0), flip=False).random_map(example(), np.random.default_rng(seed))
+        corners.add(tuple(out["image"][0, 0, :2].tolist()))
+    assert corners == {(top, left) for top in range(H - 2) for left in range(W - 2)}
+
+
+def test_an_extreme_shrink_leaves_at_least_one_pixel():
+    out = CropFlip((4, 4), (0.01, 0.01)).random_map(example(), np.random.default_rng(0))
+    assert (out["label"] != 255).sum() == 1
+
+
+def test_a_scaled_example_without_mask_gets_the_same_image():
+    for seed in range(5):
+        with_label, without = (
+            CropFlip((9, 9), (0.5, 2.0)).random_map(e, np.random.default_rng(seed))
+            for e in (example(), {"image": example()["image"]})
+        )
+        assert set(without) == {"image"}
+        np.testing.assert_array_equal(without["image"], with_label["image"])
+
+
+@pytest.mark.parametrize("scale", [(2.0, 0.5), (0.0, 1.0), (-1.0, 1.0), (1.0, float("inf")), (float("nan"), 1.0), (1,)])
+def test_a_wrong_scale_is_refused_by_name(scale):
+    with pytest.raises(InputError, match=r"^scale=.*smaller first"):
+        CropFlip((4, 4), scale)

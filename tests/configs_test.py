@@ -5,10 +5,9 @@ import pathlib
 
 import pytest
 
-from usss_jax.config import default_config
+from usss_jax.config import checked, default_config
 from usss_jax.data.domains import get_domain
 from usss_jax.errors import InputError
-from usss_jax.training.stages import normalized
 
 NAMES = sorted(p.stem for p in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
 WITH_CPU = ["cs256_cvd", "cs_cvd", "cs_idd", "cvd_iddlite"]
@@ -20,7 +19,7 @@ def get_config(name, arg=None):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_config_has_exactly_the_known_fields_and_known_domains(name):
-    config = normalized(get_config(name))
+    config = checked(get_config(name))
     assert set(config) == set(default_config())
     for domain in config.domains:
         assert get_domain(domain).name == domain
@@ -73,11 +72,11 @@ def test_wrong_value_is_named(change, message):
     config = get_config("demo")
     config.update(change)
     with pytest.raises(InputError, match=message):
-        normalized(config)
+        checked(config)
 
 
 def test_lists_may_be_given_as_text():
     config = get_config("demo")
     config.domains, config.variants = "camvid, idd_lite", "basic"
-    assert normalized(config).domains == ("camvid", "idd_lite")
-    assert normalized(config).variants == ("basic",)
+    assert checked(config).domains == ("camvid", "idd_lite")
+    assert checked(config).variants == ("basic",)

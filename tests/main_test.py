@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import tiny_data
 
@@ -91,7 +92,10 @@ def test_paper_config_trains_on_the_official_layouts(data_root, tmp_path):
 
 @pytest.mark.slow
 def test_killed_run_goes_on_from_its_last_checkpoint_and_ends_alike(data_root, tmp_path):
-    """Kill Univ-full after step 20 of 60: the second run ends with the very losses of an unbroken one."""
+    """Kill Univ-full after step 20 of 60: the second run ends with the very losses of an unbroken one.
+
+    With every augmentation and rare-class sampling on.
+    """
     options = [
         *("--config.domains=camvid", f"--config.data_root={data_root}", "--config.variants=full", *QUICK),
         *(
@@ -101,7 +105,9 @@ def test_killed_run_goes_on_from_its_last_checkpoint_and_ends_alike(data_root, t
             "--config.eval_every=30",
             "--config.log_every=1",
         ),
-        *("--config.image_size=48x64", "--config.lr=0.01"),
+        *("--config.image_size=48x64", "--config.crop_size=40x48", "--config.lr=0.01"),
+        *("--config.sampling=rare", "--config.scale=0.7-1.5", "--config.mix=classmix"),
+        *("--config.color_jitter=0.5", "--config.grey=0.2", "--config.blur=0.5"),
     ]
     unbroken = run("configs/cs_cvd.py", tmp_path / "unbroken", *options)
     assert unbroken.returncode == 0, unbroken.stderr
@@ -134,22 +140,56 @@ def test_killed_run_goes_on_from_its_last_checkpoint_and_ends_alike(data_root, t
     assert "other classes" in error_of(run("configs/cs_cvd.py", broken, *options))
 
 
+def readme_yaml():
+    """The example of the README, a domain of one's own."""
+    return re.search(r"```yaml\n(.*?)```", (REPO / "README.md").read_text(), re.S).group(1)
+
+
 @pytest.mark.slow
-def test_domain_of_ones_own_trains_from_a_yaml_file(tmp_path):
-    """A domain of one's own: a short file beside a folder of images and masks; one domain alone."""
-    tiny_data.write_camvid(tmp_path / "mine_data")
-    lines = ["name: mine", "root: mine_data", "size: [40, 56]", "ignore_ids: [11]", "classes:"]
-    lines += [f"  - {{name: class {i}, color: [{i}, 0, 9], ids: [{2 * i}, {2 * i + 1}]}}" for i in range(5)]
-    lines += ["  - {name: last, color: [9, 9, 9], ids: [10]}", "splits:"]
-    for split in ("train", "val"):
-        lines += [f'  {split}: {{images: "{split}/{{id}}.png", masks: "{split}annot/{{id}}.png"}}']
-    (tmp_path / "mine.yaml").write_text("\n".join(lines))
-    options = [f"--config.domains={tmp_path / 'mine.yaml'}", "--config.variants=basic", "--config.steps=1"]
-    result = run("configs/demo.py", tmp_path / "w", "--config.image_size=", *QUICK, *options)
+def test_domain_of_ones_own_trains_from_the_yaml_file_of_the_readme(tmp_path):
+    """Folders of images and masks, more images without, a damaged file that is to be skipped; one domain alone."""
+    assert len(readme_yaml().splitlines()) <= 15
+    (tmp_path / "mine.yaml").write_text(readme_yaml())
+    for i in range(6):
+        image, mask = tiny_data.scene(np.random.default_rng(i), (48, 64), (1, 2, 3), void=0)
+        for split in ("train", "val"):
+            tiny_data.write(tmp_path / f"mine_data/{split}/images/a{i % 2}/{i}.png", image)
+            tiny_data.write(tmp_path / f"mine_data/{split}/masks/a{i % 2}/{i}.png", mask)
+        tiny_data.write(tmp_path / f"mine_data/more_images/{i}.jpg", image)
+    (tmp_path / "mine_data/more_images/5.jpg").write_bytes(b"")
+
+    options = [f"--config.domains={tmp_path / 'mine.yaml'}", "--config.variants=full", "--config.image_size=40x56"]
+    options += ["--config.steps=2", "--config.single_steps=1", *QUICK]
+    told = error_of(run("configs/demo.py", tmp_path / "strict", *options, "--config.unlabeled_batches=12"))
+    assert "more_images/5.jpg: is empty; restore this file" in told
+    result = run("configs/demo.py", tmp_path / "w", *options, "--config.on_bad_example=skip")
     assert result.returncode == 0, result.stderr
-    score = json.loads((tmp_path / "w/basic/summary.json").read_text())["domains"]["mine"]
-    assert list(score["iou"]) == [*(f"class {i}" for i in range(5)), "last"]
-    assert score["image_size"] == [40, 56]
+    assert "skipped" in result.stdout and "more_images/5.jpg: is empty" in result.stdout
+    score = json.loads((tmp_path / "w/full/summary.json").read_text())["domains"]["mine"]
+    assert list(score["iou"]) == ["road", "rest"]
+    assert score["images"] == {"labeled": 4, "unlabeled": 11, "report": 6}
+    assert [bad["use"] for bad in score["skipped"]] == ["mine, unlabeled"]
+
+
+@pytest.mark.slow
+def test_records_train_like_the_folder_they_were_made_from(data_root, tmp_path):
+    """The same losses to the last bit, and the same hash of the labeled images."""
+    prepared = [f"--source={data_root / 'camvid'}", f"--data_dir={tmp_path / 'records'}", "--size=64x48"]
+    done = subprocess.run(
+        [sys.executable, "-m", "data_prep.camvid", *prepared], cwd=REPO, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    lines, hashes = [], []
+    for root in (data_root, f"tfds:{tmp_path / 'records'}"):
+        workdir = tmp_path / f"w{len(lines)}"
+        options = ["--config.domains=camvid", f"--config.data_root={root}", "--config.image_size=48x64"]
+        options += ["--config.variants=basic", "--config.steps=3", "--config.log_every=1", *QUICK]
+        result = run("configs/cs_cvd.py", workdir, *options)
+        assert result.returncode == 0, result.stderr
+        logged = map(json.loads, (workdir / "basic/metrics.jsonl").read_text().splitlines())
+        lines.append([(line["step"], line["loss"]) for line in logged if "loss" in line])
+        hashes.append(json.loads((workdir / "basic/summary.json").read_text())["split_hash"])
+    assert lines[0] == lines[1] and len(lines[0]) == 3 and hashes[0] == hashes[1]
 
 
 def test_missing_config_file(tmp_path):

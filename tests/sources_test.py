@@ -1,65 +1,19 @@
-"""Reading data sets in their real layouts and formats, every complaint about them, resizing and caching."""
+"""Reading data sets in their real layouts, and every complaint about their files."""
 
 import os
 import pickle
-import struct
-import threading
-import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import yaml
-from PIL import Image
+from small_files import H, W, camvid, complaint, open_camvid, write_ids, write_image
 
 from usss_jax.data import sources
-from usss_jax.data.decode import resize_image, resize_label
 from usss_jax.data.domain import IGNORE
 from usss_jax.data.domains import get_domain
-from usss_jax.data.sources import CachedSource, open_source
+from usss_jax.data.sources import open_source
 from usss_jax.errors import InputError
-
-H, W = 12, 16
-
-
-def smooth(seed, size=(H, W)):
-    noise = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
-    return cv2.GaussianBlur(noise, (5, 5), 2)
-
-
-def write_image(path, seed=0, size=(H, W)):
-    """Write an RGB image and return what was meant."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = smooth(seed, size)
-    assert cv2.imwrite(str(path), image[:, :, ::-1])
-    return image
-
-
-def write_ids(path, ids, size=(H, W)):
-    """Write an 8-bit grey mask that goes through `ids` from left to right, and return it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mask = np.resize(np.asarray(ids, np.uint8), size[0] * size[1]).reshape(size)
-    Image.fromarray(mask).save(path)
-    return mask
-
-
-def camvid(root, names=("a", "b"), split="train"):
-    for seed, name in enumerate(names):
-        write_image(root / split / f"{name}.png", seed)
-        write_ids(root / f"{split}annot" / f"{name}.png", range(12))
-    return root
-
-
-def open_camvid(root, **arguments):
-    return open_source(get_domain("camvid"), root, "train", **({"size": (H, W)} | arguments))
-
-
-def complaint(error):
-    text = str(error.value)
-    assert "\n" not in text
-    return text
-
 
 # ---- every layout ---------------------------------------------------------------------------------------
 
@@ -201,242 +155,6 @@ def test_default_size_is_the_domains(tmp_path):
     assert example["image"].shape == (360, 480, 3) and example["label"].shape == (360, 480)
 
 
-# ---- a domain of one's own ------------------------------------------------------------------------------
-
-
-def own_domain(tmp_path, encoding, **changes):
-    classes = [
-        {"name": "road", "color": [128, 64, 128], "ids": 5},
-        {"name": "sky", "color": [70, 130, 180], "ids": 900},
-    ]
-    spec = {
-        **{"name": "own", "root": "pictures", "encoding": encoding, "size": [H, W]},
-        **{"classes": classes, "splits": {"train": {"images": "i/{id}.png", "masks": "m/{id}.png"}}},
-        **{"select_split": "train"},
-    } | changes
-    if encoding == "color":
-        for entry in classes:
-            del entry["ids"]
-    (tmp_path / "own.yaml").write_text(yaml.safe_dump(spec))
-    return get_domain(str(tmp_path / "own.yaml"))
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
-def test_colour_masks_are_mapped_by_the_class_table(tmp_path, mode):
-    domain = own_domain(tmp_path, "color")
-    write_image(tmp_path / "pictures/i/a.png")
-    colors = np.array([[128, 64, 128], [70, 130, 180], [0, 0, 0]], np.uint8)
-    classes = np.resize([0, 1, 2], H * W).reshape(H, W)
-    (tmp_path / "pictures/m").mkdir()
-    if mode == "P":
-        mask = Image.fromarray(classes.astype(np.uint8))
-        mask.putpalette(colors.tobytes())
-    else:
-        mask = Image.fromarray(colors[classes]).convert(mode)
-    mask.save(tmp_path / "pictures/m/a.png")
-    label = open_source(domain, domain.folder, "train")[0]["label"]
-    assert np.array_equal(label, np.array([0, 1, IGNORE])[classes])
-
-
-def test_unknown_colour_names_the_file_and_the_colours(tmp_path):
-    domain = own_domain(tmp_path, "color", ignore_colors=[[1, 1, 1]])
-    write_image(tmp_path / "pictures/i/a.png")
-    (tmp_path / "pictures/m").mkdir()
-    Image.new("RGB", (W, H), (128, 64, 127)).save(tmp_path / "pictures/m/a.png")
-    with pytest.raises(InputError) as error:
-        open_source(domain, domain.folder, "train")[0]
-    text = complaint(error)
-    assert "m/a.png" in text and "(128, 64, 127) is not" in text and "(1, 1, 1)" in text
-
-
-def test_16_bit_ids_above_255_are_read(tmp_path):
-    domain = own_domain(tmp_path, "ids", ignore_ids=[0])
-    write_image(tmp_path / "pictures/i/a.png")
-    ids = np.resize(np.array([5, 900, 0], np.uint16), H * W).reshape(H, W)
-    (tmp_path / "pictures/m").mkdir()
-    assert cv2.imwrite(str(tmp_path / "pictures/m/a.png"), ids)
-    label = open_source(domain, domain.folder, "train")[0]["label"]
-    assert label[0, :3].tolist() == [0, 1, IGNORE]
-
-
-# ---- formats of images and masks ------------------------------------------------------------------------
-
-
-def test_palette_mask_is_read_as_indices_not_colours(tmp_path):
-    write_image(tmp_path / "images/00001.png")
-    indices = np.resize(np.array([7, 26, 33], np.uint8), H * W).reshape(H, W)
-    mask = Image.fromarray(indices)
-    mask.putpalette([value for i in range(256) for value in (255 - i, i // 2, 7)])
-    (tmp_path / "labels").mkdir()
-    mask.save(tmp_path / "labels/00001.png")
-    assert Image.open(tmp_path / "labels/00001.png").mode == "P"
-    label = open_source(get_domain("gta5"), tmp_path, "all", size=(H, W))[0]["label"]
-    assert np.array_equal(label, np.select([indices == 7, indices == 26], [0, 13], 18))
-
-
-def test_one_bit_mask_means_the_levels_0_and_255(tmp_path):
-    """PNG optimisers pack a mask of only 0 and 255 into one bit."""
-    write_image(tmp_path / "idd20k_lite/leftImg8bit/train/1/a_image.jpg")
-    bits = np.eye(H, W, dtype=bool)
-    (tmp_path / "idd20k_lite/gtFine/train/1").mkdir(parents=True)
-    Image.fromarray(bits).save(tmp_path / "idd20k_lite/gtFine/train/1/a_label.png")
-    label = open_source(get_domain("idd_lite"), tmp_path, "train", size=(H, W))[0]["label"]
-    assert np.array_equal(label, np.where(bits, IGNORE, 0))
-
-
-@pytest.mark.parametrize("kind", ["grey", "alpha", "16 bits", "palette"])
-def test_images_of_other_formats_become_rgb(tmp_path, kind):
-    camvid(tmp_path, ["a"])
-    rgb = smooth(3)
-    path = tmp_path / "train/a.png"
-    if kind == "grey":
-        rgb = np.repeat(rgb[:, :, :1], 3, axis=2)
-        Image.fromarray(rgb[:, :, 0]).save(path)
-    elif kind == "alpha":
-        Image.fromarray(np.dstack([rgb, np.zeros((H, W), np.uint8)])).save(path)
-    elif kind == "16 bits":
-        cv2.imwrite(str(path), rgb[:, :, ::-1].astype(np.uint16) * 257)
-    else:
-        palette = Image.fromarray(rgb).quantize(16)
-        palette.save(path)
-        rgb = np.asarray(palette.convert("RGB"))
-    assert np.array_equal(open_camvid(tmp_path)[0]["image"], rgb)
-
-
-def test_exif_orientation_is_not_applied(tmp_path):
-    camvid(tmp_path, ["a"])
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees
-    Image.fromarray(smooth(0)).save(tmp_path / "train/a.jpg", exif=exif, quality=100, subsampling=0)
-    (tmp_path / "train/a.png").unlink()
-    image = open_camvid(tmp_path)[0]["image"]
-    assert image.shape == (H, W, 3) and np.abs(image.astype(int) - smooth(0)).mean() < 3
-
-
-def test_jpeg_with_a_thumbnail_and_bytes_after_its_end_is_read(tmp_path):
-    camvid(tmp_path, ["a"])
-    (tmp_path / "train/a.png").unlink()
-    data = cv2.imencode(".jpg", smooth(0))[1]
-    thumbnail = cv2.imencode(".jpg", smooth(1, (8, 8)))[1]
-    segment = b"\xff\xe1" + struct.pack(">H", 2 + len(thumbnail)) + thumbnail.tobytes()
-    (tmp_path / "train/a.jpg").write_bytes(data.tobytes()[:2] + segment + data.tobytes()[2:] + b"trailer" * 20)
-    assert open_camvid(tmp_path)[0]["image"].shape == (H, W, 3)
-
-
-# ---- damaged and wrong files ----------------------------------------------------------------------------
-
-
-def damage(data, how):
-    if how == "cut in half":
-        return data[: len(data) // 2]
-    if how == "cut at the end":
-        return data[:-4]
-    if how == "empty":
-        return b""
-    if how == "text":
-        return b"version https://git-lfs.github.com/spec/v1\n"
-    middle = len(data) // 2
-    return data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :]
-
-
-@pytest.mark.parametrize(
-    ("file", "how"),
-    [
-        (file, how)
-        for file in ("train/a.png", "trainannot/a.png", "train/a.jpg")
-        for how in ("cut in half", "cut at the end", "empty", "text", "one byte changed")
-        if (file, how) != ("train/a.jpg", "one byte changed")  # JPEG has no checksum
-    ],
-)
-def test_damaged_file_is_named(tmp_path, file, how):
-    camvid(tmp_path, ["a"])
-    path = tmp_path / file
-    if file.endswith("jpg"):
-        (tmp_path / "train/a.png").unlink()
-        write_image(path)
-    path.write_bytes(damage(path.read_bytes(), how))
-    source = open_camvid(tmp_path)
-    with pytest.raises(InputError) as error:
-        source[0]
-    assert complaint(error).startswith(str(path)) and "restore this file" in complaint(error)
-
-
-def test_large_jpeg_that_lost_only_its_last_rows_is_refused(tmp_path):
-    """Old decoders fill the missing rows with grey and say nothing."""
-    camvid(tmp_path, ["a"])
-    (tmp_path / "train/a.png").unlink()
-    path = tmp_path / "train/a.jpg"
-    write_image(path, size=(300, 400))
-    path.write_bytes(path.read_bytes()[:-300])
-    with pytest.raises(InputError, match="is truncated"):
-        open_camvid(tmp_path)[0]
-
-
-def test_png_that_is_not_a_picture_inside_is_named(tmp_path):
-    camvid(tmp_path, ["a"])
-
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", W, H, 8, 0, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"junk") + chunk(b"IEND", b"")
-    for file in ("trainannot/a.png", "train/a.png"):
-        (tmp_path / file).write_bytes(data)
-        with pytest.raises(InputError, match="cannot be decoded"):
-            (open_camvid(tmp_path))[0]
-        camvid(tmp_path, ["a"])
-
-
-def test_unreadable_file_is_named(tmp_path):
-    camvid(tmp_path, ["a"])
-    (tmp_path / "train/b.png").symlink_to(tmp_path / "gone.png")
-    source = open_camvid(tmp_path, with_masks=False)
-    assert source.ids == ["a", "b"], "a broken link must not vanish"
-    with pytest.raises(InputError, match=r"b\.png: cannot be read"):
-        source[1]
-
-
-def test_mask_saved_as_jpeg_is_refused(tmp_path):
-    camvid(tmp_path, ["a"])
-    Image.new("L", (W, H)).save(tmp_path / "trainannot/a.png", format="JPEG")
-    with pytest.raises(InputError, match="changes class ids; save masks as PNG"):
-        open_camvid(tmp_path)[0]
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
-def test_colour_picture_in_place_of_ids_is_refused(tmp_path, mode):
-    camvid(tmp_path, ["a"])
-    Image.new(mode, (W, H)).save(tmp_path / "trainannot/a.png")
-    with pytest.raises(InputError, match=r"a\.png: has colours or alpha, not class ids"):
-        open_camvid(tmp_path)[0]
-
-
-def test_16_bit_channels_in_place_of_ids_are_refused(tmp_path):
-    camvid(tmp_path, ["a"])
-    cv2.imwrite(str(tmp_path / "trainannot/a.png"), np.zeros((H, W, 3), np.uint16))
-    with pytest.raises(InputError, match="has 3 channels, not class ids"):
-        open_camvid(tmp_path)[0]
-
-
-def test_unknown_id_names_the_file_the_ids_and_what_is_allowed(tmp_path):
-    camvid(tmp_path, ["a"])
-    write_ids(tmp_path / "trainannot/a.png", [0, 12, 200])
-    with pytest.raises(InputError) as error:
-        open_camvid(tmp_path)[0]
-    text = complaint(error)
-    assert text.startswith(str(tmp_path / "trainannot/a.png"))
-    assert "12, 200 are not" in text and "0-11" in text and "camvid" in text
-
-
-def test_mask_of_another_size_names_both_files(tmp_path):
-    camvid(tmp_path, ["a"])
-    write_ids(tmp_path / "trainannot/a.png", [0], size=(H, W + 1))
-    with pytest.raises(InputError) as error:
-        open_camvid(tmp_path, size=(6, 8))[0]
-    text = complaint(error)
-    assert "trainannot/a.png" in text and "train/a.png" in text and "17x12" in text and "16x12" in text
-
-
 # ---- which files ----------------------------------------------------------------------------------------
 
 
@@ -485,6 +203,21 @@ def test_split_without_labels_says_so(tmp_path):
     assert "label" not in open_source(get_domain("idd_lite"), tmp_path, "test", with_masks=False)[0]
     with pytest.raises(InputError, match="'test' of domain 'idd_lite': it has no labels"):
         open_source(get_domain("idd_lite"), tmp_path, "test")
+
+
+@pytest.mark.parametrize("masks", ["labelTrainIds", "labelIds"])
+def test_cityscapes_has_unlabeled_images_beside_train(tmp_path, masks):
+    domain = get_domain("cityscapes")
+    write_image(tmp_path / "leftImg8bit/train/ulm/ulm_1_leftImg8bit.png")
+    write_ids(tmp_path / f"gtFine/train/ulm/ulm_1_gtFine_{masks}.png", [7])
+    write_image(tmp_path / "leftImg8bit/train_extra/erlangen/erlangen_2_leftImg8bit.png")
+    write_ids(tmp_path / f"gtCoarse/train_extra/erlangen/erlangen_2_gtCoarse_{masks}.png", [7])
+    source = open_source(domain, tmp_path, "train_extra", with_masks=False)
+    assert source.ids == ["erlangen/erlangen_2"] and set(source[0]) == {"image"}
+    assert open_source(domain, tmp_path, "train").ids == ["ulm/ulm_1"]
+    assert domain.unlabeled_splits == ("train",)
+    with pytest.raises(InputError, match="'train_extra' of domain 'cityscapes': it has no labels"):
+        open_source(domain, tmp_path, "train_extra")
 
 
 def test_unknown_split_names_those_there_are(tmp_path):
@@ -568,6 +301,38 @@ def test_linked_files_and_folders_are_followed_but_not_in_a_circle(tmp_path):
     assert open_camvid(tmp_path / "linked").ids == ["a", "b"]
 
 
+def test_link_to_itself_is_no_folder_and_does_not_vanish(tmp_path):
+    camvid(tmp_path)
+    (tmp_path / "train/around").symlink_to("around")
+    (tmp_path / "train/c.png").symlink_to("c.png")
+    source = open_camvid(tmp_path, with_masks=False)
+    assert source.ids == ["a", "b", "c"]
+    with pytest.raises(InputError, match=r"c\.png: cannot be read"):
+        source[2]
+
+
+def test_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    camvid(tmp_path)
+
+    def scandir(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(InputError) as error:
+        open_camvid(tmp_path)
+    assert complaint(error).startswith(str(tmp_path / "train")) and "correct its permissions" in complaint(error)
+
+
+def test_name_that_is_not_utf8_is_refused(tmp_path):
+    camvid(tmp_path)
+    try:
+        os.rename(tmp_path / "train/a.png", os.fsencode(tmp_path) + b"/train/stra\xdfe.png")
+    except OSError:
+        pytest.skip("this file system allows no such name")
+    with pytest.raises(InputError, match=r"stra\\udcdfe\.png': the name of this file is not UTF-8 text; rename it"):
+        open_camvid(tmp_path)
+
+
 def test_hidden_files_are_no_images(tmp_path):
     camvid(tmp_path)
     (tmp_path / "train/._a.png").write_bytes(b"x")
@@ -607,47 +372,6 @@ def test_number_that_names_a_mask_must_be_a_number(tmp_path):
         open_source(get_domain("sun37"), tmp_path, "train")
 
 
-# ---- sizes ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [(7, 9), (24, 32), (12, 5), (5, 40), (1, 1), (227, 320), (291, 223)])
-@pytest.mark.parametrize("start", [(12, 16), (169, 340), (227, 320)])
-def test_label_takes_the_pixel_under_each_centre(start, size):
-    label = np.random.default_rng(0).integers(0, 20, start, dtype=np.uint8)
-    resized = resize_label(label, size)
-    expected = np.empty(size, np.uint8)
-    for y in range(size[0]):
-        for x in range(size[1]):
-            expected[y, x] = label[int((y + 0.5) * start[0] / size[0]), int((x + 0.5) * start[1] / size[1])]
-    assert resized.dtype == np.uint8 and np.array_equal(resized, expected)
-
-
-def test_shrunk_image_has_the_mean_of_each_block():
-    image = np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8)
-    blocks = image.reshape(H // 4, 4, W // 4, 4, 3).astype(float).mean((1, 3))
-    assert np.abs(resize_image(image, (H // 4, W // 4)) - blocks).max() <= 0.5
-
-
-def test_enlarged_image_stays_in_place():
-    """A ramp stays the same ramp: no shift by half a pixel."""
-    ramp = np.repeat(np.arange(0, 160, 10, dtype=np.uint8)[None, :, None], 3, axis=2)
-    larger = resize_image(np.repeat(ramp, 4, axis=0), (4, 32))[0, :, 0].astype(float)
-    centres = (np.arange(32) + 0.5) / 2 - 0.5
-    assert np.abs(larger[1:-1] - 10 * centres[1:-1]).max() <= 0.5
-
-
-def test_image_and_label_are_resized_alike(tmp_path):
-    camvid(tmp_path, ["a"])
-    half = np.zeros((H, W), np.uint8)
-    half[:, W // 2 :] = 10
-    Image.fromarray(half).save(tmp_path / "trainannot/a.png")
-    Image.fromarray(np.repeat(half[:, :, None] * 25, 3, axis=2)).save(tmp_path / "train/a.png")
-    for size in ((6, 8), (24, 32), (7, 22)):
-        example = open_camvid(tmp_path, size=size)[0]
-        assert example["image"].shape == (*size, 3) and example["label"].shape == size
-        assert np.array_equal(example["image"][:, :, 0] > 125, example["label"] == 10)
-
-
 # ---- drawn and cached -----------------------------------------------------------------------------------
 
 
@@ -669,88 +393,10 @@ def test_embedded_domain_needs_no_folder():
         source.select(["00048"])
 
 
-class CountingSource:
-    def __init__(self, ids=("a", "b", "c")):
-        self.ids, self.calls = list(ids), []
-
-    def __len__(self):
-        return len(self.ids)
-
-    def __getitem__(self, index):
-        self.calls.append(self.ids[index])
-        return {"image": np.full((4, 5, 3), index, np.uint8), "label": np.zeros((4, 5), np.uint8)}
-
-    def select(self, ids):
-        return CountingSource(ids)
-
-
-def test_cache_keeps_examples_up_to_its_bound():
-    inner = CountingSource()
-    cached = CachedSource(inner, max_bytes=2 * 80)
-    for _ in range(3):
-        assert [int(cached[i]["image"][0, 0, 0]) for i in range(3)] == [0, 1, 2]
-    assert cached.cached_bytes == 160 and len(cached) == 3
-    assert inner.calls.count("a") == inner.calls.count("b") == 1 and inner.calls.count("c") == 3
-
-
-def test_what_the_cache_returns_cannot_change_the_cache():
-    cached = CachedSource(CountingSource(), max_bytes=80)
-    for index in (0, 0, 1):  # fresh, from the cache, not cached
-        with pytest.raises(ValueError):
-            cached[index]["image"][0] = 9
-    cached[0]["extra"] = 1
-    assert set(cached[0]) == {"image", "label"}
-
-
-def test_cache_is_right_under_threads(tmp_path):
-    root = camvid(tmp_path, [f"{i:02d}" for i in range(20)])
-    plain, cached = open_camvid(root), CachedSource(open_camvid(root), max_bytes=10 * H * W * 4)
-    wrong = []
-
-    def read(seed):
-        for i in np.random.default_rng(seed).permutation(20):
-            if not np.array_equal(cached[i]["image"], plain[i]["image"]):
-                wrong.append(i)
-
-    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong and cached.cached_bytes == 10 * H * W * 4
-
-
-def test_example_that_two_threads_decode_at_once_is_counted_once():
-    both_decode = threading.Barrier(2, timeout=10)
-
-    class SlowSource(CountingSource):
-        def __getitem__(self, index):
-            both_decode.wait()
-            return super().__getitem__(index)
-
-    cached = CachedSource(SlowSource(), max_bytes=1000)
-    threads = [threading.Thread(target=cached.__getitem__, args=(0,)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert cached.cached_bytes == 80
-
-
-def test_selection_of_a_cache_has_a_cache_of_its_own():
-    cached = CachedSource(CountingSource(), max_bytes=1000)
-    cached[0]
-    chosen = cached.select(["b"])
-    assert chosen.ids == ["b"] and chosen.cached_bytes == 0
-    chosen[0]
-    assert chosen.cached_bytes == 80
-
-
 def test_sources_travel_to_worker_processes(tmp_path):
-    source = CachedSource(open_camvid(camvid(tmp_path)), max_bytes=10**6)
-    source[0]
+    source = open_camvid(camvid(tmp_path))
     copy = pickle.loads(pickle.dumps(source))
-    assert copy.cached_bytes == 0 and copy.ids == source.ids
+    assert copy.ids == source.ids
     assert np.array_equal(copy[1]["label"], source[1]["label"])
 
 

@@ -1,13 +1,19 @@
 """The seeded choice of labeled images, and the hash that goes into every result."""
 
 import hashlib
+import pathlib
+import re
 
+import numpy as np
 import pytest
 
-from usss_jax.data.splits import choose_labeled, split_hash
+from usss_jax.data.domains import get_domain
+from usss_jax.data.sources import open_source
+from usss_jax.data.splits import LISTS, choose_labeled, committed_list, rank, split_hash
 from usss_jax.errors import InputError
 
 IDS = [f"frame_{i:03d}" for i in range(60)]
+REAL = pathlib.Path(__file__).parent.parent.parent / "shared" / "data"
 
 
 def test_the_choice_is_the_documented_ranking():
@@ -87,3 +93,57 @@ def test_the_hash_does_not_depend_on_any_order():
 )
 def test_the_hash_changes_with_any_change_of_the_ids(other):
     assert split_hash(other) != split_hash({"cityscapes": ["a", "b"], "camvid": ["c"]})
+
+
+# ---- committed lists ------------------------------------------------------------------------------------
+
+
+def ids_of(path):
+    return [line for line in path.read_text().splitlines() if not line.startswith("#")]
+
+
+def test_there_are_lists_for_every_number_that_the_pools_allow():
+    pools = {"camvid": (50, 100), "idd_lite": (50, 100, 375), "cityscapes256": (50, 100, 375, 1500)}
+    want = {f"{d}/n{n}_seed{s}.txt" for d, numbers in pools.items() for n in numbers for s in (0, 1, 2)}
+    assert {str(p.relative_to(LISTS)) for p in LISTS.rglob("*.txt")} == want
+
+
+@pytest.mark.parametrize("path", sorted(LISTS.rglob("*.txt")), ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_a_committed_list_is_the_rule_on_itself_and_states_its_classes(path):
+    """The first n of a pool by rank are the first n of any part of the pool that holds them."""
+    n, seed = map(int, re.fullmatch(r"n(\d+)_seed(\d+)", path.stem).groups())
+    ids = ids_of(path)
+    assert len(set(ids)) == n and ids == sorted(ids)
+    larger = LISTS / path.parent.name / f"n{100 if n == 50 else n}_seed{seed}.txt"
+    assert sorted(rank(ids_of(larger), seed, path.parent.name)[:n]) == ids
+    domain = get_domain(path.parent.name)
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert f"of {domain.num_classes} classes are there" in header[-1]
+    assert all(f" {name} " in header[-1] for name in domain.class_names)
+
+
+@pytest.mark.parametrize("name", ["camvid", "idd_lite", "cityscapes256"])
+def test_committed_lists_are_the_rule_on_the_real_data(name):
+    domain = get_domain(name)
+    if not (REAL / domain.folder).is_dir():
+        pytest.skip("the real data set is not here")
+    train = open_source(domain, REAL / domain.folder, "train")
+    for path in (LISTS / name).glob("*.txt"):
+        n, seed = map(int, re.fullmatch(r"n(\d+)_seed(\d+)", path.stem).groups())
+        assert sorted(rank(train.ids, seed, name)[:n]) == ids_of(path) == choose_labeled(train.ids, n, seed, name)
+    chosen = train.select(ids_of(LISTS / name / "n50_seed1.txt"))
+    shown = sum(np.isin(range(domain.num_classes), chosen[i]["label"]).astype(int) for i in range(50))
+    text = ", ".join(f"{c} {k}" for c, k in zip(domain.class_names, shown, strict=True))
+    assert text in (LISTS / name / "n50_seed1.txt").read_text()
+
+
+def test_an_image_of_a_committed_list_that_is_not_there_is_named():
+    chosen = ids_of(committed_list("camvid", 50, 0))
+    pool = [i for i in chosen if i != chosen[7]] + IDS
+    with pytest.raises(InputError, match=f"1 of the 50 labeled images of camvid.*{chosen[7]}.*labeled_list"):
+        choose_labeled(pool, 50, 0, "camvid")
+
+
+def test_other_seeds_numbers_and_domains_follow_the_rule_alone():
+    assert committed_list("camvid", 50, 3) is committed_list("camvid", 51, 0) is committed_list("mine", 50, 0) is None
+    assert len(choose_labeled(IDS, 50, 3, "camvid")) == 50

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from usss_jax.data.augment_device import DeviceAugment, augment
 from usss_jax.models.drn import DRN, GroupedBatchNorm, conv
 from usss_jax.models.universal import UniversalModel
 from usss_jax.training.sharding import create_mesh
@@ -331,3 +332,30 @@ def test_the_compiled_step_on_a_mesh_is_the_same_function(has_unlabeled):
         assert_trees_close(new.batch_stats, stats)
         assert_trees_close({name: scalars[name] for name in want}, want)
         assert int(new.step) == 4
+
+
+# ---- Augmentation inside the step ----
+
+
+AUGMENT = DeviceAugment(color_jitter=0.5, grey=0.3, blur=0.5, mix="classmix")
+
+
+@pytest.mark.parametrize("unroll", [False, True])
+def test_a_step_trains_on_the_batch_that_augment_makes_of_its_seed_and_number(unroll):
+    with jax.enable_x64(True):
+        state, batch = create(MODEL), random_batch(*CASES["all_different"])
+        batch = jax.tree.map(lambda a: a / a.max() if jnp.issubdtype(a.dtype, jnp.floating) else a, batch)
+        key = jax.random.fold_in(jax.random.key(9), 3)  # the state's step is 3
+        augmented = jax.jit(augment, static_argnums=2)(batch, key, AUGMENT)
+        assert largest(jax.tree.map(lambda a, b: a - b, augmented["unlabeled"], batch["unlabeled"])) > 0.1
+        want = ours(state, augmented, unroll=unroll)
+        function = partial(gradients, model=MODEL, objective=OBJECTIVE, augment=AUGMENT, seed=9, unroll=unroll)
+        assert_trees_close(quick_jit(function)(state, batch), want, 1e-8)
+
+
+def test_another_step_is_augmented_anew():
+    with jax.enable_x64(True):
+        state, batch = create(MODEL), random_batch(SAME, {})
+        function = quick_jit(partial(gradients, model=MODEL, objective=OBJECTIVE, augment=AUGMENT))
+        losses = [float(function(state.replace(step=jnp.asarray(s)), batch)[2]["loss"]) for s in (3, 4, 3)]
+        assert losses[0] == losses[2] != losses[1]

@@ -165,9 +165,7 @@ def test_the_shares_of_all_hosts_together_are_the_batch_of_one_host(count):
             else:
                 parts = [g[name] for g in got]  # every micro-batch alone
             assert all(part.shape[1] == array.shape[1] // count for part in parts)
-            for u in range(len(array)):
-                together = sorted(image.tobytes() for part in parts for image in part[u])
-                assert together == sorted(image.tobytes() for image in array[u]), name
+            np.testing.assert_array_equal(np.concatenate(parts, axis=1), array, err_msg=name)
 
 
 def test_shares_keep_image_and_mask_together():
@@ -201,7 +199,7 @@ def test_streams_of_two_domains_and_of_two_kinds_do_not_run_in_step():
 
 
 def test_an_image_is_cropped_and_flipped_anew_every_time():
-    data = stream(Images(1), CROP, seed=0)
+    data = stream(Images(1), pools(1, 1), seed=0)
     positions = [data[i]["image"][0, :, 1:].astype(int) for i in range(40)]  # (y, x) of the first row's pixels
     assert {p[0, 0] for p in positions} == {0, 1, 2}
     assert {p[:, 1].min() for p in positions} == {0, 1, 2, 3}
@@ -240,3 +238,33 @@ def test_an_epoch_is_that_of_the_domain_with_most_labels():
     assert epoch_steps(both, 10) == 38
     assert micro_batches("pool", both["large"], 38, 10) == 298 // 38
     assert micro_batches("pool", both["small"], 38, 10) == 1
+
+
+def test_rare_sampling_shows_the_image_of_the_rare_class_most_and_is_a_function_of_the_step():
+    """Labels are the images' numbers: 4 of 5 images have class 0 or 1, the last alone has class 4."""
+
+    class Skewed(Images):
+        def __getitem__(self, index):
+            example = super().__getitem__(index)
+            return example | {"label": np.where(example["label"] == 4, 4, example["label"] % 2).astype(np.uint8)}
+
+    pool = dataclasses.replace(pools(1, 1), labeled=Skewed(5), rare_temperature=0.05)
+    first, second = (step_batches({"city": pool}, batch_size=10, seed=1) for _ in range(2))
+    drawn = [i for s in range(40) for i in which(first[s]["labeled"]["city"]["image"])]
+    assert drawn.count(4) > 0.9 * len(drawn)  # shares 0.4, 0.4, 0.2: exp(0.2 / 0.05) = 55 times each of the others
+    assert set(drawn) - {4}
+    assert_same(first[17], second[17])
+    for s in range(3):
+        part = first[s]["labeled"]["city"]
+        numbers = part["image"][..., 0]
+        np.testing.assert_array_equal(part["label"], np.where(numbers == 4, 4, numbers % 2))
+
+
+def test_scale_and_flip_follow_the_pool():
+    still = dataclasses.replace(pools(1, 1, crop=(H, W)), flip=False)
+    plain = step_batches({"city": still}, batch_size=4)
+    want = Images(1)[0]["image"]
+    assert all((image == want).all() for s in range(5) for image in plain[s]["labeled"]["city"]["image"])
+    doubled = dataclasses.replace(still, scale=(2.0, 2.0))
+    rows = step_batches({"city": doubled}, batch_size=4)[0]["labeled"]["city"]["image"][..., 1]
+    assert rows.shape == (4, H, W) and all(row.max() - row.min() <= H // 2 for row in rows)

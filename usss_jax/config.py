@@ -9,6 +9,15 @@ from usss_jax.errors import InputError
 
 VARIANTS = ("single", "basic", "cross", "full")
 
+# What `checked` asks of the fields.
+CHOICES = {"on_bad_example": ("error", "skip")}
+AT_LEAST_ONE = (
+    *("steps", "single_steps", "batch_size", "unlabeled_batch_size", "eval_batch_size", "embed_dim"),
+    *("eval_every", "checkpoint_every", "log_every", "loader_threads"),
+)
+POSITIVE = ("lr", "similarity_scale", "width", "rare_temperature")
+NOT_NEGATIVE = ("alpha", "beta", "momentum", "weight_decay", "poly_power", "cache_gb")
+
 
 def flexible(value) -> FieldReference:
     """Field that may be overridden by a value of another type: 100, or the string "camvid=all,cityscapes=375"."""
@@ -23,13 +32,27 @@ def default_config() -> ConfigDict:
     c = ConfigDict()
     # Data
     c.domains = flexible(["cityscapes", "camvid"])  # names (data/domains.py) or YAML files
-    c.data_root = ""  # * folder that holds one sub-folder per domain; or the domain's own folder if given by name
+    c.data_root = ""  # * folder with one sub-folder per domain; given by name the domain's own; "tfds:DIR": records
     c.labeled_per_domain = flexible(100)  # * N, or "all"
     c.split_seed = 0  # chooses the labeled images
+    c.labeled_list = ""  # * text file that names the labeled images, in place of labeled_per_domain
+    c.unlabeled_splits = ""  # * splits of the unlabeled images, such as train+train_extra; empty: the domain's own
+    c.unlabeled_list = ""  # * text file that names the unlabeled images among them; empty: all
+    c.unlabeled_includes_labeled = True  # as in the paper
+    c.on_bad_example = "error"  # or "skip": read all files once at the start, leave out and report what is damaged
     c.image_size = ""  # * HEIGHTxWIDTH at which images are loaded and evaluated; empty: the domain's own
     c.crop_size = ""  # * HEIGHTxWIDTH of training examples; empty: the domain's own, the whole image if resized
-    c.cache_gb = 4.0  # memory for decoded images, all domains together
+    c.cache_gb = 4.0  # memory for decoded images, all domains together; 0: decode them every time
     c.loader_threads = 4
+    c.sampling = "uniform"  # * of labeled images; or "rare": images of rare classes more often
+    c.rare_temperature = 0.01  # of "rare": lower, rarer
+    # Augmentation; the paper's is crop and flip alone
+    c.flip = True  # left and right, in half of the cases
+    c.scale = ""  # * LOW-HIGH, such as 0.5-2.0: random scale before the crop
+    c.color_jitter = 0.0  # strength
+    c.grey = 0.0  # probability
+    c.blur = 0.0  # probability
+    c.mix = "none"  # labeled images: or "cutmix", "classmix"
     # Model
     c.encoder = "drn_d_22"  # or drn_d_38, drn_d_54, drn_d_105 (= resnet18, 34, 50, 101 of the paper)
     c.width = 1.0  # factor on the encoder's channels
@@ -60,6 +83,36 @@ def default_config() -> ConfigDict:
     c.checkpoint_every = 100
     c.log_every = 10
     return c
+
+
+def checked(config: ConfigDict) -> ConfigDict:
+    """Copy of the config with the lists read; InputError names a wrong field.
+
+    Fields marked * are read where the domains are known (data/pools.py, training/stages.py).
+    """
+    config = config.copy_and_resolve_references()
+    unknown = sorted(set(config) - set(default_config()))
+    missing = sorted(set(default_config()) - set(config))
+    if unknown or missing:
+        raise InputError(f"config: unknown fields {unknown}, missing fields {missing}; see usss_jax/config.py")
+    domains, variants = names(config.domains), names(config.variants)
+    for field, values in (("domains", domains), ("variants", variants)):
+        if not values or len(set(values)) != len(values):
+            raise InputError(f"{field}={values}: give at least one name, each once")
+    for field, values, words in (("variants", variants, VARIANTS), *((f, [config[f]], w) for f, w in CHOICES.items())):
+        if wrong := [value for value in values if value not in words]:
+            raise InputError(f"{field}: {wrong[0]!r} is not one of {', '.join(words)}")
+    for field in AT_LEAST_ONE:
+        if config[field] < 1:
+            raise InputError(f"{field}={config[field]} must be at least 1")
+    for field in POSITIVE:
+        if not config[field] > 0:
+            raise InputError(f"{field}={config[field]} must be positive")
+    for field in NOT_NEGATIVE:
+        if not config[field] >= 0:
+            raise InputError(f"{field}={config[field]} must not be negative")
+    plain = config.to_dict() | {"domains": tuple(domains), "variants": tuple(variants)}
+    return ConfigDict(plain)
 
 
 def names(value: str | Sequence[str]) -> list[str]:
@@ -110,6 +163,37 @@ def read_size(text: str) -> tuple[int, int]:
     if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
         raise ValueError("give HEIGHTxWIDTH, for instance 360x480")
     return int(height), int(width)
+
+
+def read_one_of(*words: str) -> Callable[[str], str]:
+    """Return a reader of one of the given words."""
+
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"give one of {', '.join(words)}")
+        return text
+
+    return read
+
+
+def read_range(text: str) -> tuple[float, float]:
+    """Read "LOW-HIGH", two positive numbers."""
+    low, _, high = text.partition("-")
+    try:
+        values = float(low), float(high)
+    except ValueError:
+        values = 0.0, 0.0
+    if not 0 < values[0] <= values[1] < float("inf"):
+        raise ValueError("give LOW-HIGH, for instance 0.5-2.0")
+    return values
+
+
+def read_splits(text: str) -> tuple[str, ...]:
+    """Read "train+train_extra"."""
+    splits = tuple(part.strip() for part in text.split("+"))
+    if not all(splits) or len(set(splits)) < len(splits):
+        raise ValueError("give splits, each once, with + between them")
+    return splits
 
 
 def read_count(word: str) -> Callable[[str], int | str]:

@@ -1,21 +1,17 @@
-"""Entry point: flags and errors; the work is in training/stages.py.
+"""Entry point: flags; the work is in training/stages.py.
 
 python -m usss_jax.main --config=configs/demo.py --workdir=runs/demo
 """
 
-import difflib
 import pathlib
-import re
-import sys
 
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import flags
 
-from usss_jax.config import default_config
+from usss_jax import entry
 from usss_jax.errors import InputError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, for instance configs/demo.py[:argument].")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run leaves behind.")
+flags.declare_key_flag("config")  # so that --help shows it
 
 
 def main(argv: list[str]):
@@ -27,57 +23,11 @@ def main(argv: list[str]):
             raise InputError(
                 f"--{flag} is missing: python -m usss_jax.main --config=configs/demo.py --workdir=runs/demo"
             )
-    config = load_config()
+    config = entry.load_config()
     from usss_jax.training import stages  # after the flags: a typo should not wait for JAX
 
     stages.run(config, pathlib.Path(str(WORKDIR.value)).expanduser())
 
 
-def load_config() -> ConfigDict:
-    """Return the config; InputError if its file could not be read (ml_collections says so on first use only)."""
-    try:
-        CONFIG.value.keys()
-    except OSError as e:
-        raise unloadable(e) from e
-    return CONFIG.value
-
-
-def unloadable(error: Exception) -> InputError:
-    """Build the one line for a config file that cannot be loaded: the last line of what went wrong."""
-    return InputError(
-        f"--config: cannot be loaded: {type(error).__name__}: {str(error).strip().splitlines()[-1].strip()}"
-    )
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parse flags; a wrong one becomes an InputError (absl and ml_collections would exit with 1 and a traceback)."""
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as e:
-        reason = str(e).strip().splitlines()[-1]  # for an error in a config file: the last line of its traceback
-        raise InputError(reason.removeprefix("usss_jax.errors.InputError: ")) from e
-    except (AttributeError, KeyError) as e:  # ml_collections, for a field that the config does not have
-        fields = [m[1] for word in argv if (m := re.match(r"--?(?:no)?config\.([\w.]+)", word))]
-        wrong = [field for field in fields if field not in default_config()]
-        if not wrong:
-            raise unloadable(e) from e
-        close = difflib.get_close_matches(wrong[0], default_config(), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(default_config())}"
-        raise InputError(f"--config.{wrong[0]}: the config has no such field; {hint}") from e
-    except (OSError, SyntaxError, ImportError, NameError, TypeError) as e:  # from the config file
-        raise unloadable(e) from e
-
-
-def run(argv: list[str] | None = None):
-    """Parse, run, and turn bad input into one line on stderr and exit code 2."""
-    logging.set_verbosity(logging.WARNING)
-    try:
-        app.run(main, argv=argv, flags_parser=parse_flags)
-    except InputError as e:
-        sys.stdout.flush()
-        print(f"usss_jax: error: {e}", file=sys.stderr, flush=True)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    run()
+    entry.run(main)

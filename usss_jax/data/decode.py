@@ -1,29 +1,39 @@
 """Image and mask files to arrays: RGB bytes and train ids, with one clear error for whatever is wrong with a file."""
 
 import io
-import zlib
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from usss_jax.data.domain import Domain, Layout, color_table, lookup_table
+from usss_jax.data.domain import UNKNOWN, Domain, Layout, lookup_table
+from usss_jax.data.headers import read_header
 from usss_jax.errors import InputError
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
-    """Decode a PNG or JPEG file to RGB, uint8 [h, w, 3]; grey is repeated, alpha dropped, 16 bits become 8.
+    """Decode a PNG or JPEG file to RGB, uint8 [h, w, 3]; grey is repeated, a palette expanded.
 
-    The EXIF orientation is not applied, since masks carry none. Raises InputError naming a damaged file.
+    Raises InputError naming the file if it is damaged, or if 8-bit RGB would not be what it shows: CMYK, 16 bits,
+    transparency, or an EXIF orientation, which masks do not have.
     """
-    _check_complete(data, name)
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise InputError(f"{name}: cannot be decoded; restore this file or leave its id out")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    header = read_header(data, name)
+    _check_upright(header, name)
+    if header.bits > 8:
+        raise InputError(
+            f"{name}: has {header.bits} bits per channel; how to scale them is your choice, so save it with 8 bits "
+            "(mogrify -depth 8 FILE divides by 257)"
+        )
+    if header.format == "JPEG" and header.channels == 4:
+        raise InputError(f"{name}: is a CMYK image; convert it to RGB (mogrify -colorspace sRGB FILE)")
+    if header.alpha:
+        pixels = _decode_png(data, name, "RGBA")
+        if pixels[:, :, 3].min() < 255:
+            raise InputError(
+                f"{name}: has transparent pixels; put it on a background (mogrify -background black -alpha remove FILE)"
+            )
+        return np.ascontiguousarray(pixels[:, :, :3])
+    return _decode(data, name, cv2.IMREAD_COLOR_RGB)
 
 
 def decode_mask(data: bytes, name: str, domain: Domain, layout: Layout) -> np.ndarray:
@@ -31,59 +41,84 @@ def decode_mask(data: bytes, name: str, domain: Domain, layout: Layout) -> np.nd
 
     Raises InputError naming the file if it is damaged or not such a mask, or has an id that the table lacks.
     """
-    _check_complete(data, name, png_only=True)
-    if layout.encoding == "color":
-        return _from_colors(_decode_png(data, name, "RGB"), name, domain, layout)
-    raw = _decode_ids(data, name, layout.encoding)
-    labels = lookup_table(domain, layout)[raw]
-    if labels.min() < 0:
-        unknown = np.unique(raw[labels < 0]).tolist()
-        known = np.flatnonzero(lookup_table(domain, layout) >= 0)
+    raw = decode_raw(data, name, layout)
+    table = lookup_table(domain, layout)
+    labels = cv2.LUT(raw, table[:256]) if raw.dtype == np.uint8 else table.take(raw)
+    if (labels == UNKNOWN).any():
+        raise InputError(f"{name}: {_unknown(np.unique(raw[labels == UNKNOWN]), domain, layout)}")
+    return labels
+
+
+def decode_raw(data: bytes, name: str, layout: Layout) -> np.ndarray:
+    """Decode a PNG mask to what it holds, [h, w]: ids, uint8 or uint16, or colours, uint32 (see `lookup_table`).
+
+    Raises InputError naming the file if it is damaged or not such a mask.
+    """
+    header = read_header(data, name)
+    if header.format != "PNG":
+        raise InputError(f"{name}: is a JPEG file, whose compression changes class ids; save masks as PNG")
+    _check_upright(header, name)
+    return (_decode_colors if layout.encoding == "color" else _decode_ids)(data, name, header, layout)
+
+
+def _check_upright(header, name):
+    if header.orientation != 1:
         raise InputError(
-            f"{name}: raw id {_first(unknown)} not in the table of domain {domain.name!r}, which has "
-            f"{_ranges(known)}; make the mask in that label space or add the ids to the domain"
+            f"{name}: EXIF orientation {header.orientation} shows it turned or mirrored, but image and mask are taken "
+            "as they are stored; turn its pixels (mogrify -auto-orient FILE) or, if image and mask fit as they are, "
+            "remove the tag (exiftool -Orientation= FILE)"
         )
-    return labels.astype(np.uint8)
 
 
-def _from_colors(pixels, name, domain, layout):
-    codes, train_ids = color_table(domain, layout)
-    packed = pixels.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
-    at = np.minimum(np.searchsorted(codes, packed), len(codes) - 1)
-    wrong = codes[at] != packed
-    if wrong.any():
-        unknown = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in np.unique(packed[wrong])]
-        raise InputError(
-            f"{name}: colour {_first(unknown)} not in the table of domain {domain.name!r}, which has "
-            f"{', '.join(str(c.color) for c in domain.classes)} and to ignore "
+def _decode_ids(data, name, header, layout):
+    """Raw ids of a PNG, uint8 or uint16 [h, w]."""
+    if layout.encoding == "ids16":
+        raw = _decode(data, name, cv2.IMREAD_UNCHANGED)  # channels in the order blue, green, red
+        return raw if raw.ndim == 2 else np.ascontiguousarray(raw[:, :, 2])
+    if header.channels > 1:
+        remedy = "encoding: color" if header.bits <= 8 else "encoding: ids16 if the first channel is the class"
+        raise InputError(f"{name}: has colours or alpha, not class ids; give the mask of ids, or {remedy}")
+    if header.palette:
+        return _decode_png(data, name, "P")
+    return _decode(data, name, cv2.IMREAD_UNCHANGED if header.bits == 16 else cv2.IMREAD_GRAYSCALE)
+
+
+def _decode_colors(data, name, header, layout):
+    """Colours of a PNG as red + 2**8 * green + 2**16 * blue, uint32 [h, w]."""
+    if header.bits > 8:
+        raise InputError(f"{name}: has {header.bits} bits per channel; save colour masks with 8 bits")
+    pixels = cv2.cvtColor(_decode(data, name, cv2.IMREAD_COLOR_RGB), cv2.COLOR_RGB2RGBA)
+    return pixels.view("<u4")[:, :, 0] & 0xFFFFFF
+
+
+def _unknown(raw, domain, layout):
+    """What to say of raw ids or colours that the table lacks."""
+    if layout.encoding == "color":
+        return (
+            f"colour {_first([(int(c) & 255, int(c) >> 8 & 255, int(c) >> 16) for c in raw])} not in the table of "
+            f"domain {domain.name!r}, which has {', '.join(str(c.color) for c in domain.classes)} and to ignore "
             f"{', '.join(map(str, layout.ignore_colors)) or 'none'}; correct the mask or add the colours"
         )
-    return train_ids[at]
+    known = np.flatnonzero(lookup_table(domain, layout) != UNKNOWN)
+    return (
+        f"raw id {_first(raw.tolist())} not in the table of domain {domain.name!r}, which has {_ranges(known)}; make "
+        "the mask in that label space or add the ids to the domain"
+    )
 
 
-def _decode_ids(data, name, encoding):
-    """Raw ids of a PNG, uint8 or uint16 [h, w]."""
-    if encoding == "ids" and data[24] < 16:  # byte 24 of a PNG: bits per sample
-        with_alpha, color = data[25] & 4, data[25] & 2 and not data[25] & 1  # byte 25: colour type
-        if with_alpha or color:
-            raise InputError(f"{name}: has colours or alpha, not class ids; give the mask of ids, or encoding: color")
-        return _decode_png(data, name, "P" if data[25] & 1 else "L")
-    # Pillow reads 16-bit colour as 8 bits; OpenCV keeps it, with the channels in the order blue, green, red.
+def _decode(data, name, mode):
+    """Pixels by OpenCV."""
     try:
-        raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
-        raw = None
-    if raw is None:
+        pixels = None
+    if pixels is None:
         raise InputError(f"{name}: cannot be decoded; restore this file or leave its id out")
-    if raw.ndim == 3 and encoding == "ids":
-        raise InputError(
-            f"{name}: has {raw.shape[2]} channels, not class ids; give the mask of ids, or encoding: ids16"
-        )
-    return raw if raw.ndim == 2 else raw[:, :, 2]
+    return pixels
 
 
 def _decode_png(data, name, mode):
-    """Pixels of a PNG by Pillow: the indices of a palette ("P"), grey levels ("L") or colours ("RGB")."""
+    """Pixels by Pillow, which tells the indices of a palette ("P") from its colours and knows all kinds of alpha."""
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             return np.asarray(image if image.mode == mode else image.convert(mode))
@@ -98,46 +133,6 @@ def read_file(path) -> bytes:
             return file.read()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); restore this file or leave its id out") from error
-
-
-def _check_complete(data, name, png_only=False):
-    """Find damage that decoders may pass over in silence, returning a picture that is partly grey."""
-    if not data:
-        fault = "is empty"
-    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-        fault = _png_fault(data)
-    elif data.startswith(b"\xff\xd8") and png_only:
-        fault = "is a JPEG file, whose compression changes class ids; save masks as PNG"
-    elif data.startswith(b"\xff\xd8"):
-        fault = None if _jpeg_ends(data) else "is truncated"
-    else:
-        fault = "is not a PNG file" if png_only else "is not a PNG or JPEG file"
-    if fault:
-        raise InputError(f"{name}: {fault}; restore this file or leave its id out")
-
-
-def _png_fault(data):
-    view, at = memoryview(data), 8
-    while at + 12 <= len(data):
-        end = at + 12 + int.from_bytes(view[at : at + 4], "big")
-        if end > len(data):
-            break
-        if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
-            return "is damaged (a checksum is wrong)"
-        if view[at + 4 : at + 8] == b"IEND":
-            return None
-        at = end
-    return "is truncated"
-
-
-def _jpeg_ends(data):
-    """Whether an end marker follows the start of the scan: pixels contain none, thumbnails lie before."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] == 0xDA:
-            return data.find(b"\xff\xd9", at) >= 0
-        at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return False
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------

@@ -2,12 +2,11 @@
 
 import dataclasses
 import functools
-import os
 
 import numpy as np
 
 IGNORE = 255
-EXTENSIONS = (".png", ".jpg", ".jpeg")
+UNKNOWN = 254  # marks what no class table has, so that there are at most 254 classes
 ENCODINGS = ("ids", "color", "ids16")
 
 
@@ -21,11 +20,12 @@ class LabelClass:
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """Path templates of one split, relative to the domain's folder; `{id}` may span folders ("city/stem")."""
+    """Where the files of one split are, below the domain's folder: by patterns (data/patterns.py) or by a list."""
 
-    images: str  # without an extension any of EXTENSIONS will do
+    images: str = ""  # pattern; without an extension any will do
     masks: str | None = None  # None: a split without labels
     mask_shift: int = 0  # the number in the mask's name minus the number in the image's
+    list_file: str | None = None  # text file with a line "image [mask]" for each image, in place of patterns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Domain:
     crop: tuple[int, int]  # of it, for training
     select_split: str = "val"
     report_split: str = "val"
+    unlabeled_splits: tuple[str, ...] = ("train",)  # whose images are used without their masks
     synthetic: dict[str, int] | None = dataclasses.field(default=None, hash=False)  # split -> number of images
     how_to_get: str = ""
 
@@ -83,46 +84,21 @@ class Domain:
 # ---- tables --------------------------------------------------------------------------------------------
 
 
-def split_template(template: str) -> tuple[str, str, str, tuple[str, ...]]:
-    """Split a path template into folder, text before `{id}`, text after it, and the extensions it allows."""
-    extensions = tuple(e for e in EXTENSIONS if template.lower().endswith(e))
-    stem = template[: -len(extensions[0])] if extensions else template
-    before, tail = stem.split("{id}")
-    folder, _, head = before.rpartition("/")
-    return folder, head, tail, extensions or EXTENSIONS
-
-
-def match_id(template: str, path: str) -> str | None:
-    """Id of the file `path` (relative, "/" between folders) under `template`, None if it has another form."""
-    folder, head, tail, extensions = split_template(template)
-    inside = path.removeprefix(f"{folder}/") if folder else path
-    stem, extension = os.path.splitext(inside)
-    if (folder and inside == path) or extension.lower() not in extensions:
-        return None
-    if len(stem) <= len(head) + len(tail) or not (stem.startswith(head) and stem.endswith(tail)):
-        return None
-    return stem[len(head) : len(stem) - len(tail)]
-
-
 @functools.cache
 def lookup_table(domain: Domain, layout: Layout) -> np.ndarray:
-    """Train id of every raw id, int16 [65536], read-only: 255 is ignore, -1 an id that the table lacks."""
+    """Train id of every raw id of masks, uint8 [65536], read-only; UNKNOWN for an id that the class table lacks.
+
+    For encoding "color" it is the train id of every colour, uint8 [2**24]: red + 2**8 * green + 2**16 * blue.
+    """
     if layout.encoding == "color":
-        raise ValueError("masks of encoding 'color' have colours, not ids: use color_table")
-    table = np.full(65536, -1, np.int16)
-    table[list(layout.ignore_ids)] = IGNORE
-    for train_id, raw in enumerate(layout.raw_ids):
-        table[list(raw)] = train_id
+        train_ids = dict.fromkeys(layout.ignore_colors, IGNORE) | {c.color: i for i, c in enumerate(domain.classes)}
+        raw_ids = {r | g << 8 | b << 16: train_id for (r, g, b), train_id in train_ids.items()}
+    else:
+        raw_ids = dict.fromkeys(layout.ignore_ids, IGNORE) | {r: i for i, ids in enumerate(layout.raw_ids) for r in ids}
+    table = np.full(1 << (24 if layout.encoding == "color" else 16), UNKNOWN, np.uint8)
+    table[list(raw_ids)] = list(raw_ids.values())
     table.flags.writeable = False
     return table
-
-
-@functools.cache
-def color_table(domain: Domain, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """Colours as r * 65536 + g * 256 + b in rising order, int32 [n], and the train id of each, uint8 [n]."""
-    ids = dict.fromkeys(layout.ignore_colors, IGNORE) | {c.color: i for i, c in enumerate(domain.classes)}
-    codes = sorted((r << 16 | g << 8 | b, train_id) for (r, g, b), train_id in ids.items())
-    return np.array([c for c, _ in codes], np.int32), np.array([t for _, t in codes], np.uint8)
 
 
 def palette(domain: Domain) -> np.ndarray:

@@ -2,25 +2,47 @@
 
 import difflib
 import os
+import posixpath
 import re
 
 import yaml
 
-from usss_jax.data.domain import ENCODINGS, IGNORE, Domain, Files, LabelClass, Layout, match_id
+from usss_jax.data import patterns
+from usss_jax.data.domain import ENCODINGS, UNKNOWN, Domain, Files, LabelClass, Layout
 from usss_jax.errors import InputError
 
 _YAML_KEYS = (
     *("name", "title", "root", "classes", "encoding", "ignore_ids", "ignore_colors", "size", "crop"),
-    *("splits", "holdout", "select_split", "report_split", "how_to_get"),
+    *("splits", "holdout", "select_split", "report_split", "unlabeled_splits", "how_to_get"),
 )
+_OTHER_FORMATS = (".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".ppm", ".pgm", ".npy", ".heic", ".avif")
 
 
 def load_yaml(path: str) -> Domain:
     """Load a domain from a YAML file; raises InputError, naming the file and the key, for whatever is wrong.
 
-    `root` is relative to the file; without it the templates of `splits` are relative to data_root. Defaults:
-    title is the name, encoding is ids, crop is size, select_split is val, report_split is select_split, and
-    black is ignored in colour masks unless a class is black.
+    Keys: `name`, `size` [h, w], `classes` (a list of {name, color: [r, g, b], ids: raw id or list of them}) and
+    `splits` must be there. The others, with their defaults: `root` (relative to this file; without it the domain's
+    folder is data_root), `title` (the name), `encoding` (ids: grey levels of 8 or 16 bits, or palette indices; color:
+    the classes' colours, which then have no ids; ids16: the first channel of a colour PNG), `ignore_ids` (none),
+    `ignore_colors` (black, unless a class is), `crop` (size), `select_split` (val), `report_split` (select_split),
+    `unlabeled_splits` (train, and unlabeled if there is such a split), `holdout`, `how_to_get`.
+
+    `splits` maps names to what is, below root, one of
+
+      {images: train/images, masks: train/masks}                  folders, with all that is in them; the mask of
+                                                                  a/b.jpg is a/b.png, its id a/b
+      {images: "train/{id}.jpg", masks: "labels/{id}_gt.png"}     {id} is any text, folders too
+      {images: "img/*/*_rgb.jpg", masks: "gt/*/*_labels.png"}     * is text within one name, **/ any folders; the id
+                                                                  is what the stars of images stand for, as in a/b
+      {list: train.txt}                                           a text file with a line "image" or "image mask" for
+                                                                  each image, its paths below root too, with a tab
+                                                                  or blanks between them; the id is the image's path
+                                                                  without extension; lines with # are comments
+
+    A split without masks has no labels; {id} in masks is the image's id in any form. Images end with .png, .jpg or
+    .jpeg (any of these if the pattern says none), masks with .png. `holdout: k` makes val every k-th of the images
+    that train and val then share.
     """
     spec = _read_yaml(path)
     _check_keys(spec, path, _YAML_KEYS, required=("name", "classes", "size", "splits"))
@@ -45,6 +67,7 @@ def load_yaml(path: str) -> Domain:
         crop=_ints(spec["crop"], f"{path}: crop", 2, 1, 65535) if "crop" in spec else size,
         select_split=select,
         report_split=_yaml_split(spec, "report_split", select, path),
+        unlabeled_splits=_yaml_unlabeled(spec, path),
         how_to_get=spec.get("how_to_get", f"correct root or splits in {path}"),
     )
 
@@ -89,8 +112,8 @@ def _yaml_layout(spec, path):
 
 def _yaml_classes(entries, where, encoding):
     entries = _list(entries, where)
-    if not 1 <= len(entries) <= IGNORE:
-        raise InputError(f"{where}: {len(entries)} classes, must be 1 to {IGNORE}")
+    if not 1 <= len(entries) <= UNKNOWN:
+        raise InputError(f"{where}: {len(entries)} classes, must be 1 to {UNKNOWN}")
     keys = ("name", "color") if encoding == "color" else ("name", "color", "ids")
     classes, raw_ids = [], []
     for number, entry in enumerate(entries, start=1):
@@ -108,25 +131,84 @@ def _yaml_classes(entries, where, encoding):
 
 def _yaml_splits(entries, where, holdout):
     if not isinstance(entries, dict) or not entries:
-        raise InputError(f"{where}: must be a mapping such as train: {{images: 'train/{{id}}.png', masks: ...}}")
+        raise InputError(f"{where}: must be a mapping such as train: {{images: train/images, masks: train/masks}}")
     splits = {}
     for split, entry in entries.items():
         inside = f"{where}: {split}"
         if not isinstance(split, str) or not isinstance(entry, dict):
-            raise InputError(f"{inside}: must be a mapping with images and, if it has labels, masks")
-        _check_keys(entry, inside, ("images", "masks"), required=("images",))
-        for key, template in entry.items():
-            _check_template(template, f"{inside}: {key}", needs_png=key == "masks")
-        splits[split] = Files(entry["images"], entry.get("masks"))
-        if splits[split].masks and match_id(splits[split].images, splits[split].masks.replace("{id}", "x")):
-            raise InputError(f"{inside}: images: would also match the masks; give its extension or another folder")
+            raise InputError(f"{inside}: must be a mapping with images and, if it has labels, masks; or with list")
+        splits[split] = _yaml_files(entry, inside)
+    sources = {split: files.list_file or files.images for split, files in splits.items()}
     if holdout is None:
-        _check_distinct([files.images for files in splits.values()], f"{where}: images (set holdout?)", "template")
+        _check_distinct(sources.values(), f"{where}: images (set holdout?)", "pattern or list")
     elif type(holdout) is not int or holdout < 2:
         raise InputError(f"{where.removesuffix('splits')}holdout: {holdout!r} must be a whole number from 2")
-    elif not {"train", "val"} <= set(splits) or splits["train"].images != splits["val"].images:
+    elif not {"train", "val"} <= set(splits) or sources["train"] != sources["val"]:
         raise InputError(f"{where}: with holdout, train and val must both be there and have the same images")
     return splits
+
+
+def _yaml_files(entry, where):
+    if "list" in entry:
+        _check_keys(entry, where, ("list",), required=())
+        return Files(list_file=_below_root(entry["list"], f"{where}: list"))
+    _check_keys(entry, where, ("images", "masks", "list"), required=("images",))
+    images = _yaml_pattern(entry["images"], f"{where}: images", patterns.EXTENSIONS)
+    if "masks" not in entry:
+        return Files(images)
+    masks = _yaml_pattern(entry["masks"], f"{where}: masks", (".png",))
+    stars = patterns.stars(masks)
+    if stars and stars != patterns.stars(images):
+        raise InputError(
+            f"{where}: masks: {entry['masks']!r} has {stars} stars but {entry['images']!r} of images has "
+            f"{patterns.stars(images)}; each star of masks stands for one of images, or write {{id}}"
+        )
+    if patterns.match_id(images, patterns.fill(masks, "x", "x" * stars)):
+        raise InputError(f"{where}: images: would also match the masks; give its extension or another folder")
+    return Files(images, masks)
+
+
+def _yaml_pattern(text, where, extensions):
+    """Check a folder, a path with {id} or a path with stars, and make it a pattern."""
+    text = _below_root(text, where)
+    literal = text.replace("{id}", "", 1)
+    if re.search("[{}]", literal) or ("*" in literal and literal != text):
+        raise InputError(f"{where}: {text!r} must have {{id}} once, or stars, or neither (a folder); no other braces")
+    if any("**" in name and name != "**" for name in text.split("/")) or re.search(r"\*\*$|\.\*$", text):
+        raise InputError(f"{where}: {text!r}: write ** for folders alone, as in a/**/*.png, and no star for extensions")
+    ending = posixpath.splitext(text)[1].lower()
+    if literal == text and "*" not in text:
+        if ending in patterns.EXTENSIONS:
+            raise InputError(f"{where}: {text!r} is one file; give its folder, or {{id}} or stars in place of its name")
+        return posixpath.normpath(f"{text}/{{id}}{'.png' if len(extensions) == 1 else ''}")
+    if len(extensions) == 1 and ending not in extensions:
+        raise InputError(f"{where}: {text!r} must end with .png, masks of other formats are not read")
+    if ending in _OTHER_FORMATS:
+        raise InputError(f"{where}: {text!r}: images of this format are not read; convert them to PNG or JPEG")
+    return text
+
+
+def _below_root(text, where):
+    """Check a path below root, and remove "./" and doubled "/" from it."""
+    if not isinstance(text, str) or not text or "\\" in text:
+        raise InputError(f"{where}: {text!r} must be a path, with / between folders")
+    if os.path.isabs(text) or ".." in text.split("/"):
+        raise InputError(f"{where}: {text!r} must stay below root: no absolute path and no ..")
+    return posixpath.normpath(text)
+
+
+def _yaml_unlabeled(spec, path):
+    where, splits = f"{path}: unlabeled_splits", list(spec["splits"])
+    if "unlabeled_splits" not in spec:
+        return ("train", "unlabeled") if "unlabeled" in splits else ("train",)
+    chosen = _list(spec["unlabeled_splits"], where)
+    if not chosen:
+        raise InputError(f"{where}: names no split; name some of {', '.join(splits)}, or remove the key")
+    for split in chosen:
+        if split not in splits:
+            raise InputError(f"{where}: {split!r} is not one of the splits {', '.join(splits)}")
+    _check_distinct(chosen, where, "split")
+    return tuple(chosen)
 
 
 def _yaml_split(spec, key, default, path):
@@ -134,16 +216,6 @@ def _yaml_split(spec, key, default, path):
     if not isinstance(split, str) or split not in spec["splits"]:
         raise InputError(f"{path}: {key}: {split!r} is not one of the splits {', '.join(spec['splits'])}")
     return split
-
-
-def _check_template(template, where, needs_png):
-    good = isinstance(template, str) and template.count("{id}") == 1
-    if not good or re.search(r"[{}\\]", template.replace("{id}", "")):
-        raise InputError(f"{where}: {template!r} must have {{id}} once, / between folders and no other braces")
-    if os.path.isabs(template) or ".." in template.split("/"):
-        raise InputError(f"{where}: {template!r} must stay below root: no absolute path and no ..")
-    if needs_png and not template.lower().endswith(".png"):
-        raise InputError(f"{where}: {template!r} must end with .png, masks of other formats are not read")
 
 
 def _check_keys(entry, where, allowed, required):

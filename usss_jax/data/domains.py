@@ -56,11 +56,13 @@ _CITYSCAPES = _classes(
 _LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 _VOID_LABEL_IDS = tuple(i for i in range(34) if i not in _LABEL_IDS)
 _FRAMES = "leftImg8bit/{split}/{id}_leftImg8bit"
-_TRAIN_IDS = Layout(
-    _files(_FRAMES, "gtFine/{split}/{id}_gtFine_labelTrainIds.png", _ALL, unlabeled=("test",)),
-    raw_ids=_each(range(19)),
-    ignore_ids=(IGNORE,),
-)
+_WITH_EXTRA = _ALL | {"train_extra": "train_extra"}  # its masks are coarse and not read
+
+
+def _frames(masks, raw_ids, ignore_ids, folders=_ALL):
+    files = _files(_FRAMES, f"gtFine/{{split}}/{{id}}_gtFine_{masks}.png", folders, unlabeled=("test", "train_extra"))
+    return Layout(files, _each(raw_ids), ignore_ids)
+
 
 _CAMVID = _classes(
     "sky 128 128 128, building 128 0 0, pole 192 192 128, road 128 64 128, pavement 0 0 192, "
@@ -184,24 +186,20 @@ _DOMAINS = (
         "Cityscapes (roads in Germany), 19 classes",
         _CITYSCAPES,
         (
-            _TRAIN_IDS,
-            Layout(
-                _files(_FRAMES, "gtFine/{split}/{id}_gtFine_labelIds.png", _ALL, unlabeled=("test",)),
-                raw_ids=_each(_LABEL_IDS),
-                ignore_ids=_VOID_LABEL_IDS,
-            ),
+            _frames("labelTrainIds", range(19), (IGNORE,), _WITH_EXTRA),
+            _frames("labelIds", _LABEL_IDS, _VOID_LABEL_IDS, _WITH_EXTRA),
         ),
         folder="cityscapes",
         size=(512, 1024),
         crop=(512, 512),
         how_to_get="register at https://www.cityscapes-dataset.com and unpack leftImg8bit_trainvaltest.zip "
-        "and gtFine_trainvaltest.zip there",
+        "and gtFine_trainvaltest.zip there, for the split train_extra leftImg8bit_trainextra.zip too",
     ),
     Domain(
         "cityscapes256",
         "Cityscapes squashed to 256x256, labels recovered from colours: not comparable with published scores",
         _CITYSCAPES,
-        (_TRAIN_IDS,),
+        (_frames("labelTrainIds", range(19), (IGNORE,)),),
         folder="cityscapes256",
         size=(256, 256),
         crop=(256, 256),
@@ -222,13 +220,7 @@ _DOMAINS = (
         "idd",
         "IDD (roads in India), 26 classes of level 3",
         _IDD,
-        (
-            Layout(
-                _files(_FRAMES, "gtFine/{split}/{id}_gtFine_labellevel3Ids.png", _ALL, unlabeled=("test",)),
-                raw_ids=_each(range(26)),
-                ignore_ids=(IGNORE,),
-            ),
-        ),
+        (_frames("labellevel3Ids", range(26), (IGNORE,)),),
         folder="idd",
         size=(512, 1024),
         crop=(512, 512),

@@ -1,10 +1,20 @@
-"""The images of one domain by their use: labeled, unlabeled, for selection, for the report."""
+"""The images of each domain by their use: labeled, unlabeled, for selection, for the report."""
 
 import dataclasses
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from usss_jax.data import sources, splits
+import numpy as np
+from ml_collections import ConfigDict
+
+from usss_jax.config import per_domain, read_count, read_one_of, read_range, read_size, read_splits
+from usss_jax.data import lists, sources, splits
+from usss_jax.data.cache import Budget, CachedSource
 from usss_jax.data.domain import Domain
+from usss_jax.data.domains import get_domain
+from usss_jax.data.readable import BadExample, readable
+from usss_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,9 +25,14 @@ class Pools:
       domain: its class table.
       crop: (h, w) of training examples.
       labeled: the N labeled training images with masks.
-      unlabeled: all training images, the labeled ones included, without masks: theirs are never opened.
+      unlabeled: training images without masks: theirs are never opened.
       select: images with masks on which the best checkpoint is chosen.
       report: images with masks whose scores are reported.
+      scale: range of the random factor before the crop.
+      flip: whether half of the training examples are mirrored.
+      rare_temperature: of rare-class sampling of the labeled images; None: uniform.
+      skipped: examples that cannot be used and were left out (on_bad_example="skip").
+      budget: memory for decoded images; all domains of a run share it.
     """
 
     domain: Domain
@@ -26,6 +41,11 @@ class Pools:
     unlabeled: sources.Source
     select: sources.Source
     report: sources.Source
+    scale: tuple[float, float] = (1.0, 1.0)
+    flip: bool = True
+    rare_temperature: float | None = None
+    skipped: tuple[BadExample, ...] = ()
+    budget: Budget = dataclasses.field(default_factory=lambda: Budget(0))
 
     @property
     def labeled_ids(self) -> Sequence[str]:
@@ -33,43 +53,200 @@ class Pools:
         return self.labeled.ids
 
 
+def open_all(config: ConfigDict) -> dict[str, Pools]:
+    """Open the images of every domain of a config.
+
+    Raises:
+      InputError: for whatever is wrong with the data or with the fields that describe it.
+    """
+    domains = {d.name: d for d in map(get_domain, config.domains)}
+    names = list(domains)
+    if len(names) != len(config.domains):
+        raise InputError(f"domains={list(config.domains)}: two of them have the same name; rename one in its file")
+    options = pool_options(config, names)
+    budget = Budget(int(config.cache_gb * 1e9))
+    return {
+        name: open_pools(domain, domain_root(config.data_root, domain, names), budget=budget, **options[name])
+        for name, domain in domains.items()
+    }
+
+
+def pool_options(config: ConfigDict, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Read what a config says to `open_pools` of each domain; raises InputError for a wrong field."""
+
+    def read(field, reader=str):
+        return per_domain(config[field], names, field, reader)
+
+    fields = {
+        "labeled": read("labeled_per_domain", read_count("all")),
+        "labeled_list": read("labeled_list"),
+        "unlabeled_splits": read("unlabeled_splits", read_splits),
+        "unlabeled_list": read("unlabeled_list"),
+        "size": read("image_size", read_size),
+        "crop": read("crop_size", read_size),
+        "scale": read("scale", read_range),
+        "sampling": read("sampling", read_one_of("uniform", "rare")),
+    }
+    for name in names:
+        if fields["labeled"][name] is None and not fields["labeled_list"][name]:
+            raise InputError(f"labeled_per_domain={config.labeled_per_domain} says nothing of {name}")
+    rare = {name: config.rare_temperature if s == "rare" else None for name, s in fields.pop("sampling").items()}
+    return {
+        name: {
+            **{field: values[name] for field, values in fields.items()},
+            "rare_temperature": rare[name],
+            "split_seed": config.split_seed,
+            "unlabeled_includes_labeled": config.unlabeled_includes_labeled,
+            "flip": config.flip,
+            "on_bad_example": config.on_bad_example,
+            "threads": config.loader_threads,
+        }
+        for name in names
+    }
+
+
+def domain_root(data_root: str, domain: Domain, names: Sequence[str]) -> str | None:
+    """Folder of a domain: named by data_root itself, or its sub-folder there; None for a synthetic domain.
+
+    "tfds:DIR" means records (data/records.py) below DIR, of this domain or of all.
+    """
+    if domain.synthetic:
+        return None
+    named = "=" in data_root and not {"/", ":"} & set(data_root.partition("=")[0])  # a path may hold a "=" too
+    root = (per_domain(data_root, names, "data_root", str)[domain.name] if named else data_root) or ""
+    if root.startswith(sources.RECORDS):
+        return sources.RECORDS + str(pathlib.Path(root.removeprefix(sources.RECORDS)).expanduser())
+    if named and root:
+        return str(pathlib.Path(root).expanduser())
+    folder = pathlib.Path(root).expanduser() / domain.folder  # absolute for a YAML domain with a root of its own
+    if not root and not folder.is_absolute():
+        raise InputError(
+            f"data_root is not set for {domain.name}: give the folder that holds {domain.folder or 'its images'!r} as "
+            f"--config.data_root=PATH, or {domain.name}=PATH; to get the data: {domain.how_to_get}"
+        )
+    return str(folder)
+
+
 def open_pools(
     domain: Domain,
     root: str | None,
     *,
-    labeled: int | str,
-    split_seed: int,
+    labeled: int | str | None,
+    split_seed: int = 0,
+    labeled_list: str | None = None,
+    unlabeled_splits: Sequence[str] | None = None,
+    unlabeled_list: str | None = None,
+    unlabeled_includes_labeled: bool = True,
     size: tuple[int, int] | None = None,
     crop: tuple[int, int] | None = None,
-    cache_bytes: int = 0,
+    scale: tuple[float, float] | None = None,
+    flip: bool = True,
+    rare_temperature: float | None = None,
+    on_bad_example: str = "error",
+    threads: int = 4,
+    budget: Budget | None = None,
 ) -> Pools:
     """Open the splits of one domain.
 
     Args:
       domain: the domain.
-      root: its folder; None for a synthetic one.
-      labeled: N, or "all".
+      root: its folder, or "tfds:DIR"; None for a synthetic one.
+      labeled: N, or "all"; not used with `labeled_list`.
       split_seed: chooses the labeled images (data/splits.py).
+      labeled_list: text file of the labeled images (data/lists.py); only these need masks.
+      unlabeled_splits: splits whose images are unlabeled; None for the domain's own.
+      unlabeled_list: text file of the unlabeled images among those.
+      unlabeled_includes_labeled: whether the labeled images are among the unlabeled ones, as in the paper.
       size: (h, w) at which images are loaded; None for the domain's own.
       crop: (h, w) of training examples; None for the domain's own, or the whole image if `size` is given.
-      cache_bytes: memory for decoded images, shared by the four sources of the domain.
+      scale, flip, rare_temperature: see `Pools`.
+      on_bad_example: "error": a file that cannot be used stops the run when it is met. "skip": all files are read
+        once here, and what cannot be used is left out and listed in `skipped`.
+      threads: that read then.
+      budget: memory for decoded images.
 
     Raises:
-      InputError: for missing data, a missing mask, N larger than the pool.
+      InputError: for missing data, a missing mask, N larger than the pool, nothing left to train on.
     """
-    train = sources.open_source(domain, root, "train", size=size)
-    ids = splits.choose_labeled(train.ids, labeled, split_seed, domain.name)
-    opened = {
-        "labeled": train.select(ids),
-        "unlabeled": sources.open_source(domain, root, "train", size=size, with_masks=False),
-        "select": sources.open_source(domain, root, domain.select_split, size=size),
-        "report": sources.open_source(domain, root, domain.report_split, size=size),
+    if labeled_list:
+        train = sources.open_source(domain, root, "train", size=size, with_masks=False)
+        ids = lists.read_ids(labeled_list, domain, train.ids)
+        chosen = sources.open_source(domain, root, "train", size=size, ids=ids)
+    else:
+        train = sources.open_source(domain, root, "train", size=size)
+        chosen = train.select(splits.choose_labeled(train.ids, labeled or "all", split_seed, domain.name))
+    parts = {
+        split: sources.open_source(domain, root, split, size=size, with_masks=False)
+        for split in unlabeled_splits or domain.unlabeled_splits
     }
-    if domain.report_split == domain.select_split:
-        opened["report"] = opened["select"]
-    # Shares by number of images: if not all fit into memory, the same part of every source does.
-    distinct = {id(source): source for source in opened.values()}
-    total = sum(map(len, distinct.values()))
-    caches = {key: sources.CachedSource(s, cache_bytes * len(s) // total) for key, s in distinct.items()}
-    cached = {use: caches[id(source)] for use, source in opened.items()}
-    return Pools(domain, crop or size or domain.crop, **cached)
+    opened: dict[str, sources.Source] = {
+        "labeled": chosen,
+        "unlabeled": _unlabeled(domain, parts, unlabeled_list, () if unlabeled_includes_labeled else chosen.ids),
+        "select": sources.open_source(domain, root, domain.select_split, size=size),
+    }
+    if domain.report_split != domain.select_split:
+        opened["report"] = sources.open_source(domain, root, domain.report_split, size=size)
+
+    skipped: list[BadExample] = []
+    if on_bad_example == "skip":
+        for use, source in opened.items():
+            opened[use], bad = readable(source, f"{domain.name}, {use}", threads)
+            skipped += bad
+    budget = budget or Budget(0)
+    cached = {use: CachedSource(source, budget) for use, source in opened.items()}
+    return Pools(
+        domain,
+        crop or size or domain.crop,
+        labeled=cached["labeled"],
+        unlabeled=cached["unlabeled"],
+        select=cached["select"],
+        report=cached.get("report", cached["select"]),
+        scale=scale or (1.0, 1.0),
+        flip=flip,
+        rare_temperature=rare_temperature,
+        skipped=tuple(skipped),
+        budget=budget,
+    )
+
+
+def _unlabeled(domain: Domain, parts: Mapping[str, sources.Source], unlabeled_list: str | None, without: Sequence[str]):
+    """Unlabeled images of some splits: those of the list if there is one, less the training images `without`."""
+    source = next(iter(parts.values())) if len(parts) == 1 else _Joined(parts)
+    ids = lists.read_ids(unlabeled_list, domain, source.ids, tuple(parts)) if unlabeled_list else list(source.ids)
+    labeled = {source.name("train", i) if isinstance(source, _Joined) else i for i in without if "train" in parts}
+    kept = [i for i in ids if i not in labeled]
+    if not kept:
+        raise InputError(
+            f"{domain.name}: unlabeled_includes_labeled=False leaves no unlabeled image; give more of them"
+        )
+    return source.select(kept)
+
+
+class _Joined:
+    """Several splits as one source; ids are told apart by their split where two splits have the same."""
+
+    def __init__(self, parts: Mapping[str, sources.Source]):
+        ids = [i for part in parts.values() for i in part.ids]
+        self._told_apart = len(set(ids)) < len(ids)
+        self._places = {
+            self.name(split, i): (part, index) for split, part in parts.items() for index, i in enumerate(part.ids)
+        }
+        self.ids = list(self._places)
+
+    def name(self, split: str, key: str) -> str:
+        """Id here of an image of one of the splits."""
+        return f"{split}/{key}" if self._told_apart else key
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, index) -> dict[str, np.ndarray]:
+        part, inside = self._places[self.ids[index]]
+        return part[inside]
+
+    def select(self, ids: Iterable[str]) -> "_Joined":
+        """Restrict to the given ids, in their order."""
+        chosen = _Joined({})
+        chosen._places = {i: self._places[i] for i in ids}
+        chosen.ids = list(chosen._places)
+        return chosen

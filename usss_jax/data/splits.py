@@ -1,20 +1,30 @@
-"""Which images are labeled: a seeded rule on the images' ids, and the hash that goes into every result."""
+"""Which images are labeled: committed lists, a seeded rule for the rest, and the hash that goes into every result."""
 
 import hashlib
 import json
+import pathlib
 from collections.abc import Mapping, Sequence
 
 from usss_jax.errors import InputError
 
+LISTS = pathlib.Path(__file__).parent / "labeled_lists"  # DOMAIN/n100_seed0.txt: one id per line, # comments
+
+
+def committed_list(domain: str, n: int | str, seed: int) -> pathlib.Path | None:
+    """File of the committed list of labeled images, None if there is none for this domain, number and seed."""
+    path = LISTS / domain / f"n{n}_seed{seed}.txt"
+    return path if path.is_file() else None
+
 
 def choose_labeled(ids: Sequence[str], n: int | str, seed: int, domain: str) -> list[str]:
-    """Choose `n` of the pool's ids ("all": every one), sorted.
+    """Choose `n` of the pool's ids ("all": every one), sorted: by the committed list if there is one, else by rule.
 
-    Ids are ranked by the SHA-256 of "seed:domain:id" and the first n taken, so that the choice depends neither on the
-    order of a listing nor on a random generator's version, and a smaller n is a subset of a larger one.
+    The rule, which made the lists too: ids are ranked by the SHA-256 of "seed:domain:id" and the first n taken, so that
+    the choice depends neither on the order of a listing nor on a random generator's version, and a smaller n is a
+    subset of a larger one.
 
     Raises:
-      InputError: if n is larger than the pool or not positive.
+      InputError: if n is larger than the pool or not positive, or an image of the committed list is missing.
     """
     if isinstance(n, str):
         if n != "all":
@@ -25,8 +35,23 @@ def choose_labeled(ids: Sequence[str], n: int | str, seed: int, domain: str) -> 
             f"labeled_per_domain: {domain} asks for {n} labeled images, its training pool has {len(ids)}; "
             f"give 1 to {len(ids)}, or {domain}=all"
         )
-    ranked = sorted(ids, key=lambda i: hashlib.sha256(f"{seed}:{domain}:{i}".encode()).digest())
-    return sorted(ranked[:n])
+    path = committed_list(domain, n, seed)
+    if path is None:
+        return sorted(rank(ids, seed, domain)[:n])
+    lines = path.read_text(encoding="utf-8").splitlines()
+    chosen = sorted(line for line in lines if line and not line.startswith("#"))
+    if missing := sorted(set(chosen) - set(ids)):
+        raise InputError(
+            f"split_seed={seed}: {len(missing)} of the {n} labeled images of {domain} are not in its training images, "
+            f"the first is {missing[0]!r}; complete the data, give a labeled_list, or a split_seed without a committed "
+            f"list (those are in {path.parent})"
+        )
+    return chosen
+
+
+def rank(ids: Sequence[str], seed: int, domain: str) -> list[str]:
+    """Order of the ids by the rule: the first n of it are labeled."""
+    return sorted(ids, key=lambda i: hashlib.sha256(f"{seed}:{domain}:{i}".encode()).digest())
 
 
 def split_hash(labeled: Mapping[str, Sequence[str]]) -> str:

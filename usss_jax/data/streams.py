@@ -1,9 +1,10 @@
 """Labeled and unlabeled streams of all domains, as one dict per training step.
 
 Every stream is a chain of grain `MapDataset`s, so that the batch of step s is a pure function of (seed, s): going on
-after a restart is exact, whatever the number of threads.
+after a restart is exact, whatever the number of threads and hosts.
 """
 
+import sys
 import zlib
 from collections.abc import Mapping
 
@@ -11,17 +12,29 @@ import grain
 
 from usss_jax.data.augment import CropFlip
 from usss_jax.data.pools import Pools
+from usss_jax.data.sampling import DrawRare, count_pixels, rare_class_probabilities
 from usss_jax.data.sources import Source
 
 
-def stream(source: Source, crop: tuple[int, int], seed: int, *, share: tuple[int, int] = (0, 1)) -> grain.MapDataset:
-    """Endless stream of augmented examples: a new order every epoch, small sources cycle.
+def stream(source: Source, pool: Pools, seed: int) -> grain.MapDataset:
+    """Endless stream of augmented examples of one of the pool's sources: a new order every epoch, small ones cycle."""
+    return _augment(grain.MapDataset.source(source).seed(seed).shuffle().repeat(), pool)
 
-    `share` = (index, count) takes every count-th example for this host, after the augmentation is fixed.
-    """
-    examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(CropFlip(crop))
-    index, count = share
-    return examples[index::count] if count > 1 else examples
+
+def rare_stream(pool: Pools, seed: int) -> grain.MapDataset:
+    """Endless stream of augmented labeled examples, drawn by their classes (data/sampling.py); reads all masks once."""
+    counts = count_pixels(pool.labeled, pool.domain.num_classes)
+    draw = DrawRare(rare_class_probabilities(counts, pool.rare_temperature or 1.0), counts > 0)
+    drawn = grain.MapDataset.range(sys.maxsize).seed(seed).random_map(draw)
+    return _augment(drawn.map(pool.labeled.__getitem__), pool)
+
+
+def _augment(examples: grain.MapDataset, pool: Pools) -> grain.MapDataset:
+    return examples.random_map(CropFlip(pool.crop, pool.scale, pool.flip))
+
+
+def _batch(examples: grain.MapDataset, size: int) -> grain.MapDataset:
+    return examples.batch(size, drop_remainder=True)  # the practically endless length must stay an index
 
 
 def step_batches(
@@ -41,20 +54,22 @@ def step_batches(
       unlabeled_batch_size: global number of images of an unlabeled micro-batch.
       unlabeled_batches: U_k, micro-batches per step and domain; None or empty for supervised training.
       seed: of order and augmentation.
-      share: (index, count) of this host.
+      share: (index, count) of this host: it makes the index-th of `count` equal parts of every batch.
 
     Returns:
       Items {"labeled": {domain: {"image": uint8 [B, h, w, 3], "label": uint8 [B, h, w]}},
       "unlabeled": {domain: {"image": uint8 [U, B, h, w, 3]}}} with this host's share of every batch.
     """
+    index, count = share
     parts: dict[tuple[str, str], grain.MapDataset] = {}
     for name, pool in pools.items():
-        examples = stream(pool.labeled, pool.crop, _seed(seed, name, "labeled"), share=share)
-        parts["labeled", name] = examples.batch(batch_size // share[1])
+        seed_ = _seed(seed, name, "labeled")
+        examples = rare_stream(pool, seed_) if pool.rare_temperature else stream(pool.labeled, pool, seed_)
+        parts["labeled", name] = _batch(examples, batch_size // count)[index::count]
     for name, passes in (unlabeled_batches or {}).items():
         pool = pools[name]
-        examples = stream(pool.unlabeled, pool.crop, _seed(seed, name, "unlabeled"), share=share)
-        parts["unlabeled", name] = examples.batch(unlabeled_batch_size // share[1]).batch(passes)
+        examples = stream(pool.unlabeled, pool, _seed(seed, name, "unlabeled"))
+        parts["unlabeled", name] = _batch(_batch(examples, unlabeled_batch_size // count)[index::count], passes)
 
     def name_parts(values: tuple) -> dict:
         batch: dict[str, dict] = {}

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from usss_jax.data import streams
+from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.data.pools import Pools
 from usss_jax.data.splits import split_hash
 from usss_jax.errors import InputError
@@ -89,7 +90,7 @@ def train_and_evaluate(
     progress: dict[str, Any] = {"seconds": 0.0, "train_seconds": 0.0, "wait_seconds": 0.0, "images": 0, "best": None}
     if last.latest_step() is not None:
         written = last.meta()
-        check_same_data(stage, written["classes"], written["split_hash"])
+        check_same_data(stage, written)
         state, progress = last.restore(state=state)["state"], written["progress"]
         say(stage.name, f"goes on from step {int(state.step)}")
     else:
@@ -104,7 +105,13 @@ def train_and_evaluate(
 
     # ---- Step, data, evaluation ----
     train_step = jit_train_step(
-        mesh, model=model, tx=tx, objective=stage.objective, has_unlabeled=bool(stage.unlabeled_batches)
+        mesh,
+        model=model,
+        tx=tx,
+        objective=stage.objective,
+        has_unlabeled=bool(stage.unlabeled_batches),
+        augment=device_augment(config),
+        seed=config.seed,
     )
     batches = streams.step_batches(
         stage.pools,
@@ -164,6 +171,11 @@ def train_and_evaluate(
     finally:
         iterator.close()
         writer.close()
+    budget = next(iter(stage.pools.values())).budget
+    say(
+        stage.name,
+        f"{budget.used / 1e9:.2f} GB of decoded images are in memory, cache_gb allows {budget.max_bytes / 1e9:g}",
+    )
 
     # ---- Scores of the last and the best checkpoint on the report split ----
     result = {"last": evaluate(state.variables, "report")}
@@ -177,6 +189,11 @@ def train_and_evaluate(
     last.close()
     best.close()
     return summary
+
+
+def device_augment(config: ConfigDict) -> DeviceAugment:
+    """Augmentation inside the step, by the config's fields; InputError for one out of range."""
+    return DeviceAugment(config.color_jitter, config.grey, config.blur, config.mix)
 
 
 def summarize(config: ConfigDict, stage: Stage, result: Mapping, progress: Mapping) -> dict[str, Any]:
@@ -197,8 +214,10 @@ def summarize(config: ConfigDict, stage: Stage, result: Mapping, progress: Mappi
                 "unlabeled": len(pool.unlabeled),
                 "report": len(pool.report),
             },
+            "skipped": [dataclasses.asdict(example) for example in pool.skipped],
         }
     train_seconds = progress["train_seconds"]
+    budget = next(iter(stage.pools.values())).budget
     return {
         "stage": stage.name,
         "domains": domains,
@@ -207,11 +226,13 @@ def summarize(config: ConfigDict, stage: Stage, result: Mapping, progress: Mappi
         "best_step": progress["best"]["step"],
         "steps": stage.steps,
         "split_hash": describe_data(stage)["split_hash"],
+        "unlabeled_hash": describe_data(stage)["unlabeled_hash"],
         "seed": config.seed,
         "split_seed": config.split_seed,
         "seconds": progress["seconds"],
         "images_per_second": progress["images"] / train_seconds if train_seconds else None,
         "data_wait_share": progress["wait_seconds"] / train_seconds if train_seconds else None,
+        "cache_gb": budget.used / 1e9,
         **{field: config[field] for field in ("encoder", "width", "pretrained", "normalize", "upsample", "precision")},
         "objective": dataclasses.asdict(stage.objective),
         "unlabeled_batches": dict(stage.unlabeled_batches),
@@ -222,20 +243,21 @@ def summarize(config: ConfigDict, stage: Stage, result: Mapping, progress: Mappi
 
 def describe_data(stage: Stage) -> dict[str, Any]:
     """Label spaces and labeled images, as every checkpoint states them."""
+    unlabeled = {name: stage.pools[name].unlabeled.ids for name in stage.unlabeled_batches}
     return {
         "classes": {name: list(pool.domain.class_names) for name, pool in stage.pools.items()},
         "split_hash": split_hash({name: pool.labeled_ids for name, pool in stage.pools.items()}),
+        "unlabeled_hash": split_hash(unlabeled) if unlabeled else None,
     }
 
 
-def check_same_data(stage: Stage, classes: Mapping[str, list[str]], split: str):
-    """Raise InputError if what was written earlier has other classes or other labeled images than the stage now."""
-    now = describe_data(stage)
-    for what, before, after in (("classes", classes, now["classes"]), ("split_hash", split, now["split_hash"])):
-        if before != after:
+def check_same_data(stage: Stage, written: Mapping[str, Any]):
+    """Raise InputError if what was written earlier has other classes or other images than the stage now."""
+    for what, now in describe_data(stage).items():
+        before = written.get(what, now)
+        if before != now:
             raise InputError(
-                f"{stage.name}: its checkpoints were made with other {what} ({before}) than the data has now "
-                f"({after}); "
+                f"{stage.name}: its checkpoints were made with other {what} ({before}) than the data has now ({now}); "
                 "give another --workdir, or restore the data"
             )
 

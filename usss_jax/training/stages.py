@@ -16,10 +16,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from usss_jax import config as config_lib
-from usss_jax.config import per_domain, read_count, read_size
-from usss_jax.data.domain import Domain
-from usss_jax.data.domains import get_domain
-from usss_jax.data.pools import Pools, open_pools
+from usss_jax.config import per_domain, read_count
+from usss_jax.data.pools import Pools, open_all
 from usss_jax.data.streams import epoch_steps, micro_batches
 from usss_jax.errors import InputError
 from usss_jax.evaluation.evaluate import predict
@@ -27,7 +25,7 @@ from usss_jax.models import pretrained
 from usss_jax.models.universal import UniversalModel, create_model
 from usss_jax.training import label_embeddings, logs, sharding
 from usss_jax.training.checkpoint import Checkpoints
-from usss_jax.training.loop import Stage, check_same_data, train_and_evaluate
+from usss_jax.training.loop import Stage, check_same_data, device_augment, train_and_evaluate
 from usss_jax.training.results import TITLES, draw_comparison, results_table
 from usss_jax.training.state import abstract_variables
 from usss_jax.training.step import Objective
@@ -42,14 +40,16 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
     Raises:
       InputError: for whatever is wrong with config, data or workdir; nothing already computed is lost.
     """
-    config = normalized(config)
+    config = config_lib.checked(config)
     if jax.process_count() > 1:
         raise InputError("several hosts are not supported yet: start one process, with all its devices")
     mesh = sharding.widest_mesh(devices or jax.devices(), config.batch_size, config.unlabeled_batch_size)
     channels = create_model_of(config, {"any": 1}, 0).encoder.out_channels  # a wrong name is seen before data is read
     if set(config.variants) & {"cross", "full"} and not 1 <= config.embed_dim <= channels:
         raise InputError(f"embed_dim={config.embed_dim} must be from 1 to the encoder's {channels} channels (PCA)")
-    pools = open_all_pools(config)
+    device_augment(config)  # a wrong value is seen before data is read
+    pools = open_all(config)
+    per_domain(config.unlabeled_batches, list(pools), "unlabeled_batches", read_count("pool"))  # likewise
     weights = pretrained.load_file(config.pretrained) if config.pretrained else None
     claim_workdir(config, workdir)
     if weights is None:
@@ -79,77 +79,6 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
         draw_predictions(config, pools, variants, workdir, mesh)
     print(f"\n{table}")
     return summaries
-
-
-def normalized(config: ConfigDict) -> ConfigDict:
-    """Copy of the config with the lists read; InputError names a wrong field."""
-    config = config.copy_and_resolve_references()
-    unknown = sorted(set(config) - set(config_lib.default_config()))
-    missing = sorted(set(config_lib.default_config()) - set(config))
-    if unknown or missing:
-        raise InputError(f"config: unknown fields {unknown}, missing fields {missing}; see usss_jax/config.py")
-    domains, variants = config_lib.names(config.domains), config_lib.names(config.variants)
-    for field, values in (("domains", domains), ("variants", variants)):
-        if not values or len(set(values)) != len(values):
-            raise InputError(f"{field}={values}: give at least one name, each once")
-    if wrong := [v for v in variants if v not in config_lib.VARIANTS]:
-        raise InputError(f"variants: {wrong[0]!r} is not one of {', '.join(config_lib.VARIANTS)}")
-    counts = ("steps", "single_steps", "batch_size", "unlabeled_batch_size", "eval_batch_size", "embed_dim")
-    rhythm = ("eval_every", "checkpoint_every", "log_every", "loader_threads")
-    for field in (*counts, *rhythm):
-        if config[field] < 1:
-            raise InputError(f"{field}={config[field]} must be at least 1")
-    for field in ("lr", "similarity_scale", "width"):
-        if not config[field] > 0:
-            raise InputError(f"{field}={config[field]} must be positive")
-    for field in ("alpha", "beta", "momentum", "weight_decay", "poly_power", "cache_gb"):
-        if not config[field] >= 0:
-            raise InputError(f"{field}={config[field]} must not be negative")
-    plain = config.to_dict() | {"domains": tuple(domains), "variants": tuple(variants)}
-    return ConfigDict(plain)
-
-
-def open_all_pools(config: ConfigDict) -> dict[str, Pools]:
-    """Open the images of every domain."""
-    domains = {d.name: d for d in map(get_domain, config.domains)}
-    names = list(domains)
-    if len(names) != len(config.domains):
-        raise InputError(f"domains={list(config.domains)}: two of them have the same name; rename one in its file")
-    labeled = per_domain(config.labeled_per_domain, names, "labeled_per_domain", read_count("all"))
-    sizes = per_domain(config.image_size, names, "image_size", read_size)
-    crops = per_domain(config.crop_size, names, "crop_size", read_size)
-    per_domain(config.unlabeled_batches, names, "unlabeled_batches", read_count("pool"))  # wrong ones are seen now
-    if missing := [name for name, n in labeled.items() if n is None]:
-        raise InputError(f"labeled_per_domain={config.labeled_per_domain} says nothing of {missing[0]}")
-    return {
-        name: open_pools(
-            domain,
-            domain_root(config.data_root, domain, names),
-            labeled=labeled[name],
-            split_seed=config.split_seed,
-            size=sizes[name],
-            crop=crops[name],
-            cache_bytes=int(config.cache_gb * 1e9) // len(names),
-        )
-        for name, domain in domains.items()
-    }
-
-
-def domain_root(data_root: str, domain: Domain, names: Sequence[str]) -> str | None:
-    """Folder of a domain: named by data_root itself, or its sub-folder there; None for a synthetic domain."""
-    if domain.synthetic:
-        return None
-    named = "=" in data_root and "/" not in data_root.partition("=")[0]  # a path may hold a "=" too
-    root = per_domain(data_root, names, "data_root", str)[domain.name] if named else data_root
-    if named and root:
-        return str(pathlib.Path(root).expanduser())
-    folder = pathlib.Path(root or "").expanduser() / domain.folder  # absolute for a YAML domain with a root of its own
-    if not root and not folder.is_absolute():
-        raise InputError(
-            f"data_root is not set for {domain.name}: give the folder that holds {domain.folder or 'its images'!r} as "
-            f"--config.data_root=PATH, or {domain.name}=PATH; to get the data: {domain.how_to_get}"
-        )
-    return str(folder)
 
 
 def claim_workdir(config: ConfigDict, workdir: pathlib.Path):
@@ -203,7 +132,8 @@ def run_stage(config: ConfigDict, stage: Stage, workdir: pathlib.Path, mesh: Mes
     finished = workdir / stage.name / "summary.json"
     if finished.exists():
         summary = json.loads(finished.read_text())
-        check_same_data(stage, {name: list(d["iou"]) for name, d in summary["domains"].items()}, summary["split_hash"])
+        classes = {name: list(d["iou"]) for name, d in summary["domains"].items()}
+        check_same_data(stage, {**summary, "classes": classes})
         print(f"[{stage.name}] finished earlier", flush=True)
         return summary
     model = stage_model(config, stage.pools, config.embed_dim if stage.label_embeddings else 0)

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from usss_jax.data import augment_device
+from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.models.universal import UniversalModel, encode_groups, in_order
 from usss_jax.models.upsample import upsample
 from usss_jax.objectives.entropy import entropy_terms
@@ -77,7 +79,19 @@ def unsupervised_loss(params, batch_stats, images, label_embeddings, *, model: U
     return loss, (stats, scalars)
 
 
-def gradients(state: TrainState, batch: Mapping, *, model: UniversalModel, objective: Objective, unroll: bool = False):
+NO_AUGMENT = DeviceAugment()
+
+
+def gradients(
+    state: TrainState,
+    batch: Mapping,
+    *,
+    model: UniversalModel,
+    objective: Objective,
+    augment: DeviceAugment = NO_AUGMENT,
+    seed: int = 0,
+    unroll: bool = False,
+):
     """Gradient of Eq. 5 for one step's batch.
 
     Labeled batches first (one forward pass each, in the domains' order), then the unlabeled micro-batches by a scan
@@ -87,15 +101,18 @@ def gradients(state: TrainState, batch: Mapping, *, model: UniversalModel, objec
       state: the state.
       batch: {"labeled": {domain: {"image", "label"}}, "unlabeled": {domain: {"image": [U, B, H, W, 3]}}}; "unlabeled"
         may be absent or empty. U and the image size may differ between domains.
-      model, objective: see there.
+      model, objective, augment: see there.
+      seed: of the augmentation, whose key depends on it and the step alone.
       unroll: write the scan out. XLA's CPU backend runs the weight gradient of a convolution some 30 times slower
         inside a loop than outside, since it brings convolutions into its fast form in the entry computation alone.
 
     Returns:
       (gradients, new batch statistics, scalars).
     """
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    labeled = augment_device.augment({"labeled": batch["labeled"]}, key, augment)["labeled"]
     (loss, (stats, losses)), grads = jax.value_and_grad(partial(supervised_loss, model=model), has_aux=True)(
-        state.params, state.batch_stats, batch["labeled"]
+        state.params, state.batch_stats, labeled
     )
     scalars = {f"supervised/{domain}": value for domain, value in losses.items()}
 
@@ -107,7 +124,11 @@ def gradients(state: TrainState, batch: Mapping, *, model: UniversalModel, objec
     for shape, images in buckets.items():
 
         def micro_step(carry, micro_batch, passes=shape[0]):
-            grads, stats, loss = carry
+            (grads, stats, loss), (u, micro_batch) = carry, micro_batch
+            micro_batch = {
+                domain: augment_device.change_micro_batch(x, u, key=key, domain=domain, settings=augment)
+                for domain, x in micro_batch.items()
+            }
             (value, (stats, scalars)), new = jax.value_and_grad(
                 partial(unsupervised_loss, model=model, objective=objective), has_aux=True
             )(state.params, stats, micro_batch, state.label_embeddings)
@@ -118,11 +139,11 @@ def gradients(state: TrainState, batch: Mapping, *, model: UniversalModel, objec
         if unroll:
             each = []
             for u in range(shape[0]):
-                carry, scalars_u = micro_step(carry, {d: x[u] for d, x in images.items()})
+                carry, scalars_u = micro_step(carry, (u, {d: x[u] for d, x in images.items()}))
                 each.append(scalars_u)
             per_pass = jax.tree.map(lambda *values: jnp.stack(values), *each)
         else:
-            carry, per_pass = jax.lax.scan(micro_step, carry, images)
+            carry, per_pass = jax.lax.scan(micro_step, carry, (jnp.arange(shape[0]), images))
         grads, stats, loss = carry
         scalars |= {name: values.mean() for name, values in per_pass.items()}
     return grads, stats, {"loss": loss, **scalars}
@@ -135,10 +156,14 @@ def train_step(
     model: UniversalModel,
     tx,
     objective: Objective,
+    augment: DeviceAugment = NO_AUGMENT,
+    seed: int = 0,
     unroll: bool = False,
 ):
     """One optimiser step: a pure function of (state, batch), see `gradients`. Returns (new state, scalars)."""
-    grads, stats, scalars = gradients(state, batch, model=model, objective=objective, unroll=unroll)
+    grads, stats, scalars = gradients(
+        state, batch, model=model, objective=objective, augment=augment, seed=seed, unroll=unroll
+    )
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     new_state = dataclasses.replace(
         state,
@@ -150,14 +175,23 @@ def train_step(
     return new_state, {**scalars, "grad_norm": optax.tree.norm(grads)}
 
 
-def jit_train_step(mesh: Mesh, *, model: UniversalModel, tx, objective: Objective, has_unlabeled: bool):
+def jit_train_step(
+    mesh: Mesh,
+    *,
+    model: UniversalModel,
+    tx,
+    objective: Objective,
+    has_unlabeled: bool,
+    augment: DeviceAugment = NO_AUGMENT,
+    seed: int = 0,
+):
     """Compile `train_step` for the mesh: state replicated and donated, batches split over the devices."""
     shardings = step_batch_shardings(mesh)
     if not has_unlabeled:
         del shardings["unlabeled"]
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     return jax.jit(
-        partial(train_step, model=model, tx=tx, objective=objective, unroll=on_cpu),
+        partial(train_step, model=model, tx=tx, objective=objective, augment=augment, seed=seed, unroll=on_cpu),
         in_shardings=(replicated(mesh), shardings),
         out_shardings=replicated(mesh),
         donate_argnums=0,

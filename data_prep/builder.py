@@ -1,0 +1,242 @@
+"""The tfds builder that all data sets share: finished shards outlive a killed run, and one rename publishes them."""
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import dataset_builder, splits
+
+from data_prep import inputs, report
+from data_prep.encode import encode_example
+from data_prep.shards import cannot_write, finished_shard, sync, write_json, write_shard
+from usss_jax.data import decode
+from usss_jax.data.domain import Domain
+from usss_jax.data.files import find_masks
+from usss_jax.errors import InputError
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class RecordsConfig(tfds.core.BuilderConfig):
+    """What to prepare; its name tells the domain and the size.
+
+    Attributes:
+      domain: label space and file layout.
+      source: folder of the original data set.
+      size: (h, w) of the prepared images; None leaves the original files as they are.
+      image_format: of images that had to be resized: "png", or "jpeg", which is lossy.
+      on_bad_example: "error" stops at a damaged or wrong file, "skip" leaves its example out.
+      missing_mask: "error", or "keep" for images without label in a labeled split.
+      workers: threads.
+    """
+
+    name: str = ""
+    domain: Domain
+    source: str
+    size: tuple[int, int] | None = None
+    image_format: str = "png"
+    on_bad_example: str = "error"
+    missing_mask: str = "error"
+    workers: int = 1
+
+    def __post_init__(self):
+        size = f"_{self.size[1]}x{self.size[0]}" if self.size else ""
+        self.name = self.domain.name + size + ("_jpeg" if self.image_format == "jpeg" else "")
+
+
+class Job(NamedTuple):
+    """One shard to be written: its file, the file of its statistics, and what it is made from."""
+
+    split: inputs.Split
+    path: pathlib.Path
+    notes: pathlib.Path
+    items: tuple[inputs.Item, ...]
+    fingerprint: str
+
+
+class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
+    """Prepares one data set; subclasses name its domains.
+
+    An example is {"id": text, "image": encoded image, "label": grey PNG of train ids with 255 = ignore, or None}.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    domains: tuple[str, ...] = ()  # names of the domains that the data set serves, the default first
+
+    def find_mask(self, folder, files, key, image):
+        """Return the path of an image's mask; InputError without one."""
+        return find_masks(self.builder_config.domain, folder, files, {key: image})[key]
+
+    def decode_mask(self, layout, data, name):
+        """Decode a mask to train ids, uint8 [h, w]."""
+        return decode.decode_mask(data, name, self.builder_config.domain, layout)
+
+    def _info(self):
+        features = {
+            "id": tfds.features.Text(),
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            # The file's bytes: an image feature cannot be None, which a split without labels needs.
+            "label": tfds.features.Scalar(np.object_, optional=True),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f"{self.builder_config.domain.title}; images and masks of train ids, 255 = ignore.",
+            features=tfds.features.FeaturesDict(features),
+            metadata=tfds.core.MetadataDict(),
+            disable_shuffling=True,
+        )
+
+    def download_and_prepare(self, *, progress: Callable[[str, int, int], Callable] | None = None, **_) -> None:
+        """Write the shards that are not there yet, then publish the folder; nothing is downloaded.
+
+        tfds would start anew after a kill, and shuffle. `progress` is called with a name, the number of images and how
+        many of them are done; what it returns is called after each further one.
+
+        Raises:
+          InputError: for bad input, a full disk, or if other files were prepared under this name before.
+        """
+        config, final = self.builder_config, pathlib.Path(self.data_dir)
+        found, absent = inputs.find_splits(
+            config.domain,
+            config.source,
+            self.find_mask,
+            missing_mask=config.missing_mask,
+            on_bad_example=config.on_bad_example,
+        )
+        source = self._fingerprint([item for s in found for item in s.items], {s.name: s.layout for s in found})
+        if final.exists():
+            if json.loads((final / "metadata.json").read_text("utf-8"))["source"] == source:
+                return
+            raise InputError(
+                f"{final}: was prepared from other files: names, sizes or times in {config.source}, or the table of "
+                "the domain, have changed since; delete this folder to prepare it again, or give another --data_dir"
+            )
+        try:
+            with _work_folder(final) as work:
+                content = work / final.name
+                content.mkdir(exist_ok=True)
+                shards = self._write_shards([job for split in found for job in self._jobs(split, work)], progress)
+                self._describe(found, shards, source)
+                skipped = {split.name: split.skipped for split in found}
+                write_json(content / report.FILE, report.summarise(config, shards, skipped, absent))
+                self.info.write_to_directory(content)
+                for file in (*content.iterdir(), content):
+                    sync(file)
+                os.rename(content, final)
+                sync(final.parent)
+                shutil.rmtree(work)
+        except OSError as error:
+            raise cannot_write(error.filename or final, error) from error
+
+    def _download_and_prepare(self, dl_manager, download_config=None):
+        raise NotImplementedError("download_and_prepare does it all")
+
+    def _jobs(self, split, work) -> Iterator[Job]:
+        template = self._get_filename_template(split.name)
+        shards = inputs.cut_into_shards(split.items)
+        for index, items in enumerate(shards):
+            path = work / str(self.version) / template.relative_filepath(shard_index=index, num_shards=len(shards))
+            notes = work / f"{split.name}-{index:05d}.json"
+            yield Job(split, path, notes, items, self._fingerprint(items, {"": split.layout}))
+
+    def _fingerprint(self, items, layouts):
+        config = self.builder_config
+        tables = {
+            name: (
+                repr(dataclasses.replace(layout, splits={})),
+                [c.color for c in config.domain.classes if layout.encoding == "color"],
+            )
+            for name, layout in layouts.items()
+        }
+        settings = [str(self.VERSION), config.domain.class_names, config.size, config.image_format, tables]
+        return inputs.fingerprint(items, settings)
+
+    def _write_shards(self, jobs, progress) -> dict[str, list[dict]]:
+        """Write the shards that are not finished yet; statistics of all shards of each split."""
+        config = self.builder_config
+        stats = {job.path: finished_shard(job.path, job.notes, job.fingerprint, config.on_bad_example) for job in jobs}
+        for file in jobs[0].path.parent.iterdir():
+            if file not in stats:
+                file.unlink()  # of a shard that was being written, or is not wanted any more
+        done = sum(len(job.items) for job in jobs if stats[job.path])
+        total = sum(len(job.items) for job in jobs)
+        step = progress(config.name, total, done) if progress else lambda: None
+        with ThreadPoolExecutor(config.workers) as pool:
+            for job in jobs:
+                stats[job.path] = stats[job.path] or write_shard(
+                    job.path,
+                    job.notes,
+                    job.items,
+                    functools.partial(
+                        encode_example,
+                        decode_mask=functools.partial(self.decode_mask, job.split.layout),
+                        size=config.size,
+                        image_format=config.image_format,
+                        features=self.info.features,
+                    ),
+                    pool=pool,
+                    window=2 * config.workers + 2,
+                    fingerprint=job.fingerprint,
+                    on_bad_example=config.on_bad_example,
+                    progress=step,
+                )
+        shards: dict[str, list[dict]] = {}
+        for job in jobs:
+            shards.setdefault(job.split.name, []).append(stats[job.path])
+        for name, of_split in shards.items():
+            if not any(s["ids"] for s in of_split):
+                raise InputError(f"{config.source}: no example of split {name!r} can be used; restore its files")
+        return shards
+
+    def _describe(self, found, shards, source):
+        """Set what dataset_info.json and metadata.json say."""
+        config = self.builder_config
+        infos = [
+            splits.SplitInfo(
+                name=name,
+                shard_lengths=[len(s["ids"]) for s in of_split],
+                num_bytes=sum(s["bytes"] for s in of_split),
+                filename_template=self._get_filename_template(name),
+            )
+            for name, of_split in shards.items()
+        ]
+        self.info.set_splits(splits.SplitDict(infos))
+        self.info.metadata.update(
+            usss_jax_records=1,  # of this form; see usss_jax/data/records.py
+            domain=config.domain.name,
+            classes=config.domain.class_names,
+            size=config.size,  # (h, w); None: original files
+            lossy=config.image_format == "jpeg",
+            source=source,
+            splits={
+                split.name: {
+                    "labeled": split.labeled,
+                    "ids": [key for s in shards[split.name] for key in s["ids"]],
+                    "without_label": [key for s in shards[split.name] for key in s["without_label"] if split.labeled],
+                    "shards": {s["file"]: s["bytes"] for s in shards[split.name]},
+                }
+                for split in found
+            },
+        )
+
+
+@contextlib.contextmanager
+def _work_folder(final: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Folder beside the final one in which a run leaves what it has finished; only one run may use it at a time."""
+    work = final.with_name(f".partial_{final.name}")
+    work.mkdir(parents=True, exist_ok=True)
+    with open(work / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{work}: another run is preparing this; wait for it, or stop it") from error
+        yield work

@@ -1,0 +1,80 @@
+"""One example: read, checked, resized, encoded."""
+
+import dataclasses
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from tensorflow_datasets.core import example_serializer
+
+from data_prep.inputs import Item
+from usss_jax.data.decode import decode_image, read_file, resize_image, resize_label, width_height
+from usss_jax.errors import InputError
+
+JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """One finished example.
+
+    Attributes:
+      record: serialized example.
+      histogram: pixels of each label value, int64 [256]; None without label.
+      image_size: "WIDTHxHEIGHT" of the original image.
+    """
+
+    record: bytes
+    histogram: np.ndarray | None
+    image_size: str
+
+
+def encode_example(
+    item: Item,
+    *,
+    decode_mask: Callable[[bytes, str], np.ndarray],
+    size: tuple[int, int] | None,
+    image_format: str,
+    features,
+) -> Encoded:
+    """Read and check the files of one item, resize them and encode them.
+
+    Args:
+      item: the files.
+      decode_mask: makes train ids, uint8 [h, w], of a mask's bytes and name.
+      size: (h, w); None for that of the image.
+      image_format: of a resized image; others stay the files that they are.
+      features: tfds features of the example.
+
+    Raises:
+      InputError: naming the file that is damaged or wrong.
+    """
+    data = read_file(item.image)
+    image = decode_image(data, item.image)
+    size = size or image.shape[:2]
+    label, histogram = None, None
+    if item.mask is not None:
+        mask = decode_mask(read_file(item.mask), item.mask)
+        if mask.shape != image.shape[:2]:
+            raise InputError(
+                f"{item.mask}: the mask is {width_height(mask)} but its image {item.image} is "
+                f"{width_height(image)}; replace the wrong one or leave this id out"
+            )
+        mask = resize_label(mask, size)
+        label, histogram = _encode_image(mask, "png"), np.bincount(mask.ravel(), minlength=256)
+    if image.shape[:2] != size:
+        data = _encode_image(resize_image(image, size)[:, :, ::-1], image_format)
+    record = _serialize({"id": item.id, "image": data, "label": label}, features)
+    return Encoded(record, histogram, width_height(image))
+
+
+def _encode_image(pixels, image_format):
+    encoded, data = cv2.imencode(f".{image_format}", pixels, JPEG if image_format == "jpeg" else [])
+    assert encoded
+    return data.tobytes()
+
+
+def _serialize(example, features):
+    """Do what features.serialize_example does, in an order of the fields that does not vary between processes."""
+    serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+    return serializer.get_tf_example(features.encode_example(example)).SerializeToString(deterministic=True)

@@ -1,0 +1,38 @@
+"""IDD Segmentation, 26 classes of level 3, as records; masks that are not there as PNG are drawn from the polygons.
+
+python -m data_prep.idd --source=DIR --data_dir=DIR [--size=1024x512] [--workers=N]
+"""
+
+import os
+
+from data_prep import prepare
+from data_prep.builder import DomainBuilder
+from data_prep.idd_polygons import draw_level3
+from usss_jax.errors import InputError
+
+
+class Idd(DomainBuilder):
+    """IDD Segmentation, part I, II or both."""
+
+    domains = ("idd",)
+
+    def find_mask(self, folder, files, key, image):
+        """Return the path of the PNG of level 3, or that of the polygons if only these are there."""
+        try:
+            return super().find_mask(folder, files, key, image)
+        except InputError:
+            mask = os.path.join(folder, files.masks.replace("{id}", key))
+            polygons = mask.replace("_labellevel3Ids.png", "_polygons.json")
+            if os.path.isfile(polygons):
+                return polygons
+            raise
+
+    def decode_mask(self, layout, data, name):
+        """Decode the PNG or draw the polygons: the ids of level 3 are the train ids."""
+        if name.endswith(".json"):
+            return draw_level3(data, name)
+        return super().decode_mask(layout, data, name)
+
+
+if __name__ == "__main__":
+    prepare.run(Idd)

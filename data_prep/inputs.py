@@ -1,0 +1,165 @@
+"""Which files become which records: the splits of a data set's folder, cut into shards."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from usss_jax.data import files as data_files
+from usss_jax.data.domain import Domain, Files, Layout
+from usss_jax.data.files import Image
+from usss_jax.errors import InputError
+
+# A shard is what a killed run loses at most, and what is read at once by whoever copies the records.
+SHARD_EXAMPLES = 500
+SHARD_BYTES = 256 * 2**20  # of the original files
+
+# Path of an image's mask, from the data set's folder, the split's files, the id and the image.
+FindMask = Callable[[str, Files, str, Image], str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One image with its mask, None if it has none.
+
+    Attributes:
+      id: name in the split.
+      image: path.
+      mask: path.
+      stamps: name below the data set's folder, size in bytes and time of each file.
+    """
+
+    id: str
+    image: str
+    mask: str | None
+    stamps: tuple[tuple[str, int, int], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The items of one split, sorted by id.
+
+    Attributes:
+      name: name in the domain.
+      labeled: whether the domain has masks for it.
+      layout: how its masks are to be read.
+      items: images that are there.
+      skipped: why others were left out, one line each.
+    """
+
+    name: str
+    labeled: bool
+    layout: Layout
+    items: tuple[Item, ...]
+    skipped: tuple[str, ...] = ()
+
+
+def find_splits(
+    domain: Domain, folder: str, find_mask: FindMask, *, missing_mask: str, on_bad_example: str
+) -> tuple[list[Split], list[str]]:
+    """Find the files of every split; returns the splits and the names of those whose images are not there.
+
+    Raises InputError if one is absent that training needs, or for an image without mask (missing_mask "error").
+    """
+    needed = {"train", domain.select_split, domain.report_split, *domain.unlabeled_splits}
+    if not os.path.isdir(folder):
+        raise InputError(f"no folder {folder!r} for domain {domain.name!r}; to get it: {domain.how_to_get}")
+    found, absent = [], []
+    for name in domain.splits:
+        if _is_train_and_val(domain, name):
+            continue
+        if not re.fullmatch(r"\w+", name, re.ASCII) or name == "all":
+            raise InputError(
+                f"split {name!r} of {domain.name}: records need a name of letters, digits and _; not 'all'"
+            )
+        if name in needed or _has_images(domain, folder, name):
+            found.append(_find_split(domain, folder, name, find_mask, missing_mask, on_bad_example))
+        else:
+            absent.append(name)
+    return found, absent
+
+
+def _layouts(domain, split):
+    return [layout for layout in domain.layouts if split in layout.splits]
+
+
+def _is_train_and_val(domain, split):
+    """Whether a split has the very images of train and val together ("all" of the rendered data sets)."""
+    return split not in ("train", "val") and all(
+        layout.holdout and layout.splits["train"] == layout.splits[split] for layout in _layouts(domain, split)
+    )
+
+
+def _has_images(domain, folder, split):
+    for layout in _layouts(domain, split):
+        files = layout.splits[split]
+        if files.list_file and os.path.exists(os.path.join(folder, files.list_file)):
+            return True
+        if not files.list_file and any(True for _ in data_files.matches(folder, files.images)):
+            return True
+    return False
+
+
+def _find_split(domain, folder, name, find_mask, missing_mask, on_bad_example):
+    labeled = any(layout.splits[name].masks or layout.splits[name].list_file for layout in _layouts(domain, name))
+    no_masks, skipped = None, ()
+    try:
+        layout, files, images = data_files.find_images(domain, folder, name, labeled)
+    except InputError as error:  # perhaps masks that are to be drawn, or images without any that are to be kept
+        if not labeled:
+            raise
+        layout, files, images = data_files.find_images(domain, folder, name, False)
+        no_masks = error
+        labeled = not files.list_file or any(image.mask for image in images.values())
+    masks, errors = {}, {}
+    for key, image in images.items() if labeled else ():
+        try:
+            masks[key] = find_mask(folder, files, key, image)
+        except InputError as error:
+            errors[key] = error
+    if missing_mask == "error" and errors:
+        if not masks and no_masks:
+            raise no_masks
+        if on_bad_example == "error":
+            first = next(iter(errors.values()))
+            raise InputError(f"{first} (--missing_mask=keep keeps such images without label)") from first
+        images = {key: image for key, image in images.items() if key in masks}
+        skipped = tuple(map(str, errors.values()))
+    items = tuple(_item(key, image.path, masks.get(key), folder) for key, image in images.items())
+    return Split(name, labeled, layout, items, skipped)
+
+
+def _item(key, image, mask, folder):
+    stamps = []
+    for path in (image, mask) if mask else (image,):
+        try:
+            status = os.stat(path)
+            stamps.append((os.path.relpath(path, folder), status.st_size, status.st_mtime_ns))
+        except OSError:  # a broken link: reading it will say so
+            stamps.append((os.path.relpath(path, folder), 0, 0))
+    return Item(key, image, mask, tuple(stamps))
+
+
+# ---- shards --------------------------------------------------------------------------------------------
+
+
+def cut_into_shards(items: Sequence[Item]) -> list[tuple[Item, ...]]:
+    """Cut into runs of at most SHARD_EXAMPLES examples and about SHARD_BYTES; there is one at least."""
+    shards: list[list[Item]] = [[]]
+    filled = 0
+    for item in items:
+        count = sum(size for _, size, _ in item.stamps)
+        if shards[-1] and (len(shards[-1]) == SHARD_EXAMPLES or filled + count > SHARD_BYTES):
+            shards.append([])
+            filled = 0
+        shards[-1].append(item)
+        filled += count
+    return [tuple(shard) for shard in shards]
+
+
+def fingerprint(items: Iterable[Item], settings: Sequence) -> str:
+    """Hash of what records are made from: ids, names, sizes and times of the files, and the settings."""
+    content = [list(settings), [[item.id, item.stamps] for item in items]]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -1,0 +1,54 @@
+"""Write the committed lists of labeled images: the first N training ids by the seeded rule, and the classes they show.
+
+    python -m data_prep.labeled_lists --data_root=DATA [--out=usss_jax/data/labeled_lists]
+
+DATA holds `camvid/`, `cityscapes256/` and `idd_lite/`. The lists follow from the ids alone (data/splits.py); the masks
+are read only to say how many of the images show each class.
+"""
+
+import argparse
+import pathlib
+
+from usss_jax.data.domain import Domain
+from usss_jax.data.domains import get_domain
+from usss_jax.data.sampling import count_pixels
+from usss_jax.data.sources import Source, open_source
+from usss_jax.data.splits import LISTS, rank
+
+DOMAINS = ("camvid", "idd_lite", "cityscapes256")
+NUMBERS = (50, 100, 375, 1500)  # of the paper
+SEEDS = (0, 1, 2)
+
+
+def list_text(domain: Domain, train: Source, n: int, seed: int) -> str:
+    """Content of one list: a header of comments, then the ids, sorted."""
+    ids = sorted(rank(train.ids, seed, domain.name)[:n])
+    images = (count_pixels(train.select(ids), domain.num_classes) > 0).sum(axis=0)
+    shown = ", ".join(f"{name} {count}" for name, count in zip(domain.class_names, images, strict=True))
+    header = (
+        f"# {domain.name}, split_seed {seed}: {n} of {len(train)} training images, the first by SHA-256 of",
+        '# "split_seed:domain:id".',
+        f"# {(images > 0).sum()} of {domain.num_classes} classes are there. Images that show a class: {shown}",
+    )
+    return "\n".join((*header, *ids)) + "\n"
+
+
+def main():
+    """Write the lists of every domain, for every N that its pool allows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_root", type=pathlib.Path, required=True)
+    parser.add_argument("--out", type=pathlib.Path, default=LISTS)
+    flags = parser.parse_args()
+    for name in DOMAINS:
+        domain = get_domain(name)
+        train = open_source(domain, flags.data_root / domain.folder, "train")
+        (flags.out / name).mkdir(parents=True, exist_ok=True)
+        for n in (n for n in NUMBERS if n <= len(train)):
+            for seed in SEEDS:
+                path = flags.out / name / f"n{n}_seed{seed}.txt"
+                path.write_text(list_text(domain, train, n, seed), encoding="utf-8")
+                print(path, path.read_text(encoding="utf-8").splitlines()[2].removeprefix("# "), flush=True)
+
+
+if __name__ == "__main__":
+    main()

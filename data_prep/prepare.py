@@ -1,0 +1,120 @@
+"""The command line that all modules here share: flags, report, errors."""
+
+import contextlib
+import functools
+import json
+import os
+import pathlib
+import re
+import sys
+
+from absl import app, flags, logging
+
+from data_prep import report
+from data_prep.builder import DomainBuilder, RecordsConfig
+from usss_jax.data.domains import get_domain
+from usss_jax.data.progress import Progress
+from usss_jax.errors import InputError
+
+SOURCE = flags.DEFINE_string("source", None, "Folder of the original data set.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder below which the records are written.")
+DOMAIN = flags.DEFINE_string("domain", None, "Which of the data set's domains, or a .yaml file.")
+SIZE = flags.DEFINE_string("size", None, "WIDTHxHEIGHT to resize to; without it the original files are kept.")
+IMAGE_FORMAT = flags.DEFINE_enum("image_format", "png", ["png", "jpeg"], "Of resized images; jpeg is lossy.")
+ON_BAD_EXAMPLE = flags.DEFINE_enum("on_bad_example", "error", ["error", "skip"], "What a damaged file does.")
+MISSING_MASK = flags.DEFINE_enum("missing_mask", "error", ["error", "keep"], "keep: images without label are fine.")
+WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Threads.", lower_bound=1)
+
+
+def prepare(builder_class: type[DomainBuilder], config: RecordsConfig, data_dir: str) -> dict:
+    """Prepare one data set, or find it prepared already; prints the report and returns it."""
+    builder = builder_class(data_dir=data_dir, config=config, file_format="array_record")
+    folder = pathlib.Path(builder.data_dir)
+    print(f"{folder}: is prepared already" if folder.exists() else f"preparing {folder}", flush=True)
+    with contextlib.closing(Progress()) as progress:
+        builder.download_and_prepare(progress=progress.start)
+    result = json.loads((folder / report.FILE).read_text("utf-8"))
+    print(report.as_text(result))
+    print(f"\ntrain with --config.data_root=tfds:{data_dir}", flush=True)
+    return result
+
+
+# ---- the command line ----------------------------------------------------------------------------------
+
+
+def run(builder_class: type[DomainBuilder], argv: list[str] | None = None) -> None:
+    """Prepare what the flags say; bad input becomes one line on stderr and exit code 2."""
+    logging.set_verbosity(logging.ERROR)
+    try:
+        app.run(functools.partial(_main, builder_class), argv=argv, flags_parser=_parse_flags)
+    except InputError as error:
+        _stop(f"error: {error}", 2)
+    except KeyboardInterrupt:
+        _stop("stopped; run again to go on: finished shards are kept", 130)
+
+
+def _stop(line, code):
+    sys.stdout.flush()
+    print(f"data_prep: {line}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _parse_flags(argv):
+    for flag in flags.FLAGS.flags_by_module_dict()[__name__]:
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # so that --help shows it
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise InputError(str(error).strip().splitlines()[-1]) from error
+
+
+def _main(builder_class, argv):
+    if len(argv) > 1:
+        raise InputError(f"{argv[1]!r} is not a flag; give --source=DIR --data_dir=DIR")
+    domain = _domain(builder_class)
+    source = SOURCE.value or (domain.folder if os.path.isabs(domain.folder) else None)
+    for flag, value in (("source", source), ("data_dir", DATA_DIR.value)):
+        if not value:
+            raise InputError(f"--{flag} is missing; give --source=DIR --data_dir=DIR")
+    config = RecordsConfig(
+        domain=domain,
+        source=os.path.expanduser(str(source)),
+        size=_size(domain),
+        image_format=IMAGE_FORMAT.value,
+        on_bad_example=ON_BAD_EXAMPLE.value,
+        missing_mask=MISSING_MASK.value,
+        workers=WORKERS.value,
+    )
+    prepare(builder_class, config, os.path.abspath(os.path.expanduser(str(DATA_DIR.value))))
+
+
+def _domain(builder_class):
+    """Domain that the flags name: one of the data set's, or any YAML file if it has none of its own."""
+    known = builder_class.domains
+    name = DOMAIN.value or (known[0] if known else "")
+    if known and name not in known:
+        raise InputError(f"--domain={name}: this data set has {', '.join(known)}")
+    if not known and not name.endswith((".yaml", ".yml")):
+        raise InputError(f"--domain={name}: give the .yaml file of your domain")
+    return get_domain(name)
+
+
+def _size(domain):
+    """--size as (h, w)."""
+    if SIZE.value is None:
+        if IMAGE_FORMAT.value == "jpeg":
+            raise InputError(
+                "--image_format=jpeg is for resized images and needs --size; without it files stay as they are"
+            )
+        return None
+    match = re.fullmatch(r"(\d+)x(\d+)", SIZE.value)
+    width, height = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not (0 < width < 65536 and 0 < height < 65536):
+        raise InputError(f"--size={SIZE.value}: must be WIDTHxHEIGHT in pixels, for instance 1024x512")
+    own_height, own_width = domain.size
+    if (width - height) * (own_width - own_height) < 0:
+        raise InputError(
+            f"--size={SIZE.value} is WIDTHxHEIGHT, so {height} rows of {width}, but images of {domain.name} are "
+            f"{own_width} wide and {own_height} high; did you mean --size={height}x{width}?"
+        )
+    return height, width

@@ -1,0 +1,178 @@
+"""One shard: its examples are encoded in threads and written in order; its statistics say that it is finished."""
+
+import collections
+import contextlib
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from typing import Any
+
+import numpy as np
+from array_record.python import array_record_module
+
+from data_prep.encode import Encoded
+from data_prep.inputs import Item
+from usss_jax.errors import InputError
+
+# Encoded images do not shrink any more; one thread of the writer, so that it holds little in memory.
+WRITER_OPTIONS = "group_size:1,uncompressed,max_parallelism:1"
+
+
+def finished_shard(path: pathlib.Path, stats_path: pathlib.Path, fingerprint: str, on_bad_example: str) -> dict | None:
+    """Return the statistics of a shard that an earlier run finished from the same files; None if it did not."""
+    try:
+        stats = json.loads(stats_path.read_text("utf-8"))
+        if stats["fingerprint"] != fingerprint or (stats["skipped"] and on_bad_example == "error"):
+            return None
+        if stats["file"] != path.name and (old := path.with_name(stats["file"])).exists():
+            os.replace(old, path)  # the number of shards, which is part of the name, has changed
+        stats["file"] = path.name
+        return stats if path.stat().st_size == stats["bytes"] else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def write_shard(
+    path: pathlib.Path,
+    stats_path: pathlib.Path,
+    items: Sequence[Item],
+    encode: Callable[[Item], Encoded],
+    *,
+    pool: Executor,
+    window: int,
+    fingerprint: str,
+    on_bad_example: str,
+    progress: Callable[[], Any],
+) -> dict:
+    """Write one shard under a temporary name, check it, rename it, and write its statistics.
+
+    Args:
+      path: final name.
+      stats_path: file of the statistics.
+      items: examples, in order.
+      encode: makes one example, in a thread.
+      pool: the threads.
+      window: examples that are under way or wait to be written.
+      fingerprint: what the shard is made from.
+      on_bad_example: "error" or "skip".
+      progress: called after each example.
+
+    Returns:
+      The statistics, ready for JSON.
+
+    Raises:
+      InputError: for a bad example if they are not to be skipped, or a disk that is full.
+    """
+    started = time.monotonic()
+    temporary = path.with_name(path.name + ".writing")
+    ids, without_label, skipped = [], [], []
+    histogram = np.zeros(256, np.int64)
+    image_sizes: collections.Counter[str] = collections.Counter()
+    writer = array_record_module.ArrayRecordWriter(str(temporary), WRITER_OPTIONS)
+    try:
+        for item, future in _in_order(pool, encode, items, window):
+            try:
+                encoded = future.result()
+            except InputError as error:
+                if on_bad_example == "error":
+                    raise InputError(f"{error} (--on_bad_example=skip leaves such examples out)") from error
+                skipped.append(str(error))
+            else:
+                _write(writer, encoded.record, path)
+                ids.append(item.id)
+                image_sizes[encoded.image_size] += 1
+                if encoded.histogram is None:
+                    without_label.append(item.id)
+                else:
+                    histogram += encoded.histogram
+            progress()
+        _close(writer, temporary, len(ids), path)
+        os.replace(temporary, path)
+    except BaseException:
+        _abandon(writer, temporary)
+        raise
+    stats = {
+        "file": path.name,
+        "fingerprint": fingerprint,
+        "bytes": path.stat().st_size,
+        "ids": ids,
+        "without_label": without_label,
+        "histogram": histogram.tolist(),
+        "image_sizes": dict(image_sizes),
+        "skipped": skipped,
+        "seconds": time.monotonic() - started,
+    }
+    write_json(stats_path, stats)
+    return stats
+
+
+def _in_order(pool, encode, items, window) -> Iterator[tuple[Item, Future]]:
+    """Yield the examples in order, with at most `window` of them under way."""
+    under_way: collections.deque[tuple[Item, Future]] = collections.deque()
+    try:
+        for item in items:
+            under_way.append((item, pool.submit(encode, item)))
+            if len(under_way) >= window:
+                yield under_way.popleft()
+        while under_way:
+            yield under_way.popleft()
+    finally:
+        for _, future in under_way:
+            future.cancel()
+
+
+def _write(writer, record, path):
+    try:
+        writer.write(record)
+    except RuntimeError as error:
+        raise cannot_write(path, error) from error
+
+
+def _close(writer, temporary, count, path):
+    """Close, and see for ourselves that everything is on the disk: the writer reports errors late."""
+    try:
+        writer.close()
+        reader = array_record_module.ArrayRecordReader(str(temporary))
+        complete = reader.ok() and reader.num_records() == count
+        reader.close()
+    except RuntimeError as error:
+        raise cannot_write(path, error) from error
+    if not complete:
+        raise cannot_write(path, "what was written cannot be read back")
+    sync(temporary)
+
+
+def _abandon(writer, temporary):
+    with contextlib.suppress(RuntimeError):  # the first error counts
+        writer.close()
+    temporary.unlink(missing_ok=True)
+
+
+def cannot_write(path: os.PathLike | str, reason: object) -> InputError:
+    """Build the one line for a file that cannot be written, such as when the disk is full."""
+    said = reason.strerror if isinstance(reason, OSError) else str(reason).partition(";")[0]
+    folder = os.path.dirname(os.fspath(path))
+    return InputError(
+        f"{path}: cannot be written ({said}); make room in {folder}, or give another --data_dir; run again to go on: "
+        "finished shards are kept"
+    )
+
+
+def write_json(path: pathlib.Path, content: dict) -> None:
+    """Write JSON in one step: a killed run leaves the old file or the new one."""
+    temporary = path.with_name(path.name + ".writing")
+    temporary.write_text(json.dumps(content, indent=1), "utf-8")
+    sync(temporary)
+    os.replace(temporary, path)
+
+
+def sync(path: os.PathLike | str) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,48 @@
+"""Single images and masks on disk in CamVid's layout, for tests of reading."""
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from usss_jax.data.domains import get_domain
+from usss_jax.data.sources import open_source
+
+H, W = 12, 16
+
+
+def smooth(seed, size=(H, W)):
+    noise = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    return cv2.GaussianBlur(noise, (5, 5), 2)
+
+
+def write_image(path, seed=0, size=(H, W)):
+    """Write an RGB image and return what was meant."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = smooth(seed, size)
+    assert cv2.imwrite(str(path), image[:, :, ::-1])
+    return image
+
+
+def write_ids(path, ids, size=(H, W)):
+    """Write an 8-bit grey mask that goes through `ids` from left to right, and return it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = np.resize(np.asarray(ids, np.uint8), size[0] * size[1]).reshape(size)
+    Image.fromarray(mask).save(path)
+    return mask
+
+
+def camvid(root, names=("a", "b"), split="train"):
+    for seed, name in enumerate(names):
+        write_image(root / split / f"{name}.png", seed)
+        write_ids(root / f"{split}annot" / f"{name}.png", range(12))
+    return root
+
+
+def open_camvid(root, **arguments):
+    return open_source(get_domain("camvid"), root, "train", **({"size": (H, W)} | arguments))
+
+
+def complaint(error):
+    text = str(error.value)
+    assert "\n" not in text
+    return text

@@ -1,0 +1,270 @@
+"""Augmentation inside the compiled training step: colours of all images, mixing of labeled ones. Pure jax.numpy.
+
+Everything is per image or a roll along the batch, so that any number of devices gives the same images.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from usss_jax.errors import InputError
+
+IGNORE = 255
+MIXES = ("none", "cutmix", "classmix")
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of Pillow's mode "L"
+JITTER_PROBABILITY = 0.8
+SIGMA = (0.1, 2.0)
+RADIUS = 6  # of the blur: three of the largest deviations
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceAugment:
+    """What is done to the images of a training batch on the device; the default is nothing, as in the paper.
+
+    Attributes:
+      color_jitter: strength s, 0 to 1. Each image is changed with probability 0.8: brightness, contrast and
+        saturation by factors in [1 - s, 1 + s], hue by up to s / 4 of the circle either way (the ratio in SimCLR; in
+        UniMatch it is s / 2).
+      grey: probability that an image loses its colour.
+      blur: probability of a Gaussian blur, its standard deviation uniform in [0.1, 2] pixels.
+      mix: "none", "cutmix" or "classmix": every labeled image gets a part of another one of its batch.
+
+    Raises:
+      InputError: for a value out of range; the message names the field.
+    """
+
+    color_jitter: float = 0.0
+    grey: float = 0.0
+    blur: float = 0.0
+    mix: str = "none"
+
+    def __post_init__(self):
+        """Check every field."""
+        for field, meaning in (("color_jitter", "a strength"), ("grey", "a probability"), ("blur", "a probability")):
+            value = getattr(self, field)
+            if not 0 <= value <= 1:
+                raise InputError(f"{field}={value} is not {meaning} between 0 and 1")
+        if self.mix not in MIXES:
+            raise InputError(f"mix={self.mix!r} is not one of {', '.join(MIXES)}")
+
+    @property
+    def changes_colors(self) -> bool:
+        """Whether images can come out with other colours, and hence as floating point."""
+        return bool(self.color_jitter or self.grey or self.blur)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether `augment` hands the batch back as it is."""
+        return not self.changes_colors and self.mix == "none"
+
+
+def augment(batch: Mapping, key, settings: DeviceAugment) -> Mapping:
+    """Augment the batch of one training step: mixing first, then colours, so that pasted parts are not betrayed.
+
+    What happens to a part depends on the key, its kind and domain alone, not on what else is in the batch.
+
+    Args:
+      batch: {"labeled": {domain: {"image": [B, H, W, 3], "label": uint8 or int [B, H, W] in 0 .. 255}},
+        "unlabeled": {domain: {"image": [U, B, H, W, 3]}}}; "unlabeled" may be absent. Images are bytes, or floating
+        point in [0, 1].
+      key: of this step.
+      settings: what to do; a static value.
+
+    Returns:
+      The same batch object if there is nothing to do, else a new one of the same structure: labels as they came or
+      mixed with their images; images as floating point in [0, 1] if colours may change, else of the type they had.
+    """
+    if settings.is_identity:
+        return batch
+    out: dict[str, dict] = {"labeled": {}}
+    for domain, part in batch["labeled"].items():
+        images, labels = mix(part["image"], part["label"], part_key(key, "mix", domain), settings.mix)
+        images = change_colors(images, part_key(key, "labeled", domain), settings)
+        out["labeled"][domain] = {**part, "image": images, "label": labels}
+    if "unlabeled" in batch:
+        out["unlabeled"] = {}
+    for domain, part in batch.get("unlabeled", {}).items():
+        change = jax.vmap(partial(change_micro_batch, key=key, domain=domain, settings=settings))
+        out["unlabeled"][domain] = {**part, "image": change(part["image"], jnp.arange(part["image"].shape[0]))}
+    return out
+
+
+def change_micro_batch(images, u, *, key, domain: str, settings: DeviceAugment):
+    """Do to the unlabeled micro-batch u of a domain, [B, H, W, 3], what `augment` does to it.
+
+    For calling inside the scan over micro-batches, where only one of them is floating point at a time.
+    """
+    return change_colors(images, jax.random.fold_in(part_key(key, "unlabeled", domain), u), settings)
+
+
+def part_key(key, kind: str, domain: str):
+    """Key of one part of a batch: no part's draws depend on which others there are."""
+    return jax.random.fold_in(key, zlib.crc32(f"{kind}/{domain}".encode()))
+
+
+# ---- Colours ----
+
+
+def change_colors(images, key, settings: DeviceAugment):
+    """Jitter, grey and blur as the settings say and in this order, drawn for every image anew.
+
+    Padded and ignored pixels are changed like all others, and count in the mean that contrast turns about.
+
+    Args:
+      images: [B, H, W, 3], bytes or floating point in [0, 1].
+      key: of this batch.
+      settings: see there.
+
+    Returns:
+      Floating point in [0, 1], an image that no draw hits as the model would scale its bytes; the images themselves
+      if the settings leave colours alone.
+    """
+    if not settings.changes_colors:
+        return images
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        images = images.astype(jnp.float32) / 255
+    # One draw for everything: every further one takes the compiler about as long. A row keeps its meaning, so that
+    # switching one change on or off leaves the draws of the others as they are.
+    draws = jax.random.uniform(key, (8, images.shape[0]), jnp.float32).astype(images.dtype)
+    hit, brightness, contrast, saturation, hue, to_grey, blurred, sigma = draws[..., None, None, None]
+    if s := settings.color_jitter:
+        brightness, contrast, saturation = (1 + s * (2 * u - 1) for u in (brightness, contrast, saturation))
+        jittered = jitter(images, brightness, contrast, saturation, (2 * hue - 1) * s / 4)
+        images = jnp.where(hit < JITTER_PROBABILITY, jittered, images)
+    if settings.grey:
+        images = jnp.where(to_grey < settings.grey, grey(images), images)
+    if settings.blur:
+        sigma = SIGMA[0] + (SIGMA[1] - SIGMA[0]) * sigma
+        images = lax.optimization_barrier(images)  # or the colours are computed anew for every tap of the blur
+        images = jnp.where(blurred < settings.blur, blur(images, sigma), images)
+    return images
+
+
+def jitter(images, brightness, contrast, saturation, hue):
+    """Brightness, contrast, saturation and hue in this order, each clipped to [0, 1] as in torchvision's functional.
+
+    torchvision's and kornia's ColorJitter draw the order; here it is fixed. torchvision's weight of red is 0.2989.
+
+    Args:
+      images: floating point in [0, 1], [B, H, W, 3].
+      brightness, contrast, saturation: factors, [B, 1, 1, 1]; contrast turns about the mean grey of the image.
+      hue: fraction of the circle, [B, 1, 1, 1].
+
+    Returns:
+      Floating point in [0, 1], [B, H, W, 3].
+    """
+    images = jnp.clip(images * brightness, 0, 1)
+    mean = grey(images).mean((-3, -2, -1), keepdims=True)
+    images = jnp.clip(mean + contrast * (images - mean), 0, 1)
+    level = grey(images)
+    images = jnp.clip(level + saturation * (images - level), 0, 1)
+    return shift_hue(images, hue)
+
+
+def grey(images):
+    """Luma, [..., 3] -> [..., 1]."""
+    return sum(weight * images[..., i : i + 1] for i, weight in enumerate(LUMA))
+
+
+def shift_hue(images, shift):
+    """Turn the hue of HSV by a fraction of the circle, value and saturation (of HSV) staying: torchvision's adjust_hue.
+
+    Args:
+      images: [..., 3] in [0, 1].
+      shift: broadcasts to [..., 1]; 1 is the whole circle.
+    """
+    top = images.max(-1, keepdims=True)
+    chroma = top - images.min(-1, keepdims=True)
+    r, g, b = (images[..., i : i + 1] for i in range(3))
+    divisor = jnp.where(chroma > 0, chroma, 1)
+    # Channels are compared with each other, not with the largest: the compiler may compute that one anew, rounding
+    # it differently. Where two are nearly equal, either answer gives the same hue.
+    red, green = (r >= g) & (r >= b), g >= b
+    difference = jnp.where(red, g - b, jnp.where(green, b - r, r - g))
+    hue = difference / divisor + jnp.where(red, 0, jnp.where(green, 2, 4))  # in sixths of the circle
+    # A channel of hue h is V - C clip(min(k, 4 - k), 0, 1) with k = (n + h) mod 6 and n = 5, 3, 1 for R, G, B.
+    k = hue + 6 * shift + jnp.asarray([5, 3, 1], images.dtype)
+    k = k - 6 * jnp.floor(k / 6)  # the compiler makes a slow call per pixel of %
+    return top - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
+
+
+def blur(images, sigma):
+    """Gaussian blur with a window of 13 x 13 pixels, the border repeated.
+
+    Args:
+      images: [..., H, W, 3].
+      sigma: standard deviation in pixels, [..., 1, 1, 1]; not 0.
+    """
+    weights = [jnp.exp(-0.5 * (i / sigma) ** 2) for i in range(RADIUS + 1)]
+    total = weights[0] + 2 * sum(weights[1:])
+    for axis in (-3, -2):
+        length = images.shape[axis]
+        widths = [(0, 0)] * images.ndim
+        widths[axis] = (RADIUS, RADIUS)
+        padded = lax.optimization_barrier(jnp.pad(images, widths, mode="edge"))  # as above, for the other axis
+        at = [lax.slice_in_dim(padded, i, i + length, axis=axis) for i in range(2 * RADIUS + 1)]
+        pairs = (w * (at[RADIUS - i] + at[RADIUS + i]) for i, w in enumerate(weights) if i)
+        images = (weights[0] * at[RADIUS] + sum(pairs)) / total
+    return images
+
+
+# ---- Mixing ----
+
+
+def mix(images, labels, key, how: str):
+    """Paste a part of the previous image of the batch (the last one into the first), labels alike.
+
+    A batch of one image has nobody to mix with and stays as it is. The partner is random because the order of the
+    batch is.
+
+    Args:
+      images: [B, H, W, 3]; labels: [B, H, W].
+      key: of this batch.
+      how: one of MIXES.
+
+    Returns:
+      (images, labels) of the same types.
+    """
+    if how == "none" or images.shape[0] == 1:
+        return images, labels
+    other_images, other_labels = (jnp.roll(a, 1, axis=0) for a in (images, labels))
+    if how == "cutmix":
+        pasted = cut_boxes(key, labels.shape)
+    else:
+        pasted = half_the_classes(key, other_labels)
+    return jnp.where(pasted[..., None], other_images, images), jnp.where(pasted, other_labels, labels)
+
+
+def cut_boxes(key, shape: tuple[int, int, int]):
+    """Draw one box per image [B, H, W] -> bool, the part that CutMix pastes.
+
+    Its share of the area is uniform in [0, 1] (Yun et al. 2019, with alpha = 1); its sides are the powers r and 1 - r
+    of that share, r uniform, so that it fits at any place and all places are equally likely (French et al. 2020).
+    """
+    count, height, width = shape
+    area, power, y, x = jax.random.uniform(key, (4, count), jnp.float32)[..., None, None]
+    box_h = jnp.round(height * area**power)
+    box_w = jnp.round(width * area ** (1 - power))
+    top = jnp.floor(y * (height - box_h + 1))
+    left = jnp.floor(x * (width - box_w + 1))
+    rows, columns = jnp.arange(height)[:, None], jnp.arange(width)
+    return (rows >= top) & (rows < top + box_h) & (columns >= left) & (columns < left + box_w)
+
+
+def half_the_classes(key, labels):
+    """Choose half of the classes of every image: labels [B, H, W] -> bool, the part that ClassMix pastes.
+
+    Half is rounded down, as in the authors' code (Olsson et al. 2021): an image with one class gives nothing. Ignored
+    pixels are of no class and never pasted.
+    """
+    flat = labels.reshape(labels.shape[0], -1).astype(jnp.int32)
+    present = jax.vmap(lambda ids: jnp.zeros(IGNORE + 1, bool).at[ids].set(True))(flat).at[:, IGNORE].set(False)
+    scores = jnp.where(present, jax.random.uniform(key, present.shape, jnp.float32), 2)
+    ranks = jnp.argsort(jnp.argsort(scores, axis=1), axis=1)
+    chosen = ranks < present.sum(1, keepdims=True) // 2
+    return jnp.take_along_axis(chosen, flat, axis=1).reshape(labels.shape)

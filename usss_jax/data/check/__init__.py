@@ -1,0 +1,1 @@
+"""Look at data before training: `python -m usss_jax.data.check`."""

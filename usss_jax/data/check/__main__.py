@@ -1,0 +1,151 @@
+"""Entry point: look at one's data before training, and say everything that is wrong with it at once.
+
+python -m usss_jax.data.check --config=configs/cs_cvd.py --config.data_root=DATA
+python -m usss_jax.data.check --domain=mine.yaml [--data_root=DATA]
+
+Exit code 0: nothing is wrong; 1: something is; 2: the flags are wrong. Unlike a training it opens every mask of every
+split that has masks, also those of images that are not labeled.
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import time
+from typing import Any
+
+from absl import flags
+
+from usss_jax import entry
+from usss_jax.config import checked, names
+from usss_jax.data.check.domain import DomainReport, check_domain, uses_of
+from usss_jax.data.check.findings import FAULT, WARNING, Finding, find_faults, plural
+from usss_jax.data.check.labeled import Labeled, check_labeled
+from usss_jax.data.check.report import domain_json, domain_text, findings_text
+from usss_jax.data.check.sheet import draw_sheet
+from usss_jax.data.domain import Domain
+from usss_jax.data.domains import get_domain
+from usss_jax.data.pools import domain_root, pool_options
+from usss_jax.data.progress import Progress
+from usss_jax.data.sources import open_source
+from usss_jax.data.splits import split_hash
+from usss_jax.errors import InputError
+from usss_jax.inference.visualize import save_png
+
+flags.declare_key_flag("config")  # so that --help shows it
+DOMAIN = flags.DEFINE_string("domain", None, "Domain to look at, by name or YAML file; several with commas.")
+DATA_ROOT = flags.DEFINE_string("data_root", "", "With --domain: as the config's field of that name.")
+OUT = flags.DEFINE_string("out", "check", "Folder for check.json and one picture per domain.")
+LIMIT = flags.DEFINE_integer("limit", None, "Open only that many images of each split, spread through the ids.", 1)
+THREADS = flags.DEFINE_integer("threads", 4, "Threads that open files.", 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A domain to look at: its folder, and what the config says to open_pools of it (empty without a config)."""
+
+    domain: Domain
+    root: str | None
+    options: dict[str, Any]
+
+
+def main(argv: list[str]) -> int:
+    """Check the domains that the flags name, print the report and write it to --out; return the exit code."""
+    tasks = read_tasks(argv)
+    out = pathlib.Path(OUT.value).expanduser()
+    _write(out / "check.json", "{}")  # a folder that cannot be written is told now
+    started = time.monotonic()
+    findings: list[Finding] = []
+    content: dict[str, Any] = {}
+    labeled: dict[str, Labeled | None] = {}
+    for task in tasks:
+        name = task.domain.name
+        report, found = examine(task)
+        if task.options and not report.error:
+            labeled[name], more = check_labeled(report, task.options, found)
+            found += more
+        sheet = draw_sheet(report)
+        if sheet is not None:
+            save_png(out / f"{name}.png", sheet)
+        content[name] = domain_json(report, labeled.get(name))
+        findings += found
+        print(domain_text(report, labeled.get(name)), end="\n\n", flush=True)
+
+    chosen = {name: one.ids for name, one in labeled.items() if one}
+    code = split_hash(chosen) if len(chosen) == len(tasks) else None
+    lines = [dataclasses.asdict(finding) for finding in findings]
+    everything = {"domains": content, "split_hash": code, "limit": LIMIT.value, "findings": lines}
+    _write(out / "check.json", json.dumps(everything, indent=1) + "\n")
+    if code:
+        print(f"split hash of the labeled images: {code}")
+    if findings:
+        print(findings_text(findings), end="\n\n")
+    faults, warnings = (sum(f.level == level for f in findings) for level in (FAULT, WARNING))
+    partly = f"; only up to {LIMIT.value} images of each split were opened" if LIMIT.value else ""
+    seconds = time.monotonic() - started
+    print(f"{plural(faults, 'fault')}, {plural(warnings, 'warning')} in {seconds:.1f} s{partly}; see {out}/")
+    return 1 if faults else 0
+
+
+def read_tasks(argv: list[str]) -> list[Task]:
+    """Read the flags; raises InputError for wrong ones."""
+    if len(argv) > 1:
+        raise InputError(f"{argv[1]!r} is not a flag; fields are set by --config.FIELD=VALUE")
+    by_config = bool(flags.FLAGS["config"].present)
+    if by_config == bool(names(DOMAIN.value or "")):
+        raise InputError("give either --config=configs/cs_cvd.py or --domain=camvid (a name or a YAML file)")
+    if by_config and DATA_ROOT.value:
+        raise InputError("--data_root goes with --domain; with a config it is --config.data_root")
+    config = checked(entry.load_config()) if by_config else None
+    domains = [get_domain(name) for name in (config.domains if config else names(str(DOMAIN.value)))]
+    known = [domain.name for domain in domains]
+    if len(set(known)) < len(known):
+        raise InputError(f"domains {', '.join(known)}: two of them have the same name; rename one in its file")
+    options = pool_options(config, known) if config else {}
+    data_root = config.data_root if config else DATA_ROOT.value
+    try:
+        return [Task(d, domain_root(data_root, d, known), options.get(d.name, {})) for d in domains]
+    except InputError as error:
+        raise error if config else InputError(str(error).replace("--config.data_root", "--data_root")) from error
+
+
+def examine(task: Task) -> tuple[DomainReport, list[Finding]]:
+    """Open the files of a domain and judge them."""
+    with contextlib.closing(Progress()) as progress:
+        report = check_domain(
+            task.domain,
+            task.root,
+            uses_of(task.domain, task.options.get("unlabeled_splits")),
+            size=task.options.get("size"),
+            threads=THREADS.value,
+            limit=LIMIT.value,
+            progress=progress.start,
+        )
+    found = find_faults(report, labeled_list=bool(task.options.get("labeled_list")))
+    if report.error and (hint := _own_folder(task)):
+        found = [dataclasses.replace(found[0], remedy=hint)]
+    return report, found
+
+
+def _own_folder(task):
+    """Hint for --data_root=DATA/camvid, where DATA was meant."""
+    if not DATA_ROOT.value:
+        return ""
+    folder, name = pathlib.Path(DATA_ROOT.value).expanduser(), task.domain.name
+    try:
+        open_source(task.domain, str(folder), "train", with_masks=False)
+    except InputError:
+        return ""  # it is not
+    return f"data_root is the folder of all domains: give --data_root={folder.parent} or --data_root={name}={folder}"
+
+
+def _write(path, text):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--out: cannot write {path} ({error.strerror}); give another folder") from error
+
+
+if __name__ == "__main__":
+    entry.run(main)

@@ -1,0 +1,181 @@
+"""What a split has on disk, and what a file of it holds: the eyes of data/check.py."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+from usss_jax.data import lists, sources
+from usss_jax.data.decode import decode_image, decode_mask, decode_raw, read_file, width_height
+from usss_jax.data.domain import UNKNOWN, Domain, Files, Layout, lookup_table
+from usss_jax.data.files import find_images, find_masks
+from usss_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What one example holds.
+
+    Attributes:
+      digest: of the image file's bytes (of the pixels if there is no file); None if it cannot be read.
+      size: (h, w) of the image file.
+      raw: pixels of each raw value of the mask, colours as red + 2**8 * green + 2**16 * blue; None without a mask
+        that can be read.
+      faults: (kind, file, message) of whatever is wrong.
+    """
+
+    digest: bytes | None = None
+    size: tuple[int, int] | None = None
+    raw: dict[int, int] | None = None
+    faults: tuple[tuple[str, str, str], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The examples of one split, before any of them is opened.
+
+    Attributes:
+      ids: in order.
+      look: opens the example of an id.
+      images: files of the images; empty for records and drawn domains.
+      masks: files of the masks there are.
+      without_mask: ids that have none although the split has masks.
+      no_masks: why the split as a whole has no masks, "" if it has.
+      target: train id (255: ignore) of a raw value of the masks, None for one that the table lacks.
+      colors: whether the raw values are colours.
+    """
+
+    ids: list[str]
+    look: Callable[[str], Facts]
+    images: dict[str, str] = dataclasses.field(default_factory=dict)
+    masks: dict[str, str] = dataclasses.field(default_factory=dict)
+    without_mask: tuple[str, ...] = ()
+    no_masks: str = ""
+    target: Callable[[int], int | None] = int
+    colors: bool = False
+
+
+def list_split(domain: Domain, root: str | None, split: str, size: tuple[int, int]) -> Listing:
+    """List one split without opening an image or a mask; raises InputError where there are no images."""
+    in_folder = domain.synthetic is None and root is not None and os.path.isdir(root) and split in domain.splits
+    if not in_folder:  # records, or drawn, or an error that names what is missing
+        return _list_source(domain, root, split, size)
+    why = ""
+    try:
+        layout, files, found = find_images(domain, str(root), split, with_masks=True)
+    except InputError as error:
+        why = str(error)
+        layout, files, found = find_images(domain, str(root), split, with_masks=False)
+    images = {key: image.path for key, image in found.items()}
+    masks: dict[str, str] = {}
+    for key, image in found.items() if not why else ():
+        try:
+            masks |= find_masks(domain, str(root), files, {key: image})
+        except InputError:
+            continue
+    return Listing(
+        list(images),
+        lambda key: look_at_files(images[key], masks.get(key), domain, layout),
+        images,
+        masks,
+        tuple(key for key in images if key not in masks) if not why else (),
+        why,
+        _targets(domain, layout),
+        layout.encoding == "color",
+    )
+
+
+def masks_without_image(domain: Domain, root: str, used: set[str]) -> dict[str, list[str]]:
+    """Mask files of each split that belong to none of the `used` ones; those of a list are all used."""
+    strays: dict[str, list[str]] = {}
+    seen = {os.path.normpath(path) for path in used}
+    patterns = [(split, files.masks) for layout in domain.layouts for split, files in layout.splits.items()]
+    for split, pattern in dict.fromkeys(patterns):
+        if pattern is None:
+            continue
+        as_images = dataclasses.replace(domain, layouts=(Layout({split: Files(pattern)}),))
+        try:
+            found = find_images(as_images, root, split, with_masks=False)[2].values()
+        except InputError:  # no masks at all
+            continue
+        paths = {os.path.normpath(mask.path) for mask in found}
+        if paths & seen:  # the layout that is there, not another one beside it
+            strays.setdefault(split, []).extend(sorted(paths - seen))
+            seen |= paths
+    return strays
+
+
+def missing_in_list(domain: Domain, root: str, split: str) -> list[str]:
+    """Images, as "FILE:LINE: PATH", that the list of a split names and that are not there; empty without a list."""
+    missing = []
+    for files in (layout.splits[split] for layout in domain.layouts if split in layout.splits):
+        if files.list_file and os.path.isfile(path := os.path.join(root, files.list_file)):
+            for number, text in lists.read_lines(path):
+                image = os.path.join(root, lists.columns(text)[0])
+                if not os.path.isfile(image):
+                    missing.append(f"{path}:{number}: {image}")
+    return missing
+
+
+def look_at_files(image: str, mask: str | None, domain: Domain, layout: Layout) -> Facts:
+    """Open an image and its mask, if it has one, and say what they hold and what is wrong with either."""
+    digest = size = raw = None
+    faults = []
+    try:
+        data = read_file(image)
+        digest = hashlib.blake2b(data, digest_size=16).digest()
+        size = decode_image(data, image).shape[:2]
+    except InputError as error:
+        faults.append(("unusable file", image, str(error)))
+    if mask is not None:
+        try:
+            data = read_file(mask)
+            values = decode_raw(data, mask, layout)
+            raw = count_values(values)
+            if any(_targets(domain, layout)(value) is None for value in raw):
+                decode_mask(data, mask, domain, layout)  # raises: says which value, and what to do
+        except InputError as error:
+            faults.append(("unusable file", mask, str(error)))
+        if raw is not None and size is not None and values.shape != size:
+            text = f"{mask}: the mask is {width_height(values)} but its image {image} is {size[1]}x{size[0]}"
+            faults.append(("size of mask", mask, f"{text}; replace the wrong one or leave this id out"))
+    return Facts(digest, size, raw, tuple(faults))
+
+
+def count_values(values: np.ndarray) -> dict[int, int]:
+    """Count the pixels of each value; by runs of equal pixels, since masks have few and sorting pixels is slow."""
+    flat = values.ravel()
+    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
+    lengths = np.diff(starts, append=flat.size)
+    found, place = np.unique(flat[starts], return_inverse=True)
+    return dict(zip(found.tolist(), np.bincount(place, lengths).astype(np.int64).tolist(), strict=True))
+
+
+def _targets(domain, layout):
+    """Function of a raw value: train id, 255 for ignore, None if the table lacks it."""
+    table = lookup_table(domain, layout)
+    return lambda value: None if table[value] == UNKNOWN else int(table[value])
+
+
+def _list_source(domain, root, split, size):
+    """Examples that are no files: records, or drawn ones. Their masks hold train ids."""
+    why = ""
+    try:
+        source = sources.open_source(domain, root, split, size=size)
+    except InputError as error:
+        why = str(error)
+        source = sources.open_source(domain, root, split, size=size, with_masks=False)
+    places = {key: index for index, key in enumerate(source.ids)}
+
+    def look(key):
+        try:
+            example = source[places[key]]
+        except InputError as error:
+            return Facts(faults=(("unusable file", "", str(error)),))
+        image, label = example["image"], example.get("label")
+        digest = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
+        return Facts(digest, None, None if label is None else count_values(label))
+
+    return Listing(list(source.ids), look, no_masks=why)

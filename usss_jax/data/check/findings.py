@@ -1,0 +1,178 @@
+"""What is wrong with a domain, by its examination: faults, which must be mended, and warnings, which may be meant."""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+
+from usss_jax.data.check.domain import LABELED_USES, DomainReport, SplitReport
+from usss_jax.data.domain import IGNORE
+
+FAULT, WARNING, NOTE = "fault", "warning", "note"
+EVALUATION = {"select", "report"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One line of the report: how bad, where, what, in which files or of which classes (all of them), what to do."""
+
+    level: str
+    domain: str
+    split: str
+    kind: str
+    what: str
+    items: Sequence[str] = ()
+    remedy: str = ""
+
+    def __str__(self):
+        where = f"{self.domain}, {self.split}" if self.split else self.domain
+        more = f" and {len(self.items) - 5} more" if len(self.items) > 5 else ""
+        items = f": {', '.join(self.items[:5])}{more}" if self.items else ""
+        return f"{where}: {self.what}{items}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+def find_faults(report: DomainReport, labeled_list: bool = False) -> list[Finding]:
+    """Judge a domain; `labeled_list`: only the images of such a list need masks in train."""
+    if report.error:
+        return [Finding(FAULT, report.domain.name, "", "folder", report.error)]
+    out = []
+    if (report.root or "").startswith("tfds:"):
+        what = (
+            "records hold train ids, at the size they were prepared at: raw ids, sizes of the files and masks without"
+        )
+        out.append(
+            Finding(NOTE, report.domain.name, "", "records", f"{what} an image cannot be told; check the folder")
+        )
+    for split in report.splits.values():
+        out += [*_of_files(report, split, labeled_list), *_of_content(report, split)]
+    return [*out, *_of_copies(report)]
+
+
+def plural(count: int, noun: str) -> str:
+    """Number with its noun."""
+    return f"{count} {noun}" + ("s" if count != 1 else "")
+
+
+# ---- files ---------------------------------------------------------------------------------------------
+
+
+def _of_files(report: DomainReport, split: SplitReport, labeled_list: bool) -> Iterator[Finding]:
+    domain = report.domain
+    needs_masks = bool(LABELED_USES & set(split.uses)) and not (labeled_list and split.name == "train")
+
+    def finding(level, kind, what, items=(), remedy=""):
+        return Finding(level, domain.name, split.name, kind, what, items, remedy)
+
+    if split.error:
+        level = FAULT if split.uses else NOTE
+        if len(split.missing) > 1:  # the error names one
+            what = f"{plural(len(split.missing), 'image')} of the list not there"
+            yield finding(level, "images of list", what, split.missing, "add them, or correct or remove these lines")
+        else:
+            yield finding(level, "no images", split.error)
+        return
+    if split.no_masks and needs_masks:
+        yield finding(FAULT, "no masks", split.no_masks)
+    if split.without_mask:
+        yield finding(
+            FAULT if needs_masks else NOTE,
+            "image without mask",
+            f"{len(split.without_mask)} of {plural(len(split.ids), 'image')} without a mask",
+            [split.images[key] for key in split.without_mask],
+            "add the masks, remove the images, or name the labeled images in a labeled_list",
+        )
+    if split.without_image:
+        what = f"{plural(len(split.without_image), 'mask')} without an image, which nothing will read"
+        yield finding(WARNING, "mask without image", what, split.without_image, "add the images or remove the masks")
+    for _, kind, _, message in split.faults:  # the message has file and remedy
+        yield finding(FAULT, kind, message)
+    if split.same_as:
+        yield finding(NOTE, "not opened again", f"has the files of {' and '.join(split.same_as)}")
+    height, width = report.size
+    squeezed = {s: n for s, n in split.sizes.items() if not 1 / 1.1 < s[1] * height / (s[0] * width) < 1.1}
+    if squeezed:
+        what = f"{sum(squeezed.values())} of {split.examined} images are squeezed to {width}x{height}, from"
+        remedy = "set image_size to another shape if that is not meant"
+        yield finding(NOTE, "aspect ratio", what, [f"{w}x{h}" for h, w in squeezed], remedy)
+
+
+# ---- content -------------------------------------------------------------------------------------------
+
+
+def _of_content(report: DomainReport, split: SplitReport) -> Iterator[Finding]:
+    domain = report.domain
+    if not split.classes:
+        return
+    pixels = split.pixels()
+    absent = [name for index, name in enumerate(domain.class_names) if not pixels[index]]
+    if absent:
+        yield Finding(
+            *(WARNING, domain.name, split.name, "absent classes"),
+            f"no pixel in {plural(len(split.classes), 'mask')} of",
+            absent,
+            "expected of few images; else compare the ids of the table with those of the masks",
+        )
+    empty = [key for key, classes in split.classes.items() if not classes]
+    if empty:
+        yield Finding(
+            *(WARNING, domain.name, split.name, "labels ignored"),
+            f"{plural(len(empty), 'mask')} without any labeled pixel",
+            [split.masks.get(key, key) for key in empty],
+            "leave these images out, or label them",
+        )
+    share = pixels[IGNORE] / max(1, sum(pixels.values()))
+    if share > 0.5:
+        yield Finding(
+            *(WARNING, domain.name, split.name, "ignored pixels"),
+            f"{share:.0%} of the pixels are ignored",
+            remedy="check that the ids to ignore are meant",
+        )
+
+
+def _of_copies(report: DomainReport) -> Iterator[Finding]:
+    """Images with the same content, within a split and in two; files that two splits share are no copies."""
+    places: dict[bytes, list[tuple[str, str]]] = {}
+    for split in report.splits.values():
+        for key, digest in split.digests.items():
+            places.setdefault(digest, []).append((split.name, key))
+    groups: dict[tuple[str, str, bool], list[tuple[str, str]]] = {}
+    for same in places.values():
+        firsts: dict[str, str] = {}
+        for name, key in same:
+            if name in firsts:
+                groups.setdefault((name, name, False), []).append((firsts[name], key))
+            firsts.setdefault(name, key)
+        for i, (a, first) in enumerate(firsts.items()):
+            for b, second in list(firsts.items())[i + 1 :]:
+                one, other = report.splits[a].images.get(first), report.splits[b].images.get(second)
+                shared = one is not None and other is not None and os.path.realpath(one) == os.path.realpath(other)
+                groups.setdefault((a, b, shared), []).append((first, second))
+    for (a, b, shared), pairs in groups.items():
+        level = _level(set(report.splits[a].uses), set(report.splits[b].uses), a == b, shared)
+        if level:
+            where = "there twice" if a == b else f"also in {b}"
+            files = [f"{_below(report, a, first)} = {_below(report, b, second)}" for first, second in sorted(pairs)]
+            remedy = "remove one of each" if not shared else f"take other images in {a} or {b}"
+            yield Finding(
+                *(level, report.domain.name, a, "copies"),
+                f"{plural(len(pairs), 'image')} {where}, byte for byte the same",
+                files,
+                remedy,
+            )
+
+
+def _below(report, split, key):
+    """File of an image below the domain's folder, or its id if it is no file."""
+    path = report.splits[split].images.get(key)
+    return os.path.relpath(path, report.root) if path else f"{split}/{key}"
+
+
+def _level(first, second, same_split, shared_file):
+    """How bad it is that two splits of these uses have an image in common; None if it is meant."""
+    if same_split:
+        return WARNING
+    evaluation = [EVALUATION & first, EVALUATION & second]
+    if any(evaluation) and (all(evaluation) or "labeled" in first | second):
+        return FAULT
+    if any(evaluation) and "unlabeled" in first | second:
+        return WARNING if shared_file else FAULT  # the same file: chosen so, to learn from it without its mask
+    return None if shared_file else WARNING

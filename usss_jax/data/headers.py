@@ -1,0 +1,97 @@
+"""What the bytes of a PNG or JPEG file say before its pixels are decoded, and whether the file is whole."""
+
+import zlib
+from typing import NamedTuple
+
+from usss_jax.errors import InputError
+
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+_EXIF_START = b"Exif\0\0"
+
+
+class Header(NamedTuple):
+    """Format ("PNG" or "JPEG"), bits per channel, channels in the file, and what else decoders pass over."""
+
+    format: str
+    bits: int
+    channels: int  # a palette has 1
+    palette: bool
+    alpha: bool  # whether there may be transparent pixels
+    orientation: int  # EXIF: 1 is upright
+
+
+def read_header(data: bytes, name: str) -> Header:
+    """Read the header of a whole PNG or JPEG file.
+
+    Raises InputError naming a file of another format, or one with damage that decoders may pass over in silence,
+    returning a picture that is partly grey.
+    """
+    if data.startswith(_PNG_START):
+        header, fault = _read_png(data)
+    elif data.startswith(b"\xff\xd8"):
+        header, fault = _read_jpeg(data)
+    else:
+        header, fault = None, "is not a PNG or JPEG file" if data else "is empty"
+    if header is None:
+        raise InputError(f"{name}: {fault}; restore this file or leave its id out")
+    return header
+
+
+def _read_png(data):
+    """Header, or None and what is wrong; every chunk has a checksum."""
+    if not data.startswith(b"\0\0\0\x0dIHDR", len(_PNG_START)):
+        return None, "is damaged (a PNG file without a header)" if len(data) > 15 else "is truncated"
+    view, at = memoryview(data), len(_PNG_START)
+    orientation, alpha = 1, False
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(view[at : at + 4], "big")
+        if end > len(data):
+            break
+        if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+            return None, "is damaged (a checksum is wrong)"
+        kind = data[at + 4 : at + 8]
+        if kind == b"IEND":
+            bits, color = data[24], data[25]
+            return Header("PNG", bits, _PNG_CHANNELS.get(color, 0), color == 3, alpha or color >= 4, orientation), None
+        if kind == b"tRNS":
+            alpha = True
+        elif kind == b"eXIf":
+            orientation = _orientation(data[at + 8 : end - 4].removeprefix(_EXIF_START))
+        at = end
+    return None, "is truncated"
+
+
+def _read_jpeg(data):
+    """Header, or None and what is wrong; there are no checksums, so that damage of the pixels goes unseen."""
+    at, bits, channels, orientation = 2, 8, 0, 1
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # may fill up before a marker
+            at += 1
+            continue
+        if marker == 0xDA:  # the pixels: they contain no end marker, and thumbnails lie before them
+            if data.rfind(b"\xff\xd9", at) < 0:
+                break
+            return Header("JPEG", bits, channels, False, False, orientation), None
+        size = int.from_bytes(data[at + 2 : at + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
+            bits, channels = int.from_bytes(data[at + 4 : at + 5], "big"), int.from_bytes(data[at + 9 : at + 10], "big")
+        elif marker == 0xE1 and data.startswith(_EXIF_START, at + 4):
+            orientation = _orientation(data[at + 4 + len(_EXIF_START) : at + 2 + size])
+        at += 2 + size
+    return None, "is truncated"
+
+
+def _orientation(exif):
+    """Orientation tag of an EXIF block, 2 to 8 if it turns or mirrors the image, 1 if it is upright or unclear."""
+    order = {b"II": "little", b"MM": "big"}.get(exif[:2])
+    if order is None or len(exif) < 8:
+        return 1
+    at = int.from_bytes(exif[4:8], order)
+    count = int.from_bytes(exif[at : at + 2], order)
+    for entry in range(at + 2, min(at + 2 + 12 * count, len(exif) - 11), 12):
+        if int.from_bytes(exif[entry : entry + 2], order) == 0x0112:
+            value = int.from_bytes(exif[entry + 8 : entry + 10], order)
+            return value if 2 <= value <= 8 else 1
+    return 1

@@ -1,0 +1,119 @@
+"""Text files that name images, one a line: the list of a split, and the labeled.txt of other projects."""
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Sequence
+
+from usss_jax.data import patterns
+from usss_jax.data.domain import Domain
+from usss_jax.errors import InputError
+
+# Blanks inside a path are no matter, because an image ends with its extension; a tab divides any two paths.
+_COLUMNS = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, patterns.EXTENSIONS))}))\s+(.+)", re.IGNORECASE)
+
+
+def read_lines(path: str | os.PathLike) -> list[tuple[int, str]]:
+    """Read the lines of a list with their numbers, but for empty ones and those that start with #.
+
+    Windows line ends and a byte order mark are no matter. Raises InputError if it cannot be read or has no line.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = [(number, line.lstrip().rstrip(" \n")) for number, line in enumerate(file, start=1)]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: this list is not UTF-8 text; save it as UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{path}: this list cannot be read ({error.strerror}); correct its path") from error
+    lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    if not lines:
+        raise InputError(f"{path}: this list names no image; write one a line")
+    return lines
+
+
+def columns(line: str) -> tuple[str, str | None]:
+    """Image and mask of a line "image [mask]": divided by a tab, or by blanks after the image's extension."""
+    if "\t" in line:
+        image, _, mask = line.partition("\t")
+    elif match := _COLUMNS.fullmatch(line):
+        image, mask = match.groups()
+    else:
+        image, mask = line, ""
+    return image.strip(), mask.strip() or None
+
+
+def read_ids(
+    path: str | os.PathLike, domain: Domain, ids: Iterable[str], splits: Sequence[str] = ("train",)
+) -> list[str]:
+    """Read which of `ids`, all from `splits` of the domain, a list names; in its order.
+
+    A line is an id, the path of an image (with folders before the domain's own, or from some folder of it on), or
+    the last part of exactly one of these; the extension may differ or be missing. A second column, the mask, is not
+    read: masks are the domain's. Raises InputError naming the line that fits no image, several, or one named before.
+    """
+    index = _Index(domain, ids, splits)
+    lines: dict[str, int] = {}
+    for number, text in read_lines(path):
+        found = index.find(text) or index.find(columns(text)[0])
+        if not found:
+            close = difflib.get_close_matches(patterns.stem(columns(text)[0]), index.ids, n=1, cutoff=0.0)
+            hint = f"; closest is {close[0]!r}" if close else ""
+            raise InputError(
+                f"{path}:{number}: {text!r} is not an image of {domain.name} ({', '.join(splits)}){hint}; correct or "
+                "remove this line"
+            )
+        if len(found) > 1:
+            raise InputError(
+                f"{path}:{number}: {text!r} may mean {found[0]!r} or {found[1]!r} of {domain.name}; write the whole id"
+            )
+        if found[0] in lines:
+            raise InputError(
+                f"{path}:{number}: names the image {found[0]!r}, which line {lines[found[0]]} has too; remove one"
+            )
+        lines[found[0]] = number
+    return list(lines)
+
+
+class _Index:
+    """Finds ids by what a list may call them, without a look at every id for every line."""
+
+    def __init__(self, domain, ids, splits):
+        self.ids = dict.fromkeys(ids)
+        self._paths = {}  # whole paths, without extension
+        self._ends = {}  # paths and ids, from any of their folders on
+        files = [layout.splits[s] for layout in domain.layouts for s in splits if s in layout.splits]
+        forms = dict.fromkeys("{id}" if f.list_file else f.images for f in files)
+        for key in self.ids:
+            _add_ends(self._ends, key, key)
+            for form in forms:
+                name = patterns.path_of_id(form, key)
+                if name is not None:
+                    name = patterns.stem(name)
+                    _add(self._paths, name, key)
+                    _add_ends(self._ends, name, key)
+
+    def find(self, text: str) -> tuple[str, ...]:
+        """Ids that a text may mean."""
+        name = patterns.stem(text).lstrip("/")
+        for key in (text, name):
+            if key in self.ids:
+                return (key,)
+        found = self._paths.get(name) or self._ends.get(name)
+        while not found and "/" in name:
+            name = name.partition("/")[2]
+            found = self._paths.get(name)
+        return found or ()
+
+
+def _add_ends(index, name, key):
+    while True:
+        _add(index, name, key)
+        _, slash, name = name.partition("/")
+        if not slash:
+            return
+
+
+def _add(index, name, key):
+    known = index.get(name, ())
+    if len(known) < 2 and key not in known:  # two suffice to say that it is ambiguous
+        index[name] = (*known, key)

@@ -1,0 +1,192 @@
+"""Random access to one split of records prepared by data_prep, like that to the original folder.
+
+The records' folder is a tfds data set; its metadata.json says what the domain, the size, the ids and the files are.
+"""
+
+import difflib
+import functools
+import json
+import operator
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from usss_jax.data.decode import decode_image, resize_image, resize_label, width_height
+from usss_jax.data.domain import IGNORE, Domain
+from usss_jax.data.sources import RECORDS, pick
+from usss_jax.errors import InputError
+
+
+def open_records(
+    domain: Domain,
+    root: str,
+    split: str,
+    *,
+    size: tuple[int, int] | None = None,
+    with_masks: bool = True,
+    ids: Iterable[str] | None = None,
+) -> "RecordSource":
+    """Open one split of prepared records, at `size` (h, w) or at domain.size.
+
+    `root` is "tfds:DIR": the folder given to data_prep as --data_dir, or the folder of one version in it. Of several
+    sizes the one that equals `size` is taken, else the original one. Records of another size are resized again, which
+    gives other pixels than resizing the original files once: prepare at the size at which you train. `ids` and
+    `with_masks` are those of open_source. Raises InputError for whatever is missing, cut short or of another domain.
+    """
+    size = domain.size if size is None else size
+    folder, metadata = _find_folder(domain, pathlib.Path(root.removeprefix(RECORDS)).expanduser(), size)
+    if metadata["classes"] != list(domain.class_names):
+        raise InputError(
+            f"{folder}: was prepared with the classes {', '.join(metadata['classes'])}, but {domain.name} has "
+            f"{', '.join(domain.class_names)}; prepare it again"
+        )
+    known = metadata["splits"]
+    if split not in known:
+        close = difflib.get_close_matches(split, known, n=1)
+        hint = f", did you mean {close[0]!r}?" if close else ";"
+        raise InputError(f"{folder}: has no split {split!r}{hint} it has {', '.join(known)}")
+    _check_files(folder, known[split]["shards"])
+    where = f"split {split!r} of domain {domain.name!r} in {folder}"
+    if with_masks and not known[split]["labeled"]:
+        raise InputError(f"{where}: it has no labels; use a split that has, or open it without masks")
+    rows = {key: row for row, key in enumerate(known[split]["ids"])}
+    if ids is not None:
+        rows = pick(rows, ids, where)
+    if with_masks and (bare := rows.keys() & set(known[split]["without_label"])):
+        raise InputError(f"{where}: {min(bare)!r} has no mask; open only the ids that have masks, or prepare it again")
+    return RecordSource(domain, _Reader(str(folder), split), rows, size, with_masks)
+
+
+class RecordSource:
+    """Images, and masks if `with_masks`, of one split of records; `rows` are the places of the ids."""
+
+    def __init__(
+        self, domain: Domain, reader: "_Reader", rows: Mapping[str, int], size: tuple[int, int], with_masks: bool
+    ):
+        self.ids = list(rows)
+        self._domain, self._reader, self._rows = domain, reader, dict(rows)
+        self._size, self._with_masks = size, with_masks
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, index):
+        key = self.ids[operator.index(index)]
+        record = self._reader.read(key, self._rows[key])
+        name = f"{self._reader.folder}: {key!r} of split {self._reader.split!r}"
+        image = decode_image(record["image"], name)
+        example = {"image": resize_image(image, self._size)}
+        if self._with_masks:
+            label = _decode_label(record["label"], name, self._domain)
+            if label.shape != image.shape[:2]:
+                raise InputError(
+                    f"{name}: the label is {width_height(label)} but the image {width_height(image)}; prepare it again"
+                )
+            example["label"] = resize_label(label, self._size)
+        return example
+
+    def select(self, ids: Iterable[str]) -> "RecordSource":
+        """Restrict to the given ids, in their order; raises InputError naming an id that is not there."""
+        rows = pick(self._rows, ids, f"this source of domain {self._domain.name!r}")
+        return RecordSource(self._domain, self._reader, rows, self._size, self._with_masks)
+
+
+class _Reader:
+    """Encoded examples of one split; threads may share it, a copy in another process opens the files anew."""
+
+    def __init__(self, folder: str, split: str):
+        self.folder, self.split = folder, split
+
+    @functools.cached_property
+    def _examples(self) -> Sequence[Mapping[str, Any]]:
+        import tensorflow_datasets as tfds  # takes half a second, which only who reads records should wait
+
+        skip = tfds.decode.SkipDecoding()
+        builder = tfds.builder_from_directory(self.folder)
+        return builder.as_data_source(self.split, decoders={"image": skip, "label": skip})
+
+    def read(self, key: str, row: int) -> Mapping[str, Any]:
+        """Read the example of that id at that place."""
+        try:
+            example = self._examples[row]
+            found = example["id"].decode()
+        except (RuntimeError, OSError, ValueError, KeyError) as error:  # RuntimeError: a checksum is wrong
+            raise InputError(
+                f"{self.folder}: {key!r} of split {self.split!r} cannot be read ({str(error).partition(';')[0]}); "
+                "delete this folder and prepare it again"
+            ) from error
+        if found != key:
+            raise InputError(
+                f"{self.folder}: split {self.split!r} has {found!r} in the place of {key!r}; delete this folder and "
+                "prepare it again"
+            )
+        return example
+
+    def __reduce__(self):
+        return _Reader, (self.folder, self.split)
+
+
+def _decode_label(data, name, domain):
+    label = cv2.imdecode(np.frombuffer(data or b"", np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    if label is None or label.ndim != 2 or label.dtype != np.uint8:
+        raise InputError(f"{name}: the label is no grey PNG of 8 bits; prepare it again")
+    if wrong := np.unique(label[(label >= domain.num_classes) & (label != IGNORE)]).tolist():
+        raise InputError(
+            f"{name}: label {wrong[0]}, but {domain.name} has 0-{domain.num_classes - 1}; prepare it again"
+        )
+    return label
+
+
+# ---- which folder --------------------------------------------------------------------------------------
+
+
+def _find_folder(domain, root, size):
+    """Folder below root that fits the domain and the size best, with its metadata."""
+    found = {}
+    for depth in range(4):  # DATA_DIR/data set/config/version
+        for path in sorted(root.glob("*/" * depth + "metadata.json")):
+            hidden = any(part.startswith(".") for part in path.relative_to(root).parts)  # not finished yet
+            metadata = None if hidden else _read_metadata(path)
+            if metadata and metadata["domain"] == domain.name:
+                found[path.parent] = metadata
+    if not found:
+        raise InputError(
+            f"{root}: no records of domain {domain.name!r} there; prepare them with a module of data_prep, or give "
+            "the folder that was its --data_dir"
+        )
+    if len(found) == 1:
+        return next(iter(found.items()))
+    for wanted in (list(size), None):
+        fitting = [item for item in found.items() if item[1]["size"] == wanted]
+        if len(fitting) == 1:
+            return fitting[0]
+        if fitting:
+            break
+    folders = ", ".join(str(folder) for folder in found)
+    raise InputError(
+        f"{root}: several records of domain {domain.name!r} there, which of them for {size[1]}x{size[0]} pixels? "
+        f"Give one folder: {folders}"
+    )
+
+
+def _read_metadata(path):
+    """metadata.json of data_prep, None for one of another data set."""
+    try:
+        metadata = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); delete its folder and prepare it again") from error
+    return metadata if isinstance(metadata, dict) and metadata.get("usss_jax_records") == 1 else None
+
+
+def _check_files(folder, shards):
+    for name, size in shards.items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{path}: is missing; restore it, or delete its folder and prepare it again")
+        if path.stat().st_size != size:
+            raise InputError(
+                f"{path}: is cut short: {path.stat().st_size} of {size} bytes; delete its folder and prepare it again"
+            )

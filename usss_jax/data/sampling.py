@@ -1,0 +1,54 @@
+"""Rare-class sampling of labeled images."""
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+
+import grain
+import numpy as np
+
+from usss_jax.data.sources import Source
+from usss_jax.errors import InputError
+
+
+def count_pixels(source: Source, num_classes: int, threads: int = 4) -> np.ndarray:
+    """Labeled pixels of every class in every image of a source with masks, int64 [N, C]."""
+
+    def count(index: int) -> np.ndarray:
+        return np.bincount(source[index]["label"].ravel(), minlength=256)[:num_classes]
+
+    with ThreadPoolExecutor(threads) as pool:
+        return np.stack(list(pool.map(count, range(len(source)))))
+
+
+def rare_class_probabilities(counts: np.ndarray, temperature: float) -> np.ndarray:
+    """Probability of drawing each class, float64 [C]: P(c) = exp((1 - f_c) / T) / sum, f_c the share of its pixels.
+
+    Classes without a pixel have probability 0. Source: DAFormer (Hoyer et al., CVPR 2022), Eq. 9 and 10.
+
+    Raises:
+      InputError: if no pixel is labeled.
+    """
+    total = counts.sum(axis=0)
+    if not total.any():
+        raise InputError('sampling="rare": no labeled image has a labeled pixel; check the masks')
+    scores = np.where(total > 0, (1 - total / total.sum()) / temperature, -np.inf)
+    weights = np.exp(scores - scores.max())
+    return weights / weights.sum()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DrawRare(grain.transforms.RandomMap):
+    """Replaces a number by the index of a labeled image: first a class by `probabilities`, then an image that has it.
+
+    Attributes:
+      probabilities: of the classes, [C].
+      present: bool [N, C], which image has which class.
+    """
+
+    probabilities: np.ndarray
+    present: np.ndarray
+
+    def random_map(self, element: int, rng: np.random.Generator) -> int:
+        """Index of an image; the element itself is not used."""
+        drawn = rng.choice(len(self.probabilities), p=self.probabilities)
+        return int(rng.choice(np.flatnonzero(self.present[:, drawn])))
