@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 from usss_jax.data import streams
-from usss_jax.data.augment import CropFlip
+from usss_jax.data.augment import CropFlip, stack
 from usss_jax.data.cache import Budget
 from usss_jax.data.domains import get_domain
 from usss_jax.data.files import find_images, find_masks
@@ -65,7 +65,8 @@ class TorchImages:
     def __getitem__(self, index):
         example = by_pillow(*self.paths[index]) if self.paths else self.pool.labeled[index]
         example = self.transform.random_map(example, np.random.default_rng(np.random.randint(2**31)))
-        return example["image"].copy(), example["label"].copy()  # torch wants writable arrays of positive strides
+        example = stack([example])  # torch wants writable arrays of positive strides; this is the fastest way there
+        return example["image"][0], example["label"][0]
 
 
 def by_pillow(image: str, mask: str) -> dict[str, np.ndarray]:

@@ -6,11 +6,11 @@ after a restart is exact, whatever the number of threads and hosts.
 
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import grain
 
-from usss_jax.data.augment import CropFlip
+from usss_jax.data.augment import CropFlip, stack
 from usss_jax.data.pools import Pools
 from usss_jax.data.sampling import DrawRare, count_pixels, rare_class_probabilities
 from usss_jax.data.sources import Source
@@ -33,8 +33,16 @@ def _augment(examples: grain.MapDataset, pool: Pools) -> grain.MapDataset:
     return examples.random_map(CropFlip(pool.crop, pool.scale, pool.flip))
 
 
-def _batch(examples: grain.MapDataset, size: int) -> grain.MapDataset:
-    return examples.batch(size, drop_remainder=True)  # the practically endless length must stay an index
+def _share(examples: grain.MapDataset, batch_size: int, share: tuple[int, int]) -> grain.MapDataset:
+    """Lists of the examples that this host gives to each global batch: the index-th of `count` equal parts."""
+    index, count = share
+    # drop_remainder: the practically endless length must stay an index. Lists: so that stacking copies only once.
+    return examples.batch(batch_size // count, drop_remainder=True, batch_fn=list)[index::count]
+
+
+def _stack_micro_batches(lists: Sequence[list[dict]]) -> dict:
+    flat = stack([example for examples in lists for example in examples])
+    return {key: array.reshape(len(lists), -1, *array.shape[1:]) for key, array in flat.items()}
 
 
 def step_batches(
@@ -60,16 +68,16 @@ def step_batches(
       Items {"labeled": {domain: {"image": uint8 [B, h, w, 3], "label": uint8 [B, h, w]}},
       "unlabeled": {domain: {"image": uint8 [U, B, h, w, 3]}}} with this host's share of every batch.
     """
-    index, count = share
     parts: dict[tuple[str, str], grain.MapDataset] = {}
     for name, pool in pools.items():
         seed_ = _seed(seed, name, "labeled")
         examples = rare_stream(pool, seed_) if pool.rare_temperature else stream(pool.labeled, pool, seed_)
-        parts["labeled", name] = _batch(examples, batch_size // count)[index::count]
+        parts["labeled", name] = _share(examples, batch_size, share).map(stack)
     for name, passes in (unlabeled_batches or {}).items():
         pool = pools[name]
         examples = stream(pool.unlabeled, pool, _seed(seed, name, "unlabeled"))
-        parts["unlabeled", name] = _batch(_batch(examples, unlabeled_batch_size // count)[index::count], passes)
+        micro_batches = _share(examples, unlabeled_batch_size, share)
+        parts["unlabeled", name] = micro_batches.batch(passes, drop_remainder=True, batch_fn=_stack_micro_batches)
 
     def name_parts(values: tuple) -> dict:
         batch: dict[str, dict] = {}
