@@ -19,7 +19,7 @@ from tensorflow_datasets.core import dataset_builder, splits
 from data_prep import inputs, report
 from data_prep.encode import encode_example
 from data_prep.shards import cannot_write, finished_shard, sync, write_json, write_shard
-from usss_jax.data import decode
+from usss_jax.data import decode, records
 from usss_jax.data.domain import Domain
 from usss_jax.data.files import find_masks
 from usss_jax.errors import InputError
@@ -27,9 +27,10 @@ from usss_jax.errors import InputError
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class RecordsConfig(tfds.core.BuilderConfig):
-    """What to prepare; its name tells the domain and the size.
+    """What to prepare.
 
     Attributes:
+      name: of the domain and the size; not to be given.
       domain: label space and file layout.
       source: folder of the original data set.
       size: (h, w) of the prepared images; None leaves the original files as they are.
@@ -39,7 +40,7 @@ class RecordsConfig(tfds.core.BuilderConfig):
       workers: threads.
     """
 
-    name: str = ""
+    name: str = dataclasses.field(init=False)
     domain: Domain
     source: str
     size: tuple[int, int] | None = None
@@ -95,14 +96,14 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
             disable_shuffling=True,
         )
 
-    def download_and_prepare(self, *, progress: Callable[[str, int, int], Callable] | None = None, **_) -> None:
+    def download_and_prepare(self, *, progress: Callable[[str, int, int], Callable] | None = None) -> None:
         """Write the shards that are not there yet, then publish the folder; nothing is downloaded.
 
         tfds would start anew after a kill, and shuffle. `progress` is called with a name, the number of images and how
-        many of them are done; what it returns is called after each further one.
+        many of them are done; what it returns is called after each further one. The arguments of tfds are refused.
 
         Raises:
-          InputError: for bad input, a full disk, or if other files were prepared under this name before.
+          InputError: for bad input, a full disk, or if what was prepared before is broken or not what is asked for.
         """
         config, final = self.builder_config, pathlib.Path(self.data_dir)
         found, absent = inputs.find_splits(
@@ -114,14 +115,15 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         )
         source = self._fingerprint([item for s in found for item in s.items], {s.name: s.layout for s in found})
         if final.exists():
-            if json.loads((final / "metadata.json").read_text("utf-8"))["source"] == source:
-                return
-            raise InputError(
-                f"{final}: was prepared from other files: names, sizes or times in {config.source}, or the table of "
-                "the domain, have changed since; delete this folder to prepare it again, or give another --data_dir"
-            )
+            self._check_finished(final, source)
+            _clean_up(final)
+            return
         try:
             with _work_folder(final) as work:
+                if final.exists():  # another run has published it since
+                    self._check_finished(final, source)
+                    shutil.rmtree(work, ignore_errors=True)
+                    return
                 content = work / final.name
                 content.mkdir(exist_ok=True)
                 shards = self._write_shards([job for split in found for job in self._jobs(split, work)], progress)
@@ -133,12 +135,39 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
                     sync(file)
                 os.rename(content, final)
                 sync(final.parent)
-                shutil.rmtree(work)
+                shutil.rmtree(work, ignore_errors=True)  # the records are there; the next run removes what is left
         except OSError as error:
             raise cannot_write(error.filename or final, error) from error
 
     def _download_and_prepare(self, dl_manager, download_config=None):
         raise NotImplementedError("download_and_prepare does it all")
+
+    def _check_finished(self, final, source):
+        """Raise InputError unless a finished folder is whole and what would be prepared now."""
+        config = self.builder_config
+        content = {}
+        for name in ("metadata.json", report.FILE, "dataset_info.json", "features.json"):
+            try:
+                content[name] = json.loads((final / name).read_text("utf-8"))
+            except (OSError, ValueError) as error:  # such as after a removal that was interrupted
+                said = error.strerror if isinstance(error, OSError) else "damaged"
+                raise InputError(
+                    f"{final}: is not complete: {name} cannot be read ({said}); delete this folder and prepare it again"
+                ) from error
+        metadata, skipped = content["metadata.json"], content[report.FILE]["skipped"]
+        if metadata["source"] != source:
+            raise InputError(
+                f"{final}: was prepared from other files: names, sizes or times in {config.source}, or the table of "
+                "the domain, have changed since; delete this folder to prepare it again, or give another --data_dir"
+            )
+        for split in metadata["splits"].values():
+            records.check_files(final, split["shards"])
+        if skipped and config.on_bad_example == "error":
+            raise InputError(
+                f"{final}: was prepared with --on_bad_example=skip and lacks what {report.FILE} names as skipped "
+                f"({len(skipped)} in all); give that flag again to accept it, or restore the files, delete this folder "
+                f"and prepare it again; the first: {skipped[0]}"
+            )
 
     def _jobs(self, split, work) -> Iterator[Job]:
         template = self._get_filename_template(split.name)
@@ -229,14 +258,26 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         )
 
 
+def _work_path(final):
+    return final.with_name(f".partial_{final.name}")
+
+
 @contextlib.contextmanager
 def _work_folder(final: pathlib.Path) -> Iterator[pathlib.Path]:
     """Folder beside the final one in which a run leaves what it has finished; only one run may use it at a time."""
-    work = final.with_name(f".partial_{final.name}")
+    work = _work_path(final)
     work.mkdir(parents=True, exist_ok=True)
-    with open(work / "lock", "w") as lock:
+    with contextlib.ExitStack() as stack:
         try:
+            lock = stack.enter_context(open(work / "lock", "w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        except (BlockingIOError, FileNotFoundError) as error:  # the latter: it is just removing the folder
             raise InputError(f"{work}: another run is preparing this; wait for it, or stop it") from error
         yield work
+
+
+def _clean_up(final):
+    """Remove what a run that was killed after it had published the final folder left, if no run is there."""
+    if _work_path(final).exists():
+        with contextlib.suppress(InputError, OSError), _work_folder(final) as work:
+            shutil.rmtree(work, ignore_errors=True)

@@ -8,8 +8,7 @@ import numpy as np
 from tensorflow_datasets.core import example_serializer
 
 from data_prep.inputs import Item
-from usss_jax.data.decode import decode_image, read_file, resize_image, resize_label, width_height
-from usss_jax.errors import InputError
+from usss_jax.data.decode import check_same_size, decode_image, read_file, resize_image, resize_label, width_height
 
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 
@@ -55,11 +54,7 @@ def encode_example(
     label, histogram = None, None
     if item.mask is not None:
         mask = decode_mask(read_file(item.mask), item.mask)
-        if mask.shape != image.shape[:2]:
-            raise InputError(
-                f"{item.mask}: the mask is {width_height(mask)} but its image {item.image} is "
-                f"{width_height(image)}; replace the wrong one or leave this id out"
-            )
+        check_same_size(mask, image, item.mask, item.image)
         mask = resize_label(mask, size)
         label, histogram = _encode_image(mask, "png"), np.bincount(mask.ravel(), minlength=256)
     if image.shape[:2] != size:

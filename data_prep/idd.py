@@ -8,6 +8,7 @@ import os
 from data_prep import prepare
 from data_prep.builder import DomainBuilder
 from data_prep.idd_polygons import draw_level3
+from usss_jax.data import patterns
 from usss_jax.errors import InputError
 
 
@@ -21,7 +22,7 @@ class Idd(DomainBuilder):
         try:
             return super().find_mask(folder, files, key, image)
         except InputError:
-            mask = os.path.join(folder, files.masks.replace("{id}", key))
+            mask = os.path.join(folder, patterns.fill(files.masks, key))
             polygons = mask.replace("_labellevel3Ids.png", "_polygons.json")
             if os.path.isfile(polygons):
                 return polygons

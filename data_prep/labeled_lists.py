@@ -14,6 +14,7 @@ from usss_jax.data.domains import get_domain
 from usss_jax.data.sampling import count_pixels
 from usss_jax.data.sources import Source, open_source
 from usss_jax.data.splits import LISTS, rank
+from usss_jax.errors import InputError
 
 DOMAINS = ("camvid", "idd_lite", "cityscapes256")
 NUMBERS = (50, 100, 375, 1500)  # of the paper
@@ -34,18 +35,25 @@ def list_text(domain: Domain, train: Source, n: int, seed: int) -> str:
 
 
 def main():
-    """Write the lists of every domain, for every N that its pool allows."""
+    """Write the lists of every domain, for every N that its pool allows; bad input is one line and exit code 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_root", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, default=LISTS)
     flags = parser.parse_args()
+    try:
+        _write_lists(flags.data_root, flags.out)
+    except InputError as error:
+        parser.exit(2, f"data_prep: error: {error}\n")
+
+
+def _write_lists(data_root, out):
     for name in DOMAINS:
         domain = get_domain(name)
-        train = open_source(domain, flags.data_root / domain.folder, "train")
-        (flags.out / name).mkdir(parents=True, exist_ok=True)
+        train = open_source(domain, data_root / domain.folder, "train")
+        (out / name).mkdir(parents=True, exist_ok=True)
         for n in (n for n in NUMBERS if n <= len(train)):
             for seed in SEEDS:
-                path = flags.out / name / f"n{n}_seed{seed}.txt"
+                path = out / name / f"n{n}_seed{seed}.txt"
                 path.write_text(list_text(domain, train, n, seed), encoding="utf-8")
                 print(path, path.read_text(encoding="utf-8").splitlines()[2].removeprefix("# "), flush=True)
 

@@ -30,9 +30,13 @@ def prepare(builder_class: type[DomainBuilder], config: RecordsConfig, data_dir:
     """Prepare one data set, or find it prepared already; prints the report and returns it."""
     builder = builder_class(data_dir=data_dir, config=config, file_format="array_record")
     folder = pathlib.Path(builder.data_dir)
-    print(f"{folder}: is prepared already" if folder.exists() else f"preparing {folder}", flush=True)
+    prepared = folder.exists()
+    if not prepared:
+        print(f"preparing {folder}", flush=True)
     with contextlib.closing(Progress()) as progress:
         builder.download_and_prepare(progress=progress.start)
+    if prepared:  # and found to be whole
+        print(f"{folder}: is prepared already")
     result = json.loads((folder / report.FILE).read_text("utf-8"))
     print(report.as_text(result))
     print(f"\ntrain with --config.data_root=tfds:{data_dir}", flush=True)

@@ -44,6 +44,15 @@ def write_example(data, split, name, seed, mask=None):
     tiny_data.write(data / f"{split}_masks/{name}.png", made if mask is None else mask)
 
 
+def write_camvid(root):
+    """CamVid of 4, 5 and 6 images; unlike those of tiny_data each is there once."""
+    for number, split in enumerate(("train", "val", "test")):
+        for i in range(4 + number):
+            image, mask = tiny_data.scene(np.random.default_rng([number, i]), SIZE, range(11), void=11)
+            tiny_data.write(root / f"{split}/{i}.png", image)
+            tiny_data.write(root / f"{split}annot/{i}.png", mask)
+
+
 @pytest.fixture
 def mine(tmp_path):
     """A domain of six and three images without a fault: its YAML file and its folder."""
@@ -91,17 +100,49 @@ def test_all_faults_are_told_at_once(mine, tmp_path):
     shutil.copy(data / "train/t0.png", data / "val/v1.png")
     result = run(tmp_path, f"--domain={yaml}")
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    faults, _, warnings = result.stdout.partition("\nwarnings (")
-    assert "faults (6)" in faults and "6 faults" in warnings
+    assert "faults (7), to be mended" in result.stdout and "7 faults, 0 warnings" in result.stdout
     for told in (
         *("t1.png; add the masks", "t2.png: is truncated", "t3.png: is empty", "raw id 77", "t4.png"),
-        *("the mask is 32x24", "t5.png", "train/t0.png = val/v1.png"),
+        *("the mask is 32x24", "t5.png", "train/t0.png = val/v1.png", "1 mask without an image", "val_masks/v2.png"),
     ):
-        assert told in faults, told
-    assert "1 mask without an image" in warnings and "val_masks/v2.png" in warnings
+        assert told in result.stdout, told
     content = json.loads((tmp_path / "out/check.json").read_text())
     assert [f["id"] for f in content["domains"]["mine"]["splits"]["train"]["faulty_files"]] == ["t2", "t3", "t4", "t5"]
-    assert sum(f["level"] == "fault" for f in content["findings"]) == 6
+    assert sum(f["level"] == "fault" for f in content["findings"]) == 7
+
+
+@pytest.mark.parametrize("content", [b"# nothing\n", "straße.png".encode("utf-16")])
+def test_list_that_cannot_be_read_hides_nothing(mine, tmp_path, content):
+    yaml, data = mine
+    yaml.write_text(YAML.replace('{images: "val/{id}.png", masks: "val_masks/{id}.png"}', '{list: "val.txt"}'))
+    (data / "val.txt").write_bytes(content)
+    (data / "train_masks/t1.png").unlink()
+    result = run(tmp_path, f"--domain={yaml}")
+    assert result.returncode == 1 and result.stderr == ""
+    assert "faults (2)" in result.stdout and "train: 1 of 6 images without a mask" in result.stdout
+    assert f"mine, val: {data}/val.txt: this list " in result.stdout
+
+
+def test_warnings_leave_the_exit_code_0(mine, tmp_path):
+    yaml, data = mine
+    for path in (data / "val_masks").iterdir():
+        tiny_data.write(path, np.ones(SIZE, np.uint8))
+    options = [f"--config={REPO / 'configs/demo.py'}", f"--config.domains={yaml}", "--config.image_size="]
+    tiny_data.write(data / "train_masks/t4.png", np.eye(*SIZE, dtype=np.uint8))  # the others are ignored
+    (tmp_path / "one.txt").write_text("t4\n")
+    result = run(tmp_path, *options, f"--config.labeled_list={tmp_path / 'one.txt'}")
+    assert result.returncode == 0 and "0 faults, 2 warnings" in result.stdout, result.stdout + result.stderr
+    assert "warnings (2), may be meant" in result.stdout
+    assert "mine, val: no pixel in 3 masks of: rest" in result.stdout
+    assert "mine, train: no pixel in the 1 labeled image of: rest" in result.stdout
+
+
+def test_help_says_what_is_a_fault():
+    result = subprocess.run(
+        [sys.executable, "-m", "usss_jax.data.check", "--help"], cwd=REPO, capture_output=True, text=True
+    )
+    text = " ".join(result.stdout.split())
+    assert "Exit code 1: there are faults, which are to be mended" in text and "may be meant, leave it 0" in text
 
 
 def test_config_tells_the_labeled_set_with_the_hash_of_the_run(mine, tmp_path):
@@ -134,9 +175,12 @@ def test_labeled_list_needs_only_the_masks_of_its_images(mine, tmp_path):
 
 
 def test_data_root_is_that_of_a_config_and_the_domains_own_folder_is_recognized(tmp_path):
-    tiny_data.write_camvid(tmp_path / "camvid")
-    assert "loaded at 480x360" in run(tmp_path, "--domain=camvid", f"--data_root={tmp_path}").stdout
-    assert "t0" not in run(tmp_path, "--domain=camvid", f"--data_root=camvid={tmp_path / 'camvid'}").stderr
+    write_camvid(tmp_path / "camvid")
+    for root in (tmp_path, f"camvid={tmp_path / 'camvid'}"):
+        result = run(tmp_path, "--domain=camvid", f"--data_root={root}")
+        assert result.returncode == 0 and result.stderr == "" and "loaded at 480x360" in result.stdout
+        splits = json.loads((tmp_path / "out/check.json").read_text())["domains"]["camvid"]["splits"]
+        assert {split: found["images"] for split, found in splits.items()} == {"train": 4, "val": 5, "test": 6}
     result = run(tmp_path, "--domain=camvid", f"--data_root={tmp_path / 'camvid'}")
     assert result.returncode == 1
     assert f"give --data_root={tmp_path} or --data_root=camvid={tmp_path / 'camvid'}" in result.stdout
@@ -203,11 +247,10 @@ def test_missing_halves_are_counted_and_the_first_five_named(mine):
         (data / f"train_masks/x{i}.png").unlink()
     shutil.copy(data / "val_masks/v0.png", data / "val_masks/stray.png")
     report, findings = checked(yaml)
-    (fault,) = of_level(findings, FAULT)
-    assert fault.startswith("mine, train: 7 of 13 images without a mask: ")
-    assert "x14.png and 2 more; add" in fault and "x15.png" not in fault
-    (warning,) = of_level(findings, WARNING)
-    assert warning.startswith(f"mine, val: 1 mask without an image, which nothing will read: {data}/val_masks/stray")
+    images, masks = of_level(findings, FAULT)
+    assert images.startswith("mine, train: 7 of 13 images without a mask: ")
+    assert "x14.png and 2 more; add" in images and "x15.png" not in images
+    assert masks.startswith(f"mine, val: 1 mask without an image, which nothing will read: {data}/val_masks/stray")
     assert len(findings[0].items) == 7 and report.splits["val"].without_image == [f"{data}/val_masks/stray.png"]
 
 
@@ -243,6 +286,15 @@ def test_all_missing_images_of_a_list_are_named(mine):
     )
     (data / "val.txt").write_text("\n".join([*lines[:2], "val/v2.png"]))
     assert "1 of 3 images without a mask" in of_level(checked(yaml)[1], FAULT)[0]
+
+
+def test_missing_images_of_the_only_split_are_named_too(mine):
+    yaml, data = mine
+    start = YAML.partition("splits:")[0]
+    yaml.write_text(start + 'select_split: train\nsplits:\n  train: {list: "train.txt"}\n')
+    (data / "train.txt").write_text("train/x.png\ntrain/y.png\n")
+    (fault,) = of_level(checked(yaml)[1], FAULT)
+    assert fault.startswith("mine, train: 2 images of the list not there: ")
 
 
 def test_split_without_any_mask_is_a_fault_where_masks_are_needed(mine):
@@ -298,26 +350,93 @@ def test_records_are_checked_as_far_as_they_can(tmp_path):
         [sys.executable, "-m", "data_prep.camvid", *folders], cwd=REPO, capture_output=True, text=True
     )
     assert made.returncode == 0, made.stderr
-    result = run(tmp_path, "--domain=camvid", f"--data_root=tfds:{tmp_path / 'records'}")
+    root = f"--data_root=tfds:{tmp_path / 'records'}"
+    result = run(tmp_path, "--domain=camvid", root)
     assert result.returncode == 1, result.stderr
-    assert "6 images also in val, byte for byte the same: train/0001TP_000000 = val/0001TP_000000" in result.stdout
+    assert "6 images also in val, pixel for pixel the same: train/0001TP_000000 = val/0001TP_000000" in result.stdout
     assert "raw ids, sizes of the files and masks without an image cannot be told" in result.stdout
     content = json.loads((tmp_path / "out/check.json").read_text())["domains"]["camvid"]["splits"]["train"]
     assert content["images"] == content["masks"] == content["opened"] == 6 and content["image_sizes"] == {}
     assert sum(entry["pixels"] for entry in content["raw"]) == 6 * 360 * 480
 
 
+def test_records_without_some_masks_keep_those_of_the_others(tmp_path):
+    write_camvid(tmp_path / "camvid")
+    for name in ("trainannot/1", "trainannot/3", "valannot/2", *(f"testannot/{i}" for i in range(6))):
+        (tmp_path / f"camvid/{name}.png").unlink()
+    folders = [f"--source={tmp_path / 'camvid'}", f"--data_dir={tmp_path / 'records'}"]
+    command = [sys.executable, "-m", "data_prep.camvid", *folders, "--missing_mask=keep"]
+    assert subprocess.run(command, cwd=REPO, capture_output=True).returncode == 0
+    result = run(tmp_path, "--domain=camvid", f"--data_root=tfds:{tmp_path / 'records'}")
+    assert result.returncode == 1 and "3 faults, 0 warnings" in result.stdout, result.stdout + result.stderr
+    assert "none of its images has a mask" in result.stdout
+    assert "camvid, train: 2 of 4 images without a mask: '1', '3'; add" in result.stdout
+    assert "camvid, val: 1 of 5 images without a mask: '2'; add" in result.stdout
+    splits = json.loads((tmp_path / "out/check.json").read_text())["domains"]["camvid"]["splits"]
+    assert {split: (found["masks"], found["opened"]) for split, found in splits.items()} == {
+        "train": (2, 4),
+        "val": (4, 5),
+        "test": (0, 6),
+    }
+    assert sum(entry["pixels"] for entry in splits["train"]["raw"]) == 2 * 360 * 480
+
+
+# ---- formats that are not read ---------------------------------------------------------------------------
+
+
+def write_other_formats(folder):
+    """Two .tif and one .webp image; and what is no matter: a text, and a .tif of an image that is there as PNG."""
+    folder.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    for name in ("x.tif", "y.TIF", "z.webp", "t0.tif"):
+        Image.fromarray(pixels).save(folder / name)
+    (folder / "notes.txt").write_text("x")
+
+
+def test_images_in_formats_that_are_not_read_are_a_fault_and_hide_nothing(mine, tmp_path):
+    yaml, data = mine
+    yaml.write_text(YAML.replace("train/{id}.png", "train/{id}"))
+    write_other_formats(data / "train")
+    (data / "train_masks/t1.png").unlink()
+    options = [f"--config={REPO / 'configs/demo.py'}", f"--config.domains={yaml}", "--config.image_size="]
+    result = run(tmp_path, *options)
+    assert result.returncode == 1 and result.stderr == ""
+    assert "faults (2)" in result.stdout and "1 of 6 images without a mask" in result.stdout
+    assert (
+        f"mine, train: 3 images in formats that are not read (.tif, .webp): {data}/train/x.tif, {data}/train/y.TIF, "
+        f"{data}/train/z.webp; convert them to PNG or JPEG, or move them away\n"
+    ) in result.stdout
+    content = json.loads((tmp_path / "out/check.json").read_text())["domains"]["mine"]["splits"]
+    assert content["train"]["opened"] == 6 and sum(entry["pixels"] for entry in content["train"]["raw"]) > 0
+
+
+def test_split_whose_images_are_all_of_other_formats_is_a_fault(mine):
+    yaml, data = mine
+    yaml.write_text(YAML + "  unlabeled: {images: more}\n")
+    write_other_formats(data / "more")
+    (fault,) = of_level(checked(yaml)[1], FAULT)
+    assert "4 files such as" in fault and "more/t0.tif are .tif or .webp images, which are not read; convert" in fault
+
+
+def test_explicit_ending_of_a_pattern_is_not_completed(mine):
+    yaml, data = mine
+    write_other_formats(data / "train")
+    assert checked(yaml)[1] == []
+
+
 # ---- copies ----------------------------------------------------------------------------------------------
 
 
-def test_copy_within_a_split_is_a_warning(mine):
+def test_copy_within_a_split_is_a_fault(mine):
     yaml, data = mine
+    yaml.write_text(YAML + '  more: {list: "more.txt"}\n')
+    (data / "more.txt").write_text("train/t0.png\ntrain/t5.png\n")  # not told again of these
     shutil.copy(data / "train/t0.png", data / "train/t5.png")
     _, findings = checked(yaml)
-    assert of_level(findings, FAULT) == []
-    (warning,) = of_level(findings, WARNING)
-    assert warning.startswith(
-        "mine, train: 1 image there twice, byte for byte the same: train/t0.png = train/t5.png; remove"
+    assert of_level(findings, WARNING) == []
+    (fault,) = of_level(findings, FAULT)
+    assert fault == (
+        "mine, train: 1 image there twice, byte for byte the same: train/t0.png = train/t5.png; remove one of each"
     )
 
 
@@ -336,16 +455,14 @@ def test_unlabeled_copy_of_a_val_image_is_a_fault_but_the_same_file_a_choice(min
     assert report.splits["unlabeled"].same_as == ("val",) and report.splits["unlabeled"].examined == 0
 
 
-def test_labeled_image_in_val_is_told_of_the_labeled_set(mine):
+def test_labeled_image_in_val_is_told_once(mine, tmp_path):
     yaml, data = mine
     shutil.copy(data / "train/t2.png", data / "val/v1.png")
-    report, _ = checked(yaml)
-    ids = list(report.splits["train"].ids)
-    _, findings = find_labeled(report, ["t1", "t2"], ids, meant=True)
-    assert of_level(findings, FAULT) == [
-        "mine, train: 1 labeled image also in val, by content: t2; remove them from one of the two"
-    ]
-    assert find_labeled(report, ["t0", "t1"], ids, meant=True)[1] == []
+    options = [f"--config={REPO / 'configs/demo.py'}", f"--config.domains={yaml}", "--config.image_size="]
+    result = run(tmp_path, *options, "--config.labeled_per_domain=all")
+    assert result.returncode == 1 and "6 labeled and 6 unlabeled images, 6 are both" in result.stdout
+    (finding,) = json.loads((tmp_path / "out/check.json").read_text())["findings"]
+    assert finding["level"] == "fault" and finding["items"] == ["train/t2.png = val/v1.png"]
 
 
 def test_overlap_of_labeled_and_unlabeled_is_counted_by_content(mine):
@@ -355,7 +472,8 @@ def test_overlap_of_labeled_and_unlabeled_is_counted_by_content(mine):
     assert find_labeled(report, ["t0", "t1"], report.splits["train"].ids, meant=True)[0].both == 2
     labeled, findings = find_labeled(report, ["t0", "t1"], ["t2", "t3", "t4", "t5"], meant=False)
     assert labeled.both == 1
-    assert "1 of 2 labeled images also among the unlabeled ones" in of_level(findings, WARNING)[0]
+    (fault,) = of_level(findings, FAULT)
+    assert "1 of 2 labeled images also among the unlabeled ones, by content: t0; remove the copies" in fault
 
 
 # ---- classes ---------------------------------------------------------------------------------------------
@@ -435,6 +553,20 @@ def test_classes_that_no_labeled_image_has_are_a_warning(tmp_path):
     assert of_level(findings, WARNING)[0].startswith("mine, train: no pixel in the 2 labeled images of: rest; ")
     assert find_labeled(report, ["a", "c"], ["a"], meant=True)[1] == []
     assert "void" in of_level(find_labeled(report, ["a", "c", "void"], ["a"], meant=True)[1], WARNING)[0]
+
+
+def test_class_that_no_mask_has_is_a_fault_and_one_that_a_split_lacks_a_warning(mine):
+    yaml, data = mine
+    yaml.write_text(YAML.replace("ids: [2, 3]}", "ids: [2, 3]}\n  - {name: moon, color: [9, 9, 9], ids: [4]}"))
+    for path in (data / "val_masks").iterdir():
+        tiny_data.write(path, np.ones(SIZE, np.uint8))
+    _, findings = checked(yaml)
+    (fault,), (warning,) = of_level(findings, FAULT), of_level(findings, WARNING)
+    assert fault.startswith("mine: no pixel in any mask of: moon; the table and the masks do not fit: correct one of")
+    assert warning.startswith("mine, val: no pixel in 3 masks of: rest; ")
+    _, findings = checked(yaml, limit=5)
+    assert of_level(findings, FAULT) == [], "the sixth image may have it"
+    assert of_level(findings, WARNING)[0].startswith("mine: no pixel in any mask that was opened of: moon; ")
 
 
 # ---- limit, picture --------------------------------------------------------------------------------------

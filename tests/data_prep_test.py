@@ -22,6 +22,7 @@ from absl.testing import flagsaver
 from PIL import Image
 
 from data_prep import builder, camvid, cityscapes, gta5, idd, idd_lite, inputs, nyuv2, own, sun_rgbd, synthia
+from data_prep import labeled_lists as lists_command
 from data_prep import prepare as command
 from data_prep.builder import RecordsConfig
 from data_prep.shards import _in_order
@@ -69,11 +70,15 @@ def write_splits(root, images, masks, ids, raw_ids, splits=("train", "val"), shi
         write(root, *place, ids, raw_ids, shift=(shifts or {}).get(split, 0))
 
 
-def prepare(builder_class, source, data_dir, domain=None, **settings):
-    """Prepare; returns the report and the folder of the version."""
+def builder_of(builder_class, source, data_dir, domain=None, **settings):
     domain = domain or get_domain(builder_class.domains[0])
     config = RecordsConfig(domain=domain, source=str(source), **settings)
-    made = builder_class(data_dir=str(data_dir), config=config, file_format="array_record")
+    return builder_class(data_dir=str(data_dir), config=config, file_format="array_record")
+
+
+def prepare(builder_class, source, data_dir, domain=None, **settings):
+    """Prepare; returns the report and the folder of the version."""
+    made = builder_of(builder_class, source, data_dir, domain, **settings)
     made.download_and_prepare()
     folder = pathlib.Path(made.data_dir)
     return json.loads((folder / "report.json").read_text()), folder
@@ -457,6 +462,51 @@ def test_done_already_changes_nothing_and_reports_again(tmp_path, capsys):
     assert again.splitlines()[1:] == text.splitlines()[1:]
 
 
+def delete(path):
+    path.unlink()
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(("spoil", "said"), [(delete, "is missing"), (cut, "is cut short")])
+def test_spoilt_records_are_not_prepared_already(tmp_path, capfd, spoil, said):
+    words = (f"--source={tiny_camvid(tmp_path / 'source')}", f"--data_dir={tmp_path}/out")
+    assert run(camvid.Camvid, *words) == 0
+    shard = next(tmp_path.glob("out/camvid/camvid/1.0.0/camvid-val*"))
+    spoil(shard)
+    capfd.readouterr()
+    assert run(camvid.Camvid, *words) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and len(err.splitlines()) == 1
+    assert f"{shard}: {said}" in err and "delete its folder and prepare it again" in err
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "report.json", "dataset_info.json", "features.json"])
+@pytest.mark.parametrize("spoil", [delete, lambda path: path.write_text("{")], ids=["deleted", "damaged"])
+def test_folder_that_lacks_a_file_is_to_be_deleted(tmp_path, name, spoil):
+    source = tiny_camvid(tmp_path / "source", count=1)
+    made = builder_of(camvid.Camvid, source, tmp_path / "out")
+    made.download_and_prepare()
+    folder = pathlib.Path(made.data_dir)
+    spoil(folder / name)
+    with pytest.raises(InputError, match=f"^{folder}: is not complete: {name} cannot be read .*; delete this folder"):
+        made.download_and_prepare()
+
+
+def test_records_that_lack_what_was_skipped_are_refused_without_skipping(tmp_path):
+    source = tiny_camvid(tmp_path / "source")
+    path, _ = truncate(source)
+    report, folder = prepare(camvid.Camvid, source, tmp_path / "out", on_bad_example="skip")
+    before = stamps(folder)
+    with pytest.raises(InputError, match=r"on_bad_example=skip and lacks .*\(1 in all\).*delete this folder") as error:
+        prepare(camvid.Camvid, source, tmp_path / "out")
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    assert prepare(camvid.Camvid, source, tmp_path / "out", on_bad_example="skip") == (report, folder)
+    assert stamps(folder) == before
+
+
 def test_source_that_changed_since_is_an_error(tmp_path):
     source = tiny_camvid(tmp_path / "source")
     _, folder = prepare(camvid.Camvid, source, tmp_path / "out")
@@ -548,6 +598,53 @@ def test_second_run_at_the_same_time_is_refused(tmp_path):
     with builder._work_folder(final), pytest.raises(InputError, match="another run is preparing this"):
         prepare(camvid.Camvid, source, tmp_path / "out")
     prepare(camvid.Camvid, source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_what_another_run_published_meanwhile_is_looked_at(tmp_path, monkeypatch, changed):
+    source, work_folder = tiny_camvid(tmp_path / "source"), builder._work_folder
+    final = tmp_path / "out/camvid/camvid/1.0.0"
+
+    def late(folder):
+        monkeypatch.setattr(builder, "_work_folder", work_folder)
+        prepare(camvid.Camvid, source, tmp_path / "out")
+        if changed:
+            (final / "camvid-val.array_record-00000-of-00001").write_bytes(b"")
+        before.update(stamps(final))
+        return work_folder(folder)
+
+    before = {}
+    monkeypatch.setattr(builder, "_work_folder", late)
+    if changed:
+        with pytest.raises(InputError, match=r"val.array_record-00000-of-00001: is cut short"):
+            prepare(camvid.Camvid, source, tmp_path / "out")
+    else:
+        prepare(camvid.Camvid, source, tmp_path / "out")
+        assert not final.with_name(".partial_1.0.0").exists()
+    assert before and stamps(final) == before
+
+
+def test_what_a_run_killed_at_the_very_end_left_is_removed(tmp_path, monkeypatch):
+    source, work = tiny_camvid(tmp_path / "source"), tmp_path / "out/camvid/camvid/.partial_1.0.0"
+    with monkeypatch.context() as patch:
+        patch.setattr(builder.shutil, "rmtree", lambda *_, **__: None)
+        prepare(camvid.Camvid, source, tmp_path / "out")
+    assert (work / "train-00000.json").exists()
+    with builder._work_folder(work.with_name("1.0.0")):  # a run that is still there, or has just come
+        prepare(camvid.Camvid, source, tmp_path / "out")
+        assert (work / "train-00000.json").exists()
+    prepare(camvid.Camvid, source, tmp_path / "out")
+    assert [p.name for p in work.parent.iterdir()] == ["1.0.0"]
+
+
+def test_unknown_arguments_are_refused(tmp_path):
+    made = builder_of(camvid.Camvid, tiny_camvid(tmp_path / "source", count=1), tmp_path / "out")
+    for wrong in ("progres", "download_dir"):
+        with pytest.raises(TypeError, match=wrong):
+            made.download_and_prepare(**{wrong: None})
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(TypeError, match="name"):
+        RecordsConfig(name="x", domain=get_domain("camvid"), source="source")
 
 
 # ---- report ---------------------------------------------------------------------------------------------
@@ -648,17 +745,36 @@ def test_nothing_left_to_prepare(tmp_path):
         prepare(camvid.Camvid, source, tmp_path / "out", on_bad_example="skip")
 
 
-def test_shards_with_skipped_examples_are_done_again_when_skipping_ends(tmp_path, monkeypatch):
+def test_shards_with_skipped_examples_are_done_again_when_skipping_ends(tmp_path):
+    """Train is finished but for one image, and then the run ends, since no image of val can be used."""
     source = tiny_camvid(tmp_path / "source")
-    _, message = truncate(source)
-    (source / "val/0001TP_000000.png").rename(tmp_path / "kept")
-    (source / "valannot").rename(source / "away")  # so that the run ends after train
-    with pytest.raises(InputError):
+    bad = source / "train/0001TP_000001.png"
+    data, stamp = bad.read_bytes(), bad.stat().st_mtime_ns
+
+    def write_bad(content):
+        bad.write_bytes(content)
+        os.utime(bad, ns=(stamp, stamp))  # nothing but the flag may be a reason to do the shard again
+
+    write_bad(bytes(len(data)))
+    (source / "val").rename(source / "away")
+    for path in (source / "away").iterdir():
+        (source / "val").mkdir(exist_ok=True)
+        (source / "val" / path.name).write_bytes(b"")
+    with pytest.raises(InputError, match="no example of split 'val' can be used"):
         prepare(camvid.Camvid, source, tmp_path / "out", on_bad_example="skip")
-    (tmp_path / "kept").rename(source / "val/0001TP_000000.png")
-    (source / "away").rename(source / "valannot")
-    with pytest.raises(InputError, match=message):
+    work = tmp_path / "out/camvid/camvid/.partial_1.0.0"
+    shard = work / "1.0.0/camvid-train.array_record-00000-of-00001"
+    finished = json.loads((work / "train-00000.json").read_text())
+    assert shard.stat().st_size == finished["bytes"] and len(finished["ids"]) == 5 and len(finished["skipped"]) == 1
+
+    shutil.rmtree(source / "val")
+    (source / "away").rename(source / "val")
+    with pytest.raises(InputError, match=f"^{bad}: "):
         prepare(camvid.Camvid, source, tmp_path / "out")
+    assert json.loads((work / "train-00000.json").read_text()) == finished and shard.exists()
+    write_bad(data)
+    report, _ = prepare(camvid.Camvid, source, tmp_path / "out")
+    assert report["splits"]["train"]["pairs"] == 6 and not report["skipped"]
 
 
 def test_absent_needed_split_and_wrong_folder(tmp_path):
@@ -796,3 +912,12 @@ def test_every_module_says_its_command(name):
     assert f"python -m data_prep.{name} " in module and "prepare.run(" in module
     table = pathlib.Path(builder.__file__).with_name("README.md").read_text()
     assert f"python -m data_prep.{name} " in table
+
+
+def test_labeled_lists_without_data_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", ["labeled_lists", f"--data_root={tmp_path}/nope", f"--out={tmp_path}/lists"])
+    with pytest.raises(SystemExit) as end:
+        lists_command.main()
+    err = capfd.readouterr().err
+    assert end.value.code == 2 and len(err.splitlines()) == 1
+    assert err.startswith(f"data_prep: error: no folder '{tmp_path}/nope/camvid'")

@@ -38,14 +38,26 @@ def test_palette_mask_is_read_as_indices_not_colours(tmp_path):
     assert np.array_equal(label, np.select([indices == 7, indices == 26], [0, 13], 18))
 
 
-def test_one_bit_mask_means_the_levels_0_and_255(tmp_path):
-    """PNG optimisers pack a mask of only 0 and 255 into one bit."""
-    write_image(tmp_path / "idd20k_lite/leftImg8bit/train/1/a_image.jpg")
+@pytest.mark.parametrize(
+    "raw_ids,ignore_ids,want",
+    [
+        (((0,), (255,)), (), [0, 1]),  # an optimiser packed the levels 0 and 255
+        (((0,), (1,)), (), [0, 1]),  # other software packed the ids 0 and 1
+        (((0,),), (1,), [0, IGNORE]),
+        (((0,), (1,)), (255,), None),  # either may be meant
+        (((0,), (2,)), (), "raw id 255 is not in the table"),
+    ],
+)
+def test_grey_mask_of_one_bit_is_read_as_the_table_allows(raw_ids, ignore_ids, want):
     bits = np.eye(H, W, dtype=bool)
-    (tmp_path / "idd20k_lite/gtFine/train/1").mkdir(parents=True)
-    Image.fromarray(bits).save(tmp_path / "idd20k_lite/gtFine/train/1/a_label.png")
-    label = open_source(get_domain("idd_lite"), tmp_path, "train", size=(H, W))[0]["label"]
-    assert np.array_equal(label, np.where(bits, IGNORE, 0))
+    data = encoded(Image.fromarray(bits), "PNG")
+    assert data[24] == 1
+    domain, layout = get_domain("idd_lite"), Layout({}, raw_ids, ignore_ids)
+    if isinstance(want, list):
+        assert np.array_equal(decode_mask(data, "m.png", domain, layout), np.array(want)[bits.astype(int)])
+    else:
+        with pytest.raises(InputError, match=want or "m.png: a 1-bit mask.*save it with 8 bits"):
+            decode_mask(data, "m.png", domain, layout)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])

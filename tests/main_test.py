@@ -206,6 +206,7 @@ def test_missing_config_file_with_an_override(tmp_path):
         ("x = 1\n", "get_config"),
         ("def get_config():\n    return {}['absent']\n", "absent"),
         ("def get_config(:\n", "invalid syntax"),
+        ("1 / 0\n", "ZeroDivisionError: division by zero"),
     ],
 )
 def test_broken_config_file_is_told_in_one_line(tmp_path, text, told):

@@ -14,7 +14,7 @@ from usss_jax.data.domains import get_domain
 from usss_jax.data.sources import open_source
 from usss_jax.errors import InputError
 
-# The example of the README.
+# The example of the README (tests/main_test.py trains from the README's own text), for smaller images.
 EXAMPLE = """\
 name: mine
 root: mine_data            # relative to this file
@@ -202,6 +202,41 @@ def test_texts_of_the_stars_go_to_the_masks_in_order(tmp_path):
     domain = own_domain(tmp_path, {"images": "*/cam_*/*.jpg", "masks": "labels/*-*/seg_*.png"})
     source = open_train(domain)
     assert source.ids == ["day1/front/0001"] and source[0]["label"].max() == 0
+
+
+@pytest.mark.parametrize("form", ["folders", "id", "stars", "any folders"])
+def test_images_of_formats_that_are_not_read_are_an_error(tmp_path, form):
+    """Not those of which a PNG is there too, nor files that do not fit the pattern or are no images."""
+    root = tmp_path / "pictures"
+    ids = write_form(root, form, ["ulm/a"])
+    ending = "" if form == "folders" else "_rgb"
+    for name in (f"img/ulm/a{ending}.npy", f"img/ulm/b{ending}.json", "gt/ulm/b.tif", "b.tif"):
+        (root / name).write_bytes(b"")
+    domain = own_domain(tmp_path, FORMS[form], ignore_ids=[0])
+    assert open_train(domain).ids == list(ids.values())
+    for name in ("x.tif", "y.TIF", "z.webp"):
+        (root / "img/ulm" / name.replace(".", f"{ending}.")).write_bytes(b"")
+        with pytest.raises(InputError) as error:
+            open_train(domain)
+        first = f"{root}: split 'train' of domain 'own': "
+        if name == "x.tif":
+            assert complaint(error) == (
+                f"{first}{root}/img/ulm/x{ending}.tif is a .tif image, which is not read; convert it to PNG or JPEG, "
+                "or move it away"
+            )
+    text = complaint(error)
+    assert text.startswith(f"{first}3 files such as {root}/img/ulm/x{ending}.tif are .tif or .webp images, which are")
+    assert text.endswith("not read; convert them to PNG or JPEG, or move them away")
+    explicit = {key: text if text.endswith(".png") else f"{text}.png" for key, text in FORMS[form].items()}
+    if form != "folders":
+        assert open_train(own_domain(tmp_path, explicit, ignore_ids=[0])).ids == list(ids.values())
+
+
+def test_folder_with_other_formats_only_says_so(tmp_path):
+    (tmp_path / "pictures/img").mkdir(parents=True)
+    (tmp_path / "pictures/img/a.bmp").write_bytes(b"")
+    with pytest.raises(InputError, match=r"img/a\.bmp is a \.bmp image, which is not read; convert it"):
+        open_train(own_domain(tmp_path, {"images": "img"}), with_masks=False)
 
 
 # ---- lists of a split -----------------------------------------------------------------------------------
@@ -415,3 +450,31 @@ def test_unknown_colour_names_the_file_and_the_colours(tmp_path):
         read_mask(tmp_path, "color", Image.new("RGB", (W, H), (128, 64, 127)).save, ignore_colors=[[1, 1, 1]])
     text = complaint(error)
     assert "m/a.png" in text and "(128, 64, 127) is not" in text and "(1, 1, 1)" in text
+
+
+# ---- the file itself ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change,told",
+    [
+        ("ignore_ids: [7]\n", "the key 'ignore_ids' is there twice"),
+        ("title: 2024-13-45\n", "not valid YAML: month must be in 1..12"),
+    ],
+)
+def test_wrong_yaml_is_told_in_one_line(tmp_path, change, told):
+    (tmp_path / "mine.yaml").write_text(EXAMPLE + change)
+    with pytest.raises(InputError, match=f"mine.yaml.*{told}"):
+        get_domain(str(tmp_path / "mine.yaml"))
+
+
+def test_name_of_a_built_in_domain_is_refused(tmp_path):
+    (tmp_path / "mine.yaml").write_text(EXAMPLE.replace("name: mine", "name: camvid"))
+    with pytest.raises(InputError, match="'camvid' is that of a built-in domain; choose another"):
+        get_domain(str(tmp_path / "mine.yaml"))
+
+
+def test_home_folder_may_be_written_as_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text(EXAMPLE.replace("root: mine_data", "root: ~/mine_data"))
+    assert get_domain("~/mine.yaml").folder == str(tmp_path / "mine_data")

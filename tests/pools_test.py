@@ -52,8 +52,11 @@ def test_lists_of_other_projects_name_the_images(camvid, tmp_path):
     for path in camvid.glob("trainannot/*"):
         if path.stem not in (TRAIN[4], TRAIN[1]):
             path.unlink()  # only the labeled ones need masks
-    pool = open_camvid(camvid, labeled=None, labeled_list=labeled, unlabeled_list=unlabeled)
-    assert pool.labeled.ids == [TRAIN[4], TRAIN[1]] and pool.unlabeled.ids == TRAIN[:3]
+    lists = {"labeled": None, "labeled_list": labeled, "unlabeled_list": unlabeled}
+    pool = open_camvid(camvid, **lists)
+    assert pool.labeled.ids == [TRAIN[4], TRAIN[1]] and pool.unlabeled.ids == [*TRAIN[:3], TRAIN[4]]
+    without = open_camvid(camvid, **lists, unlabeled_includes_labeled=False)
+    assert without.unlabeled.ids == [TRAIN[0], TRAIN[2]]
     assert pool.labeled[0]["label"].shape == SIZE
 
 
@@ -72,6 +75,13 @@ def test_unlabeled_images_can_come_from_several_splits(camvid):
     assert set(pool.unlabeled.ids) - set(without.unlabeled.ids) == {f"train/{i}" for i in without.labeled.ids}
 
 
+def test_labeled_images_are_among_the_unlabeled_ones_of_another_split_too(camvid):
+    pool = open_camvid(camvid, unlabeled_splits=("test",))
+    labeled = [f"train/{i}" for i in pool.labeled.ids]
+    assert pool.unlabeled.ids == [*(f"test/{i}" for i in TRAIN), *labeled]
+    assert (pool.unlabeled[6]["image"] == pool.labeled[0]["image"]).all()
+
+
 def test_another_split_keeps_images_that_share_an_id_with_a_labeled_one(camvid):
     pool = open_camvid(camvid, unlabeled_splits=("test",), unlabeled_includes_labeled=False)
     assert pool.unlabeled.ids == TRAIN
@@ -82,6 +92,13 @@ def test_distinct_ids_of_several_splits_stay_as_they_are(camvid):
         path.rename(path.with_name(f"x{path.name}"))
     pool = open_camvid(camvid, unlabeled_splits=("train", "test"), unlabeled_includes_labeled=False)
     assert len(pool.unlabeled) == 10 and not set(pool.labeled.ids) & set(pool.unlabeled.ids)
+
+
+def test_pixels_of_the_classes_are_counted_once(camvid):
+    pool = open_camvid(camvid)
+    labels = [pool.labeled[i]["label"] for i in range(2)]
+    want = [[(label == c).sum() for c in range(11)] for label in labels]
+    assert pool.label_counts.tolist() == want and pool.label_counts is pool.label_counts
 
 
 def test_unknown_unlabeled_split_is_an_error(camvid):
@@ -145,6 +162,18 @@ def test_bad_examples_can_be_skipped_and_each_is_reported(camvid, capsys):
     assert "[camvid, labeled] 1 of 2 examples can be used" in out and f"skipped {unlabeled}" in out
 
 
+def test_images_without_a_mask_can_be_skipped(camvid, capsys):
+    (camvid / "trainannot" / f"{TRAIN[2]}.png").unlink()
+    (camvid / "testannot" / f"{TRAIN[0]}.png").unlink()
+    with pytest.raises(InputError, match="has no mask"):
+        open_camvid(camvid)
+    pool = open_camvid(camvid, labeled=5, on_bad_example="skip")
+    assert pool.labeled.ids == [i for i in TRAIN if i != TRAIN[2]] and pool.unlabeled.ids == TRAIN
+    assert pool.report.ids == TRAIN[1:]
+    assert [(bad.use, bad.id) for bad in pool.skipped] == [("camvid, labeled", TRAIN[2]), ("camvid, report", TRAIN[0])]
+    assert capsys.readouterr().out.count("has no mask") == 2
+
+
 def test_nothing_left_after_skipping_is_an_error(camvid):
     for path in camvid.glob("valannot/*"):
         path.write_bytes(b"")
@@ -194,6 +223,7 @@ def test_all_domains_share_the_memory_for_decoded_images(camvid, tmp_path):
         ({"labeled_list": "camvid=missing.txt"}, "missing.txt"),
         ({"labeled_per_domain": "camvid=2"}, "says nothing of town_street"),
         ({"unlabeled_splits": "camvid=train+extra"}, "has no split 'extra'"),
+        ({"unlabeled_splits": "camvid=train+train"}, "give splits, each once"),
     ],
 )
 def test_a_wrong_field_is_told(camvid, tmp_path, changes, told):
@@ -205,6 +235,11 @@ def test_a_wrong_field_is_told(camvid, tmp_path, changes, told):
 def test_a_wrong_choice_is_told(tmp_path):
     with pytest.raises(InputError, match="on_bad_example: 'ignore' is not one of error, skip"):
         config(tmp_path, on_bad_example="ignore")
+
+
+def test_endless_memory_is_no_number(tmp_path):
+    with pytest.raises(InputError, match="cache_gb=inf must be a number from 0 on"):
+        config(tmp_path, cache_gb=float("inf"))
 
 
 def test_a_labeled_list_does_without_a_number(camvid, tmp_path):

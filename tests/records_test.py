@@ -16,7 +16,7 @@ import tiny_data
 from data_prep import inputs
 from data_prep.builder import RecordsConfig
 from data_prep.camvid import Camvid
-from usss_jax.data import decode, records
+from usss_jax.data import records
 from usss_jax.data.domain import IGNORE
 from usss_jax.data.domains import get_domain
 from usss_jax.data.sources import open_source
@@ -96,13 +96,18 @@ def test_wrong_ids_are_named_like_those_of_the_folder(made):
         list(open_both(made, ids=["0001TP_000001"] * 2))[1]
 
 
-def test_source_of_another_size_is_resized_twice(made):
-    """Prepare at the size at which you train: two steps give other pixels than one."""
-    folder, source = (s for s in open_both(made, size=(15, 25)))
-    half = records.open_records(CAMVID, f"tfds:{made}/out/camvid/camvid_50x30/1.0.0", "train", size=(15, 25))
+def test_records_of_another_size_are_refused(made):
+    """Resized twice, they would give other pixels than the folder."""
+    with pytest.raises(InputError) as error:
+        opened(made / "out/camvid/camvid_50x30/1.0.0", (15, 25))
+    text = complaint(error)
+    assert "have 50x30 pixels (WIDTHxHEIGHT) but 25x15 are wanted" in text
+    assert "prepare them again with --size=25x15, or set image_size=30x50 (HEIGHTxWIDTH) of training" in text
+    with pytest.raises(InputError, match=r"have 50x30 pixels .* but 480x360 are wanted"):  # the domain's own
+        opened(made / "out/camvid/camvid_50x30/1.0.0", None)
+    folder, source = open_both(made, size=(15, 25))
     same(folder, source)
-    twice = decode.resize_image(decode.resize_image(next(open_both(made))[0]["image"], (30, 50)), (15, 25))
-    assert np.array_equal(half[0]["image"], twice) and not np.array_equal(half[0]["image"], folder[0]["image"])
+    same(folder, opened(made / "out/camvid/camvid/1.0.0", (15, 25)))  # original files
 
 
 def test_threads_may_share_a_source(made):
@@ -164,7 +169,7 @@ def test_fitting_size_is_found_below_the_data_dir(made, size, folder):
 
 def test_versioned_folder_itself_may_be_given(made):
     folder = made / "out/camvid/camvid_32x24/1.0.0"
-    assert opened(folder)._reader.folder == str(folder)
+    assert opened(folder, (24, 32))._reader.folder == str(folder)
 
 
 def test_several_of_which_none_fits_are_listed(made, tmp_path):
@@ -174,15 +179,14 @@ def test_several_of_which_none_fits_are_listed(made, tmp_path):
     with pytest.raises(InputError) as error:
         opened(tmp_path / "out")
     text = complaint(error)
-    assert (
-        "camvid_32x24/1.0.0" in text and "camvid_50x30/1.0.0" in text and "Give one folder" in text and "64x48" in text
-    )
+    assert "have 32x24 and 50x30 pixels" in text and "but 64x48 are wanted" in text
+    assert "image_size=24x32 or 30x50 " in text
 
 
 def test_several_of_the_same_size_are_listed(made, tmp_path):
     shutil.copytree(made / "out", tmp_path / "out")
     prepare(made / "folder", tmp_path / "out", size=(24, 32), image_format="jpeg")
-    with pytest.raises(InputError, match=r"camvid_32x24/1.0.0.*camvid_32x24_jpeg/1.0.0"):
+    with pytest.raises(InputError, match=r"Give one folder: .*camvid_32x24/1.0.0, .*camvid_32x24_jpeg/1.0.0"):
         opened(tmp_path / "out", (24, 32))
 
 
@@ -247,6 +251,12 @@ def test_images_kept_without_label(made, tmp_path):
     version = prepare(root, tmp_path / "out", missing_mask="keep")
     with pytest.raises(InputError, match="'0001TP_000001' has no mask; open only the ids that have"):
         opened(version)
+    skipped = []
+    source = opened(version, skip=lambda *what: skipped.append(what))
+    assert list(source.ids) == [f"0001TP_{i:06d}" for i in (0, 2, 4)] and source[1].keys() == {"image", "label"}
+    assert [key for key, _ in skipped] == ["0001TP_000001", "0001TP_000003"]
+    assert "'0001TP_000003' has no mask" in skipped[1][1]
+    assert len(opened(version, with_masks=False, skip=lambda *_: pytest.fail("no mask is wanted"))) == 5
     ids = ["0001TP_000004", "0001TP_000000"]
     same(open_source(CAMVID, root, "train", size=SIZE, ids=ids), opened(version, ids=ids))
     same(open_source(CAMVID, root, "train", size=SIZE, with_masks=False), opened(version, with_masks=False))
@@ -299,7 +309,7 @@ def test_damaged_metadata_is_named(version):
     [
         (np.full(SIZE, 11, np.uint8), "label 11, but camvid has 0-10"),
         (np.zeros((*SIZE, 3), np.uint8), "no grey PNG of 8 bits"),
-        (np.zeros((5, 5), np.uint8), "the label is 5x5 but the image 64x48"),
+        (np.zeros((5, 5), np.uint8), "the mask is 5x5 but its image in the same record is 64x48"),
         (None, "no grey PNG of 8 bits"),
     ],
 )

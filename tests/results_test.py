@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from benchmarks.collapse import markdown
+from benchmarks import collapse, data
 from usss_jax.training.results import results_table
 
 REPO = pathlib.Path(__file__).parent.parent
@@ -32,7 +32,7 @@ def test_provenance_is_in_the_readme(run):
 
 def test_collapse_table_is_that_of_the_benchmark():
     result = json.loads((REPO / "benchmarks/results/collapse_cvd_iddlite_cpu.json").read_text())
-    assert markdown(result) in (REPO / "docs/collapse.md").read_text()
+    assert collapse.markdown(result) in (REPO / "docs/collapse.md").read_text()
 
 
 def test_memory_of_the_two_orders_is_that_of_the_benchmark():
@@ -41,3 +41,14 @@ def test_memory_of_the_two_orders_is_that_of_the_benchmark():
     for part in ("entropy_terms", "step"):
         sizes = [result[part][order]["temporary_bytes"] / 1e6 for order in ("upsample_first", "score_first")]
         assert f"{sizes[0]:.0f} -> {sizes[1]:.0f} MB" in text
+
+
+def test_speed_of_the_loader_is_that_of_the_benchmark():
+    result = json.loads((REPO / "benchmarks/results/data.json").read_text())
+    text = (REPO / "README.md").read_text()
+    assert data.markdown(result) in text and result["commit"][:7] in text
+    preparation = result["preparation_of_cityscapes256"]
+    assert f"{preparation['seconds']:.1f} s and {preparation['peak_memory_bytes'] / 1e6:.0f} MB" in text
+    for stage in (REPO / "docs/results/cs256_cvd_cpu").iterdir():
+        share = json.loads((stage / "seed0.json").read_text())["data_wait_share"]
+        assert f"{stage.name} {100 * share:.1f} %" in text

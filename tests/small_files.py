@@ -1,13 +1,25 @@
 """Single images and masks on disk in CamVid's layout, for tests of reading."""
 
+import os
+import pathlib
+
 import cv2
 import numpy as np
+import pytest
 from PIL import Image
 
 from usss_jax.data.domains import get_domain
 from usss_jax.data.sources import open_source
 
 H, W = 12, 16
+
+
+def real_data(folder):
+    """Folder of a real data set below the one that the environment variable USSS_DATA names; skips without."""
+    root = pathlib.Path(os.environ.get("USSS_DATA", "")) / folder
+    if "USSS_DATA" not in os.environ or not root.is_dir():
+        pytest.skip(f"USSS_DATA names no folder that holds {folder}")
+    return root
 
 
 def smooth(seed, size=(H, W)):

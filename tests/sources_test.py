@@ -2,12 +2,11 @@
 
 import os
 import pickle
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from small_files import H, W, camvid, complaint, open_camvid, write_ids, write_image
+from small_files import H, W, camvid, complaint, open_camvid, real_data, write_ids, write_image
 
 from usss_jax.data import sources
 from usss_jax.data.domain import IGNORE
@@ -403,13 +402,6 @@ def test_sources_travel_to_worker_processes(tmp_path):
 # ---- the real data sets ---------------------------------------------------------------------------------
 
 
-def real(folder):
-    root = Path(os.environ.get("USSS_DATA", Path(__file__).parents[2] / "shared" / "data")) / folder
-    if not root.is_dir():
-        pytest.skip(f"no real data at {root}")
-    return root
-
-
 COUNTS = {
     "camvid": {"train": 367, "val": 101, "test": 233},
     "cityscapes256": {"train": 2975, "val": 500},
@@ -420,7 +412,7 @@ COUNTS = {
 @pytest.mark.parametrize("name", COUNTS)
 def test_real_data_set_has_its_published_counts(name):
     domain = get_domain(name)
-    root = real(domain.folder)
+    root = real_data(domain.folder)
     for split, count in COUNTS[name].items():
         labeled = not (name == "idd_lite" and split == "test")
         source = open_source(domain, root, split, with_masks=labeled)

@@ -1,11 +1,11 @@
 """The seeded choice of labeled images, and the hash that goes into every result."""
 
 import hashlib
-import pathlib
 import re
 
 import numpy as np
 import pytest
+from small_files import real_data
 
 from usss_jax.data.domains import get_domain
 from usss_jax.data.sources import open_source
@@ -13,7 +13,6 @@ from usss_jax.data.splits import LISTS, choose_labeled, committed_list, rank, sp
 from usss_jax.errors import InputError
 
 IDS = [f"frame_{i:03d}" for i in range(60)]
-REAL = pathlib.Path(__file__).parent.parent.parent / "shared" / "data"
 
 
 def test_the_choice_is_the_documented_ranking():
@@ -125,9 +124,7 @@ def test_a_committed_list_is_the_rule_on_itself_and_states_its_classes(path):
 @pytest.mark.parametrize("name", ["camvid", "idd_lite", "cityscapes256"])
 def test_committed_lists_are_the_rule_on_the_real_data(name):
     domain = get_domain(name)
-    if not (REAL / domain.folder).is_dir():
-        pytest.skip("the real data set is not here")
-    train = open_source(domain, REAL / domain.folder, "train")
+    train = open_source(domain, real_data(domain.folder), "train")
     for path in (LISTS / name).glob("*.txt"):
         n, seed = map(int, re.fullmatch(r"n(\d+)_seed(\d+)", path.stem).groups())
         assert sorted(rank(train.ids, seed, name)[:n]) == ids_of(path) == choose_labeled(train.ids, n, seed, name)

@@ -8,6 +8,7 @@ import pytest
 from usss_jax.data.domains import get_domain
 from usss_jax.data.pools import Pools
 from usss_jax.data.streams import epoch_steps, iterate, micro_batches, step_batches, stream
+from usss_jax.errors import InputError
 
 H, W = 6, 10
 CROP = (4, 7)
@@ -166,6 +167,11 @@ def test_the_shares_of_all_hosts_together_are_the_batch_of_one_host(count):
                 parts = [g[name] for g in got]  # every micro-batch alone
             assert all(part.shape[1] == array.shape[1] // count for part in parts)
             np.testing.assert_array_equal(np.concatenate(parts, axis=1), array, err_msg=name)
+
+
+def test_hosts_that_cannot_share_a_batch_evenly_are_an_error():
+    with pytest.raises(InputError, match="3 hosts cannot share batches of 4"):
+        batches(share=(0, 3))
 
 
 def test_shares_keep_image_and_mask_together():

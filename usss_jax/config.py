@@ -38,8 +38,10 @@ def default_config() -> ConfigDict:
     c.labeled_list = ""  # * text file that names the labeled images, in place of labeled_per_domain
     c.unlabeled_splits = ""  # * splits of the unlabeled images, such as train+train_extra; empty: the domain's own
     c.unlabeled_list = ""  # * text file that names the unlabeled images among them; empty: all
-    c.unlabeled_includes_labeled = True  # as in the paper
-    c.on_bad_example = "error"  # or "skip": read all files once at the start, leave out and report what is damaged
+    c.unlabeled_includes_labeled = True  # the labeled images are used without their masks too, as in the paper
+    c.on_bad_example = (
+        "error"  # or "skip": read all files once first, leave out and report what is damaged or has no mask
+    )
     c.image_size = ""  # * HEIGHTxWIDTH at which images are loaded and evaluated; empty: the domain's own
     c.crop_size = ""  # * HEIGHTxWIDTH of training examples; empty: the domain's own, the whole image if resized
     c.cache_gb = 4.0  # memory for decoded images, all domains together; 0: decode them every time
@@ -106,11 +108,11 @@ def checked(config: ConfigDict) -> ConfigDict:
         if config[field] < 1:
             raise InputError(f"{field}={config[field]} must be at least 1")
     for field in POSITIVE:
-        if not config[field] > 0:
+        if not 0 < config[field] < float("inf"):
             raise InputError(f"{field}={config[field]} must be positive")
     for field in NOT_NEGATIVE:
-        if not config[field] >= 0:
-            raise InputError(f"{field}={config[field]} must not be negative")
+        if not 0 <= config[field] < float("inf"):
+            raise InputError(f"{field}={config[field]} must be a number from 0 on")
     plain = config.to_dict() | {"domains": tuple(domains), "variants": tuple(variants)}
     return ConfigDict(plain)
 

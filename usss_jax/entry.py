@@ -45,7 +45,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         close = difflib.get_close_matches(wrong[0], default_config(), n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(default_config())}"
         raise InputError(f"--config.{wrong[0]}: the config has no such field; {hint}") from e
-    except (OSError, SyntaxError, ImportError, NameError, TypeError) as e:  # from the config file
+    except Exception as e:  # whatever the config file, which is code, raises
         raise unloadable(e) from e
 
 

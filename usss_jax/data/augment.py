@@ -9,9 +9,9 @@ import grain
 import numpy as np
 
 from usss_jax.data.decode import resize_image, resize_label
+from usss_jax.data.domain import IGNORE
 from usss_jax.errors import InputError
 
-IGNORE = 255
 PADDING = (124, 116, 104)  # mean colour of ImageNet: zero after normalisation
 
 

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from usss_jax.data.domain import IGNORE
 from usss_jax.errors import InputError
 
-IGNORE = 255
 MIXES = ("none", "cutmix", "classmix")
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of Pillow's mode "L"
 JITTER_PROBABILITY = 0.8

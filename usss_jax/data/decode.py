@@ -61,6 +61,15 @@ def decode_raw(data: bytes, name: str, layout: Layout) -> np.ndarray:
     return (_decode_colors if layout.encoding == "color" else _decode_ids)(data, name, header, layout)
 
 
+def check_same_size(label: np.ndarray, image: np.ndarray, mask_name: str, image_name: str):
+    """Raise InputError unless a label [h, w] is as large as its image [h, w, 3]; the names are of their files."""
+    if label.shape != image.shape[:2]:
+        raise InputError(
+            f"{mask_name}: the mask is {width_height(label)} but its image {image_name} is {width_height(image)}; "
+            "replace the wrong one or leave this id out"
+        )
+
+
 def _check_upright(header, name):
     if header.orientation != 1:
         raise InputError(
@@ -80,7 +89,26 @@ def _decode_ids(data, name, header, layout):
         raise InputError(f"{name}: has colours or alpha, not class ids; give the mask of ids, or {remedy}")
     if header.palette:
         return _decode_png(data, name, "P")
-    return _decode(data, name, cv2.IMREAD_UNCHANGED if header.bits == 16 else cv2.IMREAD_GRAYSCALE)
+    raw = _decode(data, name, cv2.IMREAD_UNCHANGED if header.bits == 16 else cv2.IMREAD_GRAYSCALE)
+    return raw if header.bits >= 8 else _of_few_bits(raw, header.bits, name, layout)
+
+
+def _of_few_bits(levels, bits, name, layout):
+    """Ids of a grey PNG of 1, 2 or 4 bits, whose levels OpenCV spreads over 0 to 255.
+
+    An optimiser makes such files from levels like 0 and 255, other software from ids like 0 and 1: the class table
+    tells which is meant.
+    """
+    known = {i for ids in layout.raw_ids for i in ids} | set(layout.ignore_ids)
+    spread = set(np.unique(levels).tolist())
+    step = 255 // (2**bits - 1)
+    fits = spread <= known, {level // step for level in spread} <= known
+    if all(fits) and spread != {0}:
+        raise InputError(
+            f"{name}: a {bits}-bit mask, in which the table allows both the ids 0 to {2**bits - 1} and levels up "
+            "to 255; save it with 8 bits"
+        )
+    return levels // step if fits[1] else levels
 
 
 def _decode_colors(data, name, header, layout):

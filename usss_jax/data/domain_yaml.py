@@ -15,7 +15,6 @@ _YAML_KEYS = (
     *("name", "title", "root", "classes", "encoding", "ignore_ids", "ignore_colors", "size", "crop"),
     *("splits", "holdout", "select_split", "report_split", "unlabeled_splits", "how_to_get"),
 )
-_OTHER_FORMATS = (".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".ppm", ".pgm", ".npy", ".heic", ".avif")
 
 
 def load_yaml(path: str) -> Domain:
@@ -60,7 +59,7 @@ def load_yaml(path: str) -> Domain:
         spec.get("title", name),
         classes,
         (layout,),
-        folder=os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(path)), spec["root"]))
+        folder=os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(path)), os.path.expanduser(spec["root"])))
         if "root" in spec
         else "",
         size=size,
@@ -72,14 +71,31 @@ def load_yaml(path: str) -> Domain:
     )
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that is there twice is an error, not overwritten in silence."""
+
+    def construct_mapping(self, node, deep=False):
+        """Make a dict."""
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is there twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path):
     try:
         with open(path, encoding="utf-8") as file:
-            spec = yaml.safe_load(file)
+            spec = yaml.load(file, _Loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"{path}: cannot read this domain file ({reason}); check the path") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(spec, dict):
         raise InputError(f"{path}: must be a mapping with the keys {', '.join(_YAML_KEYS)}")
@@ -183,7 +199,7 @@ def _yaml_pattern(text, where, extensions):
         return posixpath.normpath(f"{text}/{{id}}{'.png' if len(extensions) == 1 else ''}")
     if len(extensions) == 1 and ending not in extensions:
         raise InputError(f"{where}: {text!r} must end with .png, masks of other formats are not read")
-    if ending in _OTHER_FORMATS:
+    if ending in patterns.OTHER_FORMATS:
         raise InputError(f"{where}: {text!r}: images of this format are not read; convert them to PNG or JPEG")
     return text
 

@@ -8,6 +8,7 @@ prepare_dataset.py writes.
 
 import dataclasses
 import difflib
+import os
 
 from usss_jax.data.domain import IGNORE, Domain, Files, LabelClass, Layout
 from usss_jax.data.domain_yaml import load_yaml
@@ -306,7 +307,10 @@ BUILTIN: dict[str, Domain] = {domain.name: domain for domain in _DOMAINS}
 def get_domain(name_or_path: str) -> Domain:
     """Return the built-in domain of that name, or load a .yaml file; raises InputError without either."""
     if name_or_path.lower().endswith((".yaml", ".yml")):
-        return load_yaml(name_or_path)
+        domain = load_yaml(os.path.expanduser(name_or_path))
+        if domain.name in BUILTIN:  # whose committed lists of labeled images would be looked for in it
+            raise InputError(f"{name_or_path}: name: {domain.name!r} is that of a built-in domain; choose another")
+        return domain
     if name_or_path in BUILTIN:
         return BUILTIN[name_or_path]
     close = difflib.get_close_matches(name_or_path, BUILTIN, n=1, cutoff=0.0)[0]

@@ -23,16 +23,31 @@ def find_images(
 ) -> tuple[Layout, Files, dict[str, Image]]:
     """Return the first layout that has images, and any mask if wanted, with its files and the images sorted by id.
 
-    Raises InputError if no layout has, saying what was looked for and how to get it, or if a list is wrong.
+    Raises InputError if no layout has, saying what was looked for and how to get it, if a list is wrong, or for images
+    of formats that are not read, which would else be left out in silence.
     """
+    layout, files, images, unread = find_readable(domain, root, split, with_masks)
+    if unread:
+        raise InputError(_unread_text(domain, root, split, unread))
+    return layout, files, images
+
+
+def find_readable(
+    domain: Domain, root: str | os.PathLike, split: str, with_masks: bool
+) -> tuple[Layout, Files, dict[str, Image], list[str]]:
+    """Do as find_images, but return the paths of images of formats that are not read beside those that are."""
     tried = [(layout, layout.splits[split]) for layout in domain.layouts if split in layout.splits]
     found_images = False
+    all_unread: set[str] = set()
     for layout, files in tried:
-        images = _listed(root, files.list_file) if files.list_file else _matching(root, files.images)
+        images, unread = _listed(root, files.list_file) if files.list_file else _matching(root, files.images)
         found_images |= bool(images)
+        all_unread |= set(unread)
         if images and (not with_masks or _any_mask(root, files, images)):
             images = dict(sorted(images.items()))
-            return layout, files, _hold_out(images, layout.holdout, split, domain)
+            return layout, files, _hold_out(images, layout.holdout, split, domain), unread
+    if not found_images and all_unread:
+        raise InputError(_unread_text(domain, root, split, sorted(all_unread)))
     if not found_images:
         looked_for = ", ".join(dict.fromkeys(patterns.shown(files.images) for _, files in tried))
         what, remedy = f"no images; looked for {looked_for}", f"to get them: {domain.how_to_get}"
@@ -42,6 +57,15 @@ def find_images(
         looked_for = ", ".join(dict.fromkeys(patterns.shown(files.masks) for _, files in tried if files.masks))
         what, remedy = f"images but no masks; looked for {looked_for}", f"to get them: {domain.how_to_get}"
     raise InputError(f"{root}: split {split!r} of domain {domain.name!r}: {what}; {remedy}")
+
+
+def _unread_text(domain, root, split, paths):
+    endings = " or ".join(sorted({os.path.splitext(path)[1].lower() for path in paths}))
+    what, them = f"{len(paths)} files such as {paths[0]} are {endings} images, which are not read", "them"
+    if len(paths) == 1:
+        what, them = f"{paths[0]} is a {endings} image, which is not read", "it"
+    remedy = f"convert {them} to PNG or JPEG, or move {them} away"
+    return f"{root}: split {split!r} of domain {domain.name!r}: {what}; {remedy}"
 
 
 def find_masks(domain: Domain, root: str | os.PathLike, files: Files, images: dict[str, Image]) -> dict[str, str]:
@@ -83,20 +107,28 @@ def _any_mask(root, files, images):
 
 
 def _matching(root, pattern):
-    images = {}
-    for key, path in matches(root, pattern):
+    """Images of a pattern by id, and the sorted paths of those in formats that are not read."""
+    images, unread = {}, {}
+    for path in _walk(root, pattern):
+        below = _below(root, path)
+        key, other = patterns.match_id(pattern, below), patterns.match_other_format(pattern, below)
         if key in images:
             both = " and ".join(sorted((images[key].path, path)))
             raise InputError(f"{both} are two images with the same id {key!r}; remove one")
         try:
-            key.encode()
+            (key or other or "").encode()
         except UnicodeEncodeError as error:
             raise InputError(f"{path!a}: the name of this file is not UTF-8 text; rename it") from error
-        images[key] = Image(path)
-    return images
+        if key is not None:
+            images[key] = Image(path)
+        elif other is not None:
+            unread[path] = other
+    # One that is also there as PNG or JPEG is not lost: what it was converted from, or depth beside colour.
+    return images, sorted(path for path, key in unread.items() if key not in images)
 
 
 def _listed(root, name):
+    """Images of a list by id; it names none in formats that are not read."""
     path, images = os.path.join(root, name), {}
     for number, text in lists.read_lines(path):
         line = f"{path}:{number}"
@@ -113,7 +145,7 @@ def _listed(root, name):
                 f"{line}: {image.path} has the same id {key!r} as {other.path} of {other.line}; remove one line"
             )
         images[key] = image
-    return images
+    return images, []
 
 
 def _check_listed(name, extensions, line):
@@ -145,8 +177,7 @@ def _hold_out(images, every, split, domain):
 
 def matches(root: str | os.PathLike, pattern: str) -> Iterator[tuple[str, str]]:
     """Yield (id, path) of the files below root that match a pattern (data/patterns.py)."""
-    start = os.path.join(root, patterns.folder(pattern))
-    for path in _walk(start) if os.path.isdir(start) else ():
+    for path in _walk(root, pattern):
         key = patterns.match_id(pattern, _below(root, path))
         if key is not None:
             yield key, path
@@ -157,7 +188,13 @@ def _below(root, path):
     return path[len(os.path.join(root, "")) :].replace(os.sep, "/")
 
 
-def _walk(folder, parents=()):
+def _walk(root, pattern):
+    """Return all files below the folder of a pattern, whether they match or not."""
+    start = os.path.join(root, patterns.folder(pattern))
+    return _files_below(start) if os.path.isdir(start) else ()
+
+
+def _files_below(folder, parents=()):
     """Yield all files below a folder but hidden ones; a link back to a folder it lies in is not followed."""
     real = os.path.realpath(folder)
     if real in parents:
@@ -171,7 +208,7 @@ def _walk(folder, parents=()):
         if entry.name.startswith("."):  # a desktop's or an editor's files, such as ._0001.png
             continue
         if _is_folder(entry):
-            yield from _walk(entry.path, (*parents, real))
+            yield from _files_below(entry.path, (*parents, real))
         else:  # broken links too: reading them is an error, leaving them out would be silent
             yield entry.path
 

@@ -19,7 +19,7 @@ def read_lines(path: str | os.PathLike) -> list[tuple[int, str]]:
     Windows line ends and a byte order mark are no matter. Raises InputError if it cannot be read or has no line.
     """
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open(os.path.expanduser(path), encoding="utf-8-sig") as file:
             lines = [(number, line.lstrip().rstrip(" \n")) for number, line in enumerate(file, start=1)]
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: this list is not UTF-8 text; save it as UTF-8") from error

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
+OTHER_FORMATS = (".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".ppm", ".pgm", ".npy", ".heic", ".avif")
 _WILD = re.compile(r"\{id\}|\*\*/|\*")
 
 
@@ -34,6 +35,14 @@ def match_id(pattern: str, path: str) -> str | None:
     """Id of the file `path` (relative, "/" between folders) under a pattern, None if it is not of that form."""
     found = captures(pattern, path)
     return None if found is None else "/".join(text for text in found if text)
+
+
+def match_other_format(pattern: str, path: str) -> str | None:
+    """Id of a file that would match if its format, of OTHER_FORMATS, was read; None if the pattern has an extension."""
+    base, extension = posixpath.splitext(path)
+    if _extension(pattern) or extension.lower() not in OTHER_FORMATS:
+        return None
+    return match_id(pattern, base + EXTENSIONS[0])
 
 
 def fill(pattern: str, key: str, found: Sequence[str] = ()) -> str:

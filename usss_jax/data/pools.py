@@ -1,6 +1,7 @@
 """The images of each domain by their use: labeled, unlabeled, for selection, for the report."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,8 @@ from usss_jax.data import lists, sources, splits
 from usss_jax.data.cache import Budget, CachedSource
 from usss_jax.data.domain import Domain
 from usss_jax.data.domains import get_domain
-from usss_jax.data.readable import BadExample, readable
+from usss_jax.data.readable import BadExample, readable, report_skipped
+from usss_jax.data.sampling import count_pixels
 from usss_jax.errors import InputError
 
 
@@ -46,6 +48,11 @@ class Pools:
     rare_temperature: float | None = None
     skipped: tuple[BadExample, ...] = ()
     budget: Budget = dataclasses.field(default_factory=lambda: Budget(0))
+
+    @functools.cached_property
+    def label_counts(self) -> np.ndarray:
+        """Labeled pixels of every class in every labeled image, int64 [N, C]; reads all of them the first time."""
+        return count_pixels(self.labeled, self.domain.num_classes)
 
     @property
     def labeled_ids(self) -> Sequence[str]:
@@ -156,39 +163,55 @@ def open_pools(
       labeled_list: text file of the labeled images (data/lists.py); only these need masks.
       unlabeled_splits: splits whose images are unlabeled; None for the domain's own.
       unlabeled_list: text file of the unlabeled images among those.
-      unlabeled_includes_labeled: whether the labeled images are among the unlabeled ones, as in the paper.
+      unlabeled_includes_labeled: whether the labeled images are among the unlabeled ones, as in the paper; if so
+        they are even where `unlabeled_splits` or `unlabeled_list` leave them out.
       size: (h, w) at which images are loaded; None for the domain's own.
       crop: (h, w) of training examples; None for the domain's own, or the whole image if `size` is given.
       scale, flip, rare_temperature: see `Pools`.
-      on_bad_example: "error": a file that cannot be used stops the run when it is met. "skip": all files are read
-        once here, and what cannot be used is left out and listed in `skipped`.
+      on_bad_example: "error": a missing mask is an error here, a file that cannot be used one when it is met. "skip":
+        all files are read once here; what has no mask or cannot be used is left out and listed in `skipped`.
       threads: that read then.
       budget: memory for decoded images.
 
     Raises:
       InputError: for missing data, a missing mask, N larger than the pool, nothing left to train on.
     """
+    skipped: list[BadExample] = []
+
+    def open_split(split: str, use: str, ids: Sequence[str] | None = None) -> sources.Source:
+        """With masks; images without are an error, or skipped."""
+
+        def skip(key: str, error: str):
+            skipped.append(BadExample(f"{domain.name}, {use}", key, error))
+
+        tolerant = skip if on_bad_example == "skip" else None
+        return sources.open_source(domain, root, split, size=size, ids=ids, skip=tolerant)
+
     if labeled_list:
         train = sources.open_source(domain, root, "train", size=size, with_masks=False)
-        ids = lists.read_ids(labeled_list, domain, train.ids)
-        chosen = sources.open_source(domain, root, "train", size=size, ids=ids)
+        chosen = open_split("train", "labeled", lists.read_ids(labeled_list, domain, train.ids))
+    elif labeled is not None:
+        train = open_split("train", "labeled")
+        chosen = train.select(splits.choose_labeled(train.ids, labeled, split_seed, domain.name))
     else:
-        train = sources.open_source(domain, root, "train", size=size)
-        chosen = train.select(splits.choose_labeled(train.ids, labeled or "all", split_seed, domain.name))
-    parts = {
-        split: sources.open_source(domain, root, split, size=size, with_masks=False)
-        for split in unlabeled_splits or domain.unlabeled_splits
-    }
-    opened: dict[str, sources.Source] = {
+        raise ValueError("open_pools needs a number of labeled images or a list of them")
+    opened = {
         "labeled": chosen,
-        "unlabeled": _unlabeled(domain, parts, unlabeled_list, () if unlabeled_includes_labeled else chosen.ids),
-        "select": sources.open_source(domain, root, domain.select_split, size=size),
+        "unlabeled": _open_unlabeled(
+            domain,
+            root,
+            size,
+            unlabeled_splits or domain.unlabeled_splits,
+            unlabeled_list,
+            chosen.ids,
+            unlabeled_includes_labeled,
+        ),
+        "select": open_split(domain.select_split, "select"),
     }
     if domain.report_split != domain.select_split:
-        opened["report"] = sources.open_source(domain, root, domain.report_split, size=size)
-
-    skipped: list[BadExample] = []
+        opened["report"] = open_split(domain.report_split, "report")
     if on_bad_example == "skip":
+        report_skipped(skipped)
         for use, source in opened.items():
             opened[use], bad = readable(source, f"{domain.name}, {use}", threads)
             skipped += bad
@@ -209,17 +232,28 @@ def open_pools(
     )
 
 
-def _unlabeled(domain: Domain, parts: Mapping[str, sources.Source], unlabeled_list: str | None, without: Sequence[str]):
-    """Unlabeled images of some splits: those of the list if there is one, less the training images `without`."""
-    source = next(iter(parts.values())) if len(parts) == 1 else _Joined(parts)
-    ids = lists.read_ids(unlabeled_list, domain, source.ids, tuple(parts)) if unlabeled_list else list(source.ids)
-    labeled = {source.name("train", i) if isinstance(source, _Joined) else i for i in without if "train" in parts}
-    kept = [i for i in ids if i not in labeled]
-    if not kept:
+def _open_unlabeled(domain, root, size, names, unlabeled_list, labeled, includes_labeled) -> sources.Source:
+    """Images of some splits (those of the list if there is one), and the labeled ones of train or not."""
+
+    def open_split(split, ids=None):
+        return sources.open_source(domain, root, split, size=size, with_masks=False, ids=ids)
+
+    parts = {split: open_split(split) for split in names}
+    if includes_labeled and "train" not in parts:
+        parts["train"] = open_split("train", labeled)
+    source = _Joined(parts)
+    in_train = [source.name("train", i) for i in labeled] if "train" in parts else []
+    ids = lists.read_ids(unlabeled_list, domain, source.ids, tuple(parts)) if unlabeled_list else source.ids
+    if includes_labeled:
+        ids = [*dict.fromkeys([*ids, *in_train])]
+    else:
+        out = set(in_train)
+        ids = [i for i in ids if i not in out]
+    if not ids:
         raise InputError(
             f"{domain.name}: unlabeled_includes_labeled=False leaves no unlabeled image; give more of them"
         )
-    return source.select(kept)
+    return source.select(ids) if len(parts) > 1 else parts[names[0]].select(ids)
 
 
 class _Joined:

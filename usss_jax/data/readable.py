@@ -1,8 +1,11 @@
 """Which examples of a source can be read: the pass behind on_bad_example="skip"."""
 
+import contextlib
 import dataclasses
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from usss_jax.data.progress import Progress
 from usss_jax.data.sources import Source
 from usss_jax.errors import InputError
 
@@ -29,12 +32,22 @@ def readable(source: Source, use: str, threads: int) -> tuple[Source, list[BadEx
             return str(error)
         return None
 
-    with ThreadPoolExecutor(threads) as pool:
-        errors = dict(zip(source.ids, pool.map(error_of, range(len(source))), strict=True))
+    errors = {}
+    with contextlib.closing(Progress()) as progress, ThreadPoolExecutor(threads) as pool:
+        step = progress.start(use, len(source), 0)
+        for key, error in zip(source.ids, pool.map(error_of, range(len(source))), strict=True):
+            errors[key] = error
+            step()
     bad = [BadExample(use, i, error) for i, error in errors.items() if error]
-    for example in bad:
-        print(f"[{use}] skipped {example.id}: {example.error}", flush=True)
+    report_skipped(bad)
     print(f"[{use}] {len(source) - len(bad)} of {len(source)} examples can be used", flush=True)
-    if bad and len(bad) == len(source):
-        raise InputError(f"{use}: none of the {len(bad)} examples can be used; the first: {bad[0].error}")
+    if len(bad) == len(source):
+        why = f"; the first: {bad[0].error}" if bad else ": there is none"
+        raise InputError(f"{use}: none of the {len(bad)} examples can be used{why}")
     return (source.select([i for i, error in errors.items() if not error]) if bad else source), bad
+
+
+def report_skipped(bad: Sequence[BadExample]):
+    """Print each example that was left out."""
+    for example in bad:
+        print(f"[{example.use}] skipped {example.id}: {example.error}", flush=True)

@@ -8,13 +8,13 @@ import functools
 import json
 import operator
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
-from usss_jax.data.decode import decode_image, resize_image, resize_label, width_height
+from usss_jax.data.decode import check_same_size, decode_image, resize_image, resize_label
 from usss_jax.data.domain import IGNORE, Domain
 from usss_jax.data.sources import RECORDS, pick
 from usss_jax.errors import InputError
@@ -28,13 +28,14 @@ def open_records(
     size: tuple[int, int] | None = None,
     with_masks: bool = True,
     ids: Iterable[str] | None = None,
+    skip: Callable[[str, str], None] | None = None,
 ) -> "RecordSource":
     """Open one split of prepared records, at `size` (h, w) or at domain.size.
 
     `root` is "tfds:DIR": the folder given to data_prep as --data_dir, or the folder of one version in it. Of several
-    sizes the one that equals `size` is taken, else the original one. Records of another size are resized again, which
-    gives other pixels than resizing the original files once: prepare at the size at which you train. `ids` and
-    `with_masks` are those of open_source. Raises InputError for whatever is missing, cut short or of another domain.
+    sizes the one that equals `size` is taken, else the original one. `ids`, `with_masks` and `skip` are those of
+    open_source. Raises InputError for whatever is missing, cut short, of another domain, or of another size only:
+    resizing twice would give other pixels than resizing the original files once.
     """
     size = domain.size if size is None else size
     folder, metadata = _find_folder(domain, pathlib.Path(root.removeprefix(RECORDS)).expanduser(), size)
@@ -48,15 +49,20 @@ def open_records(
         close = difflib.get_close_matches(split, known, n=1)
         hint = f", did you mean {close[0]!r}?" if close else ";"
         raise InputError(f"{folder}: has no split {split!r}{hint} it has {', '.join(known)}")
-    _check_files(folder, known[split]["shards"])
+    check_files(folder, known[split]["shards"])
     where = f"split {split!r} of domain {domain.name!r} in {folder}"
     if with_masks and not known[split]["labeled"]:
         raise InputError(f"{where}: it has no labels; use a split that has, or open it without masks")
     rows = {key: row for row, key in enumerate(known[split]["ids"])}
     if ids is not None:
         rows = pick(rows, ids, where)
-    if with_masks and (bare := rows.keys() & set(known[split]["without_label"])):
-        raise InputError(f"{where}: {min(bare)!r} has no mask; open only the ids that have masks, or prepare it again")
+    bare = set(known[split]["without_label"]) if with_masks else ()
+    for key in [key for key in rows if key in bare]:
+        message = f"{where}: {key!r} has no mask; open only the ids that have masks, or prepare it again"
+        if skip is None:
+            raise InputError(message)
+        skip(key, message)
+        del rows[key]
     return RecordSource(domain, _Reader(str(folder), split), rows, size, with_masks)
 
 
@@ -81,10 +87,7 @@ class RecordSource:
         example = {"image": resize_image(image, self._size)}
         if self._with_masks:
             label = _decode_label(record["label"], name, self._domain)
-            if label.shape != image.shape[:2]:
-                raise InputError(
-                    f"{name}: the label is {width_height(label)} but the image {width_height(image)}; prepare it again"
-                )
+            check_same_size(label, image, name, "in the same record")
             example["label"] = resize_label(label, self._size)
         return example
 
@@ -157,18 +160,23 @@ def _find_folder(domain, root, size):
             f"{root}: no records of domain {domain.name!r} there; prepare them with a module of data_prep, or give "
             "the folder that was its --data_dir"
         )
-    if len(found) == 1:
-        return next(iter(found.items()))
     for wanted in (list(size), None):
         fitting = [item for item in found.items() if item[1]["size"] == wanted]
         if len(fitting) == 1:
             return fitting[0]
         if fitting:
-            break
-    folders = ", ".join(str(folder) for folder in found)
+            folders = ", ".join(str(folder) for folder, _ in fitting)
+            raise InputError(
+                f"{root}: several records of domain {domain.name!r} there, which of them for {size[1]}x{size[0]} "
+                f"pixels? Give one folder: {folders}"
+            )
+    sizes = sorted({tuple(metadata["size"]) for metadata in found.values()})
+    prepared = " and ".join(f"{width}x{height}" for height, width in sizes)
+    instead = " or ".join(f"{height}x{width}" for height, width in sizes)
     raise InputError(
-        f"{root}: several records of domain {domain.name!r} there, which of them for {size[1]}x{size[0]} pixels? "
-        f"Give one folder: {folders}"
+        f"{root}: the records of domain {domain.name!r} there have {prepared} pixels (WIDTHxHEIGHT) but "
+        f"{size[1]}x{size[0]} are wanted; prepare them again with --size={size[1]}x{size[0]}, or set "
+        f"image_size={instead} (HEIGHTxWIDTH) of training"
     )
 
 
@@ -181,7 +189,8 @@ def _read_metadata(path):
     return metadata if isinstance(metadata, dict) and metadata.get("usss_jax_records") == 1 else None
 
 
-def _check_files(folder, shards):
+def check_files(folder: pathlib.Path, shards: Mapping[str, int]):
+    """Raise InputError naming a file of `shards` (name: bytes) that is not in the folder, or not that long."""
     for name, size in shards.items():
         path = folder / name
         if not path.is_file():

@@ -1,15 +1,15 @@
-"""Random access to the images of one split, at one size: from a folder or drawn."""
+"""Random access to the images of one split, at one size: from a folder, from records, or drawn."""
 
 import difflib
 import operator
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from usss_jax.data import synthetic
-from usss_jax.data.decode import decode_image, decode_mask, read_file, resize_image, resize_label, width_height
+from usss_jax.data.decode import check_same_size, decode_image, decode_mask, read_file, resize_image, resize_label
 from usss_jax.data.domain import Domain, Layout
 from usss_jax.data.files import find_images, find_masks
 from usss_jax.errors import InputError
@@ -44,12 +44,13 @@ def open_source(
     size: tuple[int, int] | None = None,
     with_masks: bool = True,
     ids: Iterable[str] | None = None,
+    skip: Callable[[str, str], None] | None = None,
 ) -> Source:
     """Open one split of a domain, at `size` (h, w) or at domain.size.
 
     `root` is the domain's folder, or "tfds:DIR" (data/records.py); a synthetic domain needs none. `ids` restricts the
     source, in that order, before masks are looked for: a split of which only some images have masks opens with the
-    ids of those.
+    ids of those. With `skip` an image whose mask is missing is left out, and skip(id, message) called.
     Without masks none is needed or opened. Raises InputError for whatever is missing, saying how to get it.
     """
     size = domain.size if size is None else size
@@ -65,14 +66,24 @@ def open_source(
     if isinstance(root, str) and root.startswith(RECORDS):
         from usss_jax.data.records import open_records  # which imports this module
 
-        return open_records(domain, root, split, size=size, with_masks=with_masks, ids=ids)
+        return open_records(domain, root, split, size=size, with_masks=with_masks, ids=ids, skip=skip)
     if root is None or not os.path.isdir(root):
         raise InputError(f"no folder {str(root)!r} for domain {domain.name!r}; to get it: {domain.how_to_get}")
     layout, files, images = find_images(domain, root, split, with_masks)
     if ids is not None:
         images = pick(images, ids, f"split {split!r} of domain {domain.name!r} in {root}")
-    masks = find_masks(domain, root, files, images) if with_masks else None
-    return FolderSource(domain, layout, {key: image.path for key, image in images.items()}, masks, size)
+    masks = None
+    if with_masks and skip is None:
+        masks = find_masks(domain, root, files, images)
+    elif with_masks and skip is not None:
+        masks = {}
+        for key, image in images.items():
+            try:
+                masks |= find_masks(domain, root, files, {key: image})
+            except InputError as error:
+                skip(key, str(error))
+    kept = images if masks is None else masks
+    return FolderSource(domain, layout, {key: images[key].path for key in kept}, masks, size)
 
 
 class FolderSource:
@@ -93,11 +104,7 @@ class FolderSource:
         if self._masks is not None:
             path = self._masks[key]
             label = decode_mask(read_file(path), path, self._domain, self._layout)
-            if label.shape != image.shape[:2]:
-                raise InputError(
-                    f"{path}: the mask is {width_height(label)} but its image {self._images[key]} is "
-                    f"{width_height(image)}; replace the wrong one or leave this id out"
-                )
+            check_same_size(label, image, path, self._images[key])
             example["label"] = resize_label(label, self._size)
         return example
 

@@ -5,6 +5,7 @@ import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from usss_jax.data import lists
 from usss_jax.errors import InputError
 
 LISTS = pathlib.Path(__file__).parent / "labeled_lists"  # DOMAIN/n100_seed0.txt: one id per line, # comments
@@ -38,8 +39,7 @@ def choose_labeled(ids: Sequence[str], n: int | str, seed: int, domain: str) -> 
     path = committed_list(domain, n, seed)
     if path is None:
         return sorted(rank(ids, seed, domain)[:n])
-    lines = path.read_text(encoding="utf-8").splitlines()
-    chosen = sorted(line for line in lines if line and not line.startswith("#"))
+    chosen = sorted(line for _, line in lists.read_lines(path))
     if missing := sorted(set(chosen) - set(ids)):
         raise InputError(
             f"split_seed={seed}: {len(missing)} of the {n} labeled images of {domain} are not in its training images, "

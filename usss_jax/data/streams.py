@@ -12,8 +12,9 @@ import grain
 
 from usss_jax.data.augment import CropFlip, stack
 from usss_jax.data.pools import Pools
-from usss_jax.data.sampling import DrawRare, count_pixels, rare_class_probabilities
+from usss_jax.data.sampling import DrawRare, rare_class_probabilities
 from usss_jax.data.sources import Source
+from usss_jax.errors import InputError
 
 
 def stream(source: Source, pool: Pools, seed: int) -> grain.MapDataset:
@@ -21,10 +22,9 @@ def stream(source: Source, pool: Pools, seed: int) -> grain.MapDataset:
     return _augment(grain.MapDataset.source(source).seed(seed).shuffle().repeat(), pool)
 
 
-def rare_stream(pool: Pools, seed: int) -> grain.MapDataset:
+def rare_stream(pool: Pools, seed: int, temperature: float) -> grain.MapDataset:
     """Endless stream of augmented labeled examples, drawn by their classes (data/sampling.py); reads all masks once."""
-    counts = count_pixels(pool.labeled, pool.domain.num_classes)
-    draw = DrawRare(rare_class_probabilities(counts, pool.rare_temperature or 1.0), counts > 0)
+    draw = DrawRare(rare_class_probabilities(pool.label_counts, temperature), pool.label_counts > 0)
     drawn = grain.MapDataset.range(sys.maxsize).seed(seed).random_map(draw)
     return _augment(drawn.map(pool.labeled.__getitem__), pool)
 
@@ -36,6 +36,8 @@ def _augment(examples: grain.MapDataset, pool: Pools) -> grain.MapDataset:
 def _share(examples: grain.MapDataset, batch_size: int, share: tuple[int, int]) -> grain.MapDataset:
     """Lists of the examples that this host gives to each global batch: the index-th of `count` equal parts."""
     index, count = share
+    if batch_size % count:
+        raise InputError(f"{count} hosts cannot share batches of {batch_size}; set the batch size to a multiple")
     # drop_remainder: the practically endless length must stay an index. Lists: so that stacking copies only once.
     return examples.batch(batch_size // count, drop_remainder=True, batch_fn=list)[index::count]
 
@@ -71,7 +73,10 @@ def step_batches(
     parts: dict[tuple[str, str], grain.MapDataset] = {}
     for name, pool in pools.items():
         seed_ = _seed(seed, name, "labeled")
-        examples = rare_stream(pool, seed_) if pool.rare_temperature else stream(pool.labeled, pool, seed_)
+        if pool.rare_temperature is None:
+            examples = stream(pool.labeled, pool, seed_)
+        else:
+            examples = rare_stream(pool, seed_, pool.rare_temperature)
         parts["labeled", name] = _share(examples, batch_size, share).map(stack)
     for name, passes in (unlabeled_batches or {}).items():
         pool = pools[name]

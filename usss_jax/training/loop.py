@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from usss_jax.data import streams
 from usss_jax.data.augment_device import DeviceAugment
+from usss_jax.data.cache import Budget
 from usss_jax.data.pools import Pools
 from usss_jax.data.splits import split_hash
 from usss_jax.errors import InputError
@@ -171,7 +172,7 @@ def train_and_evaluate(
     finally:
         iterator.close()
         writer.close()
-    budget = next(iter(stage.pools.values())).budget
+    budget = shared_budget(stage)
     say(
         stage.name,
         f"{budget.used / 1e9:.2f} GB of decoded images are in memory, cache_gb allows {budget.max_bytes / 1e9:g}",
@@ -217,7 +218,7 @@ def summarize(config: ConfigDict, stage: Stage, result: Mapping, progress: Mappi
             "skipped": [dataclasses.asdict(example) for example in pool.skipped],
         }
     train_seconds = progress["train_seconds"]
-    budget = next(iter(stage.pools.values())).budget
+    budget = shared_budget(stage)
     return {
         "stage": stage.name,
         "domains": domains,
@@ -239,6 +240,11 @@ def summarize(config: ConfigDict, stage: Stage, result: Mapping, progress: Mappi
         "convention": metrics.CONVENTION,
         **logs.environment(),
     }
+
+
+def shared_budget(stage: Stage) -> Budget:
+    """Memory for decoded images, which all domains share."""
+    return next(iter(stage.pools.values())).budget
 
 
 def describe_data(stage: Stage) -> dict[str, Any]:

@@ -3,8 +3,13 @@
 python -m usss_jax.data.check --config=configs/cs_cvd.py --config.data_root=DATA
 python -m usss_jax.data.check --domain=mine.yaml [--data_root=DATA]
 
-Exit code 0: nothing is wrong; 1: something is; 2: the flags are wrong. Unlike a training it opens every mask of every
-split that has masks, also those of images that are not labeled.
+Exit code 1: there are faults, which are to be mended: what would stop a training, an image without its mask or a mask
+without its image, a file that cannot be used, an image that is twice in a split or both in training and evaluation, a
+labeled image among the unlabeled ones in spite of unlabeled_includes_labeled=False, a class that no mask of the domain
+has. Exit code 0: there are none. Warnings, which may be meant, leave it 0: classes that one split or the chosen labeled
+images lack, masks that are mostly ignored, other images that two splits share. Exit code 2: the flags are wrong.
+
+Unlike a training it opens every mask of every split that has masks, also those of images that are not labeled.
 """
 
 import contextlib

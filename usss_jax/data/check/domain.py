@@ -28,6 +28,7 @@ class SplitReport:
       ids: of its images, and `images`, `masks` their files (empty for records and drawn domains).
       error: why it could not be listed, "" if it could; `no_masks`: why it has no masks at all, "" if it has.
       missing: images that its list names and that are not there.
+      unread: files of images in formats that are not read.
       without_mask: ids of images whose mask is missing; `without_image`: masks whose image is missing.
       same_as: splits that have all of its files, which were not opened again.
       sizes: number of images of each (h, w).
@@ -36,6 +37,7 @@ class SplitReport:
       digests: of each image that was opened.
       classes: train ids of each mask that was opened.
       faults: (id, kind, file, message) of each file with a fault.
+      examined: number of ids that were opened.
     """
 
     name: str
@@ -46,7 +48,8 @@ class SplitReport:
     error: str = ""
     no_masks: str = ""
     missing: list[str] = dataclasses.field(default_factory=list)
-    without_mask: tuple[str, ...] = ()
+    unread: Sequence[str] = ()
+    without_mask: Sequence[str] = ()
     without_image: list[str] = dataclasses.field(default_factory=list)
     same_as: tuple[str, ...] = ()
     sizes: Counter[tuple[int, int]] = dataclasses.field(default_factory=Counter)
@@ -137,38 +140,8 @@ def check_domain(
     if domain.synthetic is not None:
         limit = min(limit or _MAX_DRAWN, _MAX_DRAWN)
     report = DomainReport(domain, root, size or domain.size, {}, limit=limit)
-    listings: dict[str, Listing] = {}
-    for name in uses:
-        report.splits[name] = split = SplitReport(name, tuple(uses[name]))
-        try:
-            listing = list_split(domain, root, name, report.size)
-        except InputError as error:
-            split.error = str(error)
-            split.missing = missing_in_list(domain, root, name) if root and os.path.isdir(root) else []
-            continue
-        listings[name] = listing
-        split.ids, split.images, split.masks = listing.ids, listing.images, listing.masks
-        split.without_mask, split.no_masks, split.colors = listing.without_mask, listing.no_masks, listing.colors
-    if not listings and len({split.error for split in report.splits.values()}) == 1:  # the folder as a whole
-        report.error = next(iter(report.splits.values())).error
-    used_masks = {path for split in report.splits.values() for path in split.masks.values()}
-    if used_masks and root is not None:
-        for name, strays in masks_without_image(domain, root, used_masks).items():
-            if name in report.splits:
-                report.splits[name].without_image = strays
-
-    owners: dict[str, str] = {}  # first split of each file
-    chosen: dict[str, list[str]] = {}
-    for name in listings:
-        split = report.splits[name]
-        known = {owners.get(path) for path in split.images.values()}
-        if known and None not in known and not LABELED_USES & set(split.uses):
-            split.same_as = tuple(sorted(str(owner) for owner in known))
-            chosen[name] = []
-        else:
-            chosen[name] = spread(split.ids, limit)
-        for path in split.images.values():
-            owners.setdefault(path, name)
+    listings = _list_splits(report, uses)
+    chosen = _choose(report, listings, limit)
     step = progress(domain.name, sum(map(len, chosen.values())), 0) if progress else lambda: None
     with ThreadPoolExecutor(threads) as pool:
         for name, ids in chosen.items():
@@ -180,6 +153,46 @@ def check_domain(
     _share_digests(report)
     report.seconds = time.monotonic() - started
     return report
+
+
+def _list_splits(report: DomainReport, uses: Uses) -> dict[str, Listing]:
+    """Fill in what can be told without opening an image; returns the splits that could be listed."""
+    domain, root = report.domain, report.root
+    listings: dict[str, Listing] = {}
+    for name in uses:
+        report.splits[name] = split = SplitReport(name, tuple(uses[name]))
+        try:
+            listings[name] = listing = list_split(domain, root, name, report.size)
+        except InputError as error:
+            split.error = str(error)
+            split.missing = missing_in_list(domain, root, name) if root and os.path.isdir(root) else []
+            continue
+        split.ids, split.images, split.masks, split.unread = listing.ids, listing.images, listing.masks, listing.unread
+        split.without_mask, split.no_masks, split.colors = listing.without_mask, listing.no_masks, listing.colors
+    errors = {split.error for split in report.splits.values()}
+    if not listings and len(errors) == 1 and not any(split.missing for split in report.splits.values()):
+        report.error = errors.pop()  # of the folder as a whole
+    used_masks = {path for split in report.splits.values() for path in split.masks.values()}
+    if used_masks and root is not None:
+        for name, strays in masks_without_image(domain, root, used_masks).items():
+            if name in report.splits:
+                report.splits[name].without_image = strays
+    return listings
+
+
+def _choose(report: DomainReport, listings: Mapping[str, Listing], limit: int | None) -> dict[str, list[str]]:
+    """Choose the ids to open: none of a split whose files other splits have, unless its masks are wanted."""
+    owners: dict[str, str] = {}  # first split of each file
+    chosen: dict[str, list[str]] = {}
+    for name in listings:
+        split = report.splits[name]
+        known = {owners.get(path) for path in split.images.values()}
+        if known and None not in known and not LABELED_USES & set(split.uses):
+            split.same_as = tuple(sorted(str(owner) for owner in known))
+        chosen[name] = [] if split.same_as else spread(split.ids, limit)
+        for path in split.images.values():
+            owners.setdefault(path, name)
+    return chosen
 
 
 def _add(split, key, facts: Facts, target):

@@ -1,16 +1,16 @@
-"""What a split has on disk, and what a file of it holds: the eyes of data/check.py."""
+"""What a split has on disk, and what a file of it holds; nothing is judged here."""
 
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from usss_jax.data import lists, sources
-from usss_jax.data.decode import decode_image, decode_mask, decode_raw, read_file, width_height
+from usss_jax.data.decode import check_same_size, decode_image, decode_mask, decode_raw, read_file
 from usss_jax.data.domain import UNKNOWN, Domain, Files, Layout, lookup_table
-from usss_jax.data.files import find_images, find_masks
+from usss_jax.data.files import find_images, find_masks, find_readable
 from usss_jax.errors import InputError
 
 
@@ -41,6 +41,7 @@ class Listing:
       look: opens the example of an id.
       images: files of the images; empty for records and drawn domains.
       masks: files of the masks there are.
+      unread: files of images in formats that are not read.
       without_mask: ids that have none although the split has masks.
       no_masks: why the split as a whole has no masks, "" if it has.
       target: train id (255: ignore) of a raw value of the masks, None for one that the table lacks.
@@ -51,7 +52,8 @@ class Listing:
     look: Callable[[str], Facts]
     images: dict[str, str] = dataclasses.field(default_factory=dict)
     masks: dict[str, str] = dataclasses.field(default_factory=dict)
-    without_mask: tuple[str, ...] = ()
+    unread: Sequence[str] = ()
+    without_mask: Sequence[str] = ()
     no_masks: str = ""
     target: Callable[[int], int | None] = int
     colors: bool = False
@@ -64,10 +66,10 @@ def list_split(domain: Domain, root: str | None, split: str, size: tuple[int, in
         return _list_source(domain, root, split, size)
     why = ""
     try:
-        layout, files, found = find_images(domain, str(root), split, with_masks=True)
+        layout, files, found, unread = find_readable(domain, str(root), split, with_masks=True)
     except InputError as error:
         why = str(error)
-        layout, files, found = find_images(domain, str(root), split, with_masks=False)
+        layout, files, found, unread = find_readable(domain, str(root), split, with_masks=False)
     images = {key: image.path for key, image in found.items()}
     masks: dict[str, str] = {}
     for key, image in found.items() if not why else ():
@@ -80,10 +82,11 @@ def list_split(domain: Domain, root: str | None, split: str, size: tuple[int, in
         lambda key: look_at_files(images[key], masks.get(key), domain, layout),
         images,
         masks,
-        tuple(key for key in images if key not in masks) if not why else (),
-        why,
-        _targets(domain, layout),
-        layout.encoding == "color",
+        unread,
+        without_mask=[key for key in images if key not in masks] if not why else [],
+        no_masks=why,
+        target=_targets(domain, layout),
+        colors=layout.encoding == "color",
     )
 
 
@@ -108,25 +111,32 @@ def masks_without_image(domain: Domain, root: str, used: set[str]) -> dict[str, 
 
 
 def missing_in_list(domain: Domain, root: str, split: str) -> list[str]:
-    """Images, as "FILE:LINE: PATH", that the list of a split names and that are not there; empty without a list."""
+    """Images, as "FILE:LINE: PATH", that the list of a split names and that are not there.
+
+    None of a split without a list, or with one that cannot be read as a whole, which list_split says.
+    """
     missing = []
     for files in (layout.splits[split] for layout in domain.layouts if split in layout.splits):
-        if files.list_file and os.path.isfile(path := os.path.join(root, files.list_file)):
-            for number, text in lists.read_lines(path):
-                image = os.path.join(root, lists.columns(text)[0])
-                if not os.path.isfile(image):
-                    missing.append(f"{path}:{number}: {image}")
+        path = os.path.join(root, files.list_file or "")
+        try:
+            lines = lists.read_lines(path) if files.list_file else []
+        except InputError:
+            continue
+        for number, text in lines:
+            image = os.path.join(root, lists.columns(text)[0])
+            if not os.path.isfile(image):
+                missing.append(f"{path}:{number}: {image}")
     return missing
 
 
 def look_at_files(image: str, mask: str | None, domain: Domain, layout: Layout) -> Facts:
     """Open an image and its mask, if it has one, and say what they hold and what is wrong with either."""
-    digest = size = raw = None
+    digest = pixels = raw = None
     faults = []
     try:
         data = read_file(image)
         digest = hashlib.blake2b(data, digest_size=16).digest()
-        size = decode_image(data, image).shape[:2]
+        pixels = decode_image(data, image)
     except InputError as error:
         faults.append(("unusable file", image, str(error)))
     if mask is not None:
@@ -138,10 +148,12 @@ def look_at_files(image: str, mask: str | None, domain: Domain, layout: Layout) 
                 decode_mask(data, mask, domain, layout)  # raises: says which value, and what to do
         except InputError as error:
             faults.append(("unusable file", mask, str(error)))
-        if raw is not None and size is not None and values.shape != size:
-            text = f"{mask}: the mask is {width_height(values)} but its image {image} is {size[1]}x{size[0]}"
-            faults.append(("size of mask", mask, f"{text}; replace the wrong one or leave this id out"))
-    return Facts(digest, size, raw, tuple(faults))
+        if raw is not None and pixels is not None:
+            try:
+                check_same_size(values, pixels, mask, image)
+            except InputError as error:
+                faults.append(("size of mask", mask, str(error)))
+    return Facts(digest, None if pixels is None else pixels.shape[:2], raw, tuple(faults))
 
 
 def count_values(values: np.ndarray) -> dict[int, int]:
@@ -161,21 +173,25 @@ def _targets(domain, layout):
 
 def _list_source(domain, root, split, size):
     """Examples that are no files: records, or drawn ones. Their masks hold train ids."""
-    why = ""
+    opened = [sources.open_source(domain, root, split, size=size, with_masks=False)]
+    without_mask, why = [], ""
     try:
-        source = sources.open_source(domain, root, split, size=size)
+        opened += [sources.open_source(domain, root, split, size=size, skip=lambda key, _: without_mask.append(key))]
+        if not opened[1].ids:
+            why = f"split {split!r} of domain {domain.name!r} in {root}: none of its images has a mask"
     except InputError as error:
         why = str(error)
-        source = sources.open_source(domain, root, split, size=size, with_masks=False)
-    places = {key: index for index, key in enumerate(source.ids)}
+    # With its mask where it has one: the later source.
+    places = {key: (source, index) for source in opened for index, key in enumerate(source.ids)}
 
     def look(key):
+        source, index = places[key]
         try:
-            example = source[places[key]]
+            example = source[index]
         except InputError as error:
             return Facts(faults=(("unusable file", "", str(error)),))
         image, label = example["image"], example.get("label")
         digest = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
         return Facts(digest, None, None if label is None else count_values(label))
 
-    return Listing(list(source.ids), look, no_masks=why)
+    return Listing(list(places), look, without_mask=[] if why else sorted(without_mask), no_masks=why)

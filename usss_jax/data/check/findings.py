@@ -1,11 +1,15 @@
-"""What is wrong with a domain, by its examination: faults, which must be mended, and warnings, which may be meant."""
+"""What is wrong with a domain, by its examination: faults, which are to be mended, and warnings, which may be meant.
+
+The docstring of __main__.py lists both.
+"""
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from usss_jax.data.check.domain import LABELED_USES, DomainReport, SplitReport
 from usss_jax.data.domain import IGNORE
+from usss_jax.data.sources import RECORDS
 
 FAULT, WARNING, NOTE = "fault", "warning", "note"
 EVALUATION = {"select", "report"}
@@ -30,21 +34,30 @@ class Finding:
         return f"{where}: {self.what}{items}" + (f"; {self.remedy}" if self.remedy else "")
 
 
+def finder(report: DomainReport, split: str = "") -> Callable[..., Finding]:
+    """Function that makes a Finding of this domain, and split, of its level, kind, what, items and remedy."""
+
+    def finding(level, kind, what, items=(), remedy=""):
+        return Finding(level, report.domain.name, split, kind, what, items, remedy)
+
+    return finding
+
+
 def find_faults(report: DomainReport, labeled_list: bool = False) -> list[Finding]:
     """Judge a domain; `labeled_list`: only the images of such a list need masks in train."""
+    finding = finder(report)
     if report.error:
-        return [Finding(FAULT, report.domain.name, "", "folder", report.error)]
+        return [finding(FAULT, "folder", report.error)]
     out = []
-    if (report.root or "").startswith("tfds:"):
+    if (report.root or "").startswith(RECORDS):
         what = (
-            "records hold train ids, at the size they were prepared at: raw ids, sizes of the files and masks without"
+            "records hold train ids, at the size they were prepared at: "
+            "raw ids, sizes of the files and masks without an image cannot be told"
         )
-        out.append(
-            Finding(NOTE, report.domain.name, "", "records", f"{what} an image cannot be told; check the folder")
-        )
+        out.append(finding(NOTE, "records", what, remedy="check the folder"))
     for split in report.splits.values():
-        out += [*_of_files(report, split, labeled_list), *_of_content(report, split)]
-    return [*out, *_of_copies(report)]
+        out += _of_files(report, split, labeled_list)
+    return [*out, *_of_classes(report), *_of_copies(report)]
 
 
 def plural(count: int, noun: str) -> str:
@@ -56,20 +69,20 @@ def plural(count: int, noun: str) -> str:
 
 
 def _of_files(report: DomainReport, split: SplitReport, labeled_list: bool) -> Iterator[Finding]:
-    domain = report.domain
+    finding = finder(report, split.name)
     needs_masks = bool(LABELED_USES & set(split.uses)) and not (labeled_list and split.name == "train")
-
-    def finding(level, kind, what, items=(), remedy=""):
-        return Finding(level, domain.name, split.name, kind, what, items, remedy)
-
+    if_used = FAULT if split.uses else NOTE
     if split.error:
-        level = FAULT if split.uses else NOTE
         if len(split.missing) > 1:  # the error names one
             what = f"{plural(len(split.missing), 'image')} of the list not there"
-            yield finding(level, "images of list", what, split.missing, "add them, or correct or remove these lines")
+            yield finding(if_used, "images of list", what, split.missing, "add them, or correct or remove these lines")
         else:
-            yield finding(level, "no images", split.error)
+            yield finding(if_used, "no images", split.error)
         return
+    if split.unread:
+        endings = ", ".join(sorted({os.path.splitext(path)[1].lower() for path in split.unread}))
+        what = f"{plural(len(split.unread), 'image')} in formats that are not read ({endings})"
+        yield finding(if_used, "unread images", what, split.unread, "convert them to PNG or JPEG, or move them away")
     if split.no_masks and needs_masks:
         yield finding(FAULT, "no masks", split.no_masks)
     if split.without_mask:
@@ -77,12 +90,12 @@ def _of_files(report: DomainReport, split: SplitReport, labeled_list: bool) -> I
             FAULT if needs_masks else NOTE,
             "image without mask",
             f"{len(split.without_mask)} of {plural(len(split.ids), 'image')} without a mask",
-            [split.images[key] for key in split.without_mask],
+            [split.images.get(key, repr(key)) for key in split.without_mask],
             "add the masks, remove the images, or name the labeled images in a labeled_list",
         )
     if split.without_image:
         what = f"{plural(len(split.without_image), 'mask')} without an image, which nothing will read"
-        yield finding(WARNING, "mask without image", what, split.without_image, "add the images or remove the masks")
+        yield finding(FAULT, "mask without image", what, split.without_image, "add the images or remove the masks")
     for _, kind, _, message in split.faults:  # the message has file and remedy
         yield finding(FAULT, kind, message)
     if split.same_as:
@@ -98,38 +111,43 @@ def _of_files(report: DomainReport, split: SplitReport, labeled_list: bool) -> I
 # ---- content -------------------------------------------------------------------------------------------
 
 
-def _of_content(report: DomainReport, split: SplitReport) -> Iterator[Finding]:
-    domain = report.domain
-    if not split.classes:
-        return
+def _of_classes(report: DomainReport) -> Iterator[Finding]:
+    """What the masks that were opened say of the classes: of the domain as a whole, then of each split."""
+    labeled = [split for split in report.splits.values() if split.classes]
+    seen = {index for split in labeled for classes in split.classes.values() for index in classes}
+    nowhere = [name for index, name in enumerate(report.domain.class_names) if index not in seen]
+    finding = finder(report)
+    if labeled and nowhere and all(split.examined == len(split.ids) for split in labeled):
+        remedy = "the table and the masks do not fit: correct one of them, or remove these classes"
+        yield finding(FAULT, "absent classes", "no pixel in any mask of", nowhere, remedy)
+    elif labeled and nowhere:
+        remedy = "expected of few images; open all of them to be sure"
+        yield finding(WARNING, "absent classes", "no pixel in any mask that was opened of", nowhere, remedy)
+    for split in labeled:
+        yield from _of_masks(report, split, seen)
+
+
+def _of_masks(report: DomainReport, split: SplitReport, seen: set[int]) -> Iterator[Finding]:
+    """Warnings of a split's masks; `seen`: train ids that some split has."""
+    finding, masks = finder(report, split.name), plural(len(split.classes), "mask")
     pixels = split.pixels()
-    absent = [name for index, name in enumerate(domain.class_names) if not pixels[index]]
+    absent = [name for index, name in enumerate(report.domain.class_names) if index in seen and not pixels[index]]
     if absent:
-        yield Finding(
-            *(WARNING, domain.name, split.name, "absent classes"),
-            f"no pixel in {plural(len(split.classes), 'mask')} of",
-            absent,
-            "expected of few images; else compare the ids of the table with those of the masks",
-        )
-    empty = [key for key, classes in split.classes.items() if not classes]
+        remedy = "expected of few images; else compare the ids of the table with those of the masks"
+        yield finding(WARNING, "absent classes", f"no pixel in {masks} of", absent, remedy)
+    wrong = {fault[0] for fault in split.faults}  # told already
+    empty = [split.masks.get(key, key) for key, found in split.classes.items() if not found and key not in wrong]
     if empty:
-        yield Finding(
-            *(WARNING, domain.name, split.name, "labels ignored"),
-            f"{plural(len(empty), 'mask')} without any labeled pixel",
-            [split.masks.get(key, key) for key in empty],
-            "leave these images out, or label them",
-        )
+        what = f"{plural(len(empty), 'mask')} without any labeled pixel"
+        yield finding(WARNING, "labels ignored", what, empty, "leave these images out, or label them")
     share = pixels[IGNORE] / max(1, sum(pixels.values()))
     if share > 0.5:
-        yield Finding(
-            *(WARNING, domain.name, split.name, "ignored pixels"),
-            f"{share:.0%} of the pixels are ignored",
-            remedy="check that the ids to ignore are meant",
-        )
+        remedy = "check that the ids to ignore are meant"
+        yield finding(WARNING, "ignored pixels", f"{share:.0%} of the pixels are ignored", remedy=remedy)
 
 
 def _of_copies(report: DomainReport) -> Iterator[Finding]:
-    """Images with the same content, within a split and in two; files that two splits share are no copies."""
+    """Images with the same content, within a split and in two; the same file in two is right but for the evaluation."""
     places: dict[bytes, list[tuple[str, str]]] = {}
     for split in report.splits.values():
         for key, digest in split.digests.items():
@@ -138,7 +156,7 @@ def _of_copies(report: DomainReport) -> Iterator[Finding]:
     for same in places.values():
         firsts: dict[str, str] = {}
         for name, key in same:
-            if name in firsts:
+            if name in firsts and not report.splits[name].same_as:  # else told of the splits that have these files
                 groups.setdefault((name, name, False), []).append((firsts[name], key))
             firsts.setdefault(name, key)
         for i, (a, first) in enumerate(firsts.items()):
@@ -150,14 +168,11 @@ def _of_copies(report: DomainReport) -> Iterator[Finding]:
         level = _level(set(report.splits[a].uses), set(report.splits[b].uses), a == b, shared)
         if level:
             where = "there twice" if a == b else f"also in {b}"
+            exactly = "byte for byte" if report.splits[a].images else "pixel for pixel"  # without files: as loaded
+            what = f"{plural(len(pairs), 'image')} {where}, {exactly} the same"
             files = [f"{_below(report, a, first)} = {_below(report, b, second)}" for first, second in sorted(pairs)]
             remedy = "remove one of each" if not shared else f"take other images in {a} or {b}"
-            yield Finding(
-                *(level, report.domain.name, a, "copies"),
-                f"{plural(len(pairs), 'image')} {where}, byte for byte the same",
-                files,
-                remedy,
-            )
+            yield finder(report, a)(level, "copies", what, files, remedy)
 
 
 def _below(report, split, key):
@@ -169,7 +184,7 @@ def _below(report, split, key):
 def _level(first, second, same_split, shared_file):
     """How bad it is that two splits of these uses have an image in common; None if it is meant."""
     if same_split:
-        return WARNING
+        return FAULT
     evaluation = [EVALUATION & first, EVALUATION & second]
     if any(evaluation) and (all(evaluation) or "labeled" in first | second):
         return FAULT

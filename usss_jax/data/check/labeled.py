@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from usss_jax.data.check.domain import DomainReport
-from usss_jax.data.check.findings import EVALUATION, FAULT, WARNING, Finding, plural
+from usss_jax.data.check.findings import FAULT, WARNING, Finding, finder, plural
 from usss_jax.data.pools import open_pools
 from usss_jax.errors import InputError
 
-_TOLD = ("no images", "images of list", "no masks", "image without mask")  # which stop a training too
+_STOPPING = ("no images", "images of list", "unread images", "no masks", "image without mask")  # a training too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,56 +39,54 @@ def check_labeled(
         # Bad examples have been found already: what is left of the choice without them is not of interest here.
         pools = open_pools(report.domain, report.root, **{**options, "on_bad_example": "error"})
     except InputError as error:
-        told = [f for f in faults if f.level == FAULT and f.kind in _TOLD]
-        texts = [text.rpartition(": ")[2] for fault in told for text in (fault.what, *fault.items)]
-        if any(text in str(error) for text in texts):
+        if _is_told(str(error), faults):
             return None, []
-        return None, [Finding(FAULT, report.domain.name, "", "stops", f"training would stop at once: {error}")]
+        return None, [finder(report)(FAULT, "stops", f"training would stop at once: {error}")]
     meant = options["unlabeled_includes_labeled"]
     return find_labeled(report, list(pools.labeled.ids), list(pools.unlabeled.ids), meant)
+
+
+def _is_told(error: str, faults: Sequence[Finding]) -> bool:
+    """Whether an error of open_pools is one of these faults: it is the fault's text, or names a file of it."""
+    told = [fault for fault in faults if fault.level == FAULT and fault.kind in _STOPPING]
+    files = [item.rpartition(": ")[2] for fault in told for item in fault.items]  # those of a list: FILE:LINE: PATH
+    return any(text in error for text in [*(fault.what for fault in told), *files])
 
 
 def find_labeled(
     report: DomainReport, ids: Sequence[str], unlabeled: Sequence[str], meant: bool
 ) -> tuple[Labeled, list[Finding]]:
-    """Judge the labeled set of a domain that was examined.
+    """Judge the labeled set of a domain that was examined; find_faults tells which images are in the evaluation too.
 
     Args:
       report: of the domain.
       ids: of the labeled images, all in train.
       unlabeled: ids of the unlabeled images; with the split and "/" before them if two splits share an id.
-      meant: whether labeled images are to be among the unlabeled ones (unlabeled_includes_labeled).
+      meant: whether labeled images are to be among the unlabeled ones (unlabeled_includes_labeled); then all are.
     """
-    domain, train = report.domain, report.splits["train"]
-    chosen, pool = set(unlabeled), {}
+    train, finding = report.splits["train"], finder(report, "train")
+    out = []
+    digests = {}
     for split in report.splits.values():
         for key, digest in split.digests.items() if "unlabeled" in split.uses else ():
-            pool[key] = pool[f"{split.name}/{key}"] = digest
-    contents = {pool[key] for key in chosen if key in pool}
-    same_files = {key for key in ids if "unlabeled" in train.uses and {key, f"train/{key}"} & chosen}
-    both = sum(key in same_files or train.digests.get(key) in contents for key in ids)
+            digests[key] = digests[f"{split.name}/{key}"] = digest
+    contents = {digests[key] for key in unlabeled if key in digests}
+    both = list(ids) if meant else [key for key in ids if train.digests.get(key) in contents]
+    if both and not meant:
+        what = f"{len(both)} of {plural(len(ids), 'labeled image')} also among the unlabeled ones, by content"
+        remedy = "remove the copies, or set unlabeled_includes_labeled=True"
+        out.append(finding(FAULT, "labeled and unlabeled", what, both, remedy))
+
     opened = [key for key in ids if key in train.classes]
-    whole = report.limit is None or len(opened) == len(ids)
-    seen = {c for key in opened for c in train.classes[key]}
-    never = [name for index, name in enumerate(domain.class_names) if index not in seen] if opened and whole else []
-    out = []
-
-    def find(level, kind, what, items, remedy):
-        out.append(Finding(level, domain.name, "train", kind, what, items, remedy))
-
-    if never:
-        remedy = "they cannot be learned: label more images, or take another split_seed or labeled_list"
-        find(WARNING, "classes never labeled", f"no pixel in the {plural(len(ids), 'labeled image')} of", never, remedy)
     if empty := [key for key in opened if not train.classes[key]]:
         what = f"{plural(len(empty), 'labeled image')} without any labeled pixel"
-        find(WARNING, "labels ignored", what, empty, "take other images in a labeled_list")
-    if both and not meant:
-        what = f"{both} of {plural(len(ids), 'labeled image')} also among the unlabeled ones, by content"
-        find(WARNING, "labeled and unlabeled", what, (), "remove the copies, or set unlabeled_includes_labeled=True")
-    for split in report.splits.values():
-        if EVALUATION & set(split.uses) and split.name != "train":
-            contents = set(split.digests.values())
-            if leaked := [key for key in ids if train.digests.get(key) in contents]:
-                what = f"{plural(len(leaked), 'labeled image')} also in {split.name}, by content"
-                find(FAULT, "labeled images in evaluation", what, leaked, "remove them from one of the two")
-    return Labeled(ids, len(unlabeled), both, never), out
+        out.append(finding(WARNING, "labels ignored", what, empty, "take other images in a labeled_list"))
+    seen = {index for key in opened for index in train.classes[key]}
+    whole = report.limit is None or len(opened) == len(ids)
+    never = [name for index, name in enumerate(report.domain.class_names) if index not in seen]
+    never = never if opened and whole else []  # what was not opened is no reason to warn
+    if never:
+        what = f"no pixel in the {plural(len(ids), 'labeled image')} of"
+        remedy = "they cannot be learned: label more images, or take another split_seed or labeled_list"
+        out.append(finding(WARNING, "classes never labeled", what, never, remedy))
+    return Labeled(ids, len(unlabeled), len(both), never), out

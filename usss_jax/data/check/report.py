@@ -1,4 +1,4 @@
-"""The report of data/check.py: as text for people, as a dict for check.json."""
+"""The report of a check: as text for people, as a dict for check.json."""
 
 import dataclasses
 from collections import Counter
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from usss_jax.data.check.domain import DomainReport, SplitReport
-from usss_jax.data.check.findings import Finding
+from usss_jax.data.check.findings import FAULT, NOTE, WARNING, Finding
 from usss_jax.data.check.labeled import Labeled
 from usss_jax.data.domain import IGNORE
 
@@ -28,10 +28,10 @@ def domain_text(report: DomainReport, labeled: Labeled | None) -> str:
 def findings_text(findings: Sequence[Finding]) -> str:
     """Faults, warnings and notes under their headings, the first SHOWN of a kind."""
     lines = []
-    for level in ("fault", "warning", "note"):
+    for level, meaning in ((FAULT, ", to be mended"), (WARNING, ", may be meant"), (NOTE, "")):
         some = [f for f in findings if f.level == level]
         if some:
-            lines += ["", f"{level}s ({len(some)})"]
+            lines += ["", f"{level}s ({len(some)}){meaning}"]
         groups: dict[tuple[str, str, str], list[Finding]] = {}
         for finding in some:
             groups.setdefault((finding.domain, finding.split, finding.kind), []).append(finding)
@@ -125,9 +125,7 @@ def _aligned(rows, left):
 
 
 def _masks(split: SplitReport) -> int:
-    if not split.has_masks:
-        return 0
-    return len(split.masks) if split.images else len(split.ids)
+    return len(split.ids) - len(split.without_mask) if split.has_masks else 0
 
 
 def _meaning(report, target):

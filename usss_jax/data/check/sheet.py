@@ -38,10 +38,13 @@ def _cards(report: DomainReport, split: SplitReport) -> list[np.ndarray]:
     ids = spread(split.usable(), PER_SPLIT)
     if not ids:
         return []
-    source = sources.open_source(
-        report.domain, report.root, split.name, size=report.size, with_masks=split.has_masks, ids=ids
-    )
-    cards = []
+    cards: list[np.ndarray] = []
+    try:
+        source = sources.open_source(
+            report.domain, report.root, split.name, size=report.size, with_masks=split.has_masks, ids=ids
+        )
+    except InputError:  # a split with images that are not read, which is a fault
+        return cards
     for key, index in zip(ids, range(len(source)), strict=True):
         try:
             cards.append(_card(key, source[index], palette(report.domain)))
