@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from usss_jax.data.sampling import DrawRare, count_pixels, rare_class_probabilities
+from usss_jax.data.sampling import count_pixels, rare_class_probabilities
+from usss_jax.data.streams import DrawRare
 from usss_jax.errors import InputError
 
 

@@ -1,9 +1,7 @@
 """Rare-class sampling of labeled images."""
 
-import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
-import grain
 import numpy as np
 
 from usss_jax.data.sources import Source
@@ -34,21 +32,3 @@ def rare_class_probabilities(counts: np.ndarray, temperature: float) -> np.ndarr
     scores = np.where(total > 0, (1 - total / total.sum()) / temperature, -np.inf)
     weights = np.exp(scores - scores.max())
     return weights / weights.sum()
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class DrawRare(grain.transforms.RandomMap):
-    """Replaces a number by the index of a labeled image: first a class by `probabilities`, then an image that has it.
-
-    Attributes:
-      probabilities: of the classes, [C].
-      present: bool [N, C], which image has which class.
-    """
-
-    probabilities: np.ndarray
-    present: np.ndarray
-
-    def random_map(self, element: int, rng: np.random.Generator) -> int:
-        """Index of an image; the element itself is not used."""
-        drawn = rng.choice(len(self.probabilities), p=self.probabilities)
-        return int(rng.choice(np.flatnonzero(self.present[:, drawn])))

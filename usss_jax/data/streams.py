@@ -4,15 +4,17 @@ Every stream is a chain of grain `MapDataset`s, so that the batch of step s is a
 after a restart is exact, whatever the number of threads and hosts.
 """
 
+import dataclasses
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
 
 import grain
+import numpy as np
 
 from usss_jax.data.augment import CropFlip, stack
 from usss_jax.data.pools import Pools
-from usss_jax.data.sampling import DrawRare, rare_class_probabilities
+from usss_jax.data.sampling import rare_class_probabilities
 from usss_jax.data.sources import Source
 from usss_jax.errors import InputError
 
@@ -27,6 +29,24 @@ def rare_stream(pool: Pools, seed: int, temperature: float) -> grain.MapDataset:
     draw = DrawRare(rare_class_probabilities(pool.label_counts, temperature), pool.label_counts > 0)
     drawn = grain.MapDataset.range(sys.maxsize).seed(seed).random_map(draw)
     return _augment(drawn.map(pool.labeled.__getitem__), pool)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DrawRare(grain.transforms.RandomMap):
+    """Replaces a number by the index of a labeled image: first a class by `probabilities`, then an image that has it.
+
+    Attributes:
+      probabilities: of the classes, [C].
+      present: bool [N, C], which image has which class.
+    """
+
+    probabilities: np.ndarray
+    present: np.ndarray
+
+    def random_map(self, element: int, rng: np.random.Generator) -> int:
+        """Index of an image; the element itself is not used."""
+        drawn = rng.choice(len(self.probabilities), p=self.probabilities)
+        return int(rng.choice(np.flatnonzero(self.present[:, drawn])))
 
 
 def _augment(examples: grain.MapDataset, pool: Pools) -> grain.MapDataset:
