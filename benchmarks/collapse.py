@@ -52,7 +52,7 @@ def trace(config, pools, embeddings, steps: int, change: dict) -> dict:
         pools,
         batch_size=config.batch_size,
         unlabeled_batch_size=config.unlabeled_batch_size,
-        unlabeled_batches=stages.universal_stage(config, "full", pools, embeddings).unlabeled_batches,
+        unlabeled_batches=stages.universal_stage(config, "full", pools, embeddings, {}).unlabeled_batches,
         seed=config.seed,
     )
     out, iterator = {}, streams.iterate(batches, 0, config.loader_threads)

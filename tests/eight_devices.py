@@ -50,7 +50,7 @@ def one_step(mesh, dtype):
         in_shardings=(sharding.replicated(mesh), shardings),
         out_shardings=sharding.replicated(mesh),
     )
-    grads, stats, scalars = jax.device_get(compute(state, data))
+    grads, stats, scalars, _ = jax.device_get(compute(state, data))
     sums = {}
     for domain, n in CLASSES.items():
         pass_ = jax.jit(partial(prototype_sums, model=model, num_classes=n))

@@ -172,6 +172,24 @@ def test_domain_of_ones_own_trains_from_the_yaml_file_of_the_readme(tmp_path):
 
 
 @pytest.mark.slow
+def test_options_against_collapse_and_the_direct_entropy_train(data_root, tmp_path):
+    """All of them at once; resuming is that of any other run."""
+    options = ["--config.domains=camvid", f"--config.data_root={data_root}", "--config.image_size=48x64", *QUICK]
+    options += ["--config.variants=full,direct", "--config.steps=2", "--config.single_steps=1", "--config.log_every=1"]
+    options += ["--config.embedding_supervision=1.0", "--config.diversity=0.5", "--config.normalize_embedding=True"]
+    options += ["--config.embedding_lr_scale=0.1", "--config.embedding_bias=False", "--config.theta=0.5"]
+    result = run("configs/cs_cvd.py", tmp_path, *options)
+    assert result.returncode == 0, result.stderr
+    full, direct = (json.loads((tmp_path / v / "summary.json").read_text()) for v in ("full", "direct"))
+    assert full["objective"]["theta"] == 0.5 and full["objective"]["embedding_supervision"] == 1.0
+    assert direct["objective"]["direct"] and direct["objective"]["embedding_supervision"] == 0
+    assert not full["embedding_bias"]
+    logged = [json.loads(line) for line in (tmp_path / "full/metrics.jsonl").read_text().splitlines()]
+    assert any("embedding_supervision/camvid" in line for line in logged)
+    assert "direct entropy" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.slow
 def test_records_train_like_the_folder_they_were_made_from(data_root, tmp_path):
     """The same losses to the last bit, and the same hash of the labeled images."""
     prepared = [f"--source={data_root / 'camvid'}", f"--data_dir={tmp_path / 'records'}", "--size=64x48"]
@@ -190,6 +208,45 @@ def test_records_train_like_the_folder_they_were_made_from(data_root, tmp_path):
         lines.append([(line["step"], line["loss"]) for line in logged if "loss" in line])
         hashes.append(json.loads((workdir / "basic/summary.json").read_text())["split_hash"])
     assert lines[0] == lines[1] and len(lines[0]) == 3 and hashes[0] == hashes[1]
+
+
+@pytest.mark.slow
+def test_label_embeddings_of_words_or_random_need_no_single_domain_network(tmp_path):
+    """Two steps of Univ-full on the drawn streets; the words of one are written here, a missing one is told first."""
+    options = [*QUICK, "--config.variants=full", "--config.steps=2", "--config.image_size=32x32"]
+    options += ["--config.eval_every=2", "--config.checkpoint_every=2", "--config.embed_dim=12"]
+    words = ["road", "sidewalk", "building", "wall", "pole", "traffic", "sign", "vegetation", "sky", "person", "car"]
+    words += ["pavement", "fence", "tree"]
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text("".join(f"{word} {' '.join(map(str, np.eye(14)[i]))}\n" for i, word in enumerate(words)))
+    of_words = f"--config.label_embeddings=words:{vectors}"
+    told = error_of(run("configs/demo.py", tmp_path / "words", *options, of_words))
+    assert "town_street: class 'pedestrian': no vector for the word 'pedestrian'" in told
+    vectors.write_text(vectors.read_text() + f"pedestrian {' '.join('1' * 14)}\n")
+
+    rows = {}
+    for name, source in (("words", of_words), ("random", "--config.label_embeddings=random")):
+        workdir = tmp_path / name
+        result = run("configs/demo.py", workdir, *options, source)
+        assert result.returncode == 0, result.stderr
+        assert not list(workdir.glob("single_*"))
+        assert json.loads((workdir / "full/summary.json").read_text())["domains"]
+        about = json.loads((workdir / "prototypes/label_embeddings.json").read_text())
+        assert about["method"].startswith(name)
+        with np.load(workdir / "prototypes/label_embeddings.npz") as file:
+            rows[name] = {key: file[key] for key in file.files if key.endswith("embeddings")}
+        assert {key: value.shape for key, value in rows[name].items()} == {
+            **{"city_street/embeddings": (10, 12), "town_street/embeddings": (10, 12)}
+        }
+    for key, value in rows["words"].items():
+        assert not np.allclose(value, rows["random"][key])
+    again = run("configs/demo.py", tmp_path / "random", *options, "--config.label_embeddings=random")
+    assert again.returncode == 0 and "[full] finished earlier" in again.stdout
+
+
+def test_label_embeddings_are_checked_before_data_is_read(tmp_path):
+    message = error_of(run("configs/cs_cvd.py", tmp_path / "w", "--config.label_embeddings=words:absent.txt"))
+    assert "there is no file 'absent.txt'" in message and not (tmp_path / "w").exists()
 
 
 def test_missing_config_file(tmp_path):

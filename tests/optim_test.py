@@ -79,3 +79,15 @@ def test_the_last_step_still_learns():
     tx = create_optimizer(1.0, 3, weight_decay=0.0)
     history = train(tx, jnp.array(0.0), lambda p, step: jnp.array(1.0), 3)
     assert history[2] < history[1]
+
+
+def test_the_entropy_module_may_have_a_learning_rate_of_its_own():
+    """Its update is scaled, momentum and decay included; the others stay as they are."""
+    params = {"encoder": {"w": jnp.ones(2)}, "embedding": {"kernel": jnp.ones(3)}}
+    grads = jax.tree.map(lambda p: 2 * p, params)
+    updates = []
+    for scale in (1.0, 0.1):
+        tx = create_optimizer(0.5, 10, embedding_lr_scale=scale)
+        updates.append(tx.update(grads, tx.init(params), params)[0])
+    np.testing.assert_array_equal(updates[0]["encoder"]["w"], updates[1]["encoder"]["w"])
+    np.testing.assert_allclose(updates[1]["embedding"]["kernel"], 0.1 * updates[0]["embedding"]["kernel"], rtol=1e-6)

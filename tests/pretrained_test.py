@@ -1,18 +1,25 @@
 """Weights of others: the names and layouts of the reference and of the DRN release, files, complaints."""
 
+import hashlib
 import json
+import os
 import pathlib
+import pickle
 import sys
+import zipfile
 
 import flax.traverse_util
 import jax
 import numpy as np
+import optax
 import pytest
 from safetensors.numpy import save_file
 
 from usss_jax.errors import InputError
-from usss_jax.models.pretrained import from_state_dict, load_file
+from usss_jax.models.pretrained import from_state_dict, load_file, save_safetensors, to_state_dict
 from usss_jax.models.universal import create_model
+from usss_jax.training.sharding import create_mesh
+from usss_jax.training.state import create_state
 
 # name: (residual blocks of levels 3 to 6, bottleneck)
 PUBLISHED = {
@@ -174,7 +181,46 @@ def test_the_given_variables_are_not_changed_and_what_is_not_given_is_kept():
     heads = ("decoder_city", "decoder_camvid", "embedding")
     assert kept == {f"params/{head}/{leaf}" for head in heads for leaf in ("kernel", "bias")}
     assert set(report.missing) == kept and set(report.matched) == set(given)
-    assert str(report) == f"{len(given)} tensors matched, 0 unused, 6 of ours not given"
+    convolutions = [name for name, tensor in given.items() if tensor.ndim == 4]
+    assert list(report.reshaped) == convolutions and convolutions[0] == "base.0.0.weight"
+    assert str(report) == (
+        f"{len(given)} tensors matched (base.0.0.weight, base.0.1.weight, ...), "
+        f"{len(convolutions)} of them reshaped (base.0.0.weight, base.1.0.weight, ...), 0 unused, "
+        f"6 of ours not given ({report.missing[0]}, {report.missing[1]}, ...)"
+    )
+
+
+def test_the_report_names_what_is_unused_in_full():
+    head = {"fc.weight": np.zeros((1000, 64, 1, 1), np.float32), "fc.bias": np.zeros(1000, np.float32)}
+    given = {n: t for n, t in random_tensors().items() if n.startswith("base.") and "tracked" not in n}
+    _, report = from_state_dict(given | head, variables_of())
+    assert report.unused == ("fc.weight", "fc.bias")
+    assert "2 unused (fc.weight, fc.bias)," in str(report)
+
+
+def test_heads_are_unused_where_only_the_encoder_is_asked_for():
+    given = {f"module.{name}": tensor for name, tensor in random_tensors().items()}
+    variables, report = from_state_dict(given, variables_of(), list(CLASSES), encoder_only=True)
+    heads = {n for n in random_tensors() if n.startswith(("seg.", "en_map."))}
+    assert heads and heads <= set(report.unused) and not heads & set(report.matched)
+    for part in ("decoder_city", "decoder_camvid", "embedding"):
+        assert flat(variables)[f"params/{part}/kernel"] == flat(variables_of())[f"params/{part}/kernel"]
+
+
+def test_the_state_of_training_starts_from_the_encoder_alone():
+    model = create_model("drn_d_22", CLASSES, embed_dim=128, width=0.125)
+    given = random_tensors()
+    tx = optax.sgd(0.1)
+    state, report = create_state(model, tx, 0, create_mesh(), weights=given)
+    random, _ = create_state(model, tx, 0, create_mesh())
+    got, start = flat(state.variables), flat(random.variables)
+    for path, value in got.items():
+        if "decoder" in path or "embedding" in path:
+            np.testing.assert_array_equal(value, start[path])
+    back = to_state_dict(state.variables)
+    for name in report.matched:
+        np.testing.assert_array_equal(back[name], given[name])
+    assert "seg.0.weight" in report.unused and "en_map.weight" in report.unused
 
 
 @pytest.mark.parametrize(
@@ -217,6 +263,86 @@ def test_a_tensor_without_a_place_is_named(name):
         from_state_dict({name: np.zeros((4, 4, 3, 3), np.float32)}, variables_of())
 
 
+@pytest.mark.parametrize(
+    "weights,encoder,both",
+    [
+        ("drn_d_54", "drn_d_22", r"base\.3\.0\.conv1\.weight is \(8, 4, 1, 1\).*takes \(8, 4, 3, 3\)"),
+        ("drn_d_38", "drn_d_22", r"base\.3\.2\.conv1\.weight is \(8, 8, 3, 3\).*has no .*level3_block2/conv1/kernel"),
+        ("drn_d_22", "drn_d_38", r"base\.3\.2\.bn1\.bias is not given.*takes \(8,\)"),
+    ],
+)
+def test_a_misfit_is_shown_with_both_shapes_in_the_layout_of_the_file(weights, encoder, both):
+    with pytest.raises(InputError, match=both) as error:
+        from_state_dict(random_tensors(weights), variables_of(encoder), list(CLASSES))
+    assert "\n" not in str(error.value)
+
+
+def test_a_tensor_of_another_rank_is_refused():
+    given = random_tensors()
+    given["base.7.0.weight"] = given["base.7.0.weight"].reshape(-1)
+    with pytest.raises(InputError, match=r"base\.7\.0\.weight is \(\d+,\).*takes \(64, 64, 3, 3\)"):
+        from_state_dict(given, variables_of(), list(CLASSES))
+
+
+# ---- Back to the reference's names ----
+
+
+def random_variables(arch):
+    r = np.random.default_rng(2)
+    return jax.tree.map(lambda a: r.standard_normal(a.shape).astype(np.float32), variables_of(arch))
+
+
+def bits(array):
+    return np.asarray(array).dtype, np.shape(array), np.asarray(array).tobytes()
+
+
+@pytest.mark.parametrize("arch", ["drn_d_22", "drn_d_54", "drn_d_105"])
+def test_our_variables_return_bit_by_bit_through_the_references_names(tmp_path, arch):
+    ours = random_variables(arch)
+    ours["params"]["decoder_city"]["bias"][:2] = np.nan, -0.0  # comparison by value would not see these
+    save_safetensors(str(tmp_path / "ours.safetensors"), to_state_dict(ours, list(CLASSES)))
+    back, report = from_state_dict(load_file(str(tmp_path / "ours.safetensors")), variables_of(arch), list(CLASSES))
+    assert report.missing == () and report.unused == ()
+    assert {p: bits(a) for p, a in flat(back).items()} == {p: bits(a) for p, a in flat(ours).items()}
+    assert [path.name for path in tmp_path.iterdir()] == ["ours.safetensors"]
+
+
+@pytest.mark.parametrize("arch", ["drn_d_22", "drn_d_105"])
+def test_a_state_dict_of_the_reference_returns_without_its_fixed_tensors(arch):
+    given = random_tensors(arch)
+    variables, report = from_state_dict(given, variables_of(arch), list(CLASSES))
+    got = to_state_dict(jax.tree.map(jax.numpy.asarray, variables), list(CLASSES))
+    assert {n: bits(t) for n, t in got.items()} == {n: bits(given[n]) for n in report.matched}
+    assert all(t.flags.c_contiguous for t in got.values())
+    levels = [tuple(map(int, n.split(".")[1:3])) for n in got if n.startswith("base.")]
+    assert levels == sorted(levels)
+
+
+def test_only_the_decoders_that_are_named_get_a_number():
+    ours = random_variables("drn_d_22")
+    assert not any(name.startswith("seg.") for name in to_state_dict(ours))
+    got = to_state_dict(ours, ["camvid"])
+    assert {n for n in got if n.startswith("seg.")} == {"seg.0.weight", "seg.0.bias"}
+    assert got["seg.0.bias"].shape == (CLASSES["camvid"],)
+    with pytest.raises(InputError, match="'idd'"):
+        to_state_dict(ours, ["city", "idd"])
+
+
+def test_a_transposed_view_is_not_scrambled_by_saving(tmp_path):
+    view = np.arange(12, dtype=np.float32).reshape(3, 4).T
+    save_safetensors(str(tmp_path / "w.safetensors"), {"a": view, "scalar": np.array(7)})
+    got = load_file(str(tmp_path / "w.safetensors"))
+    np.testing.assert_array_equal(got["a"], view)
+    assert got["scalar"].shape == ()
+
+
+@pytest.mark.parametrize("name", ["w.npz", "none/w.safetensors"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path, name):
+    with pytest.raises(InputError, match=name) as error:
+        save_safetensors(str(tmp_path / name), small())
+    assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
+
+
 # ---- Files ----
 
 
@@ -242,21 +368,159 @@ def test_a_file_gives_back_what_was_written(tmp_path, suffix):
         np.testing.assert_array_equal(got[name], value)
 
 
-def test_a_torch_file_gives_back_what_was_written(tmp_path):
+def torch_save(path, content, is_zip=True):
+    pytest.importorskip("torch").save(content, path, _use_new_zipfile_serialization=is_zip)
+    return str(path)
+
+
+def small_torch():
     torch = pytest.importorskip("torch")
-    for file, wrap in (("plain.pth", lambda d: d), ("train.pth", lambda d: {"state_dict": d, "epoch": 3})):
-        content = {f"module.{name}": torch.from_numpy(value) for name, value in small().items()}
-        torch.save(wrap(content), tmp_path / file)
-        got = load_file(str(tmp_path / file))
-        assert got.keys() == small().keys()
-        np.testing.assert_array_equal(got["base.0.0.weight"], small()["base.0.0.weight"])
+    return {f"module.{name}": torch.from_numpy(value) for name, value in small().items()}
 
 
-def test_a_torch_file_without_torch_says_what_to_install(tmp_path, monkeypatch):
+FORMATS = pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
+
+
+@FORMATS
+@pytest.mark.parametrize("key", [None, "state_dict", "model"])
+@pytest.mark.parametrize("suffix", [".pth", ".pt"])
+def test_a_torch_file_gives_back_what_was_written(tmp_path, is_zip, key, suffix):
+    content = {key: small_torch(), "epoch": 3} if key else small_torch()
+    path = torch_save(tmp_path / f"weights{suffix}", content, is_zip)
+    assert pathlib.Path(path).read_bytes().startswith(b"PK") == is_zip
+    got = load_file(path)
+    assert {n: bits(t) for n, t in got.items()} == {n: bits(t) for n, t in small().items()}
+
+
+def test_parameters_and_bfloat16_are_read(tmp_path):
+    torch = pytest.importorskip("torch")
+    values = torch.tensor([1.0, -2.5, 3.140625])
+    content = {"parameter": torch.nn.Parameter(values), "short": values.to(torch.bfloat16)}
+    got = load_file(torch_save(tmp_path / "weights.pth", content))
+    assert bits(got["parameter"]) == bits(got["short"]) == bits(values.numpy())
+
+
+@FORMATS
+def test_a_release_file_with_its_classifier_fills_the_encoder(tmp_path, is_zip):
+    torch = pytest.importorskip("torch")
+    encoder = {n.replace("base.", "layer", 1): t for n, t in random_tensors().items() if n.startswith("base.")}
+    head = {"fc.weight": np.zeros((1000, 64, 1, 1), np.float32), "fc.bias": np.zeros(1000, np.float32)}
+    content = {f"module.{name}": torch.from_numpy(np.asarray(tensor)) for name, tensor in (encoder | head).items()}
+    path = torch_save(tmp_path / "drn_d_22.pth", {"state_dict": content}, is_zip)
+    variables, report = from_state_dict(load_file(path), variables_of())
+    assert {"fc.weight", "fc.bias"} <= set(report.unused)
+    assert {n for n in encoder if "tracked" not in n} == set(report.matched)
+    got = flat(variables)["params/encoder/level0_conv/kernel"]
+    np.testing.assert_array_equal(got, encoder["layer0.0.weight"].transpose(2, 3, 1, 0))
+
+
+class Hostile:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "pickle"])
+def test_a_torch_file_that_would_run_code_is_refused(tmp_path, kind):
+    pytest.importorskip("torch")
+    trap, path = tmp_path / "executed", tmp_path / "weights.pth"
+    content = {"base.0.0.weight": Hostile(str(trap))}
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    else:
+        torch_save(path, content, kind == "zip")
+    with pytest.raises(InputError, match=r"weights\.pth: refused, nothing in it was executed") as error:
+        load_file(str(path))
+    assert not trap.exists()
+    assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
+    if kind == "pickle":  # the trap does work
+        pickle.loads(path.read_bytes())
+        assert trap.exists()
+
+
+def test_a_torch_file_of_something_else_is_refused(tmp_path):
+    torch = pytest.importorskip("torch")
+    for content, complaint in (
+        (torch.nn.Linear(2, 2), r"refused.*torch\.nn\.modules\.linear\.Linear"),
+        ([torch.zeros(2)], "no state dict"),
+        ({}, "no state dict"),
+        ({"epoch": 3, "base.0.0.weight": torch.zeros(2)}, "'epoch' is no tensor"),
+        ({1: torch.zeros(2)}, "1 is no tensor"),
+    ):
+        with pytest.raises(InputError, match=rf"weights\.pth.*{complaint}") as error:
+            load_file(torch_save(tmp_path / "weights.pth", content))
+        assert "\n" not in str(error.value)
+
+
+def test_an_archive_of_code_is_refused_without_advice_to_run_it(tmp_path):
+    with zipfile.ZipFile(torch_save(tmp_path / "weights.pth", small_torch()), "a") as file:
+        file.writestr("weights/constants.pkl", b"")  # what marks TorchScript
+    with pytest.raises(InputError, match=r"weights\.pth: refused") as error:
+        load_file(str(tmp_path / "weights.pth"))
+    assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
+
+
+def test_a_torch_that_reads_unsafely_is_refused(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    path = torch_save(tmp_path / "weights.pth", small_torch())
+    for version, fits in (("2.5.1", False), ("2.6.0", True), ("2.10.0", True)):
+        monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion(version))
+        if fits:
+            load_file(path)
+            continue
+        with pytest.raises(InputError, match=r"torch 2\.5\.1.*pip install 'torch>=2\.6'"):
+            load_file(path)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
+def test_a_damaged_torch_file_is_named(tmp_path, is_zip, damage):
+    path = tmp_path / "weights.pth"
+    torch_save(path, small_torch(), is_zip)
+    data = path.read_bytes()
+    path.write_bytes(
+        {"truncated": data[: len(data) // 2], "empty": b"", "text": b"version https://example.org\n"}[damage]
+    )
+    with pytest.raises(InputError, match=r"weights\.pth") as error:
+        load_file(str(path))
+    assert "\n" not in str(error.value) and "()" not in str(error.value)
+
+
+@pytest.mark.parametrize("digits", [8, 12, 64])
+def test_the_hash_in_the_name_is_checked(tmp_path, digits):
+    data = pathlib.Path(torch_save(tmp_path / "plain.pth", small_torch())).read_bytes()
+    true = hashlib.sha256(data).hexdigest()[:digits]
+    false = ("0" if true[0] != "0" else "1") + true[1:]
+    for given in (true, true.upper()):
+        (tmp_path / f"drn-d-22-{given}.pth").write_bytes(data)
+        assert load_file(str(tmp_path / f"drn-d-22-{given}.pth")).keys() == small().keys()
+    (tmp_path / f"drn_d_22-{false}.pth").write_bytes(data)
+    with pytest.raises(InputError, match=f"begin with {false} .* begins with {true};.*damaged or was renamed"):
+        load_file(str(tmp_path / f"drn_d_22-{false}.pth"))
+
+
+def test_a_damaged_file_is_seen_by_its_name_before_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "drn_d_22-4bd2f8ea.pth").write_bytes(b"half a download")
+    with pytest.raises(InputError, match="4bd2f8ea"):
+        load_file(str(tmp_path / "drn_d_22-4bd2f8ea.pth"))
+
+
+@pytest.mark.parametrize("name", ["weights", "drn_d_22-4bd2f8e", "drn-final-version", "4bd2f8ea", "a-4bd2f8ea-b"])
+def test_names_without_hash_are_not_checked(tmp_path, name):
+    assert load_file(torch_save(tmp_path / f"{name}.pth", small_torch())).keys() == small().keys()
+
+
+def test_a_torch_file_without_torch_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "weights.pth").write_bytes(b"PK")
-    with pytest.raises(InputError, match=r"weights\.pth.*torch.*pip install"):
+    with pytest.raises(InputError, match=r"weights\.pth.*torch.*pip install.*\.safetensors") as error:
         load_file(str(tmp_path / "weights.pth"))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])

@@ -149,7 +149,7 @@ def compiled(objective, unroll):
 
 
 def ours(state, batch, objective=OBJECTIVE, unroll=False):
-    return compiled(objective, unroll)(state, batch)
+    return compiled(objective, unroll)(state, batch)[:3]
 
 
 def largest(tree):
@@ -189,7 +189,7 @@ def test_gradient_through_the_real_encoder_with_two_domains_in_one_pass():
     model = UniversalModel(DRN((1, 1, 1, 1), width=1 / 16), {"camvid": 3, "city": 5}, DIM)
     with jax.enable_x64(True):
         state, batch = create(model), random_batch(SAME, {})
-        grads, _, scalars = quick_jit(partial(gradients, model=model, objective=OBJECTIVE))(state, batch)
+        grads, _, scalars, _ = quick_jit(partial(gradients, model=model, objective=OBJECTIVE))(state, batch)
         total, want = quick_jit(jax.value_and_grad(lambda p: plain_loss(p, state, batch, model, OBJECTIVE)[0]))(
             state.params
         )
@@ -350,7 +350,7 @@ def test_a_step_trains_on_the_batch_that_augment_makes_of_its_seed_and_number(un
         assert largest(jax.tree.map(lambda a, b: a - b, augmented["unlabeled"], batch["unlabeled"])) > 0.1
         want = ours(state, augmented, unroll=unroll)
         function = partial(gradients, model=MODEL, objective=OBJECTIVE, augment=AUGMENT, seed=9, unroll=unroll)
-        assert_trees_close(quick_jit(function)(state, batch), want, 1e-8)
+        assert_trees_close(quick_jit(function)(state, batch)[:3], want, 1e-8)
 
 
 def test_another_step_is_augmented_anew():
@@ -359,3 +359,106 @@ def test_another_step_is_augmented_anew():
         function = quick_jit(partial(gradients, model=MODEL, objective=OBJECTIVE, augment=AUGMENT))
         losses = [float(function(state.replace(step=jnp.asarray(s)), batch)[2]["loss"]) for s in (3, 4, 3)]
         assert losses[0] == losses[2] != losses[1]
+
+
+# ---- Options beyond Eq. 5 ----
+
+LABEL_CLASSES = {"camvid": (0, 2), "city": (0, 1, 1, 3, 4), "sun": (0, 1, 2, 3)}  # one class without, one with two rows
+
+
+def with_rows(state):
+    """The state with as many label embeddings as LABEL_CLASSES says."""
+    return state.replace(label_embeddings={d: e[: len(LABEL_CLASSES[d])] for d, e in state.label_embeddings.items()})
+
+
+def option_gradients(state, batch, objective):
+    function = partial(gradients, model=MODEL, objective=objective, label_classes=LABEL_CLASSES)
+    return quick_jit(function)(state, batch)
+
+
+def labeled_embedding(params, state, data, domain, normalize):
+    """E at the size of the labels and the labels, written out."""
+    features, _ = encode(MODEL, params, state.batch_stats, data["image"])
+    head = params["embedding"]
+    embedding = features @ head["kernel"][0, 0] + head["bias"]
+    if normalize:
+        embedding = embedding / jnp.linalg.norm(embedding, axis=-1, keepdims=True)
+    return enlarge(embedding, data["label"].shape[1:])
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_embedding_supervision_is_the_cross_entropy_of_the_classes(normalize):
+    """Classes with two embeddings sum their probabilities; pixels of a class without one do not count."""
+    objective = Objective(0.7, 0.4, 1.5, embedding_supervision=0.3, normalize_embedding=normalize)
+    with jax.enable_x64(True):
+        state, batch = with_rows(create(MODEL)), random_batch(SAME, {})
+
+        def extra(params):
+            total = 0.0
+            for domain, data in batch["labeled"].items():
+                rows = state.label_embeddings[domain]
+                scores = 1.5 * labeled_embedding(params, state, data, domain, normalize) @ rows.T
+                p = jnp.exp(scores) / jnp.exp(scores).sum(-1, keepdims=True)
+                label, classes = np.asarray(data["label"]), LABEL_CLASSES[domain]
+                own = sum(jnp.where(label == c, p[..., k], 0) for k, c in enumerate(classes))
+                counts = np.isin(label, classes)
+                total = total - jnp.log(own[counts]).mean()
+            return total
+
+        value, want = jax.value_and_grad(extra)(state.params)
+        plain, got = (option_gradients(state, batch, o) for o in (Objective(0.7, 0.4, 1.5), objective))
+        assert_trees_close(jax.tree.map(lambda a, b: a - b, got[0], plain[0]), jax.tree.map(lambda g: 0.3 * g, want))
+        terms = [got[2][f"embedding_supervision/{d}"] for d in SAME]
+        assert float(sum(terms)) == pytest.approx(float(value), rel=1e-10)
+        assert float(got[2]["loss"] - plain[2]["loss"]) == pytest.approx(0.3 * float(value), rel=1e-9)
+
+
+def test_diversity_subtracts_the_entropy_of_the_mean_prediction():
+    labeled, unlabeled = CASES["equal_shapes"]
+    with jax.enable_x64(True):
+        state, batch = create(MODEL), random_batch(labeled, unlabeled)
+        plain, diverse = (ours(state, batch, objective=Objective(0.7, 0.4, 1.0, diversity=d)) for d in (0.0, 0.25))
+        for domain in unlabeled:
+            means = {e: diverse[2][f"entropy_of_mean/{domain}/{e}"] for e in CLASSES}
+            within = plain[2][f"within/{domain}"] - 0.25 * means[domain]
+            cross = plain[2][f"cross/{domain}"] - 0.25 * sum(v for e, v in means.items() if e != domain)
+            np.testing.assert_allclose(diverse[2][f"within/{domain}"], within, rtol=1e-12)
+            np.testing.assert_allclose(diverse[2][f"cross/{domain}"], cross, rtol=1e-12)
+        assert largest(jax.tree.map(lambda a, b: a - b, plain[0]["embedding"], diverse[0]["embedding"])) > 1e-6
+
+
+def test_direct_entropy_is_that_of_the_decoders_and_needs_no_entropy_module():
+    model = UniversalModel(OneLayer(), CLASSES)
+    with jax.enable_x64(True):
+        state, batch = create(model).replace(label_embeddings={}), random_batch(SAME, {"city": (1, 2, 16, 24)})
+        function = partial(gradients, model=model, objective=Objective(0.7, 0.4, direct=True))
+        _, _, scalars, _ = quick_jit(function)(state, batch)
+        images = batch["unlabeled"]["city"]["image"][0]
+        features, _ = encode(model, state.params, state.batch_stats, images)
+        want = {}
+        for domain in CLASSES:
+            head = state.params[f"decoder_{domain}"]
+            logits = enlarge(features, images.shape[1:3]) @ head["kernel"][0, 0] + head["bias"]
+            want[domain] = float(mean_entropy(logits))
+        assert float(scalars["within/city"]) == pytest.approx(want["city"], rel=1e-10)
+        assert float(scalars["cross/city"]) == pytest.approx(want["camvid"] + want["sun"], rel=1e-10)
+
+
+def test_theta_moves_the_label_embeddings_towards_the_labeled_batch():
+    """Eq. 7 written out on pixels; classes without a pixel and domains without labeled images keep their rows."""
+    classes = {"camvid": (0, 2), "city": (0, 1, 3, 4), "sun": (0, 1, 2, 3)}
+    with jax.enable_x64(True):
+        state, batch = create(MODEL), random_batch(SAME, {})
+        state = state.replace(label_embeddings={d: e[: len(classes[d])] for d, e in state.label_embeddings.items()})
+        label = batch["labeled"]["city"]["label"]
+        batch["labeled"]["city"]["label"] = jnp.where(label == 3, 255, label)
+        function = partial(gradients, model=MODEL, objective=Objective(0, 0, theta=0.6), label_classes=classes)
+        grads, _, _, moved = quick_jit(function)(state, batch)
+        for domain, data in batch["labeled"].items():
+            embedding = labeled_embedding(state.params, state, data, domain, normalize=False)
+            for row, c in enumerate(classes[domain]):
+                old, pixels = state.label_embeddings[domain][row], embedding[data["label"] == c]
+                want = 0.6 * old + 0.4 * pixels.mean(0) if len(pixels) else old
+                np.testing.assert_allclose(moved[domain][row], want / jnp.linalg.norm(want), atol=1e-10)
+        np.testing.assert_array_equal(moved["sun"], state.label_embeddings["sun"])
+        assert largest(grads["embedding"]) == 0  # the average is no objective

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict, FieldReference
 
 from usss_jax.errors import InputError
 
-VARIANTS = ("single", "basic", "cross", "full")
+VARIANTS = ("single", "basic", "cross", "full", "direct")
 
 # What `checked` asks of the fields.
 CHOICES = {"on_bad_example": ("error", "skip")}
@@ -15,8 +15,11 @@ AT_LEAST_ONE = (
     *("steps", "single_steps", "batch_size", "unlabeled_batch_size", "eval_batch_size", "embed_dim"),
     *("eval_every", "checkpoint_every", "log_every", "loader_threads"),
 )
-POSITIVE = ("lr", "similarity_scale", "width", "rare_temperature")
-NOT_NEGATIVE = ("alpha", "beta", "momentum", "weight_decay", "poly_power", "cache_gb")
+POSITIVE = ("lr", "similarity_scale", "width", "rare_temperature", "embedding_lr_scale")
+NOT_NEGATIVE = (
+    *("alpha", "beta", "momentum", "weight_decay", "poly_power", "cache_gb"),
+    *("embedding_supervision", "diversity", "theta"),
+)
 
 
 def flexible(value) -> FieldReference:
@@ -63,11 +66,19 @@ def default_config() -> ConfigDict:
     c.normalize = "imagenet"  # or "none": division by 255 alone
     c.upsample = "bilinear"  # or "drn": the reference's, which fades at the border
     c.precision = "float32"  # or "tf32", "bfloat16"
+    c.label_embeddings = "prototypes"  # or "random", "words:FILE" (word vectors), or the path of an .npz file
     # Objective (Eq. 5)
-    c.variants = flexible(["single", "basic", "full"])  # of single, basic, cross, full
+    c.variants = flexible(["single", "basic", "full"])  # of single, basic, cross, full, direct (decoders' entropy)
     c.alpha = 1.0  # weight of the cross term (variants cross and full)
     c.beta = 1.0  # weight of the within term (variant full)
     c.similarity_scale = 1.0  # inverse temperature of the similarities
+    c.theta = 1.0  # Eq. 7, moving average of the label embeddings; 1: they stay
+    # Against the collapse of the entropy terms (docs/collapse.md); the paper has none of these
+    c.embedding_supervision = 0.0  # weight of the cross-entropy of the similarities on labeled images
+    c.diversity = 0.0  # weight of the entropy of the mean prediction, which the entropy terms are less by
+    c.normalize_embedding = False  # pixel embeddings of unit length
+    c.embedding_lr_scale = 1.0  # factor on the learning rate of the entropy module
+    c.embedding_bias = True
     # Training
     c.steps = 2000  # universal stage: 200 epochs of N / batch_size steps
     c.single_steps = 2000  # single-domain stage
@@ -113,6 +124,8 @@ def checked(config: ConfigDict) -> ConfigDict:
     for field in NOT_NEGATIVE:
         if not 0 <= config[field] < float("inf"):
             raise InputError(f"{field}={config[field]} must be a number from 0 on")
+    if config.theta > 1:
+        raise InputError(f"theta={config.theta} must be from 0 to 1")
     plain = config.to_dict() | {"domains": tuple(domains), "variants": tuple(variants)}
     return ConfigDict(plain)
 

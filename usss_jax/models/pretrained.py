@@ -1,4 +1,4 @@
-"""Weights of others into our parameter tree, with a report of what matched.
+"""Weights of others into our parameter tree and ours back to their names, with a report of what matched.
 
 Understood are the tensor names of the reference implementation (`base.<level>`, `seg.<i>`, `en_map`) and of the DRN
 release (`layer<level>`, `fc`), in PyTorch's layout. Files: .safetensors, .npz, and .pth with the extra `torch`
@@ -6,7 +6,10 @@ release (`layer<level>`, `fc`), in PyTorch's layout. Files: .safetensors, .npz, 
 """
 
 import dataclasses
+import hashlib
 import pathlib
+import pickle
+import re
 from collections.abc import Mapping, Sequence
 
 import flax.traverse_util
@@ -25,27 +28,55 @@ _UNUSED = (
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What became of the tensors: names in the file that were matched, those left unused, and ours left untouched."""
+    """What became of the tensors.
+
+    Attributes:
+      matched: names in the file that went into the model.
+      unused: names in the file that did not.
+      missing: ours that were not given and kept their values.
+      reshaped: those of `matched` whose axes were moved, the convolutions (OIHW to HWIO).
+    """
 
     matched: tuple[str, ...]
     unused: tuple[str, ...]
     missing: tuple[str, ...]
+    reshaped: tuple[str, ...]
 
     def __str__(self):
-        """Give the numbers in one line."""
-        return f"{len(self.matched)} tensors matched, {len(self.unused)} unused, {len(self.missing)} of ours not given"
+        """Give the numbers and the first names in one line."""
+        parts = (
+            ("tensors matched", self.matched),
+            ("of them reshaped", self.reshaped),
+            ("unused", self.unused),
+            ("of ours not given", self.missing),
+        )
+        return ", ".join(f"{len(names)} {what}{_first(names)}" for what, names in parts)
+
+
+def _first(names: Sequence[str], count: int = 2) -> str:
+    more = ", ..." if len(names) > count else ""
+    return f" ({', '.join(names[:count])}{more})" if names else ""
 
 
 def load_file(path: str) -> dict[str, np.ndarray]:
     """Read a state dict from a .safetensors, .npz or .pth file; "module." (of DataParallel) goes from the names.
 
+    A .pth file may hold its state dict under "state_dict" or "model". If its name ends in "-" and 8 or more hex digits
+    (drn_d_22-4bd2f8ea.pth), these must be the first digits of its SHA-256.
+
     Raises:
-      InputError: if the file is missing, of another kind or unreadable, or torch is needed and not installed.
+      InputError: if the file is missing, of another kind, unreadable or not the one its name promises, if it holds
+        anything but tensors, or if torch is needed and not installed.
     """
     file = pathlib.Path(path).expanduser()
     if not file.is_file():
         raise InputError(f"pretrained={path}: no such file; leave it empty to train from scratch")
-    readers = {".safetensors": _load_safetensors, ".npz": _load_npz, ".pth": _load_torch, ".pt": _load_torch}
+    readers = {
+        ".safetensors": _load_safetensors,
+        ".npz": _load_npz,
+        ".pth": _load_torch,
+        ".pt": _load_torch,
+    }
     if file.suffix not in readers:
         raise InputError(f"pretrained={path}: unknown kind of file; give .safetensors, .npz or .pth")
     try:
@@ -53,7 +84,8 @@ def load_file(path: str) -> dict[str, np.ndarray]:
     except InputError:
         raise
     except Exception as e:  # every reader has its own exceptions for a damaged file
-        raise InputError(f"pretrained={path}: cannot be read as {file.suffix} ({e})".replace("\n", " ")) from e
+        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+        raise InputError(f"pretrained={path}: cannot be read as {file.suffix} ({reason})") from e
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
 
 
@@ -69,52 +101,167 @@ def _load_npz(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _load_torch(file: pathlib.Path) -> dict[str, np.ndarray]:
+    _check_hash(file)
     try:
         import torch
     except ImportError as e:
-        raise InputError(f"pretrained={file}: reading .pth needs torch: pip install 'usss_jax[torch]'") from e
-    content = torch.load(file, map_location="cpu", weights_only=True)
-    content = content.get("state_dict", content)
-    return {name: tensor.numpy() for name, tensor in content.items()}
+        raise InputError(
+            f"pretrained={file}: reading .pth needs torch: pip install 'usss_jax[torch]', or convert the file to "
+            ".safetensors where torch is installed"
+        ) from e
+    if torch.__version__ < "2.6":  # CVE-2025-32434: there, weights_only=True does not keep files from running code
+        raise InputError(f"pretrained={file}: torch {torch.__version__} reads .pth unsafely: pip install 'torch>=2.6'")
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as e:
+        if "weights_only" not in str(e):
+            raise
+        # Such a message of torch advises weights_only=False, which we do not pass on.
+        found = re.search(r"GLOBAL (\S+)", str(e))
+        what = f"asks for {found[1]}" if found else "is damaged or holds more than tensors"
+        raise InputError(
+            f"pretrained={file}: refused, nothing in it was executed: the file {what}; give a state dict of tensors"
+        ) from e
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise InputError(f"pretrained={file}: holds no state dict (a mapping of names to tensors)")
+    for name, tensor in content.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise InputError(f"pretrained={file}: {name!r} is no tensor; give a state dict of tensors")
+    # NumPy has no bfloat16; float32 holds every value of it.
+    tensors = {name: t.detach().float() if t.dtype == torch.bfloat16 else t.detach() for name, t in content.items()}
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
-def from_state_dict(state_dict: Mapping[str, np.ndarray], variables: Mapping, domains: Sequence[str] = ()):
+def _check_hash(file: pathlib.Path):
+    """Compare the hex digits at the end of the file's name, if there are any, with its SHA-256."""
+    digits = re.search(r"-([0-9a-fA-F]{8,64})$", file.stem)
+    if digits is None:
+        return
+    expected = digits[1].lower()
+    with file.open("rb") as f:
+        found = hashlib.file_digest(f, "sha256").hexdigest()[: len(expected)]
+    if found != expected:
+        raise InputError(
+            f"pretrained={file}: SHA-256 must begin with {expected} by the file's name, but begins with {found}; "
+            "the file is damaged or was renamed"
+        )
+
+
+def save_safetensors(path: str, state_dict: Mapping[str, np.ndarray]):
+    """Write a state dict to a .safetensors file, which `load_file` reads back bit by bit.
+
+    Raises:
+      InputError: if the path does not end in .safetensors or cannot be written.
+    """
+    from safetensors.numpy import save
+
+    file = pathlib.Path(path).expanduser()
+    if file.suffix != ".safetensors":
+        raise InputError(f"{path}: the name of a file of weights to write must end in .safetensors")
+    # The format stores the memory as it lies, so that a transposed view would come back scrambled.
+    data = save({name: np.asarray(tensor, order="C") for name, tensor in state_dict.items()})
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(file)  # an interrupted write leaves no half file under the name
+    except OSError as e:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written ({e.strerror})") from e
+
+
+def from_state_dict(
+    state_dict: Mapping[str, np.ndarray],
+    variables: Mapping,
+    domains: Sequence[str] = (),
+    encoder_only: bool = False,
+):
     """Replace every variable that the state dict names; the others keep their values.
 
     Args:
       state_dict: tensors by the reference's names, PyTorch layout (convolutions OIHW).
       variables: {"params", "batch_stats"} of a `UniversalModel`, arrays or shapes; never changed in place.
       domains: which of our domains `seg.0`, `seg.1`, ... belong to; empty leaves the decoders alone.
+      encoder_only: leave every head alone, whatever `domains` says.
 
     Returns:
       (variables with the given tensors in their own dtype, `Report`).
 
     Raises:
       InputError: if a tensor has no place in the model or another shape, or a part of the encoder is not given;
-        names the first one.
+        names the first one, with its shape in the file and in the model, both in PyTorch's layout.
     """
     flat = flax.traverse_util.flatten_dict(dict(variables), sep="/")
-    matched, unused = [], []
-    for name, tensor in state_dict.items():
-        ours = None if name.startswith(_UNUSED) or name.endswith(_UNUSED) else _our_name(name, domains)
+    matched, unused, reshaped, given = [], [], [], set()
+    for full_name, tensor in state_dict.items():
+        name = full_name.removeprefix("module.")
+        skipped = _UNUSED + (_HEADS if encoder_only else ())
+        ours = None if name.startswith(skipped) or name.endswith(_UNUSED) else _our_name(name, domains)
         if ours is None or (ours.startswith("params/embedding") and ours not in flat):
             unused.append(name)
             continue
-        if ours not in flat:
-            raise InputError(f"weights: {name} {tensor.shape} has no place in this encoder; is `encoder` another one?")
         tensor = np.asarray(tensor)
-        tensor = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor
-        if tensor.shape != flat[ours].shape:
-            raise InputError(f"weights: {name} is {tensor.shape}, the model's {ours} is {flat[ours].shape}")
+        if ours not in flat:
+            raise InputError(
+                f"weights: {name} is {tensor.shape} and has no place in this model, which has no {ours}; is `encoder` "
+                "another one?"
+            )
+        wanted = _their_shape(flat[ours].shape)
+        if tensor.shape != wanted:
+            raise InputError(
+                f"weights: {name} is {tensor.shape}, the model's {ours} takes {wanted}; is `encoder` or `width` "
+                "another one?"
+            )
+        if tensor.ndim == 4:
+            tensor = tensor.transpose(2, 3, 1, 0)
+            reshaped.append(name)
         flat[ours] = tensor
         matched.append(name)
-    given = {_our_name(name, domains) for name in matched}
+        given.add(ours)
     missing = tuple(name for name in flat if name not in given)
-    if lacking := [name for name in missing if "/encoder/" in name]:
-        raise InputError(f"weights: nothing given for {lacking[0]}; is `encoder` another one?")
-    return flax.traverse_util.unflatten_dict(flat, sep="/"), Report(tuple(matched), tuple(unused), missing)
+    if lacking := {_their_name(name, domains): name for name in missing if "/encoder/" in name}:
+        theirs = min(filter(None, lacking), key=_layer_order)
+        ours = lacking[theirs]
+        raise InputError(
+            f"weights: {theirs} is not given, the model's {ours} takes {_their_shape(flat[ours].shape)}; is `encoder` "
+            "another one?"
+        )
+    report = Report(tuple(matched), tuple(unused), missing, tuple(reshaped))
+    return flax.traverse_util.unflatten_dict(flat, sep="/"), report
 
 
+def to_state_dict(variables: Mapping, domains: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Give our variables the reference's names and PyTorch's layout: the inverse of `from_state_dict`, bit by bit.
+
+    The reference's fixed upsampling kernels (`up.<i>`, `en_up`) and counters (`num_batches_tracked`) are no variables
+    of ours and not among them.
+
+    Args:
+      variables: {"params", "batch_stats"} of a `UniversalModel`, arrays; {"params"} alone gives no running statistics.
+      domains: the domains whose decoders become `seg.0`, `seg.1`, ...; the other decoders are left out.
+
+    Returns:
+      arrays by name, convolutions OIHW and contiguous, the encoder's in the order of its layers, then the heads.
+
+    Raises:
+      InputError: if a domain has no decoder in the variables.
+    """
+    flat = flax.traverse_util.flatten_dict(dict(variables), sep="/")
+    for domain in domains:
+        if f"params/decoder_{domain}/kernel" not in flat:
+            raise InputError(f"domains: {domain!r} has no decoder in these variables")
+    named = {_their_name(ours, domains): value for ours, value in flat.items()}
+    out = {}
+    for name in sorted(filter(None, named), key=_layer_order):
+        tensor = np.asarray(named[name])
+        out[name] = np.ascontiguousarray(tensor.transpose(3, 2, 0, 1)) if tensor.ndim == 4 else tensor
+    return out
+
+
+_HEADS = ("seg.", "en_map.")
 _LEAVES = {
     "weight": ("params", "scale"),
     "bias": ("params", "bias"),
@@ -149,3 +296,29 @@ def _our_name(name: str, domains: Sequence[str]) -> str | None:
         return f"params/encoder/{module}/kernel"
     collection, leaf = _LEAVES.get(leaf, ("params", leaf))
     return f"{collection}/encoder/{module}/{leaf}"
+
+
+def _their_name(ours: str, domains: Sequence[str]) -> str | None:
+    """Name of one of our variables in the reference, the inverse of `_our_name`; None for other domains' decoders."""
+    collection, part, *path, leaf = ours.split("/")
+    leaf = {"kernel": "weight"}.get(leaf) or {v: k for k, v in _LEAVES.items()}[collection, leaf]
+    if part == "embedding":
+        return f"en_map.{leaf}"
+    if part != "encoder":
+        domain = part.removeprefix("decoder_")
+        return f"seg.{list(domains).index(domain)}.{leaf}" if domain in domains else None
+    level, _, kind = path[0].removeprefix("level").partition("_")
+    if kind in ("conv", "bn"):
+        return f"base.{level}.{0 if kind == 'conv' else 1}.{leaf}"
+    layer = path[1].replace("shortcut_conv", "downsample.0").replace("shortcut_bn", "downsample.1")
+    return f"base.{level}.{kind.removeprefix('block')}.{layer}.{leaf}"
+
+
+def _their_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """HWIO -> OIHW; other shapes are the same in both layouts."""
+    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else tuple(shape)
+
+
+def _layer_order(name: str) -> list[str]:
+    """Key that sorts the reference's names by layer: base.5.2 before base.5.10, and the heads last."""
+    return [part.zfill(3) if part.isdigit() else part for part in name.split(".")]

@@ -32,6 +32,7 @@ class UniversalModel(nn.Module):
       embed_dim: d of the label embeddings; 0 builds no entropy module (single-domain networks, Univ-basic).
       upsample: "bilinear" or "drn", how scores reach image size (models/upsample.py).
       normalize: "imagenet" (less the mean, over the deviation) or "none", on images scaled to [0, 1].
+      embed_bias: whether E has a bias, as in the paper; with it E can send every pixel to one label embedding.
     """
 
     encoder: nn.Module
@@ -39,13 +40,14 @@ class UniversalModel(nn.Module):
     embed_dim: int = 0
     upsample: str = "bilinear"
     normalize: str = "none"
+    embed_bias: bool = True
 
     def setup(self):
         """Build the heads: 1x1 convolutions with bias, computed in float32 at least."""
         head = {"kernel_size": (1, 1), "precision": lax.Precision.HIGHEST}
         self.decoder = {domain: nn.Conv(n, **head) for domain, n in self.num_classes.items()}
         if self.embed_dim:
-            self.embedding = nn.Conv(self.embed_dim, **head)
+            self.embedding = nn.Conv(self.embed_dim, use_bias=self.embed_bias, **head)
 
     def __call__(self, images):
         """Run every part once, to create the parameters; `images` [B, H, W, 3]."""
@@ -83,6 +85,7 @@ def create_model(
     precision: str = "float32",
     upsample: str = "bilinear",
     normalize: str = "none",
+    embed_bias: bool = True,
 ) -> UniversalModel:
     """Build a universal model by the names of the config.
 
@@ -101,7 +104,7 @@ def create_model(
         raise InputError(f"width={width} must be positive")
     dtype, lax_precision = PRECISIONS[precision]
     net = ENCODERS[PAPER_NAMES.get(encoder, encoder)](width=width, dtype=dtype, precision=lax_precision)
-    return UniversalModel(net, dict(num_classes), embed_dim, upsample, normalize)
+    return UniversalModel(net, dict(num_classes), embed_dim, upsample, normalize, embed_bias)
 
 
 def in_order(model: UniversalModel, domains: Iterable[str]) -> list[str]:

@@ -18,8 +18,18 @@ def similarities(embedding, label_embeddings, scale: float = 1.0):
     return scale * jnp.einsum("bhwd,nd->bhwn", embedding, constants, precision=jax.lax.Precision.HIGHEST)
 
 
+def normalized(embedding):
+    """Embedding [..., d] with unit length per cell; short ones stay short, so that the gradient stays finite."""
+    return embedding * jax.lax.rsqrt((embedding**2).sum(-1, keepdims=True) + 1e-12)
+
+
 def entropy_terms(
-    embedding, own: str, label_embeddings: Mapping[str, jax.Array], upsample: Callable, scale: float = 1.0
+    embedding,
+    own: str,
+    label_embeddings: Mapping[str, jax.Array],
+    upsample: Callable,
+    scale: float = 1.0,
+    diversity: float = 0.0,
 ):
     """Within and cross entropy of unlabeled images of one domain (one summand of Eq. 3 and of Eq. 4).
 
@@ -29,6 +39,7 @@ def entropy_terms(
       label_embeddings: per domain [n, d], rows of unit length.
       upsample: the fixed upsampling [B, h, w, n] -> [B, H, W, n]; it follows the scores, which is exact.
       scale: see `similarities`.
+      diversity: see `score_entropies`.
 
     Returns:
       (within, cross, watch): two scalars in nats, the cross term summed over the other domains (0 if there is none),
@@ -36,23 +47,44 @@ def entropy_terms(
       "entropy_of_mean" (of the mean prediction over the encoder's cells; high is good) and "top_share" (share of
       cells whose most similar embedding is the most used one; left out if there is one embedding alone).
     """
-    within, cross, watch = 0.0, jnp.zeros((), embedding.dtype), {}
-    for domain, constants in label_embeddings.items():
-        scores = similarities(embedding, constants, scale)
-        entropy = pixel_entropy(upsample(scores)).mean()
+    scores = {domain: similarities(embedding, rows, scale) for domain, rows in label_embeddings.items()}
+    return score_entropies(scores, own, upsample, diversity)
+
+
+def score_entropies(scores: Mapping[str, jax.Array], own: str, upsample: Callable, diversity: float = 0.0):
+    """The same for any scores [B, h, w, n] per domain, such as the decoders' own: direct entropy (appendix C).
+
+    Args:
+      scores: per domain, of images of domain `own`.
+      own, upsample: see `entropy_terms`.
+      diversity: weight of the entropy of the mean prediction, which is subtracted from every term: information
+        maximisation, against the collapse onto one label embedding. 0 in the paper.
+
+    Returns:
+      (within, cross, watch), see `entropy_terms`.
+    """
+    within, cross, watch = 0.0, 0.0, {}
+    for domain, values in scores.items():
+        entropy = pixel_entropy(upsample(values)).mean()
+        term = entropy - diversity * entropy_of_mean(values) if diversity else entropy
         if domain == own:
-            within = entropy
+            within = term
         else:
-            cross = cross + entropy
-        watch[domain] = {"entropy": entropy, **_usage(jax.lax.stop_gradient(scores))}
-    return within, cross, watch
+            cross = cross + term
+        watch[domain] = {"entropy": entropy, **_usage(jax.lax.stop_gradient(values))}
+    return within, jnp.asarray(cross, next(iter(scores.values())).dtype), watch
 
 
 def _usage(scores):
     """How the cells of scores [B, h, w, n] spread over the n label embeddings."""
-    mean = jax.nn.softmax(scores, axis=-1).mean((0, 1, 2))
     nearest = jnp.argmax(scores, axis=-1)[..., None] == jnp.arange(scores.shape[-1])
-    entropy_of_mean = -(mean * jnp.log(jnp.maximum(mean, jnp.finfo(mean.dtype).tiny))).sum()
+    usage = {"entropy_of_mean": entropy_of_mean(scores)}
     if scores.shape[-1] == 1:  # with a single embedding the share is 1 and says nothing
-        return {"entropy_of_mean": entropy_of_mean}
-    return {"entropy_of_mean": entropy_of_mean, "top_share": nearest.mean((0, 1, 2)).max()}
+        return usage
+    return {**usage, "top_share": nearest.mean((0, 1, 2)).max()}
+
+
+def entropy_of_mean(scores):
+    """Entropy in nats of the mean over all cells of softmax(scores), [B, h, w, n] -> scalar."""
+    mean = jax.nn.softmax(scores, axis=-1).mean((0, 1, 2))
+    return -(mean * jnp.log(jnp.maximum(mean, jnp.finfo(mean.dtype).tiny))).sum()

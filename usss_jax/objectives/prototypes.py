@@ -31,16 +31,40 @@ def accumulate(features, labels, rows, columns, num_classes: int):
     Returns:
       {"count": int32 [K], "sum": [K, C] of the features per class, "second": [C, C] sum of f f^T}.
     """
+    labeled = (labels < num_classes).astype(features.dtype)
+    rows, columns = jnp.asarray(rows, features.dtype), jnp.asarray(columns, features.dtype)
+    return {
+        **class_sums(features, labels, rows, columns, num_classes),
+        "second": _second_moment(features, labeled, rows, columns),
+    }
+
+
+def class_sums(features, labels, rows, columns, num_classes: int):
+    """Pixels and sums of features per class of one batch: {"count": int32 [K], "sum": [K, C]}, see `accumulate`."""
     onehot = labels[..., None] == jnp.arange(num_classes)
     rows, columns = jnp.asarray(rows, features.dtype), jnp.asarray(columns, features.dtype)
     weights = jnp.einsum("Hh,bHWk->bhWk", rows, onehot.astype(features.dtype), precision=HIGHEST)
     weights = jnp.einsum("Ww,bhWk->bhwk", columns, weights, precision=HIGHEST)
-    labeled = onehot.any(-1).astype(features.dtype)
     return {
         "count": onehot.sum((0, 1, 2), dtype=jnp.int32),
         "sum": jnp.einsum("bhwk,bhwc->kc", weights, features, precision=HIGHEST),
-        "second": _second_moment(features, labeled, rows, columns),
     }
+
+
+def moving_average(label_embeddings, sums: dict, classes, theta: float):
+    """Eq. 7: c <- theta c + (1 - theta) mu, rows of unit length; classes without a pixel keep their row.
+
+    Args:
+      label_embeddings: c, [n, d].
+      sums: of `class_sums` over E's output upsampled to the pixels, all classes.
+      classes: int [n], train id of each row, each once.
+      theta: 1 keeps the rows.
+    """
+    classes = jnp.asarray(classes)
+    count = sums["count"][classes][:, None]
+    moved = theta * label_embeddings + (1 - theta) * sums["sum"][classes] / jnp.maximum(count, 1)
+    moved = moved * jax.lax.rsqrt(jnp.maximum((moved**2).sum(-1, keepdims=True), 1e-24))
+    return jnp.where(count > 0, moved, label_embeddings).astype(label_embeddings.dtype)
 
 
 def _second_moment(features, labeled, rows, columns):

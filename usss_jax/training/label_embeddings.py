@@ -1,9 +1,11 @@
 """The pass that makes label embeddings from a single-domain network, and the file that keeps them."""
 
+import dataclasses
 import json
 import os
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -20,6 +22,19 @@ from usss_jax.objectives.prototypes import Prototypes, accumulate, finish
 from usss_jax.training.sharding import batch_sharding, replicated
 
 METHOD = "prototypes: PCA of the encoder's output over all labeled pixels, class-wise centroids (K = 1), unit length"
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelEmbeddings:
+    """Label embeddings of one domain that no network was needed for: what a file must have.
+
+    Attributes:
+      embeddings: float32 [n, d], rows of unit length.
+      class_ids: int [n], train ids of these rows.
+    """
+
+    embeddings: np.ndarray
+    class_ids: np.ndarray
 
 
 def prototype_sums(variables, batch, *, model: UniversalModel, num_classes: int) -> dict:
@@ -67,17 +82,19 @@ def describe(prototypes: Prototypes, class_names: Sequence[str], checkpoint: str
     }
 
 
-def save(path: pathlib.Path, prototypes: Mapping[str, Prototypes], meta: Mapping[str, Any]):
-    """Write label embeddings as .npz: JSON text `meta`, and per domain the arrays of `Prototypes`."""
-    arrays = {f"{domain}/{name}": value for domain, p in prototypes.items() for name, value in vars(p).items()}
+def save(path: pathlib.Path, embeddings: Mapping[str, Prototypes | LabelEmbeddings], meta: Mapping[str, Any]):
+    """Write label embeddings as .npz: JSON text `meta`, and per domain the arrays of its object."""
+    arrays = {f"{domain}/{name}": value for domain, e in embeddings.items() for name, value in vars(e).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial_path = path.with_name("partial_" + path.name)
     np.savez(partial_path, meta=np.array(json.dumps(meta)), **arrays)
     os.replace(partial_path, path)
 
 
-def load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read a file of `save`: (per domain float32 [n, d], meta).
+def load(
+    path: pathlib.Path, remedy: str = "delete it to make them anew"
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read a file of `save`: (per domain float32 [n, d], meta); `remedy` says what to do if that fails.
 
     Raises:
       InputError: if the file cannot be read.
@@ -86,5 +103,5 @@ def load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         with np.load(path, allow_pickle=False) as file:
             meta = json.loads(str(file["meta"]))
             return {domain: file[f"{domain}/embeddings"] for domain in meta["domains"]}, meta
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
-        raise InputError(f"{path}: cannot be read as label embeddings ({e}); delete it to make them anew") from e
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+        raise InputError(f"{path}: cannot be read as label embeddings ({e}); {remedy}") from e

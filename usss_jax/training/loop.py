@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,6 +40,7 @@ class Stage:
       objective: weights of the entropy terms; both 0 for supervised training.
       label_embeddings: per domain [n, d]; empty for supervised training.
       unlabeled_batches: U_k per domain; empty for supervised training.
+      label_classes: per domain the train id of each label embedding.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Stage:
     objective: Objective
     label_embeddings: Mapping[str, np.ndarray]
     unlabeled_batches: Mapping[str, int]
+    label_classes: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
 
 
 def train_and_evaluate(
@@ -84,6 +86,7 @@ def train_and_evaluate(
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         power=config.poly_power,
+        embedding_lr_scale=config.embedding_lr_scale,
     )
     state, report = create_state(model, tx, config.seed, mesh, stage.label_embeddings, weights)
     last = Checkpoints(folder / "checkpoints")
@@ -111,6 +114,7 @@ def train_and_evaluate(
         tx=tx,
         objective=stage.objective,
         has_unlabeled=bool(stage.unlabeled_batches),
+        label_classes=stage.label_classes,
         augment=device_augment(config),
         seed=config.seed,
     )
@@ -197,6 +201,12 @@ def device_augment(config: ConfigDict) -> DeviceAugment:
     return DeviceAugment(config.color_jitter, config.grey, config.blur, config.mix)
 
 
+SUMMARIZED = (
+    *("encoder", "width", "pretrained", "normalize", "upsample", "precision"),
+    *("label_embeddings", "embedding_lr_scale", "embedding_bias"),
+)
+
+
 def summarize(config: ConfigDict, stage: Stage, result: Mapping, progress: Mapping) -> dict[str, Any]:
     """Content of summary.json from the confusion matrices of the last and the best checkpoint."""
     domains = {}
@@ -234,7 +244,7 @@ def summarize(config: ConfigDict, stage: Stage, result: Mapping, progress: Mappi
         "images_per_second": progress["images"] / train_seconds if train_seconds else None,
         "data_wait_share": progress["wait_seconds"] / train_seconds if train_seconds else None,
         "cache_gb": budget.used / 1e9,
-        **{field: config[field] for field in ("encoder", "width", "pretrained", "normalize", "upsample", "precision")},
+        **{field: config[field] for field in SUMMARIZED},
         "objective": dataclasses.asdict(stage.objective),
         "unlabeled_batches": dict(stage.unlabeled_batches),
         "convention": metrics.CONVENTION,

@@ -1,5 +1,6 @@
 """SGD as PyTorch does it, with the poly schedule of the paper (appendix A)."""
 
+import jax
 import optax
 
 
@@ -9,10 +10,26 @@ def poly_schedule(lr: float, steps: int, power: float = 0.9) -> optax.Schedule:
 
 
 def create_optimizer(
-    lr: float, steps: int, *, momentum: float = 0.9, weight_decay: float = 1e-4, power: float = 0.9
+    lr: float,
+    steps: int,
+    *,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    power: float = 0.9,
+    embedding_lr_scale: float = 1.0,
 ) -> optax.GradientTransformation:
-    """SGD with momentum; the decay is added to the gradient of every parameter before the momentum, as in PyTorch."""
-    return optax.chain(
+    """SGD with momentum; the decay is added to the gradient of every parameter before the momentum, as in PyTorch.
+
+    `embedding_lr_scale` multiplies the learning rate of the entropy module's map E.
+    """
+    sgd = optax.chain(
         optax.add_decayed_weights(weight_decay),
         optax.sgd(poly_schedule(lr, steps, power), momentum=momentum),
     )
+    if embedding_lr_scale == 1:
+        return sgd
+    return optax.chain(sgd, optax.masked(optax.scale(embedding_lr_scale), _is_embedding))
+
+
+def _is_embedding(params):
+    return {name: jax.tree.map(lambda _, is_it=name == "embedding": is_it, part) for name, part in params.items()}

@@ -11,7 +11,7 @@ from usss_jax.evaluation.metrics import CONVENTION
 from usss_jax.inference import visualize
 from usss_jax.training.loop import average, percent
 
-TITLES = {"basic": "Univ-basic", "cross": "Univ-cross", "full": "Univ-full"}
+TITLES = {"basic": "Univ-basic", "cross": "Univ-cross", "full": "Univ-full", "direct": "direct entropy"}
 
 
 def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> str:

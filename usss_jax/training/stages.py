@@ -23,12 +23,14 @@ from usss_jax.errors import InputError
 from usss_jax.evaluation.evaluate import predict
 from usss_jax.models import pretrained
 from usss_jax.models.universal import UniversalModel, create_model
-from usss_jax.training import label_embeddings, logs, sharding
+from usss_jax.training import label_embeddings, label_sources, logs, sharding
 from usss_jax.training.checkpoint import Checkpoints
 from usss_jax.training.loop import Stage, check_same_data, device_augment, train_and_evaluate
 from usss_jax.training.results import TITLES, draw_comparison, results_table
 from usss_jax.training.state import abstract_variables
 from usss_jax.training.step import Objective
+
+WITHOUT_EMBEDDINGS = ("basic", "direct")  # variants without the entropy module
 
 # Fields that may change between two runs of the same workdir: they alter no number.
 FREE_FIELDS = ("variants", "data_root", "checkpoint_every", "log_every", "cache_gb", "loader_threads")
@@ -45,28 +47,36 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
         raise InputError("several hosts are not supported yet: start one process, with all its devices")
     mesh = sharding.widest_mesh(devices or jax.devices(), config.batch_size, config.unlabeled_batch_size)
     channels = create_model_of(config, {"any": 1}, 0).encoder.out_channels  # a wrong name is seen before data is read
-    if set(config.variants) & {"cross", "full"} and not 1 <= config.embed_dim <= channels:
+    label_sources.check_field(config.label_embeddings)
+    of_networks = config.label_embeddings == label_sources.PROTOTYPES
+    if of_networks and set(config.variants) & {"cross", "full"} and not 1 <= config.embed_dim <= channels:
         raise InputError(f"embed_dim={config.embed_dim} must be from 1 to the encoder's {channels} channels (PCA)")
     device_augment(config)  # a wrong value is seen before data is read
     pools = open_all(config)
     per_domain(config.unlabeled_batches, list(pools), "unlabeled_batches", read_count("pool"))  # likewise
     weights = pretrained.load_file(config.pretrained) if config.pretrained else None
+    given = None
+    if not of_networks and set(config.variants) & {"cross", "full"} and not embeddings_file(workdir).exists():
+        # Before the workdir is claimed: another file may be needed.
+        classes = {name: pool.domain.class_names for name, pool in pools.items()}
+        given = label_sources.make(config.label_embeddings, classes, config.embed_dim, config.seed)
     claim_workdir(config, workdir)
     if weights is None:
         print("pretrained is empty: the encoder starts from random weights, which departs from the paper (ImageNet's)")
 
     variants = [v for v in config.variants if v != "single"]
-    unsupervised = [v for v in variants if v != "basic"]
+    unsupervised = [v for v in variants if v not in WITHOUT_EMBEDDINGS]
     summaries = {}
-    if "single" in config.variants or unsupervised:
+    if "single" in config.variants or (unsupervised and of_networks):
         for name in pools:
             stage = Stage(f"single_{name}", {name: pools[name]}, config.single_steps, Objective(0, 0), {}, {})
             summaries[stage.name] = run_stage(config, stage, workdir, mesh, weights)
-    embeddings = {}
+    embeddings: dict[str, np.ndarray] = {}
+    label_classes: dict[str, tuple[int, ...]] = {}
     if unsupervised:
-        embeddings = make_label_embeddings(config, pools, workdir, mesh)
+        embeddings, label_classes = make_label_embeddings(config, pools, workdir, mesh, given)
     for variant in variants:
-        stage = universal_stage(config, variant, pools, embeddings)
+        stage = universal_stage(config, variant, pools, embeddings, label_classes)
         summaries[variant] = run_stage(config, stage, workdir, mesh, weights)
 
     for variant in TITLES:  # those of earlier commands on the same workdir
@@ -107,6 +117,7 @@ def create_model_of(config: ConfigDict, num_classes: Mapping[str, int], embed_di
         precision=config.precision,
         upsample=config.upsample,
         normalize=config.normalize,
+        embed_bias=config.embedding_bias,
     )
 
 
@@ -115,16 +126,29 @@ def stage_model(config: ConfigDict, pools: Mapping[str, Pools], embed_dim: int) 
     return create_model_of(config, {d: p.domain.num_classes for d, p in pools.items()}, embed_dim)
 
 
-def universal_stage(config: ConfigDict, variant: str, pools: Mapping[str, Pools], embeddings: Mapping) -> Stage:
-    """Univ-basic, -cross or -full (section 4.2 of the paper)."""
+def universal_stage(
+    config: ConfigDict, variant: str, pools: Mapping[str, Pools], embeddings: Mapping, classes: Mapping
+) -> Stage:
+    """Univ-basic, -cross or -full (section 4.2 of the paper), or the direct entropy of the decoders (appendix C)."""
     if variant == "basic":
         return Stage(variant, pools, config.steps, Objective(0, 0), {}, {})
     rules = per_domain(config.unlabeled_batches, list(pools), "unlabeled_batches", read_count("pool"))
     epoch = epoch_steps(pools, config.batch_size)
     passes = {d: micro_batches(rules[d] or "pool", p, epoch, config.unlabeled_batch_size) for d, p in pools.items()}
-    beta = config.beta if variant == "full" else 0.0
-    objective = Objective(config.alpha, beta, config.similarity_scale)
-    return Stage(variant, pools, config.steps, objective, embeddings, passes)
+    beta = 0.0 if variant == "cross" else config.beta
+    if variant == "direct":
+        objective = Objective(config.alpha, beta, diversity=config.diversity, direct=True)
+        return Stage(variant, pools, config.steps, objective, {}, passes)
+    objective = Objective(
+        config.alpha,
+        beta,
+        config.similarity_scale,
+        config.diversity,
+        config.embedding_supervision,
+        config.normalize_embedding,
+        config.theta,
+    )
+    return Stage(variant, pools, config.steps, objective, embeddings, passes, classes)
 
 
 def run_stage(config: ConfigDict, stage: Stage, workdir: pathlib.Path, mesh: Mesh, weights) -> dict[str, Any]:
@@ -140,41 +164,52 @@ def run_stage(config: ConfigDict, stage: Stage, workdir: pathlib.Path, mesh: Mes
     return train_and_evaluate(config, stage, model, workdir, mesh, weights)
 
 
+def embeddings_file(workdir: pathlib.Path) -> pathlib.Path:
+    """Where a workdir keeps its label embeddings, wherever they are from."""
+    return workdir / "prototypes" / "label_embeddings.npz"
+
+
 def make_label_embeddings(
-    config: ConfigDict, pools: Mapping[str, Pools], workdir: pathlib.Path, mesh: Mesh
-) -> dict[str, np.ndarray]:
-    """Label embeddings of every domain from the best checkpoint of its single-domain network; made once."""
-    folder = workdir / "prototypes"
-    path = folder / "label_embeddings.npz"
+    config: ConfigDict, pools: Mapping[str, Pools], workdir: pathlib.Path, mesh: Mesh, given=None
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, ...]]]:
+    """Label embeddings of every domain and the train ids of their rows, kept in the workdir: made once.
+
+    `given` has those of label_sources.make; None: from the best checkpoint of every domain's single-domain network.
+    """
+    path = embeddings_file(workdir)
+    folder = path.parent
     if not path.exists():
         logs.write_json(folder / "config.json", {"stage": "prototypes", **config.to_dict()})
-        prototypes, about = {}, {}
-        for name, pool in pools.items():
-            model = stage_model(config, {name: pool}, 0)
-            variables, checkpoint = best_variables(workdir / f"single_{name}", model, mesh)
-            prototypes[name] = label_embeddings.extract(
-                model,
-                variables,
-                pool.labeled,
-                pool.domain.num_classes,
-                config.embed_dim,
-                batch_size=config.eval_batch_size,
-                mesh=mesh,
-            )
-            about[name] = label_embeddings.describe(prototypes[name], pool.domain.class_names, checkpoint)
-        meta = {
-            "method": label_embeddings.METHOD,
-            "dim": config.embed_dim,
-            "domains": about,
-            **logs.environment(),
-        }
+        made, meta = given or prototypes_of_networks(config, pools, workdir, mesh)
+        meta = {**meta, **logs.environment()}
         logs.write_json(folder / "label_embeddings.json", meta)  # what the file below says, to read
-        label_embeddings.save(path, prototypes, meta)
+        label_embeddings.save(path, made, meta)
     embeddings, meta = label_embeddings.load(path)
     for name, about in meta["domains"].items():
         absent = f"; left out, without a labeled pixel: {', '.join(about['absent'])}" if about["absent"] else ""
         print(f"[prototypes] {name}: {len(about['classes'])} label embeddings{absent}", flush=True)
-    return embeddings
+    names = {domain: pools[domain].domain.class_names for domain in embeddings}
+    classes = {d: tuple(names[d].index(c) for c in about["classes"]) for d, about in meta["domains"].items()}
+    return embeddings, classes
+
+
+def prototypes_of_networks(config: ConfigDict, pools: Mapping[str, Pools], workdir: pathlib.Path, mesh: Mesh):
+    """Class prototypes from the best checkpoint of every single-domain network, and what their file says."""
+    made, about = {}, {}
+    for name, pool in pools.items():
+        model = stage_model(config, {name: pool}, 0)
+        variables, checkpoint = best_variables(workdir / f"single_{name}", model, mesh)
+        made[name] = label_embeddings.extract(
+            model,
+            variables,
+            pool.labeled,
+            pool.domain.num_classes,
+            config.embed_dim,
+            batch_size=config.eval_batch_size,
+            mesh=mesh,
+        )
+        about[name] = label_embeddings.describe(made[name], pool.domain.class_names, checkpoint)
+    return made, {"method": label_embeddings.METHOD, "dim": config.embed_dim, "domains": about}
 
 
 def best_variables(folder: pathlib.Path, model: UniversalModel, mesh: Mesh) -> tuple[dict, str]:
@@ -192,7 +227,7 @@ def draw_predictions(
     examples = {d: [p.report[i] for i in sorted({0, len(p.report) // 2})] for d, p in pools.items()}
     predictions = {}
     for variant in variants:
-        model = stage_model(config, pools, 0 if variant == "basic" else config.embed_dim)
+        model = stage_model(config, pools, 0 if variant in WITHOUT_EMBEDDINGS else config.embed_dim)
         variables, _ = best_variables(workdir / variant, model, mesh)
         for domain, chosen in examples.items():
             images = np.stack([e["image"] for e in chosen])

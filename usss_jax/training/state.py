@@ -74,8 +74,7 @@ def create_state(
     variables = jax.jit(model.init)(jax.random.key(seed, impl="rbg"), DUMMY_IMAGES)
     report = None
     if weights is not None:
-        encoder_only = {k: v for k, v in weights.items() if not k.startswith(("seg.", "en_map."))}
-        variables, report = pretrained.from_state_dict(encoder_only, variables)
+        variables, report = pretrained.from_state_dict(weights, variables, encoder_only=True)
         variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), variables)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),

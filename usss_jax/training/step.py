@@ -1,8 +1,9 @@
 """The pure training step: state and one batch of every stream in, new state and scalars out (Eq. 5 of the paper)."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,10 @@ from jax.sharding import Mesh
 from usss_jax.data import augment_device
 from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.models.universal import UniversalModel, encode_groups, in_order
-from usss_jax.models.upsample import upsample
-from usss_jax.objectives.entropy import entropy_terms
-from usss_jax.objectives.losses import cross_entropy
+from usss_jax.models.upsample import upsample, upsample_matrix
+from usss_jax.objectives.entropy import entropy_terms, normalized, score_entropies, similarities
+from usss_jax.objectives.losses import cross_entropy, grouped_cross_entropy
+from usss_jax.objectives.prototypes import class_sums, moving_average
 from usss_jax.training.sharding import replicated, step_batch_shardings
 from usss_jax.training.state import TrainState
 
@@ -26,32 +28,79 @@ class Objective:
     Attributes:
       alpha: weight of the cross term; beta: weight of the within term. Both 0: supervised only (Univ-basic).
       similarity_scale: inverse temperature of the similarities' softmax.
+      diversity: weight of the entropy of the mean prediction, which every term is less by (objectives/entropy.py).
+      embedding_supervision: weight of the cross-entropy of the similarities of labeled images with their own label
+        embeddings.
+      normalize_embedding: whether E's output has unit length per cell.
+      theta: of the moving average of the label embeddings (Eq. 7); 1 keeps them.
+      direct: entropy of the decoders' own predictions instead of similarities (appendix C); no entropy module.
     """
 
     alpha: float = 1.0
     beta: float = 1.0
     similarity_scale: float = 1.0
+    diversity: float = 0.0
+    embedding_supervision: float = 0.0
+    normalize_embedding: bool = False
+    theta: float = 1.0
+    direct: bool = False
+
+    @property
+    def embeds_labeled(self) -> bool:
+        """Whether labeled images go through the entropy module too."""
+        return bool(self.embedding_supervision) or self.theta < 1
 
 
-def supervised_loss(params, batch_stats, labeled, *, model: UniversalModel):
-    """L_S of Eq. 5: the sum over domains of Eq. 1.
+def supervised_loss(
+    params,
+    batch_stats,
+    labeled,
+    label_embeddings,
+    *,
+    model: UniversalModel,
+    objective: Objective,
+    label_classes: Mapping[str, Sequence[int]],
+):
+    """L_S of Eq. 5: the sum over domains of Eq. 1; with `embedding_supervision` that of the similarities besides.
 
     Args:
       params, batch_stats: of the model.
       labeled: per domain {"image": [B, H, W, 3], "label": int [B, H, W]}.
-      model: the universal model.
+      label_embeddings: of every domain [n, d].
+      model, objective: see there.
+      label_classes: per domain the train id of each label embedding.
 
     Returns:
-      (loss, (new batch statistics, loss per domain)).
+      (loss, (new batch statistics, scalars, per domain sums of E's output per class if theta < 1)).
     """
     images = {domain: batch["image"] for domain, batch in labeled.items()}
     features, stats = encode_groups(model, {"params": params, "batch_stats": batch_stats}, images)
-    losses = {}
+    loss, scalars, sums = 0.0, {}, {}
     for domain, batch in labeled.items():
+        size = batch["label"].shape[1:]
         logits = model.apply({"params": params}, features[domain], domain, method="decode")
-        logits = upsample(logits, batch["label"].shape[1:], model.upsample)
-        losses[domain] = cross_entropy(logits, batch["label"])
-    return sum(losses.values()), (stats, losses)
+        scalars[f"supervised/{domain}"] = cross_entropy(upsample(logits, size, model.upsample), batch["label"])
+        loss = loss + scalars[f"supervised/{domain}"]
+        if not objective.embeds_labeled:
+            continue
+        embedding = embed(model, params, features[domain], objective)
+        if objective.embedding_supervision:
+            scores = similarities(embedding, label_embeddings[domain], objective.similarity_scale)
+            scores = upsample(scores, size, model.upsample)
+            term = grouped_cross_entropy(scores, batch["label"], label_classes[domain])
+            scalars[f"embedding_supervision/{domain}"] = term
+            loss = loss + objective.embedding_supervision * term
+        if objective.theta < 1:
+            rows, columns = (upsample_matrix(side, model.upsample) for side in size)
+            constants = jax.lax.stop_gradient(embedding)
+            sums[domain] = class_sums(constants, batch["label"], rows, columns, model.num_classes[domain])
+    return loss, (stats, scalars, sums)
+
+
+def embed(model: UniversalModel, params, features, objective: Objective):
+    """E of the features [B, h, w, C] -> [B, h, w, d], of unit length if the objective asks for it."""
+    embedding = model.apply({"params": params}, features, method="embed")
+    return normalized(embedding) if objective.normalize_embedding else embedding
 
 
 def unsupervised_loss(params, batch_stats, images, label_embeddings, *, model: UniversalModel, objective: Objective):
@@ -69,9 +118,17 @@ def unsupervised_loss(params, batch_stats, images, label_embeddings, *, model: U
     features, stats = encode_groups(model, {"params": params, "batch_stats": batch_stats}, images)
     loss, scalars = 0.0, {}
     for domain, x in images.items():
-        embedding = model.apply({"params": params}, features[domain], method="embed")
         resize = partial(upsample, size=x.shape[1:3], mode=model.upsample)
-        within, cross, watch = entropy_terms(embedding, domain, label_embeddings, resize, objective.similarity_scale)
+        if objective.direct:
+            heads: dict[str, Any] = {
+                k: model.apply({"params": params}, features[domain], k, method="decode") for k in model.num_classes
+            }
+            within, cross, watch = score_entropies(heads, domain, resize, objective.diversity)
+        else:
+            embedding = embed(model, params, features[domain], objective)
+            within, cross, watch = entropy_terms(
+                embedding, domain, label_embeddings, resize, objective.similarity_scale, objective.diversity
+            )
         loss = loss + objective.alpha * cross + objective.beta * within
         scalars[f"within/{domain}"], scalars[f"cross/{domain}"] = within, cross
         for other, values in watch.items():
@@ -79,6 +136,7 @@ def unsupervised_loss(params, batch_stats, images, label_embeddings, *, model: U
     return loss, (stats, scalars)
 
 
+NO_CLASSES: Mapping[str, Sequence[int]] = {}
 NO_AUGMENT = DeviceAugment()
 
 
@@ -88,6 +146,7 @@ def gradients(
     *,
     model: UniversalModel,
     objective: Objective,
+    label_classes: Mapping[str, Sequence[int]] = NO_CLASSES,
     augment: DeviceAugment = NO_AUGMENT,
     seed: int = 0,
     unroll: bool = False,
@@ -102,19 +161,24 @@ def gradients(
       batch: {"labeled": {domain: {"image", "label"}}, "unlabeled": {domain: {"image": [U, B, H, W, 3]}}}; "unlabeled"
         may be absent or empty. U and the image size may differ between domains.
       model, objective, augment: see there.
+      label_classes: per domain the train id of each label embedding; needed if the objective embeds labeled images.
       seed: of the augmentation, whose key depends on it and the step alone.
       unroll: write the scan out. XLA's CPU backend runs the weight gradient of a convolution some 30 times slower
         inside a loop than outside, since it brings convolutions into its fast form in the entry computation alone.
 
     Returns:
-      (gradients, new batch statistics, scalars).
+      (gradients, new batch statistics, scalars, new label embeddings).
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     labeled = augment_device.augment({"labeled": batch["labeled"]}, key, augment)["labeled"]
-    (loss, (stats, losses)), grads = jax.value_and_grad(partial(supervised_loss, model=model), has_aux=True)(
-        state.params, state.batch_stats, labeled
+    supervised = partial(supervised_loss, model=model, objective=objective, label_classes=label_classes)
+    (loss, (stats, scalars, sums)), grads = jax.value_and_grad(supervised, has_aux=True)(
+        state.params, state.batch_stats, labeled, state.label_embeddings
     )
-    scalars = {f"supervised/{domain}": value for domain, value in losses.items()}
+    label_embeddings = dict(state.label_embeddings)
+    for domain, of_domain in sums.items():
+        rows = label_embeddings[domain]
+        label_embeddings[domain] = moving_average(rows, of_domain, label_classes[domain], objective.theta)
 
     buckets: dict[tuple, dict] = {}  # domains of equal shape share a scan, and with it their forward passes
     unlabeled = batch.get("unlabeled", {})
@@ -146,7 +210,7 @@ def gradients(
             carry, per_pass = jax.lax.scan(micro_step, carry, (jnp.arange(shape[0]), images))
         grads, stats, loss = carry
         scalars |= {name: values.mean() for name, values in per_pass.items()}
-    return grads, stats, {"loss": loss, **scalars}
+    return grads, stats, {"loss": loss, **scalars}, label_embeddings
 
 
 def train_step(
@@ -156,13 +220,21 @@ def train_step(
     model: UniversalModel,
     tx,
     objective: Objective,
+    label_classes: Mapping[str, Sequence[int]] = NO_CLASSES,
     augment: DeviceAugment = NO_AUGMENT,
     seed: int = 0,
     unroll: bool = False,
 ):
     """One optimiser step: a pure function of (state, batch), see `gradients`. Returns (new state, scalars)."""
-    grads, stats, scalars = gradients(
-        state, batch, model=model, objective=objective, augment=augment, seed=seed, unroll=unroll
+    grads, stats, scalars, label_embeddings = gradients(
+        state,
+        batch,
+        model=model,
+        objective=objective,
+        label_classes=label_classes,
+        augment=augment,
+        seed=seed,
+        unroll=unroll,
     )
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     new_state = dataclasses.replace(
@@ -171,6 +243,7 @@ def train_step(
         params=optax.apply_updates(state.params, updates),
         batch_stats=stats,
         opt_state=opt_state,
+        label_embeddings=label_embeddings,
     )
     return new_state, {**scalars, "grad_norm": optax.tree.norm(grads)}
 
@@ -182,6 +255,7 @@ def jit_train_step(
     tx,
     objective: Objective,
     has_unlabeled: bool,
+    label_classes: Mapping[str, Sequence[int]] = NO_CLASSES,
     augment: DeviceAugment = NO_AUGMENT,
     seed: int = 0,
 ):
@@ -191,7 +265,16 @@ def jit_train_step(
         del shardings["unlabeled"]
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     return jax.jit(
-        partial(train_step, model=model, tx=tx, objective=objective, augment=augment, seed=seed, unroll=on_cpu),
+        partial(
+            train_step,
+            model=model,
+            tx=tx,
+            objective=objective,
+            label_classes=label_classes,
+            augment=augment,
+            seed=seed,
+            unroll=on_cpu,
+        ),
         in_shardings=(replicated(mesh), shardings),
         out_shardings=replicated(mesh),
         donate_argnums=0,

@@ -1,0 +1,212 @@
+"""Word vectors from the files of word2vec, GloVe and fastText, and class names as their means."""
+
+import difflib
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from usss_jax.errors import InputError
+
+LONGEST = 1 << 20  # bytes of a line or, in a binary file, of a word; more is no word vector and not kept in memory
+# What gzip, bzip2, xz, zip and fastText's own model files start with.
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"PK\x03\x04")
+_FASTTEXT = b"\xba\x16\x4f\x2f"
+
+
+def read_word_vectors(path: str | os.PathLike, words: Iterable[str]) -> dict[str, np.ndarray]:
+    """Read the vectors of some words; those that the file lacks are left out.
+
+    The file is read row by row, and no further than to the last word wanted. It is one of
+      text with a first line "count dimension" (word2vec, fastText's .vec),
+      text without (GloVe),
+      word2vec's binary form: named *.bin, or seen by its bytes.
+    A word is looked up as it is written, and in lower case if that is not there; the first of two equal rows counts.
+    A text row with more blanks than numbers is a word with blanks (GloVe's 840B file has some).
+
+    Returns:
+      Word -> float32 [dimension].
+
+    Raises:
+      InputError: naming file and line (of a binary file: the number of the vector), for a row of another length, a
+        number that is none or not finite in a wanted row, and a file that ends before its count. What lies after the
+        last wanted word is not looked at; a GloVe file cut off between two lines cannot be told from a whole one.
+    """
+    words = list(dict.fromkeys(words))
+    forms = {form.encode() for word in words for form in (word, word.lower())}
+    missing, found = {word.encode() for word in words}, {}
+    for place, word, numbers in _rows(path) if words else ():
+        if word in forms and word not in found:
+            found[word] = _vector(place, word.decode(), numbers)
+            missing.discard(word)
+            if not missing:
+                break
+    keys = {word: word.encode() if word.encode() in found else word.lower().encode() for word in words}
+    return {word: found[key] for word, key in keys.items() if key in found}
+
+
+def close_words(path: str | os.PathLike, word: str, count: int = 3) -> list[str]:
+    """Find the words of a file that are spelt most like one that it lacks, among those with its first three letters.
+
+    Reads the whole file once more. Raises InputError as `read_word_vectors` does.
+    """
+    prefix = word[:3].lower()
+    seen = {text for _, row, _ in _rows(path) if (text := row.decode(errors="ignore")).lower().startswith(prefix)}
+    return difflib.get_close_matches(word.lower(), sorted(seen), n=count, cutoff=0.0)
+
+
+def words_of(name: str) -> list[str]:
+    """Split the name of a class at blanks, hyphens and underscores."""
+    return [word for word in re.split(r"[\s_-]+", name) if word]
+
+
+def class_vectors(
+    names: Sequence[str],
+    vectors: Mapping[str, np.ndarray],
+    dim: int,
+    seed: int = 0,
+    close: Callable[[str], Sequence[str]] | None = None,
+) -> np.ndarray:
+    """Mean of the vectors of every name's words, in `dim` dimensions.
+
+    Vectors of fewer dimensions get zeros at the end, which changes no dot product. Vectors of more are projected on
+    `dim` random orthonormal directions, always the same for one seed, which keeps angles approximately. PCA would fit
+    the few class vectors at hand instead: it needs at least `dim` of them, and would change with the set of domains.
+
+    Args:
+      names: of the classes.
+      vectors: word -> [dimension], for every word of the names (`words_of`).
+      dim: d of the embeddings.
+      seed: of the projection.
+      close: words to suggest in place of a missing one; None: among the keys of `vectors`.
+
+    Returns:
+      float32 [n, dim], rows of unit length.
+
+    Raises:
+      InputError: naming class and word, if a word has no vector; or if a class has no words or a zero mean.
+    """
+    means = []
+    for name in names:
+        words = words_of(name)
+        for word in words:
+            if word not in vectors:
+                near = close(word) if close else difflib.get_close_matches(word, list(vectors), n=3, cutoff=0.0)
+                hint = f"close are {', '.join(map(repr, near))}" if near else "no word is close"
+                raise InputError(f"class {name!r}: no vector for the word {word!r} ({hint}); give a file that has it")
+        if not words:
+            raise InputError(f"class {name!r} has no word to look up; rename it")
+        means.append(np.mean([np.asarray(vectors[word], np.float64) for word in words], axis=0))
+    rows = np.stack(means)
+    given = rows.shape[1]
+    if given > dim:
+        rows = rows @ orthonormal(given, dim, seed)
+    elif given < dim:
+        rows = np.pad(rows, ((0, 0), (0, dim - given)))
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not norms.all():
+        raise InputError(f"class {names[int(norms.argmin())]!r}: its word vectors add up to zero; rename it")
+    return (rows / norms).astype(np.float32)
+
+
+def orthonormal(rows: int, columns: int, seed: int) -> np.ndarray:
+    """Random matrix [rows, columns] with orthonormal columns, uniform among these."""
+    # RandomState's streams are the same in every version of NumPy.
+    q, r = np.linalg.qr(np.random.RandomState(seed).standard_normal((rows, columns)))
+    return q * np.sign(np.diag(r))  # the signs that QR leaves open, so that every machine has the same matrix
+
+
+def _vector(place: str, word: str, numbers: "bytes | np.ndarray") -> np.ndarray:
+    """Numbers of a row, as text or read already, float32 [dimension]."""
+    try:
+        values = [float(n) for n in numbers.split(b" ")] if isinstance(numbers, bytes) else numbers
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
+            vector = np.array(values, np.float32)
+    except ValueError as error:
+        raise InputError(f"{place}: the vector of {word!r} has something that is no number ({error})") from error
+    if not np.isfinite(vector).all():
+        raise InputError(f"{place}: the vector of {word!r} is not finite; the file is damaged")
+    return vector
+
+
+def _rows(path) -> Iterator[tuple[str, bytes, "bytes | np.ndarray"]]:
+    """Place, word and numbers (text, or an array from a binary file) of every row."""
+    try:
+        with open(os.path.expanduser(path), "rb", buffering=LONGEST) as file:
+            first = file.readline(LONGEST)
+            if first.startswith(_PACKED):
+                raise InputError(f"{path}: is packed; unpack it first")
+            if first.startswith(_FASTTEXT):
+                raise InputError(f"{path}: is a model of fastText; give its text file, .vec")
+            fields = first.split()
+            if len(fields) == 2 and fields[0].isdigit() and fields[1].isdigit() and int(fields[1]):
+                count, dim = map(int, fields)
+                # No word has control characters; a whole vector of floats without one is all but impossible.
+                sample = file.read(4 * dim + 64)
+                file.seek(len(first))
+                if str(path).lower().endswith(".bin") or re.search(rb"[\x00-\x08\x0e-\x1f]", sample):
+                    yield from _binary_rows(path, file, count, dim)
+                else:
+                    yield from _text_rows(path, iter(lambda: file.readline(LONGEST), b""), 2, dim, count)
+            elif len(fields) > 2 and len(first) < LONGEST:
+                lines = itertools.chain([first], iter(lambda: file.readline(LONGEST), b""))
+                yield from _text_rows(path, lines, 1, len(fields) - 1, 0)
+            else:
+                raise InputError(
+                    f"{path}:1: is neither 'count dimension' nor a word and its numbers; give word vectors"
+                )
+    except OSError as error:
+        raise InputError(f"{path}: these word vectors cannot be read ({error.strerror}); correct the path") from error
+
+
+def _text_rows(path, lines, start, dim, count):
+    seen = 0
+    for number, line in enumerate(lines, start):
+        if len(line) >= LONGEST:
+            raise InputError(f"{path}:{number}: is longer than {LONGEST} bytes; the file is damaged")
+        line = line.rstrip()
+        if not line:
+            continue
+        word, _, numbers = line.partition(b" ")
+        if numbers.count(b" ") != dim - 1:  # tabs, blanks in a row or in the word, or another length
+            *head, numbers = _split_tail(line, dim)
+            in_word = head[0].split() if head else []
+            if not head or (len(in_word) > 1 and _is_number(in_word[-1])):
+                got = len(line.split()) - 1
+                raise InputError(f"{path}:{number}: has {got} numbers, not {dim}; the file is damaged or cut off")
+            word = head[0]
+        seen += 1
+        yield f"{path}:{number}", word, numbers
+    if seen < count:
+        raise InputError(f"{path}: ends after {seen} of {count} vectors; it is cut off")
+
+
+def _split_tail(line, dim):
+    """Word and the text of the last `dim` numbers; the text alone where there are no more."""
+    parts = line.rsplit(None, dim)
+    return [*parts[:-dim], b" ".join(parts[-dim:])]
+
+
+def _is_number(text):
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _binary_rows(path, file, count, dim):
+    data, start, size = b"", 0, 4 * dim
+    for number in range(1, count + 1):
+        blank = data.find(b" ", start)
+        while blank < 0 or blank + 1 + size > len(data):
+            more = b"" if blank < 0 and len(data) - start > LONGEST else file.read(LONGEST + size)
+            if not more:
+                raise InputError(f"{path}: vector {number} of {count} has no end; the file is damaged or cut off")
+            data, start = data[start:] + more, 0
+            blank = data.find(b" ")
+        word = data[start:blank].lstrip(b"\r\n")  # word2vec ends a vector with a line feed, other writers do not
+        yield f"{path}: vector {number}", word, np.frombuffer(data, "<f4", dim, blank + 1)
+        start = blank + 1 + size

@@ -1,0 +1,124 @@
+"""Label embeddings that need no network (appendix B.4 of the paper): random ones, word vectors, those of a file."""
+
+import os
+import pathlib
+import zlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from usss_jax.data.word_vectors import class_vectors, close_words, read_word_vectors, words_of
+from usss_jax.errors import InputError
+from usss_jax.training import label_embeddings
+from usss_jax.training.label_embeddings import LabelEmbeddings
+
+PROTOTYPES, RANDOM, WORDS = "prototypes", "random", "words:"
+
+
+def check_field(source: str):
+    """Raise InputError unless the config's `label_embeddings` is understood and its file, if any, is there."""
+    path = source.removeprefix(WORDS)
+    if source in (PROTOTYPES, RANDOM):
+        return
+    if not source.startswith(WORDS) and not source.endswith(".npz"):
+        raise InputError(f"label_embeddings={source}: give {PROTOTYPES}, {RANDOM}, {WORDS}FILE or an .npz file")
+    if not os.path.isfile(os.path.expanduser(path)):
+        raise InputError(f"label_embeddings={source}: there is no file {path!r}; correct the path")
+
+
+def make(
+    source: str, classes: Mapping[str, Sequence[str]], dim: int, seed: int
+) -> tuple[dict[str, LabelEmbeddings], dict[str, Any]]:
+    """Make the label embeddings of every domain by the config's `label_embeddings`, other than "prototypes".
+
+    Args:
+      source: "random", "words:FILE" or the path of an .npz file.
+      classes: class names by domain.
+      dim: d.
+      seed: of random ones.
+
+    Returns:
+      Embeddings by domain, and what the file that keeps them says: "method", "dim", "domains".
+
+    Raises:
+      InputError: if the file cannot be read or does not fit the domains.
+    """
+    absent: dict[str, list[str]] = {domain: [] for domain in classes}
+    if source == RANDOM:
+        made = {d: _all_classes(random_rows(len(names), dim, seed, d)) for d, names in classes.items()}
+        method = f"random: normal distribution, seed {seed} and the domain's name, unit length"
+    elif source.startswith(WORDS):
+        made, method = from_words(source.removeprefix(WORDS), classes, dim)
+    else:
+        made, method = from_file(pathlib.Path(source).expanduser(), classes, dim)
+        absent = {d: [n for i, n in enumerate(names) if i not in made[d].class_ids] for d, names in classes.items()}
+    about = {
+        domain: {"classes": [names[i] for i in made[domain].class_ids], "absent": absent[domain]}
+        for domain, names in classes.items()
+    }
+    return made, {"method": method, "dim": dim, "domains": about}
+
+
+def random_rows(count: int, dim: int, seed: int, domain: str) -> np.ndarray:
+    """Random directions, float32 [count, dim] with rows of unit length, that depend on no other domain."""
+    # RandomState's streams are the same in every version of NumPy.
+    state = np.random.RandomState(zlib.crc32(f"label embeddings/{seed}/{domain}".encode()))
+    rows = state.standard_normal((count, dim))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def from_words(path: str, classes: Mapping[str, Sequence[str]], dim: int) -> tuple[dict[str, LabelEmbeddings], str]:
+    """Means of the word vectors of every class name, and how they were made; classes alike in name are alike."""
+    words = dict.fromkeys(word for names in classes.values() for name in names for word in words_of(name))
+    vectors = read_word_vectors(path, words)
+    made = {}
+    for domain, names in classes.items():
+        try:
+            made[domain] = _all_classes(class_vectors(names, vectors, dim, close=partial(close_words, path)))
+        except InputError as e:
+            raise InputError(f"label_embeddings={WORDS}{path}: {domain}: {e}") from e
+    given = len(next(iter(vectors.values())))
+    change = "" if given == dim else ", random orthonormal projection" if given > dim else ", zeros appended"
+    return made, f"words: mean of the word vectors ({given} dimensions) of {path}{change}, unit length"
+
+
+def from_file(
+    path: pathlib.Path, classes: Mapping[str, Sequence[str]], dim: int
+) -> tuple[dict[str, LabelEmbeddings], str]:
+    """Label embeddings that `label_embeddings.save` wrote, of these domains and more, and how they were made.
+
+    Classes that the file calls absent are left out, as with prototypes.
+
+    Raises:
+      InputError: naming what differs: domains, class names in their order, dimension, or rows not of unit length.
+    """
+    rows, meta = label_embeddings.load(path, "give a file as runs leave it in prototypes/")
+    made = {}
+    for domain, names in classes.items():
+        if domain not in rows:
+            raise InputError(f"{path}: has no domain {domain!r}, only {', '.join(rows)}; give another file")
+        try:
+            theirs, absent = list(meta["domains"][domain]["classes"]), set(meta["domains"][domain]["absent"])
+        except (KeyError, TypeError) as e:
+            raise InputError(f"{path}: does not say the classes of {domain} ({e!r}); give another file") from e
+        expected = [name for name in names if name not in absent]
+        present = list(dict.fromkeys(theirs))  # a class may have several rows
+        if present != expected:
+            same = [a == b for a, b in zip(present, expected, strict=False)]
+            i = same.index(False) if False in same else len(same)
+            was, wanted = (repr(c[i]) if i < len(c) else "nothing" for c in (present, expected))
+            raise InputError(f"{path}: {domain}: class {i + 1} is {was}, where the domain has {wanted}")
+        shape = (len(theirs), dim)
+        if rows[domain].shape != shape:
+            raise InputError(f"{path}: {domain}: embeddings are {rows[domain].shape}, not {shape}; see embed_dim")
+        if not (np.abs(np.linalg.norm(rows[domain], axis=1) - 1) < 1e-3).all():  # nan too
+            raise InputError(f"{path}: {domain}: embeddings are not of unit length; divide each by its length")
+        ids = np.array([names.index(name) for name in theirs])
+        made[domain] = LabelEmbeddings(rows[domain].astype(np.float32), ids)
+    return made, f"of the file {path}: {meta.get('method', 'it does not say how they were made')}"
+
+
+def _all_classes(rows: np.ndarray) -> LabelEmbeddings:
+    return LabelEmbeddings(rows, np.arange(len(rows)))
