@@ -213,29 +213,12 @@ def gradients(
     return grads, stats, {"loss": loss, **scalars}, label_embeddings
 
 
-def train_step(
-    state: TrainState,
-    batch: Mapping,
-    *,
-    model: UniversalModel,
-    tx,
-    objective: Objective,
-    label_classes: Mapping[str, Sequence[int]] = NO_CLASSES,
-    augment: DeviceAugment = NO_AUGMENT,
-    seed: int = 0,
-    unroll: bool = False,
-):
-    """One optimiser step: a pure function of (state, batch), see `gradients`. Returns (new state, scalars)."""
-    grads, stats, scalars, label_embeddings = gradients(
-        state,
-        batch,
-        model=model,
-        objective=objective,
-        label_classes=label_classes,
-        augment=augment,
-        seed=seed,
-        unroll=unroll,
-    )
+def train_step(state: TrainState, batch: Mapping, *, tx: optax.GradientTransformation, **setting):
+    """One optimiser step: a pure function of (state, batch). Returns (new state, scalars).
+
+    `setting` and the shapes of the batch are those of `gradients`.
+    """
+    grads, stats, scalars, label_embeddings = gradients(state, batch, **setting)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     new_state = dataclasses.replace(
         state,
@@ -248,33 +231,17 @@ def train_step(
     return new_state, {**scalars, "grad_norm": optax.tree.norm(grads)}
 
 
-def jit_train_step(
-    mesh: Mesh,
-    *,
-    model: UniversalModel,
-    tx,
-    objective: Objective,
-    has_unlabeled: bool,
-    label_classes: Mapping[str, Sequence[int]] = NO_CLASSES,
-    augment: DeviceAugment = NO_AUGMENT,
-    seed: int = 0,
-):
-    """Compile `train_step` for the mesh: state replicated and donated, batches split over the devices."""
+def jit_train_step(mesh: Mesh, *, tx: optax.GradientTransformation, has_unlabeled: bool, **setting):
+    """Compile `train_step` for the mesh: state replicated and donated, batches split over the devices.
+
+    `setting` is that of `gradients` but for `unroll`, which the mesh decides.
+    """
     shardings = step_batch_shardings(mesh)
     if not has_unlabeled:
         del shardings["unlabeled"]
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     return jax.jit(
-        partial(
-            train_step,
-            model=model,
-            tx=tx,
-            objective=objective,
-            label_classes=label_classes,
-            augment=augment,
-            seed=seed,
-            unroll=on_cpu,
-        ),
+        partial(train_step, tx=tx, unroll=on_cpu, **setting),
         in_shardings=(replicated(mesh), shardings),
         out_shardings=replicated(mesh),
         donate_argnums=0,
