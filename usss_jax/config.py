@@ -7,19 +7,21 @@ from ml_collections import ConfigDict, FieldReference
 
 from usss_jax.errors import InputError
 
-VARIANTS = ("single", "basic", "cross", "full", "direct")
+VARIANTS = ("single", "frozen", "finetune", "hung", "basic", "cross", "full", "direct")
 
 # What `checked` asks of the fields.
 CHOICES = {"on_bad_example": ("error", "skip")}
 AT_LEAST_ONE = (
     *("steps", "single_steps", "batch_size", "unlabeled_batch_size", "eval_batch_size", "embed_dim"),
-    *("eval_every", "checkpoint_every", "log_every", "loader_threads"),
+    *("eval_every", "checkpoint_every", "log_every", "loader_threads", "embeddings_per_class"),
 )
-POSITIVE = ("lr", "similarity_scale", "width", "rare_temperature", "embedding_lr_scale")
+POSITIVE = ("lr", "similarity_scale", "width", "rare_temperature", "embedding_lr_scale", "hung_lr")
 NOT_NEGATIVE = (
     *("alpha", "beta", "momentum", "weight_decay", "poly_power", "cache_gb"),
-    *("embedding_supervision", "diversity", "theta"),
+    *("embedding_supervision", "diversity", "theta", "entropy_warmup"),
+    *("hung_adversarial", "hung_adversarial_unlabeled", "hung_semi", "hung_threshold", "hung_semi_start"),
 )
+SHARES = ("theta", "hung_threshold", "hung_semi_start")
 
 
 def flexible(value) -> FieldReference:
@@ -67,8 +69,11 @@ def default_config() -> ConfigDict:
     c.upsample = "bilinear"  # or "drn": the reference's, which fades at the border
     c.precision = "float32"  # or "tf32", "bfloat16"
     c.label_embeddings = "prototypes"  # or "random", "words:FILE" (word vectors), or the path of an .npz file
+    c.embeddings_per_class = 1  # K: of "prototypes", K-means inside each class (appendix B.3); of "random"
+    # What is trained, in this order (training/stages.py): of single, frozen, finetune, hung, basic, cross, full, direct
+    c.variants = flexible(["single", "basic", "full"])
+    c.single_from = ""  # another run's workdir whose single-domain networks are used; empty: trained in this one
     # Objective (Eq. 5)
-    c.variants = flexible(["single", "basic", "full"])  # of single, basic, cross, full, direct (decoders' entropy)
     c.alpha = 1.0  # weight of the cross term (variants cross and full)
     c.beta = 1.0  # weight of the within term (variant full)
     c.similarity_scale = 1.0  # inverse temperature of the similarities
@@ -79,6 +84,14 @@ def default_config() -> ConfigDict:
     c.normalize_embedding = False  # pixel embeddings of unit length
     c.embedding_lr_scale = 1.0  # factor on the learning rate of the entropy module
     c.embedding_bias = True
+    c.entropy_warmup = 0  # steps over which the weights of the entropy terms rise from 0 in a straight line
+    # Hung et al. 2018 (variant hung): weights, confidence, share of the steps before the self-taught term, Adam's lr
+    c.hung_adversarial = 0.01
+    c.hung_adversarial_unlabeled = 0.001
+    c.hung_semi = 0.1
+    c.hung_threshold = 0.2
+    c.hung_semi_start = 0.25
+    c.hung_lr = 1e-4
     # Training
     c.steps = 2000  # universal stage: 200 epochs of N / batch_size steps
     c.single_steps = 2000  # single-domain stage
@@ -124,8 +137,11 @@ def checked(config: ConfigDict) -> ConfigDict:
     for field in NOT_NEGATIVE:
         if not 0 <= config[field] < float("inf"):
             raise InputError(f"{field}={config[field]} must be a number from 0 on")
-    if config.theta > 1:
-        raise InputError(f"theta={config.theta} must be from 0 to 1")
+    for field in SHARES:
+        if config[field] > 1:
+            raise InputError(f"{field}={config[field]} must be from 0 to 1")
+    if config.embeddings_per_class > 1 and config.theta < 1:
+        raise InputError(f"embeddings_per_class={config.embeddings_per_class} needs theta=1: Eq. 7 moves class means")
     plain = config.to_dict() | {"domains": tuple(domains), "variants": tuple(variants)}
     return ConfigDict(plain)
 
@@ -259,8 +275,7 @@ def shrink_for_cpu(config: ConfigDict, image_size: str):
     config.batch_size = config.unlabeled_batch_size = 4
     config.unlabeled_batches = 1
     config.lr = 0.02
-    config.steps = 600
-    config.single_steps = 300
+    config.steps = config.single_steps = 600
     config.eval_every = config.checkpoint_every = 100
 
 

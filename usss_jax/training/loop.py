@@ -41,6 +41,8 @@ class Stage:
       label_embeddings: per domain [n, d]; empty for supervised training.
       unlabeled_batches: U_k per domain; empty for supervised training.
       label_classes: per domain the train id of each label embedding.
+      trained: domains whose images are trained on; empty: all of `pools`. The others are only evaluated.
+      initial: variables of a finished network that the stage begins from; None: random, or pretrained, weights.
     """
 
     name: str
@@ -50,6 +52,19 @@ class Stage:
     label_embeddings: Mapping[str, np.ndarray]
     unlabeled_batches: Mapping[str, int]
     label_classes: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
+    trained: tuple[str, ...] = ()
+    initial: Mapping[str, Any] | None = None
+
+    @property
+    def trained_pools(self) -> dict[str, Pools]:
+        """Images of the domains that are trained on."""
+        return {domain: pool for domain, pool in self.pools.items() if domain in (self.trained or self.pools)}
+
+    def trains(self, part: str) -> bool:
+        """Whether a part of the model (encoder, decoder_DOMAIN, embedding) changes."""
+        if part == "encoder":
+            return not self.objective.frozen_encoder
+        return part == "embedding" or part.removeprefix("decoder_") in self.trained_pools
 
 
 def train_and_evaluate(
@@ -87,8 +102,9 @@ def train_and_evaluate(
         weight_decay=config.weight_decay,
         power=config.poly_power,
         embedding_lr_scale=config.embedding_lr_scale,
+        trained=stage.trains if stage.initial is not None else None,
     )
-    state, report = create_state(model, tx, config.seed, mesh, stage.label_embeddings, weights)
+    state, report = create_state(model, tx, config.seed, mesh, stage.label_embeddings, weights, stage.initial)
     last = Checkpoints(folder / "checkpoints")
     best = Checkpoints(folder / "best")
     progress: dict[str, Any] = {"seconds": 0.0, "train_seconds": 0.0, "wait_seconds": 0.0, "images": 0, "best": None}
@@ -119,7 +135,7 @@ def train_and_evaluate(
         seed=config.seed,
     )
     batches = streams.step_batches(
-        stage.pools,
+        stage.trained_pools,
         batch_size=config.batch_size,
         unlabeled_batch_size=config.unlabeled_batch_size,
         unlabeled_batches=stage.unlabeled_batches,
@@ -140,7 +156,7 @@ def train_and_evaluate(
         return {"progress": progress, "config": config.to_dict(), **describe_data(stage)}
 
     # ---- Loop ----
-    images_per_step = len(stage.pools) * config.batch_size
+    images_per_step = len(stage.trained_pools) * config.batch_size
     images_per_step += sum(stage.unlabeled_batches.values()) * config.unlabeled_batch_size
     meter = Meter(stage.name, stage.steps, images_per_step, progress)
     iterator = streams.iterate(batches, start, config.loader_threads)
@@ -160,7 +176,7 @@ def train_and_evaluate(
                     scores = {d: metrics.mean_iou(c) for d, c in confusions.items()}
                     if absent := [d for d, value in scores.items() if value is None]:
                         raise InputError(f"{absent[0]}: its select split has no labeled pixel; check the masks there")
-                    scores["average"] = average(scores.values())
+                    scores["average"] = average(scores[d] for d in stage.trained_pools)
                     writer.write(step, {f"select_miou/{d}": value for d, value in scores.items()})
                     say(
                         stage.name,
@@ -262,7 +278,7 @@ def describe_data(stage: Stage) -> dict[str, Any]:
     unlabeled = {name: stage.pools[name].unlabeled.ids for name in stage.unlabeled_batches}
     return {
         "classes": {name: list(pool.domain.class_names) for name, pool in stage.pools.items()},
-        "split_hash": split_hash({name: pool.labeled_ids for name, pool in stage.pools.items()}),
+        "split_hash": split_hash({name: pool.labeled_ids for name, pool in stage.trained_pools.items()}),
         "unlabeled_hash": split_hash(unlabeled) if unlabeled else None,
     }
 

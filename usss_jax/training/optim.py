@@ -1,5 +1,7 @@
 """SGD as PyTorch does it, with the poly schedule of the paper (appendix A)."""
 
+from collections.abc import Callable
+
 import jax
 import optax
 
@@ -17,19 +19,33 @@ def create_optimizer(
     weight_decay: float = 1e-4,
     power: float = 0.9,
     embedding_lr_scale: float = 1.0,
+    trained: Callable[[str], bool] | None = None,
 ) -> optax.GradientTransformation:
     """SGD with momentum; the decay is added to the gradient of every parameter before the momentum, as in PyTorch.
 
-    `embedding_lr_scale` multiplies the learning rate of the entropy module's map E.
+    `embedding_lr_scale` multiplies the learning rate of the entropy module's map E. `trained` says which parts of the
+    model (its top-level names: encoder, decoder_DOMAIN, embedding) change at all, None: all; the others do not decay
+    either.
     """
     sgd = optax.chain(
         optax.add_decayed_weights(weight_decay),
         optax.sgd(poly_schedule(lr, steps, power), momentum=momentum),
     )
-    if embedding_lr_scale == 1:
+    if embedding_lr_scale != 1:
+        sgd = optax.chain(sgd, optax.masked(optax.scale(embedding_lr_scale), _parts(lambda name: name == "embedding")))
+    if trained is None:
         return sgd
-    return optax.chain(sgd, optax.masked(optax.scale(embedding_lr_scale), _is_embedding))
+    others = _parts(lambda name: not trained(name))
+    return optax.chain(optax.masked(sgd, _parts(trained)), optax.masked(optax.set_to_zero(), others))
 
 
-def _is_embedding(params):
-    return {name: jax.tree.map(lambda _, is_it=name == "embedding": is_it, part) for name, part in params.items()}
+def _parts(chosen: Callable[[str], bool]):
+    """Mask of the leaves below the chosen top-level names."""
+
+    def mask(params):
+        def below(name, part):
+            return jax.tree.map(lambda _: chosen(name), part)
+
+        return {name: below(name, part) for name, part in params.items()}
+
+    return mask

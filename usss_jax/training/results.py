@@ -11,18 +11,28 @@ from usss_jax.evaluation.metrics import CONVENTION
 from usss_jax.inference import visualize
 from usss_jax.training.loop import average, percent
 
+PER_DOMAIN = {"single": "single (one network per domain)", "hung": "Hung et al. (one network per domain)"}
 TITLES = {"basic": "Univ-basic", "cross": "Univ-cross", "full": "Univ-full", "direct": "direct entropy"}
 
 
 def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> str:
-    """Markdown table of mIoU in per cent, best checkpoint / last step; single-domain networks share one row."""
+    """Markdown table of mIoU in per cent, best checkpoint / last step; a network per domain: one row for all."""
     rows = {}
-    singles = {d: summaries[f"single_{d}"]["domains"][d] for d in domains if f"single_{d}" in summaries}
-    if singles:
-        rows["single (one network per domain)"] = singles
-    rows |= {TITLES[s]: summary["domains"] for s, summary in summaries.items() if s in TITLES}
-    first = next(iter(rows.values()))
-    heads = [f"{d} ({first[d]['split']})" for d in domains]
+    for prefix, title in PER_DOMAIN.items():
+        of_domains = {d: summaries[f"{prefix}_{d}"]["domains"][d] for d in domains if f"{prefix}_{d}" in summaries}
+        if of_domains:
+            rows[title] = of_domains
+    for source in domains:
+        frozen = {d: summaries[f"frozen_{source}_{d}"] for d in domains if f"frozen_{source}_{d}" in summaries}
+        if frozen:
+            own = {source: summaries[f"single_{source}"]["domains"][source]}
+            rows[f"{source}'s encoder, frozen"] = own | {d: s["domains"][d] for d, s in frozen.items()}
+        for target in domains:
+            if summary := summaries.get(f"finetune_{source}_{target}"):
+                rows[f"{source}, then fine-tuned on {target}"] = summary["domains"]
+    rows |= {TITLES[s]: summaries[s]["domains"] for s in TITLES if s in summaries}
+    splits = {d: scores["split"] for row in rows.values() for d, scores in row.items()}
+    heads = [f"{d} ({splits[d]})" for d in domains]
     lines = [
         f"mIoU in %, best checkpoint / last step. {CONVENTION}.",
         "",
@@ -30,8 +40,9 @@ def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> s
     ]
     lines.append("|---" * (len(domains) + 2) + "|")
     for title, scores in rows.items():
-        cells = [[scores[d][f"miou_{which}"] for d in domains] for which in ("best", "last")]
-        pairs = [*zip(*cells, strict=True), tuple(average(row) for row in cells)]
+        cells = [[scores.get(d, {}).get(f"miou_{which}") for d in domains] for which in ("best", "last")]
+        averages = tuple(average(row) if None not in row else None for row in cells)
+        pairs = [*zip(*cells, strict=True), averages]
         lines.append(f"| {title} | " + " | ".join(f"{percent(a)} / {percent(b)}" for a, b in pairs) + " |")
     return "\n".join(lines) + "\n"
 

@@ -4,9 +4,10 @@ Every stage has its own folder in the workdir. A stage with a summary.json is fi
 checkpoints goes on from the last.
 """
 
+import itertools
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,7 +34,17 @@ from usss_jax.training.step import Objective
 WITHOUT_EMBEDDINGS = ("basic", "direct")  # variants without the entropy module
 
 # Fields that may change between two runs of the same workdir: they alter no number.
-FREE_FIELDS = ("variants", "data_root", "checkpoint_every", "log_every", "cache_gb", "loader_threads")
+FREE_FIELDS = ("variants", "single_from", "data_root", "checkpoint_every", "log_every", "cache_gb", "loader_threads")
+
+# Fields that single-domain networks do not depend on: they may differ between a run and that of its `single_from`.
+NOT_OF_SINGLES = (
+    *FREE_FIELDS,
+    *("label_embeddings", "embeddings_per_class", "embed_dim", "theta", "alpha", "beta", "similarity_scale"),
+    *("embedding_supervision", "diversity", "normalize_embedding", "embedding_lr_scale", "embedding_bias"),
+    *("entropy_warmup", "steps", "unlabeled_batch_size", "unlabeled_batches", "unlabeled_splits", "unlabeled_list"),
+    *("unlabeled_includes_labeled", "hung_adversarial", "hung_adversarial_unlabeled", "hung_semi", "hung_threshold"),
+    *("hung_semi_start", "hung_lr"),
+)
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, dict[str, Any]]:
@@ -60,33 +71,34 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
         # Before the workdir is claimed: another file may be needed.
         classes = {name: pool.domain.class_names for name, pool in pools.items()}
         given = label_sources.make(config.label_embeddings, classes, config.embed_dim, config.seed)
+    singles = singles_folder(config, workdir, list(pools))
     claim_workdir(config, workdir)
     if weights is None:
         print("pretrained is empty: the encoder starts from random weights, which departs from the paper (ImageNet's)")
 
-    variants = [v for v in config.variants if v != "single"]
-    unsupervised = [v for v in variants if v not in WITHOUT_EMBEDDINGS]
+    universal = [v for v in config.variants if v in TITLES]
+    unsupervised = [v for v in universal if v not in WITHOUT_EMBEDDINGS]
     summaries = {}
-    if "single" in config.variants or (unsupervised and of_networks):
-        for name in pools:
-            stage = Stage(f"single_{name}", {name: pools[name]}, config.single_steps, Objective(0, 0), {}, {})
-            summaries[stage.name] = run_stage(config, stage, workdir, mesh, weights)
+    if set(config.variants) & {"single", "frozen", "finetune"} or (unsupervised and of_networks):
+        for name, pool in pools.items():
+            stage = Stage(f"single_{name}", {name: pool}, config.single_steps, Objective(0, 0), {}, {})
+            summaries[stage.name] = run_stage(config, stage, singles, mesh, weights)
+    for stage in baseline_stages(config, pools, singles, mesh):
+        summaries[stage.name] = run_stage(config, stage, workdir, mesh, weights)
     embeddings: dict[str, np.ndarray] = {}
     label_classes: dict[str, tuple[int, ...]] = {}
     if unsupervised:
-        embeddings, label_classes = make_label_embeddings(config, pools, workdir, mesh, given)
-    for variant in variants:
+        embeddings, label_classes = make_label_embeddings(config, pools, workdir, singles, mesh, given)
+    for variant in universal:
         stage = universal_stage(config, variant, pools, embeddings, label_classes)
         summaries[variant] = run_stage(config, stage, workdir, mesh, weights)
 
-    for variant in TITLES:  # those of earlier commands on the same workdir
-        finished = workdir / variant / "summary.json"
-        if variant not in summaries and finished.exists():
-            summaries[variant] = json.loads(finished.read_text())
+    for finished in sorted(workdir.glob("*/summary.json")):  # those of earlier commands on the same workdir
+        summaries.setdefault(finished.parent.name, json.loads(finished.read_text()))
     table = results_table(summaries, list(pools))
     (workdir / "table.md").write_text(table)
-    if variants:
-        draw_predictions(config, pools, variants, workdir, mesh)
+    if universal:
+        draw_predictions(config, pools, universal, workdir, mesh)
     print(f"\n{table}")
     return summaries
 
@@ -105,6 +117,29 @@ def claim_workdir(config: ConfigDict, workdir: pathlib.Path):
         if changed:
             text = ", ".join(f"{f} was {theirs.get(f)!r}, is now {mine[f]!r}" for f in changed)
             raise InputError(f"workdir {workdir} belongs to another config: {text}; give another --workdir")
+
+
+def singles_folder(config: ConfigDict, workdir: pathlib.Path, domains: Sequence[str]) -> pathlib.Path:
+    """Workdir of the single-domain networks: this one, or that of `single_from`.
+
+    Raises:
+      InputError: if that one has no finished networks, or its config makes other ones.
+    """
+    if not config.single_from:
+        return workdir
+    folder = pathlib.Path(config.single_from).expanduser()
+    try:
+        theirs = json.loads((folder / "config.json").read_text())
+    except (OSError, json.JSONDecodeError) as e:
+        raise InputError(f"single_from={folder}: no workdir of a run ({e})") from e
+    mine = json.loads(json.dumps(config.to_dict()))
+    for field in sorted(set(mine) - set(NOT_OF_SINGLES)):
+        if theirs.get(field, mine[field]) != mine[field]:
+            raise InputError(f"single_from={folder}: {field} was {theirs[field]!r} there and is {mine[field]!r} here")
+    for name in domains:
+        if not (folder / f"single_{name}" / "summary.json").exists():
+            raise InputError(f"single_from={folder}: single_{name} is not finished there; run it with variants=single")
+    return folder
 
 
 def create_model_of(config: ConfigDict, num_classes: Mapping[str, int], embed_dim: int) -> UniversalModel:
@@ -137,7 +172,7 @@ def universal_stage(
     passes = {d: micro_batches(rules[d] or "pool", p, epoch, config.unlabeled_batch_size) for d, p in pools.items()}
     beta = 0.0 if variant == "cross" else config.beta
     if variant == "direct":
-        objective = Objective(config.alpha, beta, diversity=config.diversity, direct=True)
+        objective = Objective(config.alpha, beta, diversity=config.diversity, direct=True, warmup=config.entropy_warmup)
         return Stage(variant, pools, config.steps, objective, {}, passes)
     objective = Objective(
         config.alpha,
@@ -147,8 +182,34 @@ def universal_stage(
         config.embedding_supervision,
         config.normalize_embedding,
         config.theta,
+        warmup=config.entropy_warmup,
     )
     return Stage(variant, pools, config.steps, objective, embeddings, passes, classes)
+
+
+def baseline_stages(
+    config: ConfigDict, pools: Mapping[str, Pools], singles: pathlib.Path, mesh: Mesh
+) -> Iterator[Stage]:
+    """The variants "frozen" and "finetune": every single-domain network, trained on for every other domain.
+
+    frozen_X_Y: a decoder for Y on the frozen encoder of X ("train on X" of the paper's tables). finetune_X_Y: encoder
+    and a decoder for Y are trained on Y; X is evaluated too, which tells what was forgotten.
+    """
+    for variant, (source, target) in itertools.product(("frozen", "finetune"), itertools.permutations(pools, 2)):
+        if variant not in config.variants:
+            continue
+        initial, _ = best_variables(singles / f"single_{source}", stage_model(config, {source: pools[source]}, 0), mesh)
+        evaluated = [target] if variant == "frozen" else [source, target]
+        yield Stage(
+            f"{variant}_{source}_{target}",
+            {domain: pools[domain] for domain in evaluated},
+            config.single_steps,
+            Objective(0, 0, frozen_encoder=variant == "frozen"),
+            {},
+            {},
+            trained=(target,),
+            initial=initial,
+        )
 
 
 def run_stage(config: ConfigDict, stage: Stage, workdir: pathlib.Path, mesh: Mesh, weights) -> dict[str, Any]:
@@ -170,17 +231,23 @@ def embeddings_file(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def make_label_embeddings(
-    config: ConfigDict, pools: Mapping[str, Pools], workdir: pathlib.Path, mesh: Mesh, given=None
+    config: ConfigDict,
+    pools: Mapping[str, Pools],
+    workdir: pathlib.Path,
+    singles: pathlib.Path,
+    mesh: Mesh,
+    given=None,
 ) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, ...]]]:
     """Label embeddings of every domain and the train ids of their rows, kept in the workdir: made once.
 
-    `given` has those of label_sources.make; None: from the best checkpoint of every domain's single-domain network.
+    `given` has those of label_sources.make; None: from the best checkpoint of every domain's single-domain network,
+    which are in the workdir `singles`.
     """
     path = embeddings_file(workdir)
     folder = path.parent
     if not path.exists():
         logs.write_json(folder / "config.json", {"stage": "prototypes", **config.to_dict()})
-        made, meta = given or prototypes_of_networks(config, pools, workdir, mesh)
+        made, meta = given or prototypes_of_networks(config, pools, singles, mesh)
         meta = {**meta, **logs.environment()}
         logs.write_json(folder / "label_embeddings.json", meta)  # what the file below says, to read
         label_embeddings.save(path, made, meta)
@@ -193,12 +260,12 @@ def make_label_embeddings(
     return embeddings, classes
 
 
-def prototypes_of_networks(config: ConfigDict, pools: Mapping[str, Pools], workdir: pathlib.Path, mesh: Mesh):
+def prototypes_of_networks(config: ConfigDict, pools: Mapping[str, Pools], singles: pathlib.Path, mesh: Mesh):
     """Class prototypes from the best checkpoint of every single-domain network, and what their file says."""
     made, about = {}, {}
     for name, pool in pools.items():
         model = stage_model(config, {name: pool}, 0)
-        variables, checkpoint = best_variables(workdir / f"single_{name}", model, mesh)
+        variables, checkpoint = best_variables(singles / f"single_{name}", model, mesh)
         made[name] = label_embeddings.extract(
             model,
             variables,

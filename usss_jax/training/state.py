@@ -53,6 +53,7 @@ def create_state(
     mesh: Mesh,
     label_embeddings: Mapping[str, Any] | None = None,
     weights: Mapping[str, Any] | None = None,
+    initial: Mapping[str, Any] | None = None,
 ) -> tuple[TrainState, pretrained.Report | None]:
     """Create the state, replicated over the mesh.
 
@@ -63,6 +64,7 @@ def create_state(
       mesh: devices.
       label_embeddings: per domain [n, d].
       weights: state dict of a pretrained encoder (models/pretrained.py); heads in it are not used.
+      initial: variables of another network with this encoder: its parts that this model has too are taken from it.
 
     Returns:
       (state, report of what the pretrained weights matched or None).
@@ -76,6 +78,8 @@ def create_state(
     if weights is not None:
         variables, report = pretrained.from_state_dict(weights, variables, encoder_only=True)
         variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), variables)
+    for kind, parts in (initial or {}).items():
+        variables[kind] = {**variables[kind], **{name: parts[name] for name in variables[kind] if name in parts}}
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],

@@ -34,6 +34,8 @@ class Objective:
       normalize_embedding: whether E's output has unit length per cell.
       theta: of the moving average of the label embeddings (Eq. 7); 1 keeps them.
       direct: entropy of the decoders' own predictions instead of similarities (appendix C); no entropy module.
+      warmup: steps over which alpha and beta rise from 0 in a straight line.
+      frozen_encoder: the encoder neither changes nor normalises by the batch; supervised terms only.
     """
 
     alpha: float = 1.0
@@ -44,6 +46,8 @@ class Objective:
     normalize_embedding: bool = False
     theta: float = 1.0
     direct: bool = False
+    warmup: int = 0
+    frozen_encoder: bool = False
 
     @property
     def embeds_labeled(self) -> bool:
@@ -74,7 +78,11 @@ def supervised_loss(
       (loss, (new batch statistics, scalars, per domain sums of E's output per class if theta < 1)).
     """
     images = {domain: batch["image"] for domain, batch in labeled.items()}
-    features, stats = encode_groups(model, {"params": params, "batch_stats": batch_stats}, images)
+    variables, stats = {"params": params, "batch_stats": batch_stats}, batch_stats
+    if objective.frozen_encoder:
+        features = {d: jax.lax.stop_gradient(model.apply(variables, x, method="encode")) for d, x in images.items()}
+    else:
+        features, stats = encode_groups(model, variables, images)
     loss, scalars, sums = 0.0, {}, {}
     for domain, batch in labeled.items():
         size = batch["label"].shape[1:]
@@ -180,6 +188,7 @@ def gradients(
         rows = label_embeddings[domain]
         label_embeddings[domain] = moving_average(rows, of_domain, label_classes[domain], objective.theta)
 
+    weight = jnp.minimum(1, (state.step + 1) / objective.warmup) if objective.warmup else 1.0
     buckets: dict[tuple, dict] = {}  # domains of equal shape share a scan, and with it their forward passes
     unlabeled = batch.get("unlabeled", {})
     for domain in in_order(model, unlabeled):
@@ -196,8 +205,8 @@ def gradients(
             (value, (stats, scalars)), new = jax.value_and_grad(
                 partial(unsupervised_loss, model=model, objective=objective), has_aux=True
             )(state.params, stats, micro_batch, state.label_embeddings)
-            grads = jax.tree.map(lambda a, b: a + b / passes, grads, new)
-            return (grads, stats, loss + value / passes), scalars
+            grads = jax.tree.map(lambda a, b: a + b * (weight / passes), grads, new)
+            return (grads, stats, loss + value * (weight / passes)), scalars
 
         carry = (grads, stats, loss)
         if unroll:
