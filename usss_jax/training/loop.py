@@ -183,7 +183,7 @@ def train_and_evaluate(
                         f"step {step}  select mIoU % " + "  ".join(f"{d} {percent(v)}" for d, v in scores.items()),
                     )
                     if progress["best"] is None or scores["average"] > progress["best"]["average"]:
-                        progress["best"] = {"step": step, "average": scores["average"]}
+                        progress["best"] = {"step": step, "average": scores.pop("average"), "domains": scores}
                         best.save(step, {"variables": state.variables}, meta())
                         saves = True  # so that going on finds `best` as it is told
             if saves:
@@ -231,6 +231,7 @@ def summarize(config: ConfigDict, stage: Stage, result: Mapping, progress: Mappi
         domains[name] = {
             "miou_last": metrics.mean_iou(result["last"][name]),
             "miou_best": metrics.mean_iou(result["best"][name]),
+            "select_miou_best": progress["best"]["domains"][name],
             "iou": dict(zip(pool.domain.class_names, ious["best"], strict=True)),
             "iou_last": dict(zip(pool.domain.class_names, ious["last"], strict=True)),
             "split": pool.domain.report_split,
@@ -250,6 +251,7 @@ def summarize(config: ConfigDict, stage: Stage, result: Mapping, progress: Mappi
         "domains": domains,
         "average_last": average(d["miou_last"] for d in domains.values()),
         "average_best": average(d["miou_best"] for d in domains.values()),
+        "select_average_best": progress["best"]["average"],
         "best_step": progress["best"]["step"],
         "steps": stage.steps,
         "split_hash": describe_data(stage)["split_hash"],

@@ -113,9 +113,10 @@ def claim_workdir(config: ConfigDict, workdir: pathlib.Path):
     except (OSError, json.JSONDecodeError) as e:
         raise InputError(f"workdir {workdir}: {path} cannot be used ({e}); give another --workdir") from e
     if theirs:
-        changed = [f for f in mine if f not in FREE_FIELDS and theirs.get(f) != mine[f]]
+        theirs = {**config_lib.default_config().to_dict(), **theirs}  # a field that came later had its default then
+        changed = [f for f in mine if f not in FREE_FIELDS and theirs[f] != mine[f]]
         if changed:
-            text = ", ".join(f"{f} was {theirs.get(f)!r}, is now {mine[f]!r}" for f in changed)
+            text = ", ".join(f"{f} was {theirs[f]!r}, is now {mine[f]!r}" for f in changed)
             raise InputError(f"workdir {workdir} belongs to another config: {text}; give another --workdir")
 
 
