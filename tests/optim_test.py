@@ -91,3 +91,13 @@ def test_the_entropy_module_may_have_a_learning_rate_of_its_own():
         updates.append(tx.update(grads, tx.init(params), params)[0])
     np.testing.assert_array_equal(updates[0]["encoder"]["w"], updates[1]["encoder"]["w"])
     np.testing.assert_allclose(updates[1]["embedding"]["kernel"], 0.1 * updates[0]["embedding"]["kernel"], rtol=1e-6)
+
+
+def test_parts_that_are_not_trained_stay_and_do_not_decay():
+    params = {"encoder": {"w": jnp.ones(2)}, "decoder_camvid": {"kernel": jnp.ones(3)}}
+    tx = create_optimizer(0.5, 10, weight_decay=0.1, trained=lambda part: part == "decoder_camvid")
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    assert (updates["encoder"]["w"] == 0).all()
+    everything = create_optimizer(0.5, 10, weight_decay=0.1)
+    reference, _ = everything.update(jax.tree.map(jnp.ones_like, params), everything.init(params), params)
+    np.testing.assert_array_equal(updates["decoder_camvid"]["kernel"], reference["decoder_camvid"]["kernel"])

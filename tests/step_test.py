@@ -1,5 +1,6 @@
 """The training step against Eq. 5 written out plainly: every batch encoded alone, no scan, no groups, in float64."""
 
+import dataclasses
 import functools
 import math
 from functools import partial
@@ -252,7 +253,7 @@ def test_an_empty_unlabeled_part_is_supervised_training():
         state, batch = create(MODEL), random_batch(SAME, {})
         with_empty, without = ours(state, batch), ours(state, {"labeled": batch["labeled"]})
         assert_trees_close(with_empty, without, 0)
-        assert set(without[2]) == {"loss", "supervised/camvid", "supervised/city"}
+        assert set(without[2]) == {*("loss", "supervised/camvid", "supervised/city", "encoder_grad_norm/supervised")}
 
 
 def test_a_domain_without_labeled_pixels_adds_nothing_and_stays_finite():
@@ -462,3 +463,51 @@ def test_theta_moves_the_label_embeddings_towards_the_labeled_batch():
                 np.testing.assert_allclose(moved[domain][row], want / jnp.linalg.norm(want), atol=1e-10)
         np.testing.assert_array_equal(moved["sun"], state.label_embeddings["sun"])
         assert largest(grads["embedding"]) == 0  # the average is no objective
+
+
+def test_frozen_encoder_gets_no_gradient_and_keeps_its_statistics():
+    with jax.enable_x64(True):
+        state = create(MODEL)
+        batch = random_batch({"camvid": (2, 9, 12)}, {})
+        grads, stats, scalars, _ = gradients(state, batch, model=MODEL, objective=Objective(0, 0, frozen_encoder=True))
+        assert all((g == 0).all() for g in jax.tree.leaves(grads["encoder"]))
+        assert jnp.abs(grads["decoder_camvid"]["kernel"]).max() > 0
+        jax.tree.map(np.testing.assert_array_equal, stats, state.batch_stats)
+        # Its features are those of evaluation: the loss does not depend on which images share a batch.
+        halves = []
+        for i in range(2):
+            half = {"labeled": {"camvid": {k: v[i : i + 1] for k, v in batch["labeled"]["camvid"].items()}}}
+            n = (half["labeled"]["camvid"]["label"] != 255).sum()
+            halves.append((n, gradients(state, half, model=MODEL, objective=Objective(0, 0, frozen_encoder=True))[2]))
+        total = sum(n * s["loss"] for n, s in halves) / sum(n for n, _ in halves)
+        np.testing.assert_allclose(total, scalars["loss"], rtol=1e-12)
+
+
+def test_warm_up_weighs_the_entropy_terms_by_the_share_of_its_steps():
+    """State of step 3, so the 4th step of 8: half of the terms; from the 8th on the whole."""
+    with jax.enable_x64(True):
+        state = create(MODEL)
+        batch = random_batch({"camvid": (2, 8, 8)}, {"camvid": (2, 2, 8, 8), "city": (1, 2, 8, 8)})
+        run = quick_jit(partial(gradients, model=MODEL, unroll=True), static_argnames="objective")
+        none, whole, half = (run(state, batch, objective=o) for o in (Objective(0, 0), OBJECTIVE, warm(8)))
+        for a, b, c in zip(*(jax.tree.leaves((x[0], x[2]["loss"])) for x in (none, whole, half)), strict=True):
+            np.testing.assert_allclose(c, (a + b) / 2, rtol=1e-9, atol=1e-12)
+        later = dataclasses.replace(state, step=jnp.asarray(20, jnp.int32))
+        np.testing.assert_allclose(run(later, batch, objective=warm(8))[2]["loss"], whole[2]["loss"], rtol=1e-12)
+
+
+def warm(steps):
+    return dataclasses.replace(OBJECTIVE, warmup=steps)
+
+
+def test_gradient_norms_at_the_encoder_are_told_apart():
+    with jax.enable_x64(True):
+        state = create(MODEL)
+        batch = random_batch({"camvid": (2, 8, 8)}, {"camvid": (2, 2, 8, 8)})
+        run = quick_jit(partial(gradients, model=MODEL, unroll=True), static_argnames="objective")
+        none, whole = (run(state, batch, objective=o) for o in (Objective(0, 0), OBJECTIVE))
+        scalars, squares = whole[2], lambda tree: sum((x**2).sum() for x in jax.tree.leaves(tree))
+        difference = jax.tree.map(jnp.subtract, whole[0]["encoder"], none[0]["encoder"])
+        np.testing.assert_allclose(scalars["encoder_grad_norm/supervised"] ** 2, squares(none[0]["encoder"]), rtol=1e-9)
+        np.testing.assert_allclose(scalars["encoder_grad_norm/entropy"] ** 2, squares(difference), rtol=1e-9)
+        assert none[2]["encoder_grad_norm/entropy"] == 0

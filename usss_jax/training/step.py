@@ -187,13 +187,16 @@ def gradients(
     for domain, of_domain in sums.items():
         rows = label_embeddings[domain]
         label_embeddings[domain] = moving_average(rows, of_domain, label_classes[domain], objective.theta)
+    scalars["encoder_grad_norm/supervised"] = optax.tree.norm(grads["encoder"])
+    if not batch.get("unlabeled"):
+        return grads, stats, {"loss": loss, **scalars}, label_embeddings
 
     weight = jnp.minimum(1, (state.step + 1) / objective.warmup) if objective.warmup else 1.0
     buckets: dict[tuple, dict] = {}  # domains of equal shape share a scan, and with it their forward passes
-    unlabeled = batch.get("unlabeled", {})
-    for domain in in_order(model, unlabeled):
-        images = unlabeled[domain]["image"]
+    for domain in in_order(model, batch["unlabeled"]):
+        images = batch["unlabeled"][domain]["image"]
         buckets.setdefault(images.shape, {})[domain] = images
+    of_entropy = jax.tree.map(jnp.zeros_like, grads)
     for shape, images in buckets.items():
 
         def micro_step(carry, micro_batch, passes=shape[0]):
@@ -208,7 +211,7 @@ def gradients(
             grads = jax.tree.map(lambda a, b: a + b * (weight / passes), grads, new)
             return (grads, stats, loss + value * (weight / passes)), scalars
 
-        carry = (grads, stats, loss)
+        carry = (of_entropy, stats, loss)
         if unroll:
             each = []
             for u in range(shape[0]):
@@ -217,8 +220,10 @@ def gradients(
             per_pass = jax.tree.map(lambda *values: jnp.stack(values), *each)
         else:
             carry, per_pass = jax.lax.scan(micro_step, carry, (jnp.arange(shape[0]), images))
-        grads, stats, loss = carry
+        of_entropy, stats, loss = carry
         scalars |= {name: values.mean() for name, values in per_pass.items()}
+    scalars["encoder_grad_norm/entropy"] = optax.tree.norm(of_entropy["encoder"])
+    grads = jax.tree.map(jnp.add, grads, of_entropy)
     return grads, stats, {"loss": loss, **scalars}, label_embeddings
 
 

@@ -1,0 +1,116 @@
+"""The baselines of the paper's tables: decoders on frozen encoders, plain fine-tuning, networks of another run."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs import demo
+from usss_jax.config import checked
+from usss_jax.data.pools import open_all
+from usss_jax.errors import InputError
+from usss_jax.training import stages
+from usss_jax.training.sharding import create_mesh
+
+
+def tiny(**fields):
+    config = demo.get_config()
+    config.width, config.embed_dim, config.image_size, config.labeled_per_domain = 0.0625, 8, "16x24", 4
+    config.steps = config.single_steps = config.eval_every = config.checkpoint_every = 2
+    config.eval_batch_size = 60
+    config.update(fields)
+    return config
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    stages.run(tiny(variants=["single", "frozen", "finetune"]), workdir)
+    return workdir
+
+
+def variables(workdir, stage, domains):
+    config = checked(tiny())
+    pools = open_all(config)
+    model = stages.stage_model(config, {d: pools[d] for d in domains}, 0)
+    return jax.device_get(stages.best_variables(workdir / stage, model, create_mesh(jax.devices()[:1]))[0])
+
+
+def equal(a, b):
+    same = jax.tree.map(np.array_equal, a, b)
+    return [all(jax.tree.leaves(same[name])) for name in same]
+
+
+@pytest.mark.slow
+def test_decoder_is_trained_on_a_frozen_encoder_and_its_frozen_statistics(workdir):
+    single = variables(workdir, "single_city_street", ["city_street"])
+    frozen = variables(workdir, "frozen_city_street_town_street", ["town_street"])
+    assert equal(single["batch_stats"], frozen["batch_stats"]) == [True]
+    assert equal({"encoder": single["params"]["encoder"]}, {"encoder": frozen["params"]["encoder"]}) == [True]
+    summary = json.loads((workdir / "frozen_city_street_town_street" / "summary.json").read_text())
+    assert list(summary["domains"]) == ["town_street"] and summary["objective"]["frozen_encoder"]
+    log = [json.loads(x) for x in (workdir / "frozen_city_street_town_street/metrics.jsonl").read_text().splitlines()]
+    losses = [x["loss"] for x in log if "loss" in x]
+    assert losses[0] != losses[-1]  # the decoder changes
+
+
+@pytest.mark.slow
+def test_fine_tuning_changes_the_encoder_and_keeps_the_other_decoder(workdir):
+    single = variables(workdir, "single_city_street", ["city_street"])["params"]
+    tuned = variables(workdir, "finetune_city_street_town_street", ["city_street", "town_street"])["params"]
+    assert equal({"d": single["decoder_city_street"]}, {"d": tuned["decoder_city_street"]}) == [True]
+    assert equal({"e": single["encoder"]}, {"e": tuned["encoder"]}) == [False]
+    summary = json.loads((workdir / "finetune_city_street_town_street" / "summary.json").read_text())
+    assert list(summary["domains"]) == ["city_street", "town_street"]  # what was forgotten is measured
+
+
+@pytest.mark.slow
+def test_table_has_a_row_for_every_baseline(workdir):
+    table = (workdir / "table.md").read_text()
+    scores = {p.parent.name: json.loads(p.read_text())["domains"] for p in workdir.glob("*/summary.json")}
+    own, other = scores["single_city_street"]["city_street"], scores["frozen_city_street_town_street"]["town_street"]
+    cells = [f"{100 * x['miou_best']:.2f} / {100 * x['miou_last']:.2f}" for x in (own, other)]
+    assert f"| city_street's encoder, frozen | {cells[0]} | {cells[1]} |" in table
+    assert "| town_street, then fine-tuned on city_street |" in table
+
+
+@pytest.mark.slow
+def test_networks_of_another_run_are_used_and_not_trained_anew(workdir, tmp_path):
+    summaries = stages.run(tiny(variants=["full"], single_from=str(workdir), alpha=0.5), tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["full", "prototypes"]
+    theirs = json.loads((workdir / "single_town_street" / "summary.json").read_text())
+    assert summaries["single_town_street"] == theirs
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"lr": 0.2}, "lr was 0.1 there and is 0.2 here"),
+        ({"single_steps": 3}, "single_steps was 2 there and is 3 here"),
+        ({"domains": ["city_street", "town_street", "indoor_room"]}, "domains was"),
+    ],
+)
+def test_networks_of_a_run_with_another_config_are_refused(workdir, tmp_path, fields, message):
+    with pytest.raises(InputError, match=message):
+        stages.run(tiny(variants=["full"], single_from=str(workdir), **fields), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_networks_of_no_run_or_of_an_unfinished_one_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no workdir of a run"):
+        stages.run(tiny(variants=["full"], single_from=str(tmp_path / "typo")), tmp_path / "new")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.json").write_text(json.dumps(checked(tiny()).to_dict()))
+    with pytest.raises(InputError, match="single_city_street is not finished there"):
+        stages.run(tiny(variants=["full"], single_from=str(tmp_path / "begun")), tmp_path / "new")
+
+
+def test_a_workdir_from_before_a_field_existed_has_its_default(tmp_path):
+    config = checked(tiny())
+    old = json.loads(json.dumps(config.to_dict()))
+    del old["entropy_warmup"]
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    stages.claim_workdir(config, tmp_path)
+    with pytest.raises(InputError, match="entropy_warmup was 0, is now 5"):
+        stages.claim_workdir(checked(tiny(entropy_warmup=5)), tmp_path)
