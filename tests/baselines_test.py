@@ -1,6 +1,7 @@
 """The baselines of the paper's tables: decoders on frozen encoders, plain fine-tuning, networks of another run."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -114,3 +115,25 @@ def test_a_workdir_from_before_a_field_existed_has_its_default(tmp_path):
     stages.claim_workdir(config, tmp_path)
     with pytest.raises(InputError, match="entropy_warmup was 0, is now 5"):
         stages.claim_workdir(checked(tiny(entropy_warmup=5)), tmp_path)
+
+
+@pytest.mark.slow
+def test_adversarial_networks_are_trained_one_per_domain_and_go_on_after_a_stop(tmp_path):
+    """Stopped after the second of four steps (its checkpoint is there, its summary is not), it ends the same."""
+    fields = {"variants": ["hung"], "single_steps": 4, "hung_semi_start": 0.5, "log_every": 1}
+    summaries = stages.run(tiny(**fields), tmp_path)
+    assert sorted(summaries) == ["hung_city_street", "hung_town_street"]
+    summary = summaries["hung_city_street"]
+    assert list(summary["domains"]) == ["city_street"] and summary["objective"]["semi_start"] == 0.5
+    assert "| Hung et al. (one network per domain) |" in (tmp_path / "table.md").read_text()
+    folder = tmp_path / "hung_city_street"
+    losses = lines_with(folder, "semi/city_street")
+    (folder / "summary.json").unlink()
+    shutil.rmtree(folder / "checkpoints" / "4")
+    stages.run(tiny(**fields), tmp_path)
+    assert lines_with(folder, "semi/city_street")[-2:] == losses[-2:] and len(losses) == 4
+
+
+def lines_with(folder, name):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k in ("step", "loss", name)} for row in rows if name in row]

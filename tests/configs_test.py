@@ -9,8 +9,9 @@ from usss_jax.config import checked, default_config
 from usss_jax.data.domains import get_domain
 from usss_jax.errors import InputError
 
-NAMES = sorted(p.stem for p in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
-WITH_CPU = ["cs256_cvd", "cs_cvd", "cs_idd", "cvd_iddlite"]
+CONFIGS = (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")
+NAMES = sorted(p.stem for p in CONFIGS if p.stem != "imagenet")  # that one is no segmentation: pretrain_test.py
+WITH_CPU = ["cs256_cvd", "cs_cvd", "cs_idd", "cs_sun", "cvd_iddlite"]
 
 
 def get_config(name, arg=None):

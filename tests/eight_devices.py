@@ -32,12 +32,18 @@ def batch(dtype):
     return out
 
 
+def embeddings_at_start(dtype):
+    """Label embeddings of unit length."""
+    r = np.random.RandomState(1)
+    rows = {d: r.randn(n, DIM) for d, n in CLASSES.items()}
+    return {d: (e / np.linalg.norm(e, axis=1, keepdims=True)).astype(dtype) for d, e in rows.items()}
+
+
 def one_step(mesh, dtype):
     """Loss, gradients, new batch statistics and prototype sums, as NumPy."""
     model = UniversalModel(DRN(blocks=(1, 1, 1, 1), width=0.125), CLASSES, DIM)
     tx = create_optimizer(0.01, 10)
-    r = np.random.RandomState(1)
-    embeddings = {d: r.randn(n, DIM).astype(dtype) for d, n in CLASSES.items()}
+    embeddings = embeddings_at_start(dtype)
     state, _ = create_state(model, tx, 0, mesh, embeddings)
     state = jax.tree.map(lambda a: a.astype(dtype) if a.dtype == np.float32 else a, state)
     state = jax.device_put(state, sharding.replicated(mesh))
@@ -60,7 +66,22 @@ def one_step(mesh, dtype):
         step = jit_train_step(mesh, model=model, tx=tx, objective=objective, has_unlabeled=True)
         state, _ = step(state, data)
         _, out["second"] = jax.device_get(step(state, data))
+        out["moved"] = moved_embeddings(mesh, model, tx, embeddings)
     return out
+
+
+def moved_embeddings(mesh, model, tx, embeddings):
+    """Label embeddings after three float64 steps with theta = 0.5."""
+    state, _ = create_state(model, tx, 0, mesh, embeddings)
+    state = jax.tree.map(lambda a: a.astype(np.float64) if a.dtype == np.float32 else a, state)
+    state = jax.device_put(state, sharding.replicated(mesh))
+    classes = {d: tuple(range(n)) for d, n in CLASSES.items()}
+    objective = Objective(theta=0.5)
+    step = jit_train_step(mesh, model=model, tx=tx, objective=objective, has_unlabeled=True, label_classes=classes)
+    data = sharding.put(batch(np.float64), sharding.step_batch_shardings(mesh))
+    for _ in range(3):
+        state, _ = step(state, data)
+    return jax.device_get(state.label_embeddings)
 
 
 def relative(one, many):
@@ -81,6 +102,12 @@ def compare(dtype):
         "loss": relative_scalars({"loss": one["scalars"]["loss"]}, eight["scalars"]),
         "scalars": relative_scalars(one["scalars"], eight["scalars"]),
         "second_step": relative_scalars(one["second"], eight["second"]) if "second" in one else None,
+        "moved_embeddings": relative(one["moved"], eight["moved"]) if "moved" in one else None,
+        "embeddings_moved_by": min(
+            float(np.abs(one["moved"][d] - embeddings_at_start(dtype)[d]).max()) for d in one.get("moved", {})
+        )
+        if "moved" in one
+        else None,
         "gradients": relative(one["grads"], eight["grads"]),
         "gradient_norm": float(optax.tree.norm(one["grads"])),
         "batch_statistics": relative(one["stats"], eight["stats"]),

@@ -7,6 +7,8 @@ import pytest
 from usss_jax.errors import InputError
 from usss_jax.models.drn import DRN
 from usss_jax.models.universal import UniversalModel
+from usss_jax.objectives.entropy import entropy_terms, similarities
+from usss_jax.objectives.losses import grouped_cross_entropy
 from usss_jax.training import label_embeddings, sharding
 
 CLASSES, SIZE, DIM = 4, (21, 30), 3  # class 3 never occurs; sizes are no multiples of 8
@@ -66,10 +68,10 @@ def brute_force(model, variables, source):
     return centroids / np.linalg.norm(centroids, axis=1, keepdims=True), np.bincount(labels, minlength=CLASSES)
 
 
-def extract(network, source, batch_size, dim=DIM):
+def extract(network, source, batch_size, dim=DIM, **kmeans):
     model, variables = network
     mesh = sharding.create_mesh()
-    return label_embeddings.extract(model, variables, source, CLASSES, dim, batch_size=batch_size, mesh=mesh)
+    return label_embeddings.extract(model, variables, source, CLASSES, dim, batch_size=batch_size, mesh=mesh, **kmeans)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
@@ -82,6 +84,7 @@ def test_extraction_equals_brute_force(network, batch_size):
     np.testing.assert_allclose(got.embeddings * signs, expected, atol=1e-5)
     np.testing.assert_array_equal(got.counts, counts)
     np.testing.assert_array_equal(got.class_ids, [0, 1, 2])
+    np.testing.assert_array_equal(got.row_counts, counts[:3])
 
 
 def test_description_reports_absent_classes(network):
@@ -110,3 +113,87 @@ def test_damaged_file_is_named(tmp_path):
 def test_dimension_above_the_channels_is_bad_input(network):
     with pytest.raises(InputError, match="embed_dim=999"):
         extract(network, Memory(1), 1, dim=999)
+
+
+def test_several_embeddings_per_class(network, tmp_path):
+    """Rows of K clusters whose weighted mean is the class mean; the file says how they were made."""
+    source = Memory(3)
+    one, several = extract(network, source, 2), extract(network, source, 2, embeddings_per_class=3, seed=1)
+    assert several.class_ids.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    np.testing.assert_array_equal(several.row_counts.reshape(3, 3).sum(1), one.counts[:3])
+    np.testing.assert_array_equal(several.components, one.components)
+    np.testing.assert_allclose(np.linalg.norm(several.embeddings, axis=1), 1, rtol=1e-6)
+    again = extract(network, source, 2, embeddings_per_class=3, seed=1)
+    np.testing.assert_array_equal(several.embeddings, again.embeddings)
+
+    about = label_embeddings.describe(several, ["w", "x", "y", "z"], "single_d/best/5")
+    assert about["classes"] == ["w"] * 3 + ["x"] * 3 + ["y"] * 3 and about["absent"] == ["z"]
+    kmeans = about["kmeans"]
+    assert kmeans["embeddings_per_class"] == 3 and kmeans["seed"] == 1 and kmeans["iterations"] > 1
+    assert sum(kmeans["pixels"]["w"]) == about["counts"]["w"] and kmeans["empty"] == {}
+    assert set(kmeans["inertia"]) == {"w", "x", "y"} and min(kmeans["inertia"].values()) > 0
+    label_embeddings.save(tmp_path / "e.npz", {"d": several}, {"domains": {"d": about}})
+    np.testing.assert_array_equal(label_embeddings.load(tmp_path / "e.npz")[0]["d"], several.embeddings)
+    assert "K = 3" in label_embeddings.method(3) and "K = 1" in label_embeddings.method(1)
+
+
+def test_features_that_are_not_kept_are_encoded_again(network):
+    model, variables = network
+    source, mesh, passes = Memory(3), sharding.create_mesh(), []
+    for keep_bytes in (0, 2**30):
+        batches = label_embeddings.encoded_batches(model, variables, source, 2, mesh, keep_bytes)
+        first, second = ([jax.device_get(b) for b in batches()] for _ in range(2))
+        assert [b["features"].shape[0] for b in first] == [2, 2]
+        passes += [first, second]
+    for other in passes[1:]:
+        for a, b in zip(passes[0], other, strict=True):
+            np.testing.assert_array_equal(a["features"], b["features"])
+            np.testing.assert_array_equal(a["label"], b["label"])
+
+
+def test_sample_has_the_stated_number_of_pixels_and_does_not_depend_on_the_batches(network):
+    model, variables = network
+    source, mesh = Memory(3), sharding.create_mesh()
+    counts = sum(np.bincount(e["label"][e["label"] != 255], minlength=CLASSES) for e in source.examples)
+    made = []
+    for batch_size in (1, 2):
+        batches = label_embeddings.encoded_batches(model, variables, source, batch_size, mesh)
+        made.append(label_embeddings.sample_pixels(batches, counts, 0, "bilinear", limit=100))
+    assert [len(x) for x in made[0]] == [100, 100, 100, 0]
+    for a, b in zip(*made, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    everything = label_embeddings.sample_pixels(batches, counts, 0, "bilinear", limit=10**6)
+    assert [len(x) for x in everything] == counts.tolist()
+    one = extract(network, source, 2)
+    centroid = (everything[0].mean(0, dtype=np.float64) - one.mean) @ one.components
+    np.testing.assert_allclose(centroid / np.linalg.norm(centroid), one.embeddings[0], atol=1e-5)
+
+
+def test_gradient_with_several_embeddings_per_class_equals_the_formula_written_out():
+    """Softmax over all rows; supervision sums the probabilities of a class's rows; against finite differences."""
+    r = np.random.default_rng(0)
+    rows, classes = r.standard_normal((6, 4)), (0, 0, 0, 2, 2, 1)
+    embedding, labels = r.standard_normal((1, 2, 2, 4)), np.array([[[0, 1], [2, 255]]])
+
+    def plain(e):
+        p = np.exp(e @ rows.T)
+        p = p / p.sum(-1, keepdims=True)
+        entropy = -(p * np.log(p)).sum(-1).mean()
+        of_class = np.stack([p[..., np.equal(classes, k)].sum(-1) for k in range(3)], -1)
+        chosen = [of_class[0, y, x, labels[0, y, x]] for y, x in ((0, 0), (0, 1), (1, 0))]
+        return entropy - np.log(chosen).mean()
+
+    def ours(e):
+        within, _, _ = entropy_terms(e, "d", {"d": rows}, lambda x: x)
+        return within + grouped_cross_entropy(similarities(e, rows), labels, classes)
+
+    with jax.enable_x64(True):
+        value, gradient = jax.value_and_grad(ours)(embedding)
+    np.testing.assert_allclose(value, plain(embedding), rtol=1e-12)
+    numeric = np.zeros_like(embedding)
+    for at in np.ndindex(embedding.shape):
+        step = np.zeros_like(embedding)
+        step[at] = 1e-6
+        numeric[at] = (plain(embedding + step) - plain(embedding - step)) / 2e-6
+    np.testing.assert_allclose(gradient, numeric, atol=1e-8)
+    assert np.abs(numeric).max() > 0.01

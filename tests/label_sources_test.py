@@ -142,3 +142,27 @@ def test_file_that_is_none_is_told(tmp_path):
         np.save(file, np.zeros(3))
     with pytest.raises(InputError, match="cannot be read as label embeddings"):
         label_sources.make(str(tmp_path / "e.npz"), CLASSES, 4, 0)
+
+
+def test_random_ones_may_be_several_per_class():
+    made, meta = label_sources.make("random", CLASSES, 16, 0, embeddings_per_class=3)
+    assert made["b"].embeddings.shape == (6, 16) and made["b"].class_ids.tolist() == [0, 0, 0, 1, 1, 1]
+    assert len(np.unique(made["b"].embeddings, axis=0)) == 6
+    assert meta["domains"]["b"]["classes"] == ["sky"] * 3 + ["car"] * 3 and "3 per class" in meta["method"]
+
+
+def test_several_of_words_are_refused(tmp_path):
+    path = tmp_path / "v.txt"
+    path.write_text("sky 0 2\n")
+    for call in (
+        lambda: label_sources.check_field(f"words:{path}", 3),
+        lambda: label_sources.make(f"words:{path}", CLASSES, 2, 0, 3),
+    ):
+        with pytest.raises(InputError, match="embeddings_per_class=3: words:FILE gives one vector per class"):
+            call()
+
+
+def test_file_brings_its_own_rows_whatever_the_config_says(tmp_path):
+    path, _ = write(tmp_path, {"b": {"classes": ["sky", "sky", "car"], "absent": []}})
+    made, _ = label_sources.make(str(path), CLASSES, 4, 0, embeddings_per_class=5)
+    np.testing.assert_array_equal(made["b"].class_ids, [0, 0, 1])

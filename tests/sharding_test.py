@@ -34,6 +34,13 @@ def test_eight_devices_equal_one_in_float64(comparison):
 
 
 @pytest.mark.slow
+def test_label_embeddings_that_move_are_the_same_on_eight_devices(comparison):
+    """After three steps with theta = 0.5, in float64."""
+    assert comparison["float64"]["moved_embeddings"] < 1e-10
+    assert comparison["float64"]["embeddings_moved_by"] > 0.1
+
+
+@pytest.mark.slow
 def test_first_loss_of_eight_devices_equals_one_in_float32(comparison):
     assert comparison["float32"]["loss"] < 1e-5
 

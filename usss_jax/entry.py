@@ -4,6 +4,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -30,8 +31,11 @@ def unloadable(error: Exception) -> InputError:
     )
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parse flags; a wrong one becomes an InputError (absl and ml_collections would exit with 1 and a traceback)."""
+def parse_flags(argv: list[str], known: Callable[[], ConfigDict] = default_config) -> list[str]:
+    """Parse flags; a wrong one becomes an InputError (absl and ml_collections would exit with 1 and a traceback).
+
+    `known` gives a config with all fields that there are.
+    """
     try:
         return flags.FLAGS(argv)
     except flags.Error as e:
@@ -39,21 +43,25 @@ def parse_flags(argv: list[str]) -> list[str]:
         raise InputError(reason.removeprefix("usss_jax.errors.InputError: ")) from e
     except (AttributeError, KeyError) as e:  # ml_collections, for a field that the config does not have
         fields = [m[1] for word in argv if (m := re.match(r"--?(?:no)?config\.([\w.]+)", word))]
-        wrong = [field for field in fields if field not in default_config()]
+        wrong = [field for field in fields if field not in known()]
         if not wrong:
             raise unloadable(e) from e
-        close = difflib.get_close_matches(wrong[0], default_config(), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(default_config())}"
+        close = difflib.get_close_matches(wrong[0], known(), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known())}"
         raise InputError(f"--config.{wrong[0]}: the config has no such field; {hint}") from e
     except Exception as e:  # whatever the config file, which is code, raises
         raise unloadable(e) from e
 
 
-def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None):
+def run(
+    main: Callable[[list[str]], int | None],
+    argv: list[str] | None = None,
+    known: Callable[[], ConfigDict] = default_config,
+):
     """Parse the flags, exit with what `main` returns; bad input is one line on stderr and exit code 2."""
     logging.set_verbosity(logging.WARNING)
     try:
-        app.run(main, argv=argv, flags_parser=parse_flags)
+        app.run(main, argv=argv, flags_parser=partial(parse_flags, known=known))
     except InputError as e:
         sys.stdout.flush()
         print(f"usss_jax: error: {e}", file=sys.stderr, flush=True)

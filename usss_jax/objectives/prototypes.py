@@ -11,6 +11,7 @@ labeled images therefore gives the exact PCA and the exact centroids.
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -71,23 +72,33 @@ def _second_moment(features, labeled, rows, columns):
     """Sum over pixels of labeled * (U f)(U f)^T: [B, h, w, C], [B, H, W] -> [C, C]."""
     _, h, w, channels = features.shape
     total = jnp.zeros((channels, channels), features.dtype)
-    for dy, dx in (
-        (0, 0),
-        (0, 1),
-        (1, -1),
-        (1, 0),
-        (1, 1),
-    ):  # half of the 9 neighbours; the others by symmetry
-        here = np.s_[:, : h - dy, max(-dx, 0) : w - max(dx, 0)]
-        there = np.s_[:, dy:, max(dx, 0) : w + min(dx, 0)]
-        pair_rows = rows[:, : h - dy] * rows[:, dy:]
-        pair_columns = columns[:, here[2]] * columns[:, there[2]]
+    for times, here, there, pair_rows, pair_columns in neighbours((h, w), rows, columns):
         weights = jnp.einsum("Hh,bHW->bhW", pair_rows, labeled, precision=HIGHEST)
         weights = jnp.einsum("Ww,bhW->bhw", pair_columns, weights, precision=HIGHEST)
         weighted = features[here] * weights[..., None]
         moment = jnp.einsum("bhwc,bhwd->cd", weighted, features[there], precision=HIGHEST)
-        total = total + (moment if dy == dx == 0 else moment + moment.T)
+        total = total + (moment if times == 1 else moment + moment.T)
     return total
+
+
+def neighbours(cells: tuple[int, int], rows, columns) -> Iterator[tuple]:
+    """Pairs of cells that a pixel may mix, by their offset: half of the 9 offsets, the others follow by symmetry.
+
+    Args:
+      cells: (h, w).
+      rows: upsampling weights [H, h]; columns: [W, w].
+
+    Yields:
+      (1 for a cell with itself or 2, index of the one cell, index of the other, products of their weights in rows and
+      in columns); the indices are for arrays [B, h, w, ...].
+    """
+    h, w = cells
+    for dy, dx in ((0, 0), (0, 1), (1, -1), (1, 0), (1, 1)):
+        here = np.s_[:, : h - dy, max(-dx, 0) : w - max(dx, 0)]
+        there = np.s_[:, dy:, max(dx, 0) : w + min(dx, 0)]
+        pair_rows = rows[:, : h - dy] * rows[:, dy:]
+        pair_columns = columns[:, here[2]] * columns[:, there[2]]
+        yield (1 if dy == dx == 0 else 2), here, there, pair_rows, pair_columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,23 +106,39 @@ class Prototypes:
     """Label embeddings of one domain.
 
     Attributes:
-      embeddings: float32 [P, d], rows of unit length, one per class that has labeled pixels.
+      embeddings: float32 [P, d], rows of unit length: one per class that has labeled pixels, or one per cluster of
+        such a class that has pixels, the largest first.
       class_ids: int [P], train ids of these rows.
-      counts: int64 [K], labeled pixels of every class.
+      row_counts: int64 [P], labeled pixels behind each row.
+      counts: int64 [n], labeled pixels of every class.
       mean, components: of the PCA, float64 [C] and [C, d].
       explained_variance: share of the features' variance that every component holds, float64 [d].
+      per_class, seed, iterations, converged, inertia: of the K-means (objectives/kmeans.py): K, its seed, passes,
+        whether it stood still at the end, and squared distances per class, float64 [n]; for K = 1 there is none.
     """
 
     embeddings: np.ndarray
     class_ids: np.ndarray
+    row_counts: np.ndarray
     counts: np.ndarray
     mean: np.ndarray
     components: np.ndarray
     explained_variance: np.ndarray
+    per_class: int = 1
+    seed: int = 0
+    iterations: int = 0
+    converged: bool = True
+    inertia: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
 
 
-def finish(totals: dict, dim: int) -> Prototypes:
+def finish(totals: dict, dim: int, centers=None, cluster_counts=None) -> Prototypes:
     """Turn the sums of `accumulate`, added up over all batches in float64, into label embeddings of dimension `dim`.
+
+    Args:
+      totals: the sums.
+      dim: d.
+      centers: [n, K, C] of the clusters of every class; None: the class means.
+      cluster_counts: int [n, K], their pixels; clusters without pixels get no row.
 
     Raises:
       ValueError: if no pixel is labeled, or `dim` exceeds the number of channels.
@@ -130,14 +157,28 @@ def finish(totals: dict, dim: int) -> Prototypes:
     # An eigenvector's sign is arbitrary; fixed here so that the same sums give the same file.
     largest = np.abs(components).argmax(0)
     components = components * np.where(components[largest, np.arange(dim)] < 0, -1.0, 1.0)
-    present = np.flatnonzero(counts)
-    centroids = (sums[present] / counts[present, None] - mean) @ components
+    if centers is None:
+        class_ids = np.flatnonzero(counts)
+        row_counts, points = counts[class_ids], sums[class_ids] / counts[class_ids, None]
+    else:
+        class_ids, clusters = _clusters_in_order(cluster_counts)
+        row_counts, points = cluster_counts[class_ids, clusters], np.asarray(centers, np.float64)[class_ids, clusters]
+    centroids = (points - mean) @ components
     norms = np.linalg.norm(centroids, axis=1, keepdims=True)
     return Prototypes(
         embeddings=(centroids / np.maximum(norms, np.finfo(np.float64).tiny)).astype(np.float32),
-        class_ids=present,
+        class_ids=class_ids,
+        row_counts=row_counts,
         counts=counts,
         mean=mean,
         components=components,
         explained_variance=variance[:dim] / max(variance.sum(), np.finfo(np.float64).tiny),
     )
+
+
+def _clusters_in_order(counts) -> tuple[np.ndarray, np.ndarray]:
+    """Classes and clusters that have pixels, [n, K] -> two int [P]: class after class, the largest cluster first."""
+    order = np.argsort(-counts, axis=1, kind="stable")
+    kept = np.take_along_axis(counts, order, 1) > 0
+    class_ids, places = np.nonzero(kept)
+    return class_ids, order[class_ids, places]

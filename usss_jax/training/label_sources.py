@@ -17,9 +17,14 @@ from usss_jax.training.label_embeddings import LabelEmbeddings
 PROTOTYPES, RANDOM, WORDS = "prototypes", "random", "words:"
 
 
-def check_field(source: str):
+def check_field(source: str, embeddings_per_class: int = 1):
     """Raise InputError unless the config's `label_embeddings` is understood and its file, if any, is there."""
     path = source.removeprefix(WORDS)
+    if source.startswith(WORDS) and embeddings_per_class > 1:
+        raise InputError(
+            f"embeddings_per_class={embeddings_per_class}: {WORDS}FILE gives one vector per class; "
+            f"set it to 1, or label_embeddings to {PROTOTYPES} or {RANDOM}"
+        )
     if source in (PROTOTYPES, RANDOM):
         return
     if not source.startswith(WORDS) and not source.endswith(".npz"):
@@ -29,7 +34,7 @@ def check_field(source: str):
 
 
 def make(
-    source: str, classes: Mapping[str, Sequence[str]], dim: int, seed: int
+    source: str, classes: Mapping[str, Sequence[str]], dim: int, seed: int, embeddings_per_class: int = 1
 ) -> tuple[dict[str, LabelEmbeddings], dict[str, Any]]:
     """Make the label embeddings of every domain by the config's `label_embeddings`, other than "prototypes".
 
@@ -38,17 +43,21 @@ def make(
       classes: class names by domain.
       dim: d.
       seed: of random ones.
+      embeddings_per_class: K of random ones; words have one, and a file has what it has.
 
     Returns:
       Embeddings by domain, and what the file that keeps them says: "method", "dim", "domains".
 
     Raises:
-      InputError: if the file cannot be read or does not fit the domains.
+      InputError: if the file cannot be read or does not fit the domains, or for several embeddings per class of words.
     """
+    check_field(source, embeddings_per_class)
     absent: dict[str, list[str]] = {domain: [] for domain in classes}
     if source == RANDOM:
-        made = {d: _all_classes(random_rows(len(names), dim, seed, d)) for d, names in classes.items()}
-        method = f"random: normal distribution, seed {seed} and the domain's name, unit length"
+        k = embeddings_per_class
+        made = {d: _all_classes(random_rows(k * len(names), dim, seed, d), k) for d, names in classes.items()}
+        several = f", {k} per class" if k > 1 else ""
+        method = f"random: normal distribution, seed {seed} and the domain's name{several}, unit length"
     elif source.startswith(WORDS):
         made, method = from_words(source.removeprefix(WORDS), classes, dim)
     else:
@@ -120,5 +129,5 @@ def from_file(
     return made, f"of the file {path}: {meta.get('method', 'it does not say how they were made')}"
 
 
-def _all_classes(rows: np.ndarray) -> LabelEmbeddings:
-    return LabelEmbeddings(rows, np.arange(len(rows)))
+def _all_classes(rows: np.ndarray, per_class: int = 1) -> LabelEmbeddings:
+    return LabelEmbeddings(rows, np.arange(len(rows)) // per_class)

@@ -3,7 +3,8 @@
 import dataclasses
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,6 +23,8 @@ from usss_jax.evaluation import metrics
 from usss_jax.evaluation.evaluate import create_evaluator
 from usss_jax.models.universal import UniversalModel
 from usss_jax.training import logs, optim, sharding
+from usss_jax.training.adversarial import jit_adversarial_step
+from usss_jax.training.adversarial_state import Adversarial, create_adversarial_state
 from usss_jax.training.checkpoint import Checkpoints
 from usss_jax.training.logs import say
 from usss_jax.training.meter import Meter
@@ -37,7 +40,7 @@ class Stage:
       name: of the stage's folder in the workdir.
       pools: images of the domains that take part.
       steps: number of optimiser steps.
-      objective: weights of the entropy terms; both 0 for supervised training.
+      objective: weights of the entropy terms, both 0 for supervised training; or those of adversarial training.
       label_embeddings: per domain [n, d]; empty for supervised training.
       unlabeled_batches: U_k per domain; empty for supervised training.
       label_classes: per domain the train id of each label embedding.
@@ -48,7 +51,7 @@ class Stage:
     name: str
     pools: Mapping[str, Pools]
     steps: int
-    objective: Objective
+    objective: Objective | Adversarial
     label_embeddings: Mapping[str, np.ndarray]
     unlabeled_batches: Mapping[str, int]
     label_classes: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
@@ -63,7 +66,7 @@ class Stage:
     def trains(self, part: str) -> bool:
         """Whether a part of the model (encoder, decoder_DOMAIN, embedding) changes."""
         if part == "encoder":
-            return not self.objective.frozen_encoder
+            return not getattr(self.objective, "frozen_encoder", False)
         return part == "embedding" or part.removeprefix("decoder_") in self.trained_pools
 
 
@@ -104,7 +107,20 @@ def train_and_evaluate(
         embedding_lr_scale=config.embedding_lr_scale,
         trained=stage.trains if stage.initial is not None else None,
     )
-    state, report = create_state(model, tx, config.seed, mesh, stage.label_embeddings, weights, stage.initial)
+    create: Callable = create_state
+    make_step: Callable
+    if isinstance(stage.objective, Adversarial):
+        setting: dict[str, Any] = {"objective": stage.objective, "steps": stage.steps}
+        create = partial(create_adversarial_state, **setting)
+        make_step = partial(jit_adversarial_step, **setting)
+    else:
+        make_step = partial(
+            jit_train_step,
+            objective=stage.objective,
+            has_unlabeled=bool(stage.unlabeled_batches),
+            label_classes=stage.label_classes,
+        )
+    state, report = create(model, tx, config.seed, mesh, stage.label_embeddings, weights, stage.initial)
     last = Checkpoints(folder / "checkpoints")
     best = Checkpoints(folder / "best")
     progress: dict[str, Any] = {"seconds": 0.0, "train_seconds": 0.0, "wait_seconds": 0.0, "images": 0, "best": None}
@@ -124,16 +140,7 @@ def train_and_evaluate(
     writer = logs.MetricWriter(folder, start)
 
     # ---- Step, data, evaluation ----
-    train_step = jit_train_step(
-        mesh,
-        model=model,
-        tx=tx,
-        objective=stage.objective,
-        has_unlabeled=bool(stage.unlabeled_batches),
-        label_classes=stage.label_classes,
-        augment=device_augment(config),
-        seed=config.seed,
-    )
+    train_step = make_step(mesh, model=model, tx=tx, augment=device_augment(config), seed=config.seed)
     batches = streams.step_batches(
         stage.trained_pools,
         batch_size=config.batch_size,

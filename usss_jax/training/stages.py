@@ -25,6 +25,7 @@ from usss_jax.evaluation.evaluate import predict
 from usss_jax.models import pretrained
 from usss_jax.models.universal import UniversalModel, create_model
 from usss_jax.training import label_embeddings, label_sources, logs, sharding
+from usss_jax.training.adversarial_state import Adversarial
 from usss_jax.training.checkpoint import Checkpoints
 from usss_jax.training.loop import Stage, check_same_data, device_augment, train_and_evaluate
 from usss_jax.training.results import TITLES, draw_comparison, results_table
@@ -58,19 +59,21 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
         raise InputError("several hosts are not supported yet: start one process, with all its devices")
     mesh = sharding.widest_mesh(devices or jax.devices(), config.batch_size, config.unlabeled_batch_size)
     channels = create_model_of(config, {"any": 1}, 0).encoder.out_channels  # a wrong name is seen before data is read
-    label_sources.check_field(config.label_embeddings)
+    label_sources.check_field(config.label_embeddings, config.embeddings_per_class)
     of_networks = config.label_embeddings == label_sources.PROTOTYPES
     if of_networks and set(config.variants) & {"cross", "full"} and not 1 <= config.embed_dim <= channels:
         raise InputError(f"embed_dim={config.embed_dim} must be from 1 to the encoder's {channels} channels (PCA)")
     device_augment(config)  # a wrong value is seen before data is read
     pools = open_all(config)
-    per_domain(config.unlabeled_batches, list(pools), "unlabeled_batches", read_count("pool"))  # likewise
+    unlabeled_passes(config, pools, list(pools))  # likewise
     weights = pretrained.load_file(config.pretrained) if config.pretrained else None
     given = None
     if not of_networks and set(config.variants) & {"cross", "full"} and not embeddings_file(workdir).exists():
         # Before the workdir is claimed: another file may be needed.
         classes = {name: pool.domain.class_names for name, pool in pools.items()}
-        given = label_sources.make(config.label_embeddings, classes, config.embed_dim, config.seed)
+        given = label_sources.make(
+            config.label_embeddings, classes, config.embed_dim, config.seed, config.embeddings_per_class
+        )
     singles = singles_folder(config, workdir, list(pools))
     claim_workdir(config, workdir)
     if weights is None:
@@ -83,7 +86,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
         for name, pool in pools.items():
             stage = Stage(f"single_{name}", {name: pool}, config.single_steps, Objective(0, 0), {}, {})
             summaries[stage.name] = run_stage(config, stage, singles, mesh, weights)
-    for stage in baseline_stages(config, pools, singles, mesh):
+    for stage in (*transfer_stages(config, pools, singles, mesh), *adversarial_stages(config, pools)):
         summaries[stage.name] = run_stage(config, stage, workdir, mesh, weights)
     embeddings: dict[str, np.ndarray] = {}
     label_classes: dict[str, tuple[int, ...]] = {}
@@ -168,9 +171,7 @@ def universal_stage(
     """Univ-basic, -cross or -full (section 4.2 of the paper), or the direct entropy of the decoders (appendix C)."""
     if variant == "basic":
         return Stage(variant, pools, config.steps, Objective(0, 0), {}, {})
-    rules = per_domain(config.unlabeled_batches, list(pools), "unlabeled_batches", read_count("pool"))
-    epoch = epoch_steps(pools, config.batch_size)
-    passes = {d: micro_batches(rules[d] or "pool", p, epoch, config.unlabeled_batch_size) for d, p in pools.items()}
+    passes = unlabeled_passes(config, pools, list(pools))
     beta = 0.0 if variant == "cross" else config.beta
     if variant == "direct":
         objective = Objective(config.alpha, beta, diversity=config.diversity, direct=True, warmup=config.entropy_warmup)
@@ -188,7 +189,7 @@ def universal_stage(
     return Stage(variant, pools, config.steps, objective, embeddings, passes, classes)
 
 
-def baseline_stages(
+def transfer_stages(
     config: ConfigDict, pools: Mapping[str, Pools], singles: pathlib.Path, mesh: Mesh
 ) -> Iterator[Stage]:
     """The variants "frozen" and "finetune": every single-domain network, trained on for every other domain.
@@ -211,6 +212,33 @@ def baseline_stages(
             trained=(target,),
             initial=initial,
         )
+
+
+def adversarial_stages(config: ConfigDict, pools: Mapping[str, Pools]) -> Iterator[Stage]:
+    """The variant "hung": every domain alone, by Hung et al. (2018)."""
+    if "hung" not in config.variants:
+        return
+    objective = Adversarial(
+        config.hung_adversarial,
+        config.hung_adversarial_unlabeled,
+        config.hung_semi,
+        config.hung_threshold,
+        config.hung_semi_start,
+        config.hung_lr,
+        config.poly_power,
+        config.width,
+        config.precision,
+    )
+    for name, pool in pools.items():
+        passes = unlabeled_passes(config, pools, [name])
+        yield Stage(f"hung_{name}", {name: pool}, config.single_steps, objective, {}, passes)
+
+
+def unlabeled_passes(config: ConfigDict, pools: Mapping[str, Pools], domains: Sequence[str]) -> dict[str, int]:
+    """U_k: unlabeled micro-batches per step for the domains that are trained together, by the config's rule."""
+    rules = per_domain(config.unlabeled_batches, list(pools), "unlabeled_batches", read_count("pool"))
+    epoch = epoch_steps({d: pools[d] for d in domains}, config.batch_size)
+    return {d: micro_batches(rules[d] or "pool", pools[d], epoch, config.unlabeled_batch_size) for d in domains}
 
 
 def run_stage(config: ConfigDict, stage: Stage, workdir: pathlib.Path, mesh: Mesh, weights) -> dict[str, Any]:
@@ -252,6 +280,8 @@ def make_label_embeddings(
         meta = {**meta, **logs.environment()}
         logs.write_json(folder / "label_embeddings.json", meta)  # what the file below says, to read
         label_embeddings.save(path, made, meta)
+    if not (folder / "report.json").exists():
+        label_embeddings.write_report(path)
     embeddings, meta = label_embeddings.load(path)
     for name, about in meta["domains"].items():
         absent = f"; left out, without a labeled pixel: {', '.join(about['absent'])}" if about["absent"] else ""
@@ -275,9 +305,12 @@ def prototypes_of_networks(config: ConfigDict, pools: Mapping[str, Pools], singl
             config.embed_dim,
             batch_size=config.eval_batch_size,
             mesh=mesh,
+            embeddings_per_class=config.embeddings_per_class,
+            seed=config.seed,
         )
         about[name] = label_embeddings.describe(made[name], pool.domain.class_names, checkpoint)
-    return made, {"method": label_embeddings.METHOD, "dim": config.embed_dim, "domains": about}
+    method = label_embeddings.method(config.embeddings_per_class)
+    return made, {"method": method, "dim": config.embed_dim, "domains": about}
 
 
 def best_variables(folder: pathlib.Path, model: UniversalModel, mesh: Mesh) -> tuple[dict, str]:

@@ -1,0 +1,223 @@
+"""The sweep as a user runs it: commands in processes of their own, on the smallest drawn domains."""
+
+import json
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from usss_jax.errors import InputError
+from usss_jax.tables import cells, execute, layout, rows
+
+REPO = pathlib.Path(__file__).parent.parent
+TINY = """
+from configs.demo import get_config as demo
+from usss_jax.config import parse_arg
+
+def get_config(arg=None):
+    arg = parse_arg(arg, cpu=False, n=4, encoder="drn_d_22")
+    config = demo()
+    config.labeled_per_domain = arg.n
+    config.image_size, config.width, config.embed_dim = "32x48", 0.0625, 8
+    config.steps = config.single_steps = config.eval_every = config.checkpoint_every = 2
+    config.eval_batch_size, config.log_every = 16, 1
+    return config
+"""
+DOMAINS = ("city_street", "town_street")
+
+
+@pytest.fixture
+def pair(tmp_path):
+    path = tmp_path / "tiny.py"
+    path.write_text(TINY)
+    return path
+
+
+def command(pair, *arguments):
+    folders = [f"--runs={pair.parent / 'runs'}", f"--results={pair.parent / 'results'}"]
+    given = ["--table=3", f"--pair={pair}", "--n=4", "--scale=full", *folders, *arguments]
+    return [sys.executable, "-m", "usss_jax.sweep", *given]
+
+
+def sweep(pair, *arguments):
+    return subprocess.run(command(pair, *arguments), cwd=REPO, capture_output=True, text=True)
+
+
+def plan(chosen=(), extra=(), n=50, table=3, domains=("a", "b"), **fields):
+    setting = layout.Setting("pair", n, "cpu")
+    folders = pathlib.Path("runs"), pathlib.Path("results")
+    what = cells.Sweep(setting, f"pair.py:n={n},cpu", domains, *folders, **fields)
+    return cells.cells_of(what, rows.asked_rows(table, domains, chosen, extra), 1)
+
+
+def test_table_3_is_four_rows_and_shares_the_single_networks():
+    """basic needs no single networks; cross and full take them from the workdir that also trains the frozen ones."""
+    by_name = {cell.name: cell for cell in plan()}
+    assert list(by_name) == ["single", "basic", "cross", "full", "frozen"]
+    folder = "runs/pair_n50_cpu/seed1"
+    assert [str(c.workdir) for c in by_name.values()] == [
+        f"{folder}/{name}" for name in ("single", "basic", "cross", "full", "single")
+    ]
+    assert f"--config.single_from={folder}/single" in by_name["full"].command()
+    assert not any("single_from" in word for word in by_name["basic"].command())
+    assert list(by_name["frozen"].stages) == ["frozen_a_b", "frozen_b_a"]
+    assert "--config.seed=1" in by_name["full"].command()
+
+
+def test_random_words_and_direct_need_no_single_networks():
+    assert [cell.name for cell in plan(["random", "direct", "basic"])] == ["random", "direct", "basic"]
+    assert [cell.name for cell in plan(["k3"])] == ["single", "k3"]
+
+
+def test_extra_row_is_univ_full_with_its_fields():
+    single, extra = plan(extra=["alive:embedding_supervision=1,theta=0.9"])
+    assert single.name == "single" and extra.variants == ("full",)
+    assert {"--config.embedding_supervision=1", "--config.theta=0.9"} <= set(extra.command())
+    assert plan(extra=["warm:variants=cross,entropy_warmup=5"])[1].variants == ("cross",)
+    assert [c.name for c in plan(extra=["blind:label_embeddings=random"])] == ["blind"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("full:theta=0.5", "is the name of a row"),
+        ("mine:tetha=0.5", "'tetha=0.5' is not FIELD=VALUE"),
+        ("mine", "give NAME:FIELD=VALUE"),
+        ("mine:seed=3", "seed is set by the sweep"),
+        ("../mine:theta=0.5", "give NAME:FIELD=VALUE"),
+    ],
+)
+def test_wrong_extra_row_is_named(extra, message):
+    with pytest.raises(InputError, match=message):
+        plan(extra=[extra])
+
+
+def test_encoder_is_that_of_the_table():
+    assert rows.config_argument(4, 375, "full") == "resnet101,n=375"
+    assert rows.config_argument(5, 1500, "cpu") == "resnet50,n=1500,cpu"
+    assert rows.config_argument(4, 100, "full") == "resnet101,n=100"
+    with pytest.raises(InputError, match="table 5 has another encoder"):
+        rows.config_argument(5, 200, "full")
+
+
+def test_remaining_time_is_by_the_mean_of_the_same_row():
+    assert execute.remaining(["full"], []) is None
+    seconds = [("basic", 10.0), ("basic", 20.0), ("full", 60.0)]
+    assert execute.remaining(["basic", "full"], seconds) == 15 + 60
+    assert execute.remaining(["cross"], seconds) == 30
+
+
+@pytest.mark.slow
+def test_results_are_the_summaries_and_a_failing_cell_stops_no_other(pair):
+    """`words` fails, since its file is not there; the rest is trained once, with shared single networks."""
+    given = ["--rows=words,basic,full", "--words=nowhere.txt", "--config.lr=0.05"]
+    first = sweep(pair, *given)
+    assert first.returncode == 1 and "1 of 4 cells failed: tiny_n4_full/seed0/words" in first.stdout
+    (told,) = [line for line in first.stdout.splitlines() if line.startswith("FAILED")]
+    assert "exit code 2" in told and "nowhere.txt" in told
+    assert str(pair.parent / "runs/tiny_n4_full/seed0/words.log") in told
+    printed = [line for line in first.stdout.splitlines() if "usss_jax.main" in line]
+    assert len(printed) == 4 and shlex.split(printed[0])[1:3] == ["-m", "usss_jax.main"]
+
+    results = pair.parent / "results" / "tiny_n4_full"
+    found = {str(path.relative_to(results)) for path in results.rglob("*") if path.is_file()}
+    assert found == {f"{name}/seed0.json" for name in ("single_city_street", "single_town_street", "basic", "full")}
+    runs = pair.parent / "runs" / "tiny_n4_full" / "seed0"
+    result = json.loads((results / "full/seed0.json").read_text())
+    row = result.pop("row")
+    assert row == {"config": "tiny.py:n=4", "variants": ["full"], "overrides": {"lr": "0.05"}}
+    assert result == json.loads((runs / "full/full/summary.json").read_text())
+    assert json.loads((runs / "full/config.json").read_text())["lr"] == 0.05
+    assert not (runs / "full/single_city_street").exists(), "trained again instead of shared"
+
+    again = sweep(pair, "--rows=basic,full", "--config.lr=0.05")
+    assert again.returncode == 0 and "3 cells, 3 of them finished" in again.stdout
+    other = sweep(pair, "--rows=basic", "--config.lr=0.01")
+    assert other.returncode == 2 and "was made with overrides {'lr': '0.05'}" in other.stderr
+
+
+@pytest.mark.slow
+def test_killed_sweep_ends_its_training_and_goes_on(pair):
+    """SIGTERM while `basic` trains: no process is left that holds the log, and the next sweep ends what was begun."""
+    long = ["--rows=basic", "--config.steps=200", "--config.checkpoint_every=10", "--config.eval_every=200"]
+    checkpoints = pair.parent / "runs/tiny_n4_full/seed0/basic/basic/checkpoints"
+    process = subprocess.Popen(command(pair, *long), cwd=REPO, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not [p for p in checkpoints.glob("*") if p.name.isdigit()] and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
+    result = pair.parent / "results/tiny_n4_full/basic/seed0.json"
+    assert not result.exists()
+    second = sweep(pair, *long)
+    assert second.returncode == 0, second.stdout
+    assert json.loads(result.read_text())["steps"] == 200
+    log = (pair.parent / "runs/tiny_n4_full/seed0/basic.log").read_text()
+    assert "goes on" in log or "going on" in log or "from step" in log
+
+
+def test_cell_that_another_process_works_on_is_left_alone(pair, monkeypatch):
+    """Two sweeps at once, or the training of a killed one that still runs."""
+    import fcntl
+
+    setting = layout.Setting("tiny", 4, "full")
+    what = cells.Sweep(setting, f"{pair}:n=4", DOMAINS, pair.parent / "runs", pair.parent / "results")
+    (cell,) = cells.cells_of(what, rows.asked_rows(3, DOMAINS, ["basic"], []), 0)
+    cell.log.parent.mkdir(parents=True)
+    monkeypatch.setattr(execute.subprocess, "Popen", lambda *a, **k: pytest.fail("it was started"))
+    with cell.log.open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert "another process works on it" in execute.run_cell(cell, print)
+
+
+def test_rows_without_their_single_networks_fail_at_once(pair):
+    setting = layout.Setting("tiny", 4, "full")
+    what = cells.Sweep(setting, f"{pair}:n=4", DOMAINS, pair.parent / "runs", pair.parent / "results")
+    full = cells.cells_of(what, rows.asked_rows(3, DOMAINS, ["full"], []), 0)[1]
+    assert "single_city_street/summary.json is missing" in execute.run_cell(full, print)
+
+
+def test_lost_single_networks_are_trained_again(pair):
+    """Their results are kept, their workdir is not."""
+    setting = layout.Setting("tiny", 4, "full")
+    what = cells.Sweep(setting, f"{pair}:n=4", DOMAINS, pair.parent / "runs", pair.parent / "results")
+    single, full = cells.cells_of(what, rows.asked_rows(3, DOMAINS, ["full"], []), 0)
+    for path in single.results().values():
+        layout.write_whole(path, "{}")
+    assert cells.missing_cells([single, full]) == [single, full]
+    for path in single.absent_singles():
+        layout.write_whole(path, "{}")
+    assert cells.missing_cells([single, full]) == [full]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--table=1"], "table=1"),
+        (["--pair=nowhere"], "there is no configs/nowhere.py"),
+        (["--rows=ful"], "'ful' is not one of"),
+        (["--config.seed=3"], "seed is set by the sweep"),
+        (["--config.tetha=3"], "--config.tetha=3"),
+        (["--seeds=a"], "'a' is not a whole number"),
+        (["--config=configs/demo.py"], "--pair=NAME"),
+        (["--table=3,4"], "tiny.py:resnet101,n=4"),
+        (["--pair=demo", "--n=4"], "'n=4' is not understood"),
+    ],
+)
+def test_wrong_flag_is_one_line(arguments, message, pair):
+    result = sweep(pair, *arguments)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert message in result.stderr.splitlines()[-1]
+
+
+def test_dry_run_prints_commands_and_writes_nothing(pair):
+    result = sweep(pair, "--dry_run", "--seeds=0,1", "--data_root=DATA", "--rows=basic,words")
+    commands = [line for line in result.stdout.splitlines() if line.startswith("python -m usss_jax.main")]
+    assert len(commands) == 2 and all("--config.data_root=DATA" in line for line in commands)
+    assert "not run: tiny_n4_full/seed0/words: --words=FILE is not given" in result.stdout
+    assert not (pair.parent / "runs").exists() and not (pair.parent / "results").exists()

@@ -1,0 +1,62 @@
+"""Entry point: Figure 4 of the paper, the encoder's output at pixels of matching classes, one network beside another.
+
+python -m usss_jax.class_plot --stages=RUN/basic,RUN/full --out=OUT
+python -m usss_jax.class_plot --stages=RUN/basic,RUN/full --classes=building,sidewalk,sky,cityscapes:road=sun13:floor
+
+Stages are folders of finished ones, in the order of the panels, of one run or of several on the same data. The
+encoders of their best checkpoints are compared on whole images in evaluation mode. It leaves in --out
+
+  class_plot.json   mean cosine between centroids of matching classes of two domains, less that of the other pairs
+  class_plot.png    t-SNE of the encoder's output at randomly drawn pixels, with that number in the titles
+
+--classes names what is compared: a bare name stands for the classes of that name, or of a synonym (sidewalk and
+pavement, vegetation and tree, traffic sign and sign, person and pedestrian), in every domain; DOMAIN:NAME for one
+class; = stands between classes that mean the same without saying so. Without it: all classes that match by name or
+synonym and have labeled pixels in both domains.
+"""
+
+import pathlib
+
+from absl import flags
+
+from usss_jax import entry
+from usss_jax.config import names
+from usss_jax.errors import InputError
+
+STAGES = flags.DEFINE_string("stages", None, "Folders of finished stages, with commas: RUN/basic,RUN/full.")
+CLASSES = flags.DEFINE_string("classes", "", "What is compared, such as building,sky,cityscapes:road=sun13:floor.")
+OUT = flags.DEFINE_string("out", "class_plot", "Folder for class_plot.json and class_plot.png.")
+SPLIT = flags.DEFINE_enum("split", "report", ["report", "select"], "Images whose scores are reported, or the others.")
+DATA_ROOT = flags.DEFINE_string("data_root", "", "In place of the runs' own; as the config's field of that name.")
+PICTURE = flags.DEFINE_bool("picture", True, "Make the t-SNE too, which needs pip install 'usss_jax[figures]'.")
+PIXELS = flags.DEFINE_integer("pixels", 100, "Pixels of each class in the t-SNE.", 1)
+PERPLEXITY = flags.DEFINE_float("perplexity", 30.0, "Of the t-SNE.", 1.0)
+SEED = flags.DEFINE_integer("seed", 0, "Of the t-SNE and of the draw of its pixels.", 0, 2**32 - 1)
+
+
+def main(argv: list[str]):
+    """Compare the stages that the flags name."""
+    if len(argv) > 1:
+        raise InputError(f"{argv[1]!r} is not a flag; see python -m usss_jax.class_plot --help")
+    if flags.FLAGS["config"].present:
+        raise InputError("--config is not needed: every stage's folder has its own")
+    folders = [pathlib.Path(name).expanduser() for name in names(STAGES.value or "")]
+    if not folders:
+        raise InputError("--stages is missing: python -m usss_jax.class_plot --stages=RUN/basic,RUN/full --out=OUT")
+    from usss_jax.training import alignment  # after the flags: a typo should not wait for JAX
+
+    alignment.compare_stages(
+        folders,
+        pathlib.Path(str(OUT.value)).expanduser(),
+        classes=CLASSES.value,
+        split=SPLIT.value,
+        data_root=DATA_ROOT.value,
+        picture=PICTURE.value,
+        pixels=PIXELS.value,
+        perplexity=PERPLEXITY.value,
+        seed=SEED.value,
+    )
+
+
+if __name__ == "__main__":
+    entry.run(main)

@@ -1,0 +1,93 @@
+"""The encoder's output at a few pixels of chosen classes, for pictures of the feature space."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from usss_jax.evaluation.evaluate import padded_batches
+from usss_jax.models.universal import UniversalModel
+from usss_jax.models.upsample import upsample_matrix
+from usss_jax.training.sharding import batch_sharding, put, replicated
+
+
+def sample_pixels(source, classes: Sequence[int], count: int, seed: int) -> dict[int, np.ndarray]:
+    """Draw pixels of each class from all its pixels in a source, evenly and without repetition.
+
+    Every pixel gets a random number that depends on the seed and the image's place alone; the smallest ones win.
+
+    Args:
+      source: examples with "label" [H, W].
+      classes: train ids.
+      count: pixels per class; a class that has fewer gives all.
+      seed: of the draw.
+
+    Returns:
+      Per class int [n, 3]: image, row and column, sorted.
+    """
+    keys, places = ({c: np.zeros(shape) for c in classes} for shape in ((0,), (0, 3)))
+    for i in range(len(source)):
+        label = source[i]["label"]
+        drawn = np.random.default_rng([seed, i]).random(label.shape)
+        for c in classes:
+            worst = keys[c].max() if len(keys[c]) == count else 1.0
+            rows, columns = np.nonzero((label == c) & (drawn < worst))
+            key = np.concatenate([keys[c], drawn[rows, columns]])
+            place = np.concatenate([places[c], np.stack([np.full(len(rows), i), rows, columns], axis=1)])
+            best = np.argsort(key, kind="stable")[:count]
+            keys[c], places[c] = key[best], place[best]
+    return {c: places[c][np.lexsort(places[c].T[::-1])].astype(np.int64) for c in classes}
+
+
+def pixel_features(
+    model: UniversalModel, variables, source, pixels: np.ndarray, *, batch_size: int, mesh: Mesh
+) -> np.ndarray:
+    """Upsampled output of the encoder at some pixels, float32 [P, C], without full-resolution features.
+
+    Args:
+      model, variables: a network; only its encoder is used, in evaluation mode.
+      source: examples {"image": uint8 [H, W, 3], "label"}.
+      pixels: int [P, 3]: image, row and column.
+      batch_size: images at a time.
+      mesh: devices.
+    """
+    encode = jax.jit(
+        partial(model.apply, method="encode"),
+        in_shardings=(replicated(mesh), batch_sharding(mesh)),
+        out_shardings=replicated(mesh),
+    )
+    batch_size = -(-batch_size // mesh.size) * mesh.size
+    most = int(np.bincount(pixels[:, 0] // batch_size).max(initial=0))  # one shape for all batches: compiled once
+    found = [np.zeros((0, model.encoder.out_channels), np.float32)] * len(pixels)
+    for number, batch in enumerate(padded_batches(source, batch_size)):
+        here = np.flatnonzero(pixels[:, 0] // batch_size == number)
+        if not len(here):
+            continue
+        features = encode(variables, put({"image": batch["image"]}, {"image": batch_sharding(mesh)})["image"])
+        wanted = np.zeros((most, 3), np.int64)
+        wanted[: len(here)] = pixels[here] - [number * batch_size, 0, 0]
+        taps = [_taps(side, model.upsample) for side in batch["label"].shape[1:]]
+        (row_cells, row_weights), (column_cells, column_weights) = (
+            (cells[wanted[:, axis + 1]], weights[wanted[:, axis + 1]]) for axis, (cells, weights) in enumerate(taps)
+        )
+        values = np.asarray(_interpolate(features, wanted[:, 0], row_cells, row_weights, column_cells, column_weights))
+        for place, value in zip(here, values, strict=False):  # the rest of `values` is padding
+            found[place] = value
+    return np.stack(found) if len(pixels) else np.zeros((0, model.encoder.out_channels), np.float32)
+
+
+@jax.jit
+def _interpolate(features, images, row_cells, row_weights, column_cells, column_weights):
+    """Mix the cells around each pixel: features [B, h, w, C], images [P], the others [P, 2] -> [P, C]."""
+    corners = features[images[:, None, None], row_cells[:, :, None], column_cells[:, None, :]]
+    return jnp.einsum("pi,pj,pijc->pc", row_weights, column_weights, corners, precision=jax.lax.Precision.HIGHEST)
+
+
+def _taps(size: int, mode: str) -> tuple[np.ndarray, np.ndarray]:
+    """Cells that each pixel along an axis is mixed of, at most two, and their weights: [size, 2] each."""
+    matrix = upsample_matrix(size, mode)
+    cells = np.argsort(matrix, axis=1, kind="stable")[:, -2:]
+    return cells, np.take_along_axis(matrix, cells, axis=1).astype(np.float32)

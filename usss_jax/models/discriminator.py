@@ -1,0 +1,52 @@
+"""The fully convolutional discriminator of Hung et al. (2018): where does a map of class probabilities look true."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+
+CHANNELS = (64, 128, 256, 512)  # before `width`; a fifth convolution gives the one output channel
+STRIDE = 2 ** (len(CHANNELS) + 1)
+SLOPE = 0.2  # of the leaky ReLU
+
+
+class Discriminator(nn.Module):
+    """D of section 3 of the paper: five 4x4 convolutions of stride 2 with bias, no normalisation, then upsampling.
+
+    An image that is no multiple of 32 is as if padded with zeros at its lower and right border, and the result cropped.
+
+    Attributes:
+      width: factor on the channels; 1 is the paper's.
+      dtype: of the convolutions; None follows the input.
+      precision: of the convolutions (see `jax.lax.Precision`).
+    """
+
+    width: float = 1.0
+    dtype: DTypeLike | None = None
+    precision: lax.Precision | None = None
+
+    @nn.compact
+    def __call__(self, maps):
+        """Score maps [B, H, W, C], class probabilities or one-hot, as logits [B, H, W], float32 at least.
+
+        The sigmoid of a logit is D's confidence that the pixel is of the ground truth.
+        """
+        height, width = maps.shape[1:3]
+        x = maps
+        for i, channels in enumerate(CHANNELS, start=1):
+            x = nn.leaky_relu(self._halve(x, max(1, round(channels * self.width)), f"conv{i}"), SLOPE)
+        x = self._halve(x, 1, f"conv{len(CHANNELS) + 1}")
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        examples, rows, columns, _ = x.shape
+        # Half-pixel bilinear: the middle of a cell's receptive field is the middle of the 32 x 32 pixels it stands for.
+        x = jax.image.resize(x, (examples, rows * STRIDE, columns * STRIDE, 1), "bilinear")
+        return x[:, :height, :width, 0]
+
+    def _halve(self, x, channels: int, name: str):
+        """4x4 convolution with stride 2: [B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), channels]."""
+        padding = [(1, 1 + side % 2) for side in x.shape[1:3]]  # at least one cell remains of any image
+        layer = nn.Conv(
+            channels, (4, 4), strides=2, padding=padding, dtype=self.dtype, precision=self.precision, name=name
+        )
+        return layer(x)

@@ -1,0 +1,194 @@
+"""K-means inside every class (appendix B.3 of the paper): several label embeddings per class.
+
+Lloyd's iterations run over all labeled pixels, and no full-resolution feature ever exists. With the linear upsampling U
+the squared distance of a pixel to a centre c of its class is
+
+    |U f - c|^2 = |U f|^2 - 2 (U (f . c) - |c|^2 / 2),
+
+so that upsampled scores assign the pixels, and the sums of a cluster come through U's adjoint as those of a class do
+(objectives/prototypes.py). The constant is subtracted after the upsampling: the weights of a pixel need not sum to one.
+Seeding by k-means++ looks at a sample of pixels; it and the choice between seedings run on the host.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+
+from usss_jax.objectives.prototypes import HIGHEST, class_sums, neighbours
+
+SEEDINGS = 4  # k-means++ starts per class, of which the best on the sample goes on
+MAX_ITERATIONS = 50
+TOLERANCE = 1e-4  # of the inertia: a class that falls by a smaller share stands still
+
+
+@dataclasses.dataclass(frozen=True)
+class Clusters:
+    """K-means inside every class.
+
+    Attributes:
+      centers: float64 [n, K, C].
+      counts: int64 [n, K], pixels nearest to every centre.
+      inertia: float64 [n], sum of the squared distances to the nearest centre.
+      iterations: passes over the data, the last of which gave counts and inertia of these centres.
+      converged: whether it ended because no class moved any more.
+    """
+
+    centers: np.ndarray
+    counts: np.ndarray
+    inertia: np.ndarray
+    iterations: int
+    converged: bool
+
+
+def cluster_sums(features, labels, rows, columns, centers):
+    """Assign the labeled pixels of one batch to the nearest centre of their class, and sum them up.
+
+    Args:
+      features: encoder output [B, h, w, C].
+      labels: int [B, H, W], train ids; whatever is not below n (255) is not counted.
+      rows: upsampling weights [H, h]; columns: [W, w] (models/upsample.py).
+      centers: [n, K, C].
+
+    Returns:
+      {"count": int32 [n, K], "sum": [n, K, C] of the features, "inertia": [H, n] squared distances, per row of pixels
+      so that long sums stay accurate}. Among equally near centres the first counts.
+    """
+    classes, per_class, _ = centers.shape
+    labels = labels.astype(jnp.int32)
+    rows, columns, centers = (jnp.asarray(a, features.dtype) for a in (rows, columns, centers))
+    own = labels[..., None] == jnp.arange(classes)
+    scores = []
+    for k in range(per_class):  # one centre of every class at a time: [B, H, W, n] is the largest array
+        score = _upsampled(jnp.einsum("bhwc,nc->bhwn", features, centers[:, k], precision=HIGHEST), rows, columns)
+        score = score - (centers[:, k] ** 2).sum(-1) / 2
+        scores.append(jnp.where(own, score, 0).sum(-1))
+    score = jnp.stack(scores, -1)
+    nearest = jnp.argmax(score, -1)
+    distance = jnp.maximum(squared_norms(features, rows, columns) - 2 * score.max(-1), 0)
+    parts = [
+        class_sums(features, jnp.where(nearest == k, labels, -1), rows, columns, classes) for k in range(per_class)
+    ]
+    return {
+        "count": jnp.stack([part["count"] for part in parts], 1),
+        "sum": jnp.stack([part["sum"] for part in parts], 1),
+        "inertia": jnp.where(own, distance[..., None], 0).sum((0, 2)),
+    }
+
+
+def squared_norms(features, rows, columns):
+    """|U f|^2 of every pixel: [B, h, w, C] -> [B, H, W], from the products of neighbouring cells."""
+    rows, columns = jnp.asarray(rows, features.dtype), jnp.asarray(columns, features.dtype)
+    total = 0.0
+    for times, here, there, pair_rows, pair_columns in neighbours(features.shape[1:3], rows, columns):
+        product = (features[here] * features[there]).sum(-1, keepdims=True)
+        total = total + times * _upsampled(product, pair_rows, pair_columns)[..., 0]
+    return total
+
+
+def _upsampled(x, rows, columns):
+    x = jnp.einsum("Ww,bhwn->bhWn", columns, x, precision=HIGHEST)
+    return jnp.einsum("Hh,bhWn->bHWn", rows, x, precision=HIGHEST)
+
+
+def pixel_features(features, index, rows, columns):
+    """Upsampled features of some pixels: [B, h, w, C] and int [M, 3] of (image, y, x) -> [M, C]."""
+    rows, columns = jnp.asarray(rows, features.dtype), jnp.asarray(columns, features.dtype)
+    image, y, x = index.T
+    out = 0.0
+    # A pixel mixes at most two rows and two columns of cells: the first of them is that of its largest weights.
+    first_row, first_column = _first_cell(rows)[y], _first_cell(columns)[x]
+    for dy in (0, 1):
+        for dx in (0, 1):
+            i = jnp.minimum(first_row + dy, rows.shape[1] - 1)
+            j = jnp.minimum(first_column + dx, columns.shape[1] - 1)
+            inside = (first_row + dy < rows.shape[1]) & (first_column + dx < columns.shape[1])
+            weight = jnp.where(inside, rows[y, i] * columns[x, j], 0)
+            out = out + weight[:, None] * features[image, i, j]
+    return out
+
+
+def _first_cell(weights):
+    """Index of the first cell that each pixel uses: [H, h] -> int [H]."""
+    return jnp.argmax(weights > 0, axis=1)
+
+
+def lloyd(
+    sums_of: Callable, centers: np.ndarray, *, max_iterations: int = MAX_ITERATIONS, tolerance: float = TOLERANCE
+) -> Clusters:
+    """Lloyd's iterations until every class stands still; a centre without pixels stays where it is.
+
+    Args:
+      sums_of: centers [n, K, C] -> sums of `cluster_sums` over all batches; it may return a batch's inertia in parts.
+      centers: where to start.
+      max_iterations: passes at most.
+      tolerance: a class stands still when its inertia falls by no more than this share.
+
+    Returns:
+      The centres of the last pass, with its counts and inertia.
+    """
+    centers, before = np.asarray(centers, np.float64), np.full(len(centers), np.inf)
+    for iteration in range(1, max_iterations + 1):
+        sums = sums_of(centers)
+        counts = np.asarray(sums["count"], np.int64)
+        inertia = np.asarray(sums["inertia"], np.float64).sum(0)
+        means = np.asarray(sums["sum"], np.float64) / np.maximum(counts, 1)[..., None]
+        moved = np.where(counts[..., None] > 0, means, centers)
+        converged = bool((before <= inertia * (1 + tolerance)).all() or (moved == centers).all())
+        if converged or iteration == max_iterations:
+            break
+        centers, before = moved, inertia
+    return Clusters(centers, counts, inertia, iteration, converged)
+
+
+def seed_centers(samples: list[np.ndarray], per_class: int, seed: int, seedings: int = SEEDINGS) -> np.ndarray:
+    """Centres to start from: for every class the best of several k-means++ seedings after K-means on its sample.
+
+    Args:
+      samples: per class the features of some of its pixels [m, C]; m may be 0, and differ.
+      per_class: K.
+      seed: of the draws; those of a class depend on no other class.
+      seedings: how many are tried.
+
+    Returns:
+      float64 [n, K, C]; zeros for a class without a sample. A class whose sample has fewer distinct points than K has
+      centres that are equal.
+    """
+    out = np.zeros((len(samples), per_class, samples[0].shape[1]))
+    for i, sample in enumerate(samples):
+        if not len(sample):
+            continue
+        points, random = np.asarray(sample, np.float64), np.random.RandomState([seed, i])
+        tried = (
+            lloyd(lambda c, x=points: _sample_sums(x, c), plus_plus(points, per_class, random)[None], tolerance=1e-3)
+            for _ in range(seedings)
+        )
+        out[i] = min(tried, key=lambda clusters: clusters.inertia[0]).centers[0]
+    return out
+
+
+def plus_plus(points: np.ndarray, count: int, random: np.random.RandomState) -> np.ndarray:
+    """Choose `count` of the points [m, C], each with a probability in the squared distance to those chosen before.
+
+    k-means++ (Arthur and Vassilvitskii, 2007). Where all points are chosen already, one of them is taken again.
+    """
+    chosen = [points[random.randint(len(points))]]
+    distance = np.full(len(points), np.inf)
+    while len(chosen) < count:
+        distance = np.minimum(distance, ((points - chosen[-1]) ** 2).sum(1))
+        total = distance.sum()
+        chosen.append(points[random.choice(len(points), p=distance / total) if total > 0 else 0])
+    return np.stack(chosen)
+
+
+def _sample_sums(points: np.ndarray, centers: np.ndarray) -> dict[str, np.ndarray]:
+    """What `cluster_sums` gives, for the points [m, C] of one class and centres [1, K, C]."""
+    distance = (points**2).sum(1)[:, None] - 2 * points @ centers[0].T + (centers[0] ** 2).sum(1)
+    nearest = distance.argmin(1)
+    onehot = (nearest[:, None] == np.arange(centers.shape[1])).astype(np.float64)
+    return {
+        "count": onehot.sum(0)[None],
+        "sum": (onehot.T @ points)[None],
+        "inertia": np.maximum(distance.min(1), 0).sum().reshape(1, 1),
+    }

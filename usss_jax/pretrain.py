@@ -1,0 +1,35 @@
+"""Entry point: ImageNet pretraining of the encoder; flags here, the work is in pretraining/loop.py.
+
+python -m usss_jax.pretrain --config=configs/imagenet.py --config.data=DIR --workdir=runs/imagenet
+"""
+
+import pathlib
+
+from absl import flags
+
+from usss_jax import entry
+from usss_jax.errors import InputError
+from usss_jax.pretraining.config import default_config
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run leaves behind.")
+flags.declare_key_flag("config")  # so that --help shows it
+
+
+def main(argv: list[str]):
+    """Train the classifier of the config."""
+    if len(argv) > 1:
+        raise InputError(f"{argv[1]!r} is not a flag; fields are set by --config.FIELD=VALUE")
+    for flag, given in (("config", flags.FLAGS["config"].present), ("workdir", WORKDIR.value)):
+        if not given:
+            raise InputError(
+                f"--{flag} is missing: python -m usss_jax.pretrain --config=configs/imagenet.py --config.data=DIR "
+                "--workdir=runs/imagenet"
+            )
+    config = entry.load_config()
+    from usss_jax.pretraining import loop  # after the flags: a typo should not wait for JAX
+
+    loop.run(config, pathlib.Path(str(WORKDIR.value)).expanduser())
+
+
+if __name__ == "__main__":
+    entry.run(main, known=default_config)

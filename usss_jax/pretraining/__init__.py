@@ -1,0 +1,1 @@
+"""ImageNet classification, which makes the weights that segmentation starts from."""

@@ -1,0 +1,84 @@
+"""Entry point: make the label embeddings of a workdir from its finished single-domain networks, and their report.
+
+python -m usss_jax.prototypes --workdir=runs/cs_cvd
+python -m usss_jax.prototypes --workdir=runs/cs_cvd --embeddings_per_class=3 --out=runs/cs_cvd_k3
+
+The setting is that of the workdir's config.json, or of --config and its fields. With --out the workdir is only read,
+and OUT/prototypes gets label_embeddings.npz, which --config.label_embeddings=FILE takes, and the report. Without it
+they come into the workdir's own folder prototypes, where training looks for them; a file that is there already is
+kept, and its report written anew.
+"""
+
+import json
+import pathlib
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from usss_jax import entry
+from usss_jax.config import checked, default_config
+from usss_jax.errors import InputError
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run whose single-domain networks are finished.")
+PER_CLASS = flags.DEFINE_integer("embeddings_per_class", None, "K, in place of the config's; needs --out.", 1)
+OUT = flags.DEFINE_string("out", None, "Folder for the label embeddings and their report.")
+flags.declare_key_flag("config")  # so that --help shows it
+
+
+def main(argv: list[str]):
+    """Make the label embeddings and write the report."""
+    if len(argv) > 1:
+        raise InputError(f"{argv[1]!r} is not a flag; fields are set by --config.FIELD=VALUE")
+    if not WORKDIR.value:
+        raise InputError("--workdir is missing: python -m usss_jax.prototypes --workdir=runs/demo")
+    workdir = pathlib.Path(WORKDIR.value).expanduser()
+    if PER_CLASS.value and not OUT.value:
+        raise InputError(f"--embeddings_per_class needs --out: {workdir}/prototypes has those of its own config")
+    config = entry.load_config() if flags.FLAGS["config"].present else config_of(workdir)
+    if PER_CLASS.value:
+        with config.unlocked():
+            config.embeddings_per_class = PER_CLASS.value
+    config = checked(config)
+    make(config, workdir, pathlib.Path(OUT.value).expanduser() if OUT.value else None)
+
+
+def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
+    """Make the label embeddings in `out`, or in the workdir's own folder, and their report."""
+    import jax  # after the flags: a typo should not wait for JAX
+
+    from usss_jax.data.pools import open_all
+    from usss_jax.training import label_embeddings, label_sources, sharding, stages
+
+    if out is None and config.label_embeddings != label_sources.PROTOTYPES:
+        raise InputError(f"{workdir} trains with label_embeddings={config.label_embeddings}; give --out")
+    if out is not None and stages.embeddings_file(out).exists():
+        raise InputError(f"--out={out}: has label embeddings already; give another folder")
+    pools = open_all(config)
+    with config.unlocked():
+        config.single_from = config.single_from or str(workdir)
+    singles = stages.singles_folder(config, workdir, list(pools))
+    if out is None:
+        stages.claim_workdir(config, workdir)
+    mesh = sharding.create_mesh(jax.devices())
+    stages.make_label_embeddings(config, pools, out or workdir, singles, mesh)
+    path = stages.embeddings_file(out or workdir)
+    label_embeddings.write_report(path)
+    print(f"{path}, and beside it report.json and cosines.png")
+
+
+def config_of(workdir: pathlib.Path) -> ConfigDict:
+    """Read the config of a run; fields that are newer than it have their defaults."""
+    config = default_config()
+    try:
+        theirs = json.loads((workdir / "config.json").read_text())
+    except (OSError, json.JSONDecodeError) as e:
+        raise InputError(f"--workdir={workdir}: no workdir of a run ({e}); give another, or --config") from e
+    unknown = sorted(set(theirs) - set(config))
+    if unknown:
+        raise InputError(f"--workdir={workdir}: its config has fields that are unknown here: {', '.join(unknown)}")
+    config.update(theirs)
+    return config
+
+
+if __name__ == "__main__":
+    entry.run(main)

@@ -1,0 +1,71 @@
+"""Where a sweep keeps its runs and results, and what their names say.
+
+RUNS/<pair>_n<N>_<scale>/seed<k>/<workdir>/<stage>/summary.json  what training leaves behind
+RESULTS/<pair>_n<N>_<scale>/<row or stage>/seed<k>.json           the same summary, and under "row" what was asked for
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from usss_jax.errors import InputError
+
+SCALES = ("cpu", "full")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What all rows beside each other share: a config (its file's name), N and the scale."""
+
+    pair: str
+    n: int
+    scale: str
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder."""
+        return f"{self.pair}_n{self.n}_{self.scale}"
+
+
+def read_setting(folder: str) -> Setting | None:
+    """Setting that a folder's name states; None if it states none."""
+    match = re.fullmatch(r"(.+)_n(\d+)_(cpu|full)", folder)
+    return Setting(match[1], int(match[2]), match[3]) if match else None
+
+
+def seed_folder(runs: pathlib.Path, setting: Setting, seed: int) -> pathlib.Path:
+    """Folder of all workdirs of a seed."""
+    return runs / setting.folder / f"seed{seed}"
+
+
+def result_file(results: pathlib.Path, setting: Setting, stage: str, seed: int) -> pathlib.Path:
+    """File of the summary of a row (or of a stage that several rows share)."""
+    return results / setting.folder / stage / f"seed{seed}.json"
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Read a summary; InputError names the file."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as e:
+        raise InputError(f"{path} cannot be read: {e}") from e
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is no summary: it holds no object")
+    return content
+
+
+def write_whole(path: pathlib.Path, text: str):
+    """Write a file in one piece: a reader sees the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def keep_result(summary: pathlib.Path, path: pathlib.Path, asked: Mapping[str, Any]):
+    """Copy a stage's summary to its place in the results, with `asked` (config, overrides) under "row"."""
+    write_whole(path, json.dumps({**read_json(summary), "row": dict(asked)}, indent=2, allow_nan=False) + "\n")

@@ -1,0 +1,200 @@
+"""Rows of the paper's tables as settings: config file, argument, overrides and variants.
+
+A row has a short name (`full`) in its table and a full one (`table3/n100/full`). Every row can be run on any pair of
+domains whose config takes `n=` and an encoder as arguments.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+
+from usss_jax.config import default_config
+from usss_jax.errors import InputError
+
+# Config of every table of the paper, and the encoder per number of labeled images ("": the config's, ResNet-18).
+PAPER_PAIR = {2: "cs_cvd", 3: "cs_cvd", 4: "cs_cvd", 5: "cs_idd", 6: "cs_sun", 7: "cs_cvd", 8: "cs_cvd"}
+ENCODERS = {
+    2: {100: ""},
+    3: {50: "", 100: ""},
+    4: {375: "resnet101"},
+    5: {100: "", 1500: "resnet50"},
+    6: {1500: "resnet50"},
+    7: {50: "", 100: ""},
+    8: {100: ""},
+}
+
+# Rows of every table in its order; those in brackets are ours and not in the paper. A name that ends in _* stands for
+# a row of each domain. `souly` and `scenenet` are the paper's citations, which we do not run.
+TABLE_ROWS = {
+    2: "train_on_* basic full",
+    3: "train_on_* [finetune_*] basic cross full",
+    4: "train_on_* hung_* souly basic cross full",
+    5: "train_on_* basic full",
+    6: "train_on_* scenenet basic full",
+    7: "theta05 words full k3 k5 direct [random]",
+    8: "full k3 k5",
+}
+SINGLES = "single"  # workdir of the single-domain networks, which all rows of a seed share
+WITHOUT_SINGLES = ("basic", "direct", "single", "hung")  # variants that need no single-domain networks
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+      name: short name.
+      title: as the tables print it.
+      variants: of the config; empty: cited by the paper, not ours to run.
+      overrides: fields of the config that make the row what it is.
+      stages: per domain the stage whose summary has the score; a domain without one has no score.
+      optional: not of the paper: run if it is named, shown if it was run.
+      missing: why the row cannot be run; empty: it can.
+    """
+
+    name: str
+    title: str
+    variants: tuple[str, ...]
+    overrides: Mapping[str, str]
+    stages: Mapping[str, str]
+    optional: bool = False
+    missing: str = ""
+
+    @property
+    def needs_singles(self) -> bool:
+        """Whether it starts from label embeddings of the single-domain networks."""
+        of_networks = self.overrides.get("label_embeddings", "prototypes") == "prototypes"
+        return of_networks and not set(self.variants) <= set(WITHOUT_SINGLES)
+
+
+def universal_rows(domains: Sequence[str], words: str = "") -> dict[str, Row]:
+    """Rows with one network for all domains, by name; `words` is the file of word vectors for the row of that name."""
+    table: tuple[tuple[str, str, str, dict[str, str]], ...] = (
+        ("basic", "Univ-basic", "basic", {}),
+        ("cross", "Univ-cross", "cross", {}),
+        ("full", "Univ-full", "full", {}),
+        ("k3", "Univ-full, K = 3", "full", {"embeddings_per_class": "3"}),
+        ("k5", "Univ-full, K = 5", "full", {"embeddings_per_class": "5"}),
+        ("theta05", "Univ-full, theta = 0.5", "full", {"theta": "0.5"}),
+        ("words", "Univ-full, word vectors", "full", {"label_embeddings": f"words:{words or 'FILE'}"}),
+        ("random", "Univ-full, random label embeddings", "full", {"label_embeddings": "random"}),
+        ("direct", "Direct entropy", "direct", {}),
+    )
+    rows = {name: Row(name, t, (v,), o, dict.fromkeys(domains, name)) for name, t, v, o in table}
+    if not words:
+        rows["words"] = dataclasses.replace(rows["words"], missing="--words=FILE is not given")
+    return rows
+
+
+def all_rows(domains: Sequence[str], words: str = "") -> dict[str, Row]:
+    """Every row that we know, by name."""
+    rows = {}
+    for source in domains:
+        frozen = {d: f"frozen_{source}_{d}" for d in domains if d != source}
+        stages = {d: frozen.get(d, f"single_{d}") for d in domains}
+        variants = ("single", "frozen") if frozen else ("single",)
+        rows[f"train_on_{source}"] = Row(f"train_on_{source}", f"Train on {source}", variants, {}, stages)
+        for target in frozen:
+            name = f"finetune_{source}_{target}"
+            title = f"Train on {source}, then fine-tune on {target}"
+            rows[name] = Row(name, title, ("single", "finetune"), {}, {source: name, target: name})
+    for domain in domains:
+        name = f"hung_{domain}"
+        rows[name] = Row(name, f"Hung et al. on {domain}", ("hung",), {}, {domain: name})
+    for name, title in (("souly", "Souly et al."), ("scenenet", "SceneNet")):
+        rows[name] = Row(name, title, (), {}, {})
+    return rows | universal_rows(domains, words)
+
+
+def expand(pattern: str, rows: Mapping[str, Row]) -> list[Row]:
+    """Rows that a name, or one with * at its end, stands for; InputError for none."""
+    if pattern.endswith("*"):
+        found = [row for name, row in rows.items() if name.startswith(pattern[:-1])]
+    else:
+        names = [pattern] if pattern in rows else [name for name in rows if name.startswith(f"{pattern}_")]
+        found = [rows[name] for name in names]
+    if not found:
+        raise InputError(f"rows: {pattern!r} is not one of {', '.join(rows)}")
+    return found
+
+
+def check_table(table: int):
+    """Raise InputError for a table that has no rows to run."""
+    if table not in TABLE_ROWS:
+        raise InputError(f"table={table}: the tables with rows to run are {', '.join(map(str, TABLE_ROWS))}")
+
+
+def rows_of_table(table: int, domains: Sequence[str], words: str = "") -> list[Row]:
+    """Rows of a table of the paper on the given domains, ours that are not in the paper marked as optional."""
+    check_table(table)
+    rows = all_rows(domains, words)
+    out = []
+    for item in TABLE_ROWS[table].split():
+        pattern = item.strip("[]")
+        if pattern.endswith("_*") and not any(name.startswith(pattern[:-1]) for name in rows):
+            continue  # a single domain has nothing to be fine-tuned on
+        out += [dataclasses.replace(row, optional=item != pattern) for row in expand(pattern, rows)]
+    return out
+
+
+def read_extra(text: str, domains: Sequence[str]) -> Row:
+    """Read a row of one's own, "NAME:FIELD=VALUE,FIELD=VALUE": Univ-full, or the variant that `variants=` names."""
+    name, colon, fields = text.partition(":")
+    if not colon or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise InputError(f"extra={text}: give NAME:FIELD=VALUE,FIELD=VALUE, the name of small letters, digits and _")
+    if name == SINGLES or name in all_rows(domains) or name.startswith(("single_", "frozen_", "finetune_", "hung_")):
+        raise InputError(f"extra={text}: {name!r} is the name of a row of ours; choose another")
+    overrides = {}
+    for item in fields.split(","):
+        field, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or field not in default_config():
+            raise InputError(f"extra={text}: {item!r} is not FIELD=VALUE with a field of usss_jax/config.py")
+        if field in ("seed", "single_from", "data_root") or field in overrides:
+            raise InputError(f"extra={text}: {field} is set by the sweep, or given twice")
+        overrides[field] = value
+    variant = overrides.pop("variants", "full")
+    if variant not in ("basic", "cross", "full", "direct"):
+        raise InputError(f"extra={text}: variants={variant} must be one of basic, cross, full, direct")
+    title = f"{name}: {', '.join(f'{k}={v}' for k, v in overrides.items()) or variant}"
+    return Row(name, title, (variant,), overrides, dict.fromkeys(domains, name))
+
+
+def asked_rows(
+    table: int, domains: Sequence[str], chosen: Sequence[str], extra: Sequence[str], words: str = ""
+) -> list[Row]:
+    """Rows to run: the chosen ones of any table, else those of this table's that the paper has; and the extra ones.
+
+    An extra row alone is run alone.
+    """
+    if chosen:
+        known = all_rows(domains, words)
+        rows = [row for name in chosen for row in expand(name, known)]
+    else:
+        rows = [] if extra else [row for row in rows_of_table(table, domains, words) if not row.optional]
+    rows += [read_extra(text, domains) for text in extra]
+    if len({row.name for row in rows}) < len(rows):
+        raise InputError(f"rows: {', '.join(row.name for row in rows)}: one of them is given twice")
+    return [row for row in rows if row.variants]
+
+
+def config_argument(table: int, n: int, scale: str) -> str:
+    """Argument of the config file for a table with N labeled images per domain: "resnet50,n=1500", ",cpu" at scale cpu.
+
+    An N that the table does not have takes its encoder; InputError where the table has several.
+    """
+    encoders = ENCODERS[table]
+    if n not in encoders and len(set(encoders.values())) > 1:
+        raise InputError(f"n={n}: table {table} has another encoder for each of n={', '.join(map(str, encoders))}")
+    encoder = encoders.get(n, next(iter(encoders.values())))
+    return ",".join(part for part in (encoder, f"n={n}", "cpu" if scale == "cpu" else "") if part)
+
+
+def named_rows(domains: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, Row]]:
+    """Every row of the paper by its full name: config with argument, and the row; `domains` of every config."""
+    return {
+        f"table{table}/n{n}/{row.name}": (f"configs/{pair}.py:{config_argument(table, n, 'full')}", row)
+        for table, pair in PAPER_PAIR.items()
+        for n in ENCODERS[table]
+        for row in rows_of_table(table, domains[pair])
+        if not row.optional
+    }
