@@ -93,6 +93,18 @@ def test_train_on_joins_single_and_frozen_and_averages_the_seeds_that_have_both(
     assert seeds == "1 to 2"
 
 
+def test_scores_on_the_select_split_have_a_column_where_the_summaries_tell_them(tmp_path):
+    """Settings are chosen by it: (30 + 50) / 2 and (34 + 50) / 2 are 40 and 42, so 41 with a spread of sqrt(2)."""
+    for seed, value in ((0, 0.30), (1, 0.34)):
+        path = keep(tmp_path, "mine_n50_cpu", "basic", {"a": (0.4, 0.3), "b": (0.5, 0.6)}, seed)
+        made = json.loads(path.read_text())
+        made["domains"]["a"]["select_miou_best"], made["domains"]["b"]["select_miou_best"] = value, 0.5
+        layout.write_whole(path, json.dumps(made))
+    text = render.markdown(3, read(tmp_path))
+    assert cells(text, "Univ-basic")[-2:] == ["2", "41.00 ± 1.41"]
+    assert cells(text, "Univ-full")[-1] == "-" and "average on select" in text
+
+
 def test_cited_rows_and_rows_of_one_domain_have_dashes(tmp_path):
     keep(tmp_path, "cs_cvd_n375_full", "hung_camvid", {"camvid": (0.4, 0.3)})
     keep(tmp_path, "cs_cvd_n375_full", "single_cityscapes", {"cityscapes": (0.4, 0.3)})

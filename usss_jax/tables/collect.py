@@ -136,9 +136,14 @@ def comparable(stage: str, summary: Mapping) -> dict[tuple, Any]:
 
 
 def scores(found: Found, row: Row, domain: str, which: str) -> dict[int, float]:
-    """MIoU in % of a row on a domain by seed; `which` is best or last. Empty: not run."""
+    """MIoU in % of a row on a domain by seed. Empty: not run.
+
+    `which` is best or last, on the report split; or select: of the best checkpoint on the split that it was chosen on.
+    """
     by_seed = found.summaries.get(row.stages.get(domain, ""), {})
-    return {seed: 100 * summary["domains"][domain][f"miou_{which}"] for seed, summary in by_seed.items()}
+    key = "select_miou_best" if which == "select" else f"miou_{which}"
+    found_in = {seed: summary["domains"][domain].get(key) for seed, summary in by_seed.items()}
+    return {seed: 100 * value for seed, value in found_in.items() if value is not None}
 
 
 def averages(found: Found, row: Row, which: str) -> dict[int, float]:

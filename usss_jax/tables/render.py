@@ -73,14 +73,17 @@ def score_table(found: Found, rows: Sequence[Row], numbers: Mapping[str, Mapping
     splits = {d: about["split"] for _, _, s in found.all() for d, about in s["domains"].items()}
     heads = [f"{d} ({splits[d]})" if d in splits else d for d in domains]
     before = [f"paper: {name}" for name in (*domains, "average")] if numbers is not None else []
-    lines = [["", *before, *heads, "average", "seeds"]]
+    on_select = {row.name: collect.averages(found, row, "select").values() for row in rows}
+    tells_select = any(on_select.values())
+    lines = [["", *before, *heads, "average", "seeds", *["average on select"] * tells_select]]
     for row in rows:
         of_paper = (numbers or {}).get(row.name, {})
         theirs = [percent(of_paper.get(name)) for name in (*domains, "average")] if numbers is not None else []
         ours = [both(found, row, domain) for domain in domains]
         counts = [len(collect.scores(found, row, d, "best")) for d in domains if d in row.stages] or [0]
         seeds = str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
-        lines.append([row.title, *theirs, *ours, average(found, row), seeds if row.variants else "-"])
+        chosen = [mean_and_spread(on_select[row.name]).replace(NOT_RUN, "-")] * tells_select
+        lines.append([row.title, *theirs, *ours, average(found, row), seeds if row.variants else "-", *chosen])
     return grid(lines)
 
 
