@@ -20,7 +20,7 @@ import numpy as np
 from usss_jax.config import checked
 from usss_jax.data import streams
 from usss_jax.data.pools import open_all
-from usss_jax.training import label_embeddings, logs, optim, sharding, stages
+from usss_jax.training import label_embeddings, logs, networks, optim, sharding, variants
 from usss_jax.training.state import create_state
 from usss_jax.training.step import Objective, jit_train_step
 
@@ -44,7 +44,7 @@ def trace(config, pools, embeddings, steps: int, change: dict) -> dict:
         change.get("similarity_scale", config.similarity_scale),
     )
     mesh = sharding.create_mesh()
-    model = stages.stage_model(config, pools, config.embed_dim)
+    model = networks.stage_model(config, pools, config.embed_dim)
     tx = optim.create_optimizer(lr, config.steps, momentum=config.momentum, weight_decay=config.weight_decay)
     state, _ = create_state(model, tx, config.seed, mesh, embeddings)
     step = jit_train_step(mesh, model=model, tx=tx, objective=objective, has_unlabeled=True)
@@ -52,7 +52,7 @@ def trace(config, pools, embeddings, steps: int, change: dict) -> dict:
         pools,
         batch_size=config.batch_size,
         unlabeled_batch_size=config.unlabeled_batch_size,
-        unlabeled_batches=stages.universal_stage(config, "full", pools, embeddings, {}).unlabeled_batches,
+        unlabeled_batches=variants.universal_stage(config, "full", pools, embeddings, {}).unlabeled_batches,
         seed=config.seed,
     )
     out, iterator = {}, streams.iterate(batches, 0, config.loader_threads)

@@ -3,8 +3,8 @@
     python -m benchmarks.entropy_watch --stages=RUNS/full/full,RUNS/remedy/full --out=benchmarks/results/watch.json
 
 Per stage and step, averaged over the pairs (images of i, embeddings of j): mean pixel entropy in nats, and the share of
-cells whose most similar embedding is the most used one (1 = collapsed); and the norms of the gradient at the encoder, of
-the supervised terms and of the entropy terms (weights included; - where the run is older than that measurement).
+cells whose most similar embedding is the most used one (1 = collapsed); and the norms of the gradient at the encoder,
+of the supervised terms and of the entropy terms (weights included; - where the run is older than that measurement).
 """
 
 import argparse

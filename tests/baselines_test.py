@@ -5,14 +5,17 @@ import shutil
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from configs import demo
 from usss_jax.config import checked
 from usss_jax.data.pools import open_all
 from usss_jax.errors import InputError
-from usss_jax.training import stages
+from usss_jax.training import encoder_weights, networks, stages
+from usss_jax.training import workdir as workdir_lib
 from usss_jax.training.sharding import create_mesh
+from usss_jax.training.state import create_state
 
 
 def tiny(**fields):
@@ -34,8 +37,8 @@ def workdir(tmp_path_factory):
 def variables(workdir, stage, domains):
     config = checked(tiny())
     pools = open_all(config)
-    model = stages.stage_model(config, {d: pools[d] for d in domains}, 0)
-    return jax.device_get(stages.best_variables(workdir / stage, model, create_mesh(jax.devices()[:1]))[0])
+    model = networks.stage_model(config, {d: pools[d] for d in domains}, 0)
+    return jax.device_get(networks.best_variables(workdir / stage, model, create_mesh(jax.devices()[:1]))[0])
 
 
 def equal(a, b):
@@ -98,6 +101,32 @@ def test_networks_of_a_run_with_another_config_are_refused(workdir, tmp_path, fi
     assert not (tmp_path / "new").exists()
 
 
+def test_encoder_of_a_finished_stage_is_taken_bit_by_bit(workdir):
+    mesh = create_mesh(jax.devices()[:1])
+    weights = encoder_weights.load(str(workdir / "single_city_street"), mesh)
+    theirs = variables(workdir, "single_city_street", ["city_street"])
+    model = networks.create_model_of(checked(tiny()), {"elsewhere": 3}, 8)
+    state, report = create_state(model, optax.sgd(0.1), 5, mesh, None, weights)
+    ours = jax.device_get(state.variables)
+    assert equal({"e": ours["params"]["encoder"]}, {"e": theirs["params"]["encoder"]}) == [True]
+    assert equal(ours["batch_stats"], theirs["batch_stats"]) == [True]
+    assert {name.split("/")[1] for name in report.missing} == {"decoder_elsewhere", "embedding"}
+
+
+def test_other_folders_and_encoders_are_refused_as_weights(workdir, tmp_path):
+    mesh = create_mesh(jax.devices()[:1])
+    with pytest.raises(
+        InputError, match=r"pretrained: .* is a whole run; give one of its stages: .*single_city_street"
+    ):
+        encoder_weights.load(str(workdir), mesh)
+    with pytest.raises(InputError, match=r"pretrained: .* is no stage of a run"):
+        encoder_weights.load(str(tmp_path), mesh)
+    weights = encoder_weights.load(str(workdir / "single_city_street"), mesh)
+    wide = networks.create_model_of(checked(tiny(width=0.125)), {"elsewhere": 3}, 0)
+    with pytest.raises(InputError, match=r"base\.0\.0\.weight"):
+        create_state(wide, optax.sgd(0.1), 0, mesh, None, weights)
+
+
 def test_networks_of_no_run_or_of_an_unfinished_one_are_refused(tmp_path):
     with pytest.raises(InputError, match="no workdir of a run"):
         stages.run(tiny(variants=["full"], single_from=str(tmp_path / "typo")), tmp_path / "new")
@@ -112,9 +141,9 @@ def test_a_workdir_from_before_a_field_existed_has_its_default(tmp_path):
     old = json.loads(json.dumps(config.to_dict()))
     del old["entropy_warmup"]
     (tmp_path / "config.json").write_text(json.dumps(old))
-    stages.claim_workdir(config, tmp_path)
+    workdir_lib.claim_workdir(config, tmp_path)
     with pytest.raises(InputError, match="entropy_warmup was 0, is now 5"):
-        stages.claim_workdir(checked(tiny(entropy_warmup=5)), tmp_path)
+        workdir_lib.claim_workdir(checked(tiny(entropy_warmup=5)), tmp_path)
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ def default_config() -> ConfigDict:
     c.encoder = "drn_d_22"  # or drn_d_38, drn_d_54, drn_d_105 (= resnet18, 34, 50, 101 of the paper)
     c.width = 1.0  # factor on the encoder's channels
     c.embed_dim = 128  # d
-    c.pretrained = ""  # weights of the encoder: .safetensors, .npz or .pth
+    c.pretrained = ""  # weights of the encoder: .safetensors, .npz, .pth, or the folder of a finished stage of ours
     c.normalize = "imagenet"  # or "none": division by 255 alone
     c.upsample = "bilinear"  # or "drn": the reference's, which fades at the border
     c.precision = "float32"  # or "tf32", "bfloat16"

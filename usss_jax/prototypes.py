@@ -48,6 +48,7 @@ def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
 
     from usss_jax.data.pools import open_all
     from usss_jax.training import label_embeddings, label_sources, sharding, stages
+    from usss_jax.training import workdir as workdir_lib
 
     if out is None and config.label_embeddings != label_sources.PROTOTYPES:
         raise InputError(f"{workdir} trains with label_embeddings={config.label_embeddings}; give --out")
@@ -56,9 +57,9 @@ def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
     pools = open_all(config)
     with config.unlocked():
         config.single_from = config.single_from or str(workdir)
-    singles = stages.singles_folder(config, workdir, list(pools))
+    singles = workdir_lib.singles_folder(config, workdir, list(pools))
     if out is None:
-        stages.claim_workdir(config, workdir)
+        workdir_lib.claim_workdir(config, workdir)
     mesh = sharding.create_mesh(jax.devices())
     stages.make_label_embeddings(config, pools, out or workdir, singles, mesh)
     path = stages.embeddings_file(out or workdir)

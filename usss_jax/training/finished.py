@@ -13,8 +13,8 @@ from usss_jax.config import checked, default_config, per_domain, read_size
 from usss_jax.data.domains import get_domain
 from usss_jax.errors import InputError
 from usss_jax.models.universal import UniversalModel
+from usss_jax.training.networks import WITHOUT_EMBEDDINGS, best_variables, create_model_of
 from usss_jax.training.results import TITLES
-from usss_jax.training.stages import WITHOUT_EMBEDDINGS, best_variables, create_model_of
 
 
 @dataclasses.dataclass(frozen=True)
