@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from configs import demo
-from usss_jax.config import checked
+from usss_jax.config import checked, default_config
 from usss_jax.data.pools import open_all
 from usss_jax.errors import InputError
 from usss_jax.training import encoder_weights, networks, stages
@@ -134,6 +134,10 @@ def test_networks_of_no_run_or_of_an_unfinished_one_are_refused(tmp_path):
     (tmp_path / "begun" / "config.json").write_text(json.dumps(checked(tiny()).to_dict()))
     with pytest.raises(InputError, match="single_city_street is not finished there"):
         stages.run(tiny(variants=["full"], single_from=str(tmp_path / "begun")), tmp_path / "new")
+
+
+def test_fields_that_may_differ_are_fields():
+    assert set(workdir_lib.NOT_OF_SINGLES) <= set(default_config())
 
 
 def test_a_workdir_from_before_a_field_existed_has_its_default(tmp_path):

@@ -6,10 +6,15 @@ import pathlib
 import pytest
 
 from benchmarks import collapse, data
+from usss_jax.tables import collect, render
+from usss_jax.tables.layout import read_setting
 from usss_jax.training.results import results_table
 
 REPO = pathlib.Path(__file__).parent.parent
-RUNS = sorted(path for path in (REPO / "docs" / "results").iterdir() if path.is_dir())
+RESULTS = REPO / "docs" / "results"
+FOLDERS = sorted(path for path in RESULTS.iterdir() if path.is_dir())
+RUNS = [path for path in FOLDERS if not read_setting(path.name)]  # one command each
+SWEPT = [path for path in FOLDERS if read_setting(path.name)]  # by usss_jax.sweep
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda p: p.name)
@@ -28,6 +33,26 @@ def test_provenance_is_in_the_readme(run):
         summary = json.loads(path.read_text())
         assert summary["seed"] == 0 and summary["commit"][:7] in text
     assert json.loads((run / "full" / "seed0.json").read_text())["split_hash"] in text
+
+
+@pytest.mark.parametrize("folder", SWEPT, ids=lambda p: p.name)
+def test_tables_of_a_sweep_are_those_of_its_summaries(folder):
+    (found,) = collect.read_folders([folder], "", "")
+    text = "\n".join(render.markdown(table, found) for table in (3, 7))
+    assert (folder / "tables.md").read_text() == text
+
+
+@pytest.mark.parametrize("folder", SWEPT, ids=lambda p: p.name)
+def test_readme_quotes_the_scores_and_the_split_of_a_sweep(folder):
+    (found,) = collect.read_folders([folder], "", "")
+    text = (REPO / "README.md").read_text()
+    for table in (3, 7):
+        rows = render.shown_rows(table, found, with_paper=False)
+        assert render.score_table(found, rows, None) in text
+    for _, _, summary in found.all():
+        if len(summary["domains"]) == len(found.domains) and "frozen" not in summary["stage"]:
+            assert summary["split_hash"] in text
+            break
 
 
 def test_collapse_table_is_that_of_the_benchmark():

@@ -55,8 +55,9 @@ def singles_folder(config: ConfigDict, workdir: pathlib.Path, domains: Sequence[
     except (OSError, json.JSONDecodeError) as e:
         raise InputError(f"single_from={folder}: no workdir of a run ({e})") from e
     mine = json.loads(json.dumps(config.to_dict()))
+    theirs = {**default_config().to_dict(), **theirs}
     for field in sorted(set(mine) - set(NOT_OF_SINGLES)):
-        if theirs.get(field, mine[field]) != mine[field]:
+        if theirs[field] != mine[field]:
             raise InputError(f"single_from={folder}: {field} was {theirs[field]!r} there and is {mine[field]!r} here")
     for name in domains:
         if not (folder / f"single_{name}" / "summary.json").exists():
