@@ -402,8 +402,7 @@ def test_a_tiny_set_is_learned_and_going_on_from_a_checkpoint_is_exact(tmp_path)
 
 @pytest.fixture(scope="module")
 def eight_devices():
-    # Compiling takes nearly all of the time, so let the compiler do less.
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     script = pathlib.Path(__file__).parent / "adversarial_eight_devices.py"
     result = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)

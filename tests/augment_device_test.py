@@ -453,7 +453,8 @@ def compare_devices():
 
 
 def test_eight_devices_give_the_images_and_labels_of_one():
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     result = subprocess.run([sys.executable, __file__], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
     differences = json.loads(result.stdout.splitlines()[-1])

@@ -1,7 +1,7 @@
 """Less compiling, which takes nearly all of the tests' time; also in the processes that tests start.
 
 One cache of compiled programs for the whole session, since many tests run the same tiny programs, and LLVM's quick
-mode. A test of several devices gives its process XLA_FLAGS of its own.
+mode. A test of several devices adds their number to XLA_FLAGS for its process.
 """
 
 import os
