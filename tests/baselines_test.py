@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -148,6 +150,19 @@ def test_a_workdir_from_before_a_field_existed_has_its_default(tmp_path):
     workdir_lib.claim_workdir(config, tmp_path)
     with pytest.raises(InputError, match="entropy_warmup was 0, is now 5"):
         workdir_lib.claim_workdir(checked(tiny(entropy_warmup=5)), tmp_path)
+
+
+def test_a_workdir_that_another_process_trains_is_refused(tmp_path):
+    hold = "import sys, pathlib\nfrom usss_jax.training.workdir import alone_in\n"
+    hold += "with alone_in(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", hold, tmp_path], **pipes) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(InputError, match="another process trains it now"):
+            stages.run(tiny(variants=["basic"]), tmp_path)
+        other.kill()
+    with workdir_lib.alone_in(tmp_path):  # a process that died does not keep it
+        pass
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from usss_jax.training.checkpoint import Checkpoints
 from usss_jax.training.logs import say
 from usss_jax.training.meter import Meter
 from usss_jax.training.state import abstract_variables, create_state
+from usss_jax.training.workdir import alone_in
 
 STAGE = "pretrain"  # before the lines on the console
 WEIGHTS = "encoder.safetensors"
@@ -53,7 +54,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, An
         return json.loads(finished.read_text())
     mesh = sharding.widest_mesh(devices or jax.devices(), config.batch_size)
     say(STAGE, f"{len(data.classes)} classes, {len(data.train)} images, {len(data.val)} to evaluate")
-    return train_and_evaluate(config, data, build_model(config, len(data.classes)), workdir, mesh)
+    with alone_in(workdir):
+        return train_and_evaluate(config, data, build_model(config, len(data.classes)), workdir, mesh)
 
 
 def build_model(config: ConfigDict, num_classes: int) -> UniversalModel:

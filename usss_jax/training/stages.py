@@ -30,7 +30,7 @@ from usss_jax.training.variants import (
     universal_stage,
     unlabeled_passes,
 )
-from usss_jax.training.workdir import claim_workdir, singles_folder
+from usss_jax.training.workdir import alone_in, claim_workdir, singles_folder
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, dict[str, Any]]:
@@ -63,11 +63,26 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
     claim_workdir(config, workdir)
     if weights is None:
         print("pretrained is empty: the encoder starts from random weights, which departs from the paper (ImageNet's)")
+    with alone_in(workdir):
+        return train_all(config, pools, workdir, singles, mesh, weights, given)
 
+
+def train_all(
+    config: ConfigDict,
+    pools: Mapping[str, Pools],
+    workdir: pathlib.Path,
+    singles: pathlib.Path,
+    mesh: Mesh,
+    weights: dict[str, np.ndarray] | None,
+    given=None,
+) -> dict[str, dict[str, Any]]:
+    """Run the stages that are not finished; leave table and picture; return all summaries of the workdir."""
     universal = [v for v in config.variants if v in TITLES]
     unsupervised = [v for v in universal if v not in WITHOUT_EMBEDDINGS]
     summaries = {}
-    if set(config.variants) & {"single", "frozen", "finetune"} or (unsupervised and of_networks):
+    if set(config.variants) & {"single", "frozen", "finetune"} or (
+        unsupervised and config.label_embeddings == label_sources.PROTOTYPES
+    ):
         for stage in single_stages(config, pools):
             summaries[stage.name] = run_stage(config, stage, singles, mesh, weights)
     for stage in (*transfer_stages(config, pools, singles, mesh), *adversarial_stages(config, pools)):

@@ -1,8 +1,14 @@
 """To which config a workdir belongs, and which networks may come from another one."""
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 from ml_collections import ConfigDict
 
@@ -39,6 +45,26 @@ def claim_workdir(config: ConfigDict, workdir: pathlib.Path):
         if changed:
             text = ", ".join(f"{f} was {theirs[f]!r}, is now {mine[f]!r}" for f in changed)
             raise InputError(f"workdir {workdir} belongs to another config: {text}; give another --workdir")
+
+
+@contextlib.contextmanager
+def alone_in(workdir: pathlib.Path) -> Iterator[None]:
+    """Keep other processes from training the same workdir meanwhile; a process that dies lets go of it.
+
+    A file system that knows no locks does not stop the run.
+
+    Raises:
+      InputError: if another process trains it.
+    """
+    with (workdir / ".lock").open("w") as file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise InputError(f"workdir {workdir}: another process trains it now; wait for it or give another") from e
+        except OSError as e:
+            print(f"workdir {workdir} cannot be locked ({e}): see to it that no other process trains it")
+        yield
 
 
 def singles_folder(config: ConfigDict, workdir: pathlib.Path, domains: Sequence[str]) -> pathlib.Path:
