@@ -14,22 +14,25 @@ DATA holds `cityscapes/` (leftImg8bit, gtFine) and `camvid/` (SegNet's layout).
 The paper's setting: SGD 1e-3, momentum 0.9, decay 1e-4, poly 0.9, 200 epochs, batch 10, d = 128, alpha = beta = 1;
 Cityscapes at 1024x512 with 512x512 crops, CamVid whole at 480x360; flip and crop alone. Where it takes encoders from
 ImageNet, give their weights as --config.pretrained=FILE; without, the run starts from random weights and cannot be
-put beside the paper's numbers. CamVid has 367 training images: a larger n takes all of them. `cpu` shrinks size,
-width and schedule for two cores. Time and scores of ours: not measured yet.
+put beside the paper's numbers. CamVid has 367 training images: a larger n takes all of them. `anchored` is our
+setting beside the paper's (docs/claims.md); `cpu` shrinks size, width and schedule for two cores. Time and scores of
+ours: not measured yet.
 """
 
-from usss_jax.config import default_config, parse_arg, set_epochs, shrink_for_cpu
+from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shrink_for_cpu
 
 CAMVID_TRAIN = 367
 
 
 def get_config(arg=None):
-    arg = parse_arg(arg, cpu=False, n=100, encoder="drn_d_22")
+    arg = parse_arg(arg, cpu=False, anchored=False, n=100, encoder="drn_d_22")
     config = default_config()
     config.domains = ["cityscapes", "camvid"]
     config.labeled_per_domain = f"cityscapes={arg.n},camvid=all" if arg.n > CAMVID_TRAIN else arg.n
     config.encoder = arg.encoder
     set_epochs(config, arg.n)
+    if arg.anchored:
+        config.update(ANCHORED)
     if arg.cpu:
         shrink_for_cpu(config, "cityscapes=128x256,camvid=176x240")
     return config

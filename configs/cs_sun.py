@@ -8,21 +8,23 @@ DATA holds `cityscapes/` (leftImg8bit, gtFine) and `sunrgbd/` (images and 13-cla
 |----------|-------------------|--------------------------------------|-----------------------|
 | (none)   | N=1500, ResNet-50 | 58.01 / 31.55 / 44.78                | 57.91 / 43.12 / 50.52 |
 
-The setting is that of configs/cs_cvd.py; Cityscapes at 1024x512 with 512x512 crops, SUN RGB-D whole at 640x480. The
-label sets share no class. `n=100` and `resnet18` choose another N and encoder; `cpu` shrinks size, width and schedule
-for two cores. Time and scores of ours: not measured yet.
+The setting and the further arguments, `anchored` and `cpu`, are those of configs/cs_cvd.py; Cityscapes at 1024x512 with
+512x512 crops, SUN RGB-D whole at 640x480. The label sets share no class. `n=100` and `resnet18` choose another N and
+encoder. Time and scores of ours: not measured yet.
 """
 
-from usss_jax.config import default_config, parse_arg, set_epochs, shrink_for_cpu
+from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shrink_for_cpu
 
 
 def get_config(arg=None):
-    arg = parse_arg(arg, cpu=False, n=1500, encoder="resnet50")
+    arg = parse_arg(arg, cpu=False, anchored=False, n=1500, encoder="resnet50")
     config = default_config()
     config.domains = ["cityscapes", "sun13"]
     config.labeled_per_domain = arg.n
     config.encoder = arg.encoder
     set_epochs(config, arg.n)
+    if arg.anchored:
+        config.update(ANCHORED)
     if arg.cpu:
         shrink_for_cpu(config, "cityscapes=128x256,sun13=120x160")
     return config

@@ -51,6 +51,23 @@ def test_more_labels_than_camvid_has_takes_all_of_them():
     assert config.encoder == "resnet101" and config.steps == 200 * 38
 
 
+@pytest.mark.parametrize(
+    ("name", "count"), [("cs256_cvd", "cityscapes256=375,camvid=all"), ("cvd_iddlite", "camvid=all,idd_lite=375")]
+)
+def test_more_labels_than_camvid_has_takes_all_of_them_in_the_small_pairs_too(name, count):
+    assert get_config(name, "n=375").labeled_per_domain == count
+
+
+@pytest.mark.parametrize("name", WITH_CPU)
+def test_anchored_argument_changes_the_objective_alone(name):
+    papers, ours = get_config(name), get_config(name, "anchored")
+    assert {f: ours[f] for f in ours if ours[f] != papers[f]} == {
+        "alpha": 0.1,
+        "beta": 0.1,
+        "embedding_supervision": 1.0,
+    }
+
+
 def test_idd_row_with_resnet50():
     config = get_config("cs_idd", "resnet50,n=1500")
     assert (config.encoder, config.labeled_per_domain, config.steps) == ("resnet50", 1500, 200 * 150)

@@ -13,8 +13,9 @@ from usss_jax.training.results import results_table
 REPO = pathlib.Path(__file__).parent.parent
 RESULTS = REPO / "docs" / "results"
 FOLDERS = sorted(path for path in RESULTS.iterdir() if path.is_dir())
-RUNS = [path for path in FOLDERS if not read_setting(path.name)]  # one command each
+RUNS = [RESULTS / "demo"]  # one command
 SWEPT = [path for path in FOLDERS if read_setting(path.name)]  # by usss_jax.sweep
+TRIED = [path for path in sorted(RESULTS.glob("*/*")) if path.is_dir() and read_setting(path.name)]
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda p: p.name)
@@ -43,16 +44,26 @@ def test_tables_of_a_sweep_are_those_of_its_summaries(folder):
 
 
 @pytest.mark.parametrize("folder", SWEPT, ids=lambda p: p.name)
-def test_readme_quotes_the_scores_and_the_split_of_a_sweep(folder):
+def test_scores_and_split_of_a_sweep_are_quoted(folder):
+    """Table 3 in the README; Table 7, and what else was tried, in docs/claims.md."""
     (found,) = collect.read_folders([folder], "", "")
-    text = (REPO / "README.md").read_text()
-    for table in (3, 7):
-        rows = render.shown_rows(table, found, with_paper=False)
-        assert render.score_table(found, rows, None) in text
-    for _, _, summary in found.all():
-        if len(summary["domains"]) == len(found.domains) and "frozen" not in summary["stage"]:
-            assert summary["split_hash"] in text
-            break
+    readme = (REPO / "README.md").read_text()
+    assert scores(3, found) in readme
+    assert scores(7, found) in (REPO / "docs/claims.md").read_text()
+    (split,) = {s["split_hash"] for stage, _, s in found.all() if collect.kind(stage) == "universal"}
+    assert split in readme
+
+
+@pytest.mark.parametrize("folder", TRIED, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_scores_of_what_else_was_tried_are_quoted(folder):
+    """Beside the paper's rows where these have as many steps."""
+    beside = [folder] if folder.parent.name == "long" else [RESULTS / folder.name, folder]
+    (found,) = collect.read_folders(beside, "", "")
+    assert scores(3, found) in (REPO / "docs/claims.md").read_text()
+
+
+def scores(table: int, found: collect.Found) -> str:
+    return render.score_table(found, render.shown_rows(table, found, with_paper=False), None)
 
 
 def test_collapse_table_is_that_of_the_benchmark():
@@ -74,6 +85,6 @@ def test_speed_of_the_loader_is_that_of_the_benchmark():
     assert data.markdown(result) in text and result["commit"][:7] in text
     preparation = result["preparation_of_cityscapes256"]
     assert f"{preparation['seconds']:.1f} s and {preparation['peak_memory_bytes'] / 1e6:.0f} MB" in text
-    for stage in (REPO / "docs/results/cs256_cvd_cpu").iterdir():
-        share = json.loads((stage / "seed0.json").read_text())["data_wait_share"]
-        assert f"{stage.name} {100 * share:.1f} %" in text
+    for stage in ("single_cityscapes256", "single_camvid", "basic", "full"):
+        summary = json.loads((RESULTS / "cs256_cvd_n100_cpu" / stage / "seed0.json").read_text())
+        assert f"{stage} {100 * summary['data_wait_share']:.1f} %" in text

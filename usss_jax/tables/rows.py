@@ -8,7 +8,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
-from usss_jax.config import default_config
+from usss_jax.config import ANCHORED, default_config
 from usss_jax.errors import InputError
 
 # Config of every table of the paper, and the encoder per number of labeled images ("": the config's, ResNet-18).
@@ -27,7 +27,7 @@ ENCODERS = {
 # a row of each domain. `souly` and `scenenet` are the paper's citations, which we do not run.
 TABLE_ROWS = {
     2: "train_on_* basic full",
-    3: "train_on_* [finetune_*] basic cross full",
+    3: "train_on_* [finetune_*] basic cross full [anchored]",
     4: "train_on_* hung_* souly basic cross full",
     5: "train_on_* basic full",
     6: "train_on_* scenenet basic full",
@@ -79,6 +79,7 @@ def universal_rows(domains: Sequence[str], words: str = "") -> dict[str, Row]:
         ("words", "Univ-full, word vectors", "full", {"label_embeddings": f"words:{words or 'FILE'}"}),
         ("random", "Univ-full, random label embeddings", "full", {"label_embeddings": "random"}),
         ("direct", "Direct entropy", "direct", {}),
+        ("anchored", "Univ-full, anchored", "full", {field: str(value) for field, value in ANCHORED.items()}),
     )
     rows = {name: Row(name, t, (v,), o, dict.fromkeys(domains, name)) for name, t, v, o in table}
     if not words:
