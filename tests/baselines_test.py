@@ -12,10 +12,12 @@ import pytest
 
 from configs import demo
 from usss_jax.config import checked, default_config
+from usss_jax.data.domains import get_domain
 from usss_jax.data.pools import open_all
 from usss_jax.errors import InputError
-from usss_jax.training import encoder_weights, networks, stages
+from usss_jax.training import encoder_weights, label_embeddings, label_sources, networks, stages
 from usss_jax.training import workdir as workdir_lib
+from usss_jax.training.checkpoint import Checkpoints
 from usss_jax.training.sharding import create_mesh
 from usss_jax.training.state import create_state
 
@@ -105,9 +107,9 @@ def test_networks_of_a_run_with_another_config_are_refused(workdir, tmp_path, fi
 
 def test_encoder_of_a_finished_stage_is_taken_bit_by_bit(workdir):
     mesh = create_mesh(jax.devices()[:1])
-    weights = encoder_weights.load(str(workdir / "single_city_street"), mesh)
-    theirs = variables(workdir, "single_city_street", ["city_street"])
     model = networks.create_model_of(checked(tiny()), {"elsewhere": 3}, 8)
+    weights = encoder_weights.load(str(workdir / "single_city_street"), model, mesh)
+    theirs = variables(workdir, "single_city_street", ["city_street"])
     state, report = create_state(model, optax.sgd(0.1), 5, mesh, None, weights)
     ours = jax.device_get(state.variables)
     assert equal({"e": ours["params"]["encoder"]}, {"e": theirs["params"]["encoder"]}) == [True]
@@ -115,18 +117,97 @@ def test_encoder_of_a_finished_stage_is_taken_bit_by_bit(workdir):
     assert {name.split("/")[1] for name in report.missing} == {"decoder_elsewhere", "embedding"}
 
 
-def test_other_folders_and_encoders_are_refused_as_weights(workdir, tmp_path):
+def test_other_folders_are_refused_as_weights(workdir, tmp_path):
     mesh = create_mesh(jax.devices()[:1])
+    model = networks.create_model_of(checked(tiny()), {"elsewhere": 3}, 0)
     with pytest.raises(
         InputError, match=r"pretrained: .* is a whole run; give one of its stages: .*single_city_street"
     ):
-        encoder_weights.load(str(workdir), mesh)
+        encoder_weights.load(str(workdir), model, mesh)
     with pytest.raises(InputError, match=r"pretrained: .* is no stage of a run"):
-        encoder_weights.load(str(tmp_path), mesh)
-    weights = encoder_weights.load(str(workdir / "single_city_street"), mesh)
-    wide = networks.create_model_of(checked(tiny(width=0.125)), {"elsewhere": 3}, 0)
-    with pytest.raises(InputError, match=r"base\.0\.0\.weight"):
-        create_state(wide, optax.sgd(0.1), 0, mesh, None, weights)
+        encoder_weights.load(str(tmp_path), model, mesh)
+
+
+def test_weights_that_do_not_fit_are_refused_before_the_workdir_is_claimed(tmp_path):
+    """Those of another width, and of an encoder that saw other numbers; the corrected command then runs there."""
+    stage, config = tmp_path / "run" / "basic", checked(tiny())
+    of_city = {"city_street": get_domain("city_street").class_names}
+    model = networks.create_model_of(config, {d: len(names) for d, names in of_city.items()}, 0)
+    state, _ = create_state(model, optax.sgd(0.1), 0, create_mesh(jax.devices()[:1]))
+    with Checkpoints(stage / "best") as checkpoints:
+        checkpoints.save(2, {"variables": state.variables}, {"step": 2})
+    scores = {d: {"iou": dict.fromkeys(names, 0.5)} for d, names in of_city.items()}
+    (stage / "config.json").write_text(json.dumps({"stage": "basic", **config.to_dict()}))
+    (stage / "summary.json").write_text(json.dumps({"best_step": 2, "domains": scores}))
+
+    assert config.normalize == "none"
+    for fields, message in (
+        ({"width": 0.125}, r"base\.0\.0\.weight is .* `width` another one"),
+        ({"normalize": "imagenet"}, "trained with normalize=none, this config has normalize=imagenet"),
+    ):
+        with pytest.raises(InputError, match=message):
+            stages.run(tiny(variants=["basic"], pretrained=str(stage), **fields), tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+    fits = networks.create_model_of(config, {"elsewhere": 3}, 0)
+    assert encoder_weights.load(str(stage), fits, create_mesh(jax.devices()[:1]))
+
+
+def test_workdir_of_pretraining_is_refused_as_weights_and_its_file_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"encoder": "drn_d_22"}')
+    (tmp_path / "encoder.safetensors").write_bytes(b"")
+    model = networks.create_model_of(checked(tiny()), {"elsewhere": 3}, 0)
+    with pytest.raises(InputError, match=r"is a run of usss_jax\.pretrain; give its file .*encoder\.safetensors"):
+        encoder_weights.load(str(tmp_path), model, create_mesh(jax.devices()[:1]))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_embedding_head_has_a_bias_if_the_config_says_so(bias):
+    model = networks.create_model_of(checked(tiny(embedding_bias=bias)), {"a": 3}, 8)
+    state, _ = create_state(model, optax.sgd(0.1), 0, create_mesh(jax.devices()[:1]))
+    assert set(state.params["embedding"]) == ({"kernel", "bias"} if bias else {"kernel"})
+    assert set(state.params["decoder_a"]) == {"kernel", "bias"}
+
+
+@pytest.mark.parametrize("variant", ["frozen", "finetune"])
+def test_transfer_from_a_domain_to_none_is_refused(tmp_path, variant):
+    config = tiny(domains=["city_street"], variants=["single", variant])
+    with pytest.raises(InputError, match=f"variants: {variant} trains on every other domain, and city_street is the"):
+        stages.run(config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_config_that_is_no_object_is_told(tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(InputError, match=r"config\.json cannot be used \(it holds no JSON object\)"):
+        workdir_lib.claim_workdir(checked(tiny()), tmp_path)
+    with pytest.raises(InputError, match=r"no workdir of a run \(it holds no JSON object\)"):
+        workdir_lib.singles_folder(checked(tiny(single_from=str(tmp_path))), tmp_path / "new", [])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda names: ["lane" if n == "road" else n for n in names], "is 'lane', where the domain has 'road'"),
+        (lambda names: names[:-1], "is nothing, where the domain has"),
+    ],
+)
+def test_label_embeddings_of_other_classes_are_refused_when_a_run_goes_on(tmp_path, change, told):
+    """A class of a domain was renamed, or added, since they were made."""
+    names = {d: list(get_domain(d).class_names) for d in ("city_street", "town_street")}
+    names["city_street"] = change(names["city_street"])
+    made, meta = label_sources.make("random", names, 8, 0)
+    label_embeddings.save(stages.embeddings_file(tmp_path), made, meta)
+    with pytest.raises(InputError, match=f"city_street: class .* {told}.*; restore the domain's classes") as error:
+        stages.run(tiny(variants=["full"], label_embeddings="random"), tmp_path)
+    assert "\n" not in str(error.value) and not (tmp_path / "full").exists()
+
+
+def test_file_with_several_rows_of_a_class_that_move_is_refused_before_the_workdir_is_claimed(tmp_path):
+    names = {d: get_domain(d).class_names for d in ("city_street", "town_street")}
+    label_embeddings.save(tmp_path / "e.npz", *label_sources.make("random", names, 8, 0, embeddings_per_class=2))
+    with pytest.raises(InputError, match=r"city_street has several rows per class, but theta=0\.5"):
+        stages.run(tiny(variants=["full"], label_embeddings=str(tmp_path / "e.npz"), theta=0.5), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_networks_of_no_run_or_of_an_unfinished_one_are_refused(tmp_path):

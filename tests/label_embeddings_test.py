@@ -1,5 +1,7 @@
 """The extraction pass over a source, and the file that keeps label embeddings."""
 
+import tracemalloc
+
 import jax
 import numpy as np
 import pytest
@@ -167,6 +169,27 @@ def test_sample_has_the_stated_number_of_pixels_and_does_not_depend_on_the_batch
     one = extract(network, source, 2)
     centroid = (everything[0].mean(0, dtype=np.float64) - one.mean) @ one.components
     np.testing.assert_allclose(centroid / np.linalg.norm(centroid), one.embeddings[0], atol=1e-5)
+
+
+def test_memory_of_the_draw_does_not_grow_with_the_pixels_of_a_class():
+    """5e7 pixels; a permutation of them would take 400 MB."""
+    batch = {"features": np.zeros((1, 1, 1, 2), np.float32), "label": np.zeros((1, 8, 8), np.uint8)}
+    tracemalloc.start()
+    try:
+        label_embeddings.sample_pixels(lambda: iter([batch]), [50_000_000], 0, "bilinear")
+        assert tracemalloc.get_traced_memory()[1] < 40e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("n", [0, 3, 40, 41, 1000, 10**10])
+def test_draw_has_different_numbers_of_the_whole_range(n):
+    drawn = label_embeddings.draw_ranks(n, 20, np.random.RandomState([5, 2, 1]))
+    assert len(set(drawn.tolist())) == len(drawn) == min(n, 20) and (np.diff(drawn) > 0).all()
+    again = label_embeddings.draw_ranks(n, 20, np.random.RandomState([5, 2, 1]))
+    np.testing.assert_array_equal(drawn, again)
+    if n > 3:
+        assert drawn[0] < n / 2 <= drawn[-1] < n
 
 
 def test_gradient_with_several_embeddings_per_class_equals_the_formula_written_out():

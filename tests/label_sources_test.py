@@ -162,7 +162,20 @@ def test_several_of_words_are_refused(tmp_path):
             call()
 
 
-def test_file_brings_its_own_rows_whatever_the_config_says(tmp_path):
+def test_a_number_of_rows_per_class_is_refused_beside_a_file_which_has_its_own(tmp_path):
     path, _ = write(tmp_path, {"b": {"classes": ["sky", "sky", "car"], "absent": []}})
-    made, _ = label_sources.make(str(path), CLASSES, 4, 0, embeddings_per_class=5)
-    np.testing.assert_array_equal(made["b"].class_ids, [0, 0, 1])
+    for call in (
+        lambda: label_sources.check_field(str(path), 5),
+        lambda: label_sources.make(str(path), CLASSES, 4, 0, embeddings_per_class=5),
+    ):
+        with pytest.raises(InputError, match=r"embeddings_per_class=5: .*e\.npz has what it has per class"):
+            call()
+
+
+def test_file_with_several_rows_of_a_class_is_refused_where_label_embeddings_move(tmp_path):
+    path, _ = write(tmp_path, {"b": {"classes": ["sky", "sky", "car"], "absent": []}})
+    with pytest.raises(InputError, match=r"e\.npz: b has several rows per class, but theta=0\.5") as error:
+        label_sources.make(str(path), CLASSES, 4, 0, theta=0.5)
+    assert "\n" not in str(error.value)
+    one_each, _ = write(tmp_path)
+    assert label_sources.make(str(one_each), CLASSES, 4, 0, theta=0.5)[0]["b"].class_ids.tolist() == [0, 1]

@@ -22,6 +22,7 @@ from usss_jax.data.domains import get_domain
 from usss_jax.data.pools import open_all
 from usss_jax.data.streams import step_batches
 from usss_jax.errors import InputError
+from usss_jax.training.results import TITLES
 
 REPO = pathlib.Path(__file__).parent.parent
 HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -96,6 +97,14 @@ def test_list_without_jax_is_refused(fake_index, tmp_path):
     (tmp_path / "has.txt").write_text("numpy==1.0\n")
     with pytest.raises(InputError, match="lists no jax"):
         wheels.missing([], options_of(fake_index), wheels.read_target(tmp_path / "has.txt"))
+
+
+def test_list_of_the_target_that_cannot_be_read_is_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"^--target_has=.*nofile: cannot be read .*; make it by pip list"):
+        wheels.read_target(tmp_path / "nofile")
+    (tmp_path / "has.txt").write_bytes("jax==1.0\n".encode("utf-16"))
+    with pytest.raises(InputError, match=r"has\.txt: cannot be read"):
+        wheels.read_target(tmp_path / "has.txt")
 
 
 def test_platform_takes_wheels_of_every_older_glibc():
@@ -193,6 +202,14 @@ def test_drawn_domain_cannot_be_packed(tmp_path):
         data.pack_domain(get_domain("city_street"), "", tmp_path / "out", None)
 
 
+def test_domains_that_share_a_folder_are_refused_before_anything_is_done(tmp_path, capsys):
+    words = [f"--out={tmp_path / 'out'}", "--pip_python=/nonexistent/python"]
+    assert pack.main([*words, "--domains=camvid,sun13,sun37"]) == 2
+    assert "sun13 and sun37 share the folder 'sunrgbd'; pack a bundle for each" in capsys.readouterr().err
+    assert pack.main([*words, "--domains=camvid,sun13,camvid"]) == 2  # given twice: packed once
+    assert "no Python with pip" in capsys.readouterr().err
+
+
 # ---- parts ---------------------------------------------------------------------------------------------
 
 
@@ -238,6 +255,16 @@ def test_file_that_the_manifest_does_not_know_is_refused(three_parts, tmp_path):
         run.extract(run.find_parts(made, places), hashes | {"c": [0, ""]}, tmp_path / "out2")
 
 
+@pytest.mark.parametrize("given", ["nan", "inf", "0.5", "-1"])
+def test_size_or_time_that_cannot_be_is_refused_before_anything_is_done(tmp_path, capsys, given):
+    assert pack.main([f"--out={tmp_path / 'out'}", f"--max_mb={given}", "--pip_python=/nonexistent/python"]) == 2
+    assert capsys.readouterr().err.startswith(f"offline_bundle: error: --max_mb={given}: give a finite number")
+    for flag in ("part_mb", "out_mb", "minutes"):
+        value = "-0.5" if (flag, given) == ("minutes", "0.5") else given  # half a minute is a time
+        assert run.main([f"--parts={tmp_path}", f"--work={tmp_path / 'work'}", f"--{flag}={value}"]) == 2
+        assert capsys.readouterr().err.startswith(f"offline_bundle: error: --{flag}={value}: give a finite number")
+
+
 def test_path_outside_the_folder_is_refused(tmp_path):
     (tmp_path / "x").write_text("x")
     made, hashes = parts.write_parts([("../evil", tmp_path / "x")], tmp_path / "p", "bundle", 1000)
@@ -257,7 +284,7 @@ def test_cells_become_arguments_of_the_sweep():
     assert second.arguments[2:] == ("--scale=cpu", "--rows=k3", "--seeds=2", "--table=7", "--config.lr=0.1")
 
 
-@pytest.mark.parametrize("text", ["cs256_cvd:n=100 basic", "cs256_cvd basic 0", "cs256_cvd:n=1,resnet50 basic 0"])
+@pytest.mark.parametrize("text", ["c:n=100 basic", "c basic 0", "c:n=1,resnet50 basic 0", "c:n=1 basic 0 '"])
 def test_cell_of_another_form_is_refused(text):
     with pytest.raises(InputError, match="--cells"):
         cells.read_cells(text)
@@ -366,6 +393,56 @@ def test_resuming_with_a_part_of_the_state_missing_is_an_error(work, tmp_path):
     keep.fill(work, tmp_path / "out", "checkpoints", keep.Limits(2000, 10**6))
     (tmp_path / "out/state.part02").unlink()
     with pytest.raises(run.BundleError, match=r"state.part02 of \d+ parts is not in"):
+        keep.restore([tmp_path / "out"], tmp_path / "new")
+    assert not (tmp_path / "new/runs").exists()
+
+
+@pytest.mark.parametrize("level", list(BY_LEVEL))
+def test_row_that_left_no_result_is_finished_elsewhere_only_with_its_network(work, tmp_path, capsys, level):
+    """Its command has predictions to draw; nothing reads the networks of the others any more."""
+    runs = work / "runs/c_n1_full/seed0"
+    for name in ("basic/basic", "k3/full", "hung/hung_a", "single/frozen_a_b"):
+        (runs / name / "best/7").mkdir(parents=True)
+        (runs / name / "best/7/w").write_bytes(b"best")
+        (runs / name / "summary.json").write_text('{"best_step": 7}')
+    (work / "results/c_n1_full/k3").mkdir()
+    (work / "results/c_n1_full/k3/seed0.json").write_text("{}")
+    keep.fill(work, tmp_path / "out", level, keep.Limits(10**6, 10**7))
+    capsys.readouterr()
+    keep.restore([tmp_path / "out"], tmp_path / "new")
+    got = tmp_path / "new/runs/c_n1_full/seed0"
+    brought = level != "summaries"
+    assert (got / "basic/basic/summary.json").exists() == (got / "basic/basic/best/7/w").exists() == brought
+    assert ("c_n1_full/seed0/basic/basic: its network was not brought" in capsys.readouterr().out) == (not brought)
+    for name in ("k3/full", "hung/hung_a", "single/frozen_a_b"):
+        assert (got / name / "summary.json").exists() and not (got / name / "best").exists()
+
+
+def test_stages_whose_predictions_are_drawn_are_those_of_the_training():
+    assert set(keep.UNIVERSAL) == set(TITLES)
+
+
+def flip_a_bit(content):
+    return content[:-6] + bytes([content[-6] ^ 1]) + content[-5:]  # of the checksum
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("summaries.tar.gz", lambda content: content[:-20]),
+        ("summaries.tar.gz", flip_a_bit),
+        ("summaries.tar.gz", lambda content: b"no archive"),
+        ("summaries.tar.gz", lambda content: b""),
+        ("state.json", lambda content: content[:-20]),
+        ("state.json", lambda content: b"[]"),
+        ("state.json", lambda content: b'{"parts": []}'),
+    ],
+)
+def test_resuming_with_a_damaged_file_is_one_line(work, tmp_path, name, damage):
+    keep.fill(work, tmp_path / "out", "stages", keep.Limits(10**6, 10**7))
+    path = tmp_path / "out" / name
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match=rf"^--resume: .*{name} .*; copy it again$"):
         keep.restore([tmp_path / "out"], tmp_path / "new")
     assert not (tmp_path / "new/runs").exists()
 

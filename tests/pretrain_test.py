@@ -24,7 +24,7 @@ from usss_jax.models import pretrained
 from usss_jax.models.universal import create_model
 from usss_jax.pretraining import batches, classify, images, loop
 from usss_jax.pretraining.config import checked
-from usss_jax.training import sharding, stages
+from usss_jax.training import encoder_weights, sharding, stages
 from usss_jax.training.checkpoint import Checkpoints
 from usss_jax.training.optim import create_optimizer
 from usss_jax.training.state import abstract_variables, create_state
@@ -160,6 +160,20 @@ def test_segmentation_starts_from_the_weights(finished, tmp_path, capsys):
     assert "tensors matched" in capsys.readouterr().out
 
 
+def test_normalisation_of_the_weights_is_compared_with_the_configs(finished):
+    path, mesh = str(finished[0] / "encoder.safetensors"), sharding.create_mesh(jax.devices()[:1])
+    same, other = (create_model("drn_d_22", {"a": 5}, width=0.125, normalize=n) for n in ("imagenet", "none"))
+    assert encoder_weights.load(path, same, mesh)
+    with pytest.raises(InputError, match="trained with normalize=imagenet, this config has normalize=none"):
+        encoder_weights.load(path, other, mesh)
+
+
+def test_workdir_whose_config_is_no_object_is_told(folders, tmp_path):
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(InputError, match="it holds no JSON object"):
+        loop.run(config_of(folders), tmp_path)
+
+
 def test_finished_run_is_not_run_again_and_belongs_to_its_config(finished, folders):
     workdir, summary = finished
     again = config_of(folders, **LEARNS, log_every=3)
@@ -218,6 +232,18 @@ def test_command_says_what_is_wrong_in_one_line(tmp_path):
     result = subprocess.run(words, cwd=REPO, capture_output=True, text=True)
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert "usss_jax: error: data is empty" in result.stderr
+
+
+def test_config_of_another_command_is_told(tmp_path):
+    for module, config, field, example in (
+        ("pretrain", "demo", "data", "configs/imagenet.py"),
+        ("main", "imagenet", "steps", "configs/demo.py"),
+    ):
+        words = [f"--config={REPO}/configs/{config}.py", f"--config.{field}=1", f"--workdir={tmp_path}"]
+        result = subprocess.run([sys.executable, "-m", f"usss_jax.{module}", *words], capture_output=True, text=True)
+        assert result.returncode == 2 and "Traceback" not in result.stderr
+        told = f"--config: has no field '{field}', it is for another command; give one such as {example}"
+        assert result.stderr.strip() == f"usss_jax: error: {told}"
 
 
 # ---- Data -----------------------------------------------------------------------------------------------

@@ -7,6 +7,11 @@ import sys
 
 import numpy as np
 import pytest
+import tiny_data
+
+from configs import demo
+from usss_jax.data.domains import get_domain
+from usss_jax.training.workdir import alone_in
 
 REPO = pathlib.Path(__file__).parent.parent
 QUICK = [
@@ -77,3 +82,41 @@ def test_wrong_flags_and_folders_are_told(tmp_path):
     assert "--embeddings_per_class needs --out" in error_of(f"--workdir={tmp_path}", "--embeddings_per_class=3")
     (tmp_path / "config.json").write_text('{"colour": 1}')
     assert "unknown here: colour" in error_of(f"--workdir={tmp_path}")
+    (tmp_path / "config.json").write_text("[]")
+    assert "no workdir of a run (it holds no JSON object)" in error_of(f"--workdir={tmp_path}")
+
+
+def fake_singles(folder, **fields):
+    """A workdir whose single-domain networks are said to be finished; `fields` are of the summaries."""
+    config = demo.get_config()
+    config.update({"width": 0.0625, "embed_dim": 8, "labeled_per_domain": 4})
+    for domain in config.domains:
+        scores = {domain: {"iou": dict.fromkeys(get_domain(domain).class_names, 0.5)}}
+        (folder / f"single_{domain}").mkdir(parents=True)
+        (folder / f"single_{domain}" / "summary.json").write_text(json.dumps({"domains": scores, **fields}))
+    (folder / "config.json").write_text(config.to_json())
+    return folder
+
+
+def test_networks_of_other_images_are_refused(tmp_path):
+    singles = fake_singles(tmp_path / "run", split_hash="of other images")
+    told = error_of(f"--workdir={singles}", f"--out={tmp_path / 'out'}")
+    assert "single_city_street: its checkpoints were made with other split_hash (of other images)" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_workdir_that_a_process_trains_is_left_alone(tmp_path):
+    singles = fake_singles(tmp_path / "run")
+    with alone_in(singles):
+        assert "another process trains it now" in error_of(f"--workdir={singles}")
+    assert not (singles / "prototypes").exists()
+
+
+def test_data_that_was_moved_is_given_by_a_flag(tmp_path):
+    tiny_data.write_camvid(tmp_path / "data" / "camvid")
+    (tmp_path / "config.json").write_text(json.dumps({"domains": ["camvid"], "labeled_per_domain": 4}))
+    told = error_of(f"--workdir={tmp_path}")
+    assert "as --data_root=PATH, or camvid=PATH" in told and "--config.data_root" not in told
+    for root in (tmp_path / "data", f"camvid={tmp_path / 'data' / 'camvid'}"):
+        told = error_of(f"--workdir={tmp_path}", f"--data_root={root}")
+        assert "single_camvid is not finished there" in told  # so its images were found

@@ -41,7 +41,11 @@ def summary(stage, scores, seed=0, **changes):
 
 def keep(results, folder, stage, scores, seed=0, **changes):
     path = results / folder / stage / f"seed{seed}.json"
-    layout.write_whole(path, json.dumps(summary(stage, scores, seed, **changes)))
+    made = summary(stage, scores, seed, **changes)
+    if setting := layout.read_setting(folder):
+        for about in made["domains"].values():
+            about["images"]["labeled"] = setting.n
+    layout.write_whole(path, json.dumps(made))
     return path
 
 
@@ -106,8 +110,8 @@ def test_scores_on_the_select_split_have_a_column_where_the_summaries_tell_them(
 
 
 def test_cited_rows_and_rows_of_one_domain_have_dashes(tmp_path):
-    keep(tmp_path, "cs_cvd_n375_full", "hung_camvid", {"camvid": (0.4, 0.3)})
-    keep(tmp_path, "cs_cvd_n375_full", "single_cityscapes", {"cityscapes": (0.4, 0.3)})
+    keep(tmp_path, "cs_cvd_n375_full", "hung_camvid", {"camvid": (0.4, 0.3)}, encoder="drn_d_105")
+    keep(tmp_path, "cs_cvd_n375_full", "single_cityscapes", {"cityscapes": (0.4, 0.3)}, encoder="resnet101")
     text = render.markdown(4, read(tmp_path))
     assert cells(text, "Souly et al.") == ["-", "58.20", "-", "-", "-", "-", "-"]
     assert cells(text, "Hung et al. on camvid") == ["-", "-", "-", "-", "40.00 / 30.00", "-", "1"]
@@ -127,7 +131,7 @@ def test_per_class_tables_have_the_paper_beside_ours_and_say_absent(tmp_path):
     for seed, best in ((0, 0.3), (1, 0.5)):
         keep(tmp_path, "cs_cvd_n100_full", "full", {"cityscapes": (0.4, 0.4), "camvid": (best, 0.1)}, seed)
     text = render.markdown(2, read(tmp_path)).partition("per class of camvid")[2]
-    assert cells(text, "Univ-full") == ["50.00", "30.00", "absent", "40.00"]
+    assert cells(text, "Univ-full") == ["50.00 ± 14.14", "30.00 ± 14.14", "absent", "40.00 ± 14.14"]
     assert cells(text, "Univ-full (paper)")[:3] == ["86.30", "77.23", "17.13"]
     assert "Univ-basic (paper)" in text
 
@@ -135,7 +139,8 @@ def test_per_class_tables_have_the_paper_beside_ours_and_say_absent(tmp_path):
 def test_rows_of_ones_own_follow_with_their_fields(tmp_path):
     scores = {"a": (0.4, 0.3), "b": (0.5, 0.6)}
     keep(tmp_path, "mine_n50_cpu", "alive", scores, row={"overrides": {"embedding_supervision": "1"}})
-    keep(tmp_path, "mine_n50_cpu", "k3", scores)
+    path = keep(tmp_path, "mine_n50_cpu", "k3", scores)
+    layout.write_whole(path, json.dumps(json.loads(path.read_text()) | {"stage": "full", "embeddings_per_class": 3}))
     text = render.markdown(3, read(tmp_path))
     assert cells(text, "alive (embedding_supervision=1)")[2] == "45.00 / 45.00"
     assert "K = 3" not in text, "a row of Table 7"
@@ -171,12 +176,20 @@ def test_summaries_of_different_settings_are_not_mixed(tmp_path, change, what):
     assert what in message and str(first) in message and str(second) in message and "\n" not in message
 
 
+def test_weights_of_one_name_from_two_runs_are_not_mixed(tmp_path):
+    scores = {"a": (0.4, 0.3), "b": (0.5, 0.6)}
+    keep(tmp_path, "mine_n100_cpu", "basic", scores, 0, pretrained="runs/first/encoder.safetensors")
+    keep(tmp_path, "mine_n100_cpu", "basic", scores, 1, pretrained="runs/second/encoder.safetensors")
+    with pytest.raises(InputError, match=r"pretrained is first/encoder.safetensors and second/encoder.safetensors"):
+        read(tmp_path)
+
+
 def test_other_image_size_is_not_mixed(tmp_path):
     scores = {"a": (0.4, 0.3), "b": (0.5, 0.6)}
-    keep(tmp_path, "mine_n50_cpu", "basic", scores, 0)
+    keep(tmp_path, "mine_n100_cpu", "basic", scores, 0)
     other = summary("single_b", {"b": (0.5, 0.6)})
     other["domains"]["b"]["image_size"] = [96, 128]
-    layout.write_whole(tmp_path / "mine_n50_cpu/single_b/seed0.json", json.dumps(other))
+    layout.write_whole(tmp_path / "mine_n100_cpu/single_b/seed0.json", json.dumps(other))
     with pytest.raises(InputError, match=r"image size of b is \[48, 64\] and \[96, 128\]"):
         read(tmp_path)
 
@@ -201,6 +214,46 @@ def test_workdir_is_read_and_its_pair_is_told(tmp_path):
     assert found.setting == layout.Setting("mine", 100, "")
     assert "36.04" not in render.markdown(3, found)
     assert cells(render.markdown(3, read(tmp_path / "mine", "cs_cvd", "full")), "Univ-basic")[0] == "36.04"
+
+
+def test_a_workdir_s_row_is_told_by_its_setting_not_by_its_folder(tmp_path):
+    scores = {"cityscapes": (0.4, 0.3), "camvid": (0.5, 0.6)}
+    moving = {"alpha": 1.0, "beta": 1.0, "theta": 0.5, "warmup": 0}
+    mine = {"alpha": 0.5, "beta": 1.0, "theta": 1.0, "warmup": 20}
+    for folder, objective, embeddings in (
+        ("papers", moving | {"theta": 1.0}, "prototypes"),
+        ("moving", moving, "prototypes"),
+        ("words", moving | {"theta": 1.0}, "words:/data/glove.txt"),
+        ("own", mine, "prototypes"),
+    ):
+        made = summary("full", scores, objective=objective, label_embeddings=embeddings, embeddings_per_class=1)
+        layout.write_whole(tmp_path / folder / "full" / "summary.json", json.dumps(made))
+    (found,) = collect.read_folders(sorted(tmp_path.iterdir()), "cs_cvd", "full")
+    assert sorted(found.summaries) == ["full", "full:alpha=0.5,entropy_warmup=20", "theta05", "words"]
+    assert cells(render.markdown(3, found), "full (alpha=0.5, entropy_warmup=20)")[:2] == ["-", "-"]
+    assert cells(render.markdown(7, found), "Univ-full, theta = 0.5")[3] == "40.00 / 30.00"
+
+
+def test_a_result_that_is_not_what_its_folder_says_is_refused(tmp_path):
+    scores = {"a": (0.4, 0.3), "b": (0.5, 0.6)}
+    path = keep(tmp_path, "mine_n50_cpu", "full", scores, objective={"theta": 0.5})
+    with pytest.raises(InputError, match=r"is no 'full': it is full with theta=0.5"):
+        read(tmp_path)
+    path.unlink()
+    keep(tmp_path, "mine_n50_cpu", "basic", scores).rename(tmp_path / "seed0.json")
+    layout.write_whole(tmp_path / "mine_n375_cpu/basic/seed0.json", (tmp_path / "seed0.json").read_text())
+    with pytest.raises(InputError, match="it has 50 labeled images per domain, its folder says 375"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"width": 0.25}, {"encoder": "drn_d_54"}, {"scores": {"a": (0.4, 0.3)}}])
+def test_numbers_of_the_paper_are_left_out_for_other_networks_and_domains_under_its_name(tmp_path, change):
+    scores = change.pop("scores", {"cityscapes": (0.4, 0.3), "camvid": (0.5, 0.6)})
+    keep(tmp_path, "cs_cvd_n100_full", "basic", scores, **change)
+    found = read(tmp_path)
+    text = render.markdown(3, found)
+    assert "The paper's columns are left out: seed0.json of basic, " in text and "36.04" not in text
+    assert ",paper," not in render.csv_text([(3, found)])
 
 
 def test_wrong_files_and_folders_are_named(tmp_path):

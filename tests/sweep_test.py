@@ -89,6 +89,10 @@ def test_extra_row_is_univ_full_with_its_fields():
         ("mine", "give NAME:FIELD=VALUE"),
         ("mine:seed=3", "seed is set by the sweep"),
         ("../mine:theta=0.5", "give NAME:FIELD=VALUE"),
+        ("mine:labeled_per_domain=50", "labeled_per_domain is set by the sweep"),
+        ("mine:color_jitter=0.5", "color_jitter changes the single-domain networks"),
+        ("mine:alpha=many", "alpha=many: could not convert"),
+        ("mine:normalize_embedding=1", "normalize_embedding=1: give True or False"),
     ],
 )
 def test_wrong_extra_row_is_named(extra, message):
@@ -195,9 +199,27 @@ def test_lost_single_networks_are_trained_again(pair):
     assert cells.missing_cells([single, full]) == [full]
 
 
+def test_row_without_label_embeddings_of_networks_may_change_any_field():
+    names = [cell.name for cell in plan(extra=["jit:variants=basic,color_jitter=0.5"])]
+    assert names == ["jit"]
+
+
+def test_what_results_say_was_asked_has_no_folders():
+    fields = {"label_embeddings": "words:/data/glove.txt"}
+    what = cells.Sweep(layout.Setting("p", 4, "cpu"), "configs/p.py:n=4", ("a",), pathlib.Path(), pathlib.Path())
+    cell = cells.Cell(what, "words", 0, ("full",), fields, {"words": "full"})
+    assert cell.asked["overrides"] == {"label_embeddings": "words:glove.txt"} and cell.asked["config"] == "p.py:n=4"
+    assert "--config.label_embeddings=words:/data/glove.txt" in cell.command()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--rows=souly"], "souly is another work"),
+        (["--config.labeled_per_domain=3"], "labeled_per_domain is set by the sweep"),
+        (["--config.lr=banana"], "lr=banana: could not convert"),
+        (["--seeds=²"], "'²' is not a whole number"),
+        (["--rows=table3/n4/full"], "full names say table and N"),
         (["--table=1"], "table=1"),
         (["--pair=nowhere"], "there is no configs/nowhere.py"),
         (["--rows=ful"], "'ful' is not one of"),
@@ -213,6 +235,13 @@ def test_wrong_flag_is_one_line(arguments, message, pair):
     result = sweep(pair, *arguments)
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert message in result.stderr.splitlines()[-1]
+
+
+def test_full_name_of_a_row_is_run(pair):
+    given = [a for a in command(pair, "--dry_run", "--rows=table3/n4/basic") if a not in ("--table=3", "--n=4")]
+    result = subprocess.run(given, cwd=REPO, capture_output=True, text=True)
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("python -m usss_jax.main")]
+    assert "tiny.py:n=4 " in line and "--config.variants=basic" in line
 
 
 def test_dry_run_prints_commands_and_writes_nothing(pair):

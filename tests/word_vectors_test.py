@@ -106,6 +106,8 @@ def test_a_file_is_read_no_further_than_needed_and_in_pieces(tmp_path, name, mon
         (b"a 1 2 3\nz 1 1e99 3\n", "v.txt:2: the vector of 'z' is not finite"),
         (b"a 1 2 3\nz  1 2\n", "v.txt:2: the vector of 'z' has something that is no number"),
         (b"a 1 2 3\nz 1 2,5 3\n", "v.txt:2: the vector of 'z' has something that is no number"),
+        (b"10 99999999999999\na 1 2\n", "v.txt:1: says that a vector has 99999999999999 numbers"),
+        (b"10 " + b"9" * 5000 + b"\na 1 2\n", "v.txt:1: is neither"),
         (b"\x1f\x8b\x08 packed", "v.txt: is packed; unpack it first"),
         (b"\xba\x16\x4f\x2f\x0c", "v.txt: is a model of fastText"),
     ],

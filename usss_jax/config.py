@@ -240,6 +240,19 @@ def read_count(word: str) -> Callable[[str], int | str]:
     return read
 
 
+# Fields that may change between two runs of the same workdir: they alter no number.
+FREE_FIELDS = ("variants", "single_from", "data_root", "checkpoint_every", "log_every", "cache_gb", "loader_threads")
+
+# Fields that single-domain networks do not depend on: they may differ between a run and that of its `single_from`.
+NOT_OF_SINGLES = (
+    *FREE_FIELDS,
+    *("label_embeddings", "embeddings_per_class", "embed_dim", "theta", "alpha", "beta", "similarity_scale"),
+    *("embedding_supervision", "diversity", "normalize_embedding", "embedding_lr_scale", "embedding_bias"),
+    *("entropy_warmup", "steps", "unlabeled_batch_size", "unlabeled_batches", "unlabeled_splits", "unlabeled_list"),
+    *("unlabeled_includes_labeled", "hung_adversarial", "hung_adversarial_unlabeled", "hung_semi", "hung_threshold"),
+    *("hung_semi_start", "hung_lr"),
+)
+
 # Beside the paper's objective: the similarities learn from the labeled images too, the entropy terms weigh a tenth.
 # What it was chosen from, on val, is in docs/claims.md.
 ANCHORED = {"embedding_supervision": 1.0, "alpha": 0.1, "beta": 0.1}

@@ -31,10 +31,12 @@ def unloadable(error: Exception) -> InputError:
     )
 
 
-def parse_flags(argv: list[str], known: Callable[[], ConfigDict] = default_config) -> list[str]:
+def parse_flags(
+    argv: list[str], known: Callable[[], ConfigDict] = default_config, example: str = "configs/demo.py"
+) -> list[str]:
     """Parse flags; a wrong one becomes an InputError (absl and ml_collections would exit with 1 and a traceback).
 
-    `known` gives a config with all fields that there are.
+    `known` gives a config with all fields that there are, `example` is a file with such a config.
     """
     try:
         return flags.FLAGS(argv)
@@ -44,6 +46,11 @@ def parse_flags(argv: list[str], known: Callable[[], ConfigDict] = default_confi
     except (AttributeError, KeyError) as e:  # ml_collections, for a field that the config does not have
         fields = [m[1] for word in argv if (m := re.match(r"--?(?:no)?config\.([\w.]+)", word))]
         wrong = [field for field in fields if field not in known()]
+        lacking = [field for field in fields if repr(field) in str(e)]
+        if not wrong and lacking:
+            raise InputError(
+                f"--config: has no field {lacking[0]!r}, it is for another command; give one such as {example}"
+            ) from e
         if not wrong:
             raise unloadable(e) from e
         close = difflib.get_close_matches(wrong[0], known(), n=1)
@@ -57,11 +64,12 @@ def run(
     main: Callable[[list[str]], int | None],
     argv: list[str] | None = None,
     known: Callable[[], ConfigDict] = default_config,
+    example: str = "configs/demo.py",
 ):
     """Parse the flags, exit with what `main` returns; bad input is one line on stderr and exit code 2."""
     logging.set_verbosity(logging.WARNING)
     try:
-        app.run(main, argv=argv, flags_parser=partial(parse_flags, known=known))
+        app.run(main, argv=argv, flags_parser=partial(parse_flags, known=known, example=example))
     except InputError as e:
         sys.stdout.flush()
         print(f"usss_jax: error: {e}", file=sys.stderr, flush=True)

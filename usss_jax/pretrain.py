@@ -32,4 +32,4 @@ def main(argv: list[str]):
 
 
 if __name__ == "__main__":
-    entry.run(main, known=default_config)
+    entry.run(main, known=default_config, example="configs/imagenet.py")

@@ -3,13 +3,14 @@
 python -m usss_jax.prototypes --workdir=runs/cs_cvd
 python -m usss_jax.prototypes --workdir=runs/cs_cvd --embeddings_per_class=3 --out=runs/cs_cvd_k3
 
-The setting is that of the workdir's config.json, or of --config and its fields. With --out the workdir is only read,
-and OUT/prototypes gets label_embeddings.npz, which --config.label_embeddings=FILE takes, and the report. Without it
-they come into the workdir's own folder prototypes, where training looks for them; a file that is there already is
-kept, and its report written anew.
+The setting is that of the workdir's config.json, or of --config and its fields; --data_root takes the place of its
+data_root, for data that was moved since. With --out the workdir is only read, and OUT/prototypes gets
+label_embeddings.npz, which --config.label_embeddings=FILE takes, and the report. Without it they come into the
+workdir's own folder prototypes, where training looks for them; a file that is there already is kept, and its report
+written anew.
 """
 
-import json
+import contextlib
 import pathlib
 
 from absl import flags
@@ -22,6 +23,7 @@ from usss_jax.errors import InputError
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run whose single-domain networks are finished.")
 PER_CLASS = flags.DEFINE_integer("embeddings_per_class", None, "K, in place of the config's; needs --out.", 1)
 OUT = flags.DEFINE_string("out", None, "Folder for the label embeddings and their report.")
+DATA_ROOT = flags.DEFINE_string("data_root", "", "In place of the config's; as its field of that name.")
 flags.declare_key_flag("config")  # so that --help shows it
 
 
@@ -35,44 +37,59 @@ def main(argv: list[str]):
     if PER_CLASS.value and not OUT.value:
         raise InputError(f"--embeddings_per_class needs --out: {workdir}/prototypes has those of its own config")
     config = entry.load_config() if flags.FLAGS["config"].present else config_of(workdir)
-    if PER_CLASS.value:
-        with config.unlocked():
+    with config.unlocked():
+        if PER_CLASS.value:
             config.embeddings_per_class = PER_CLASS.value
+        if DATA_ROOT.value:
+            config.data_root = DATA_ROOT.value
     config = checked(config)
     make(config, workdir, pathlib.Path(OUT.value).expanduser() if OUT.value else None)
 
 
 def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
-    """Make the label embeddings in `out`, or in the workdir's own folder, and their report."""
+    """Make the label embeddings in `out`, or in the workdir's own folder, and their report.
+
+    Raises:
+      InputError: for what cannot be used; if the networks were trained on other data than the config's is now; or if
+        another process trains the workdir and there is no `out`.
+    """
     import jax  # after the flags: a typo should not wait for JAX
 
     from usss_jax.data.pools import open_all
-    from usss_jax.training import label_embeddings, label_sources, sharding, stages
+    from usss_jax.training import label_embeddings, label_sources, sharding, stages, variants
     from usss_jax.training import workdir as workdir_lib
 
     if out is None and config.label_embeddings != label_sources.PROTOTYPES:
         raise InputError(f"{workdir} trains with label_embeddings={config.label_embeddings}; give --out")
     if out is not None and stages.embeddings_file(out).exists():
         raise InputError(f"--out={out}: has label embeddings already; give another folder")
-    pools = open_all(config)
+    try:
+        pools = open_all(config)
+    except InputError as e:
+        raise InputError(str(e).replace("--config.data_root", "--data_root")) from e
     with config.unlocked():
         config.single_from = config.single_from or str(workdir)
     singles = workdir_lib.singles_folder(config, workdir, list(pools))
+    for stage in variants.single_stages(config, pools):
+        stages.finished_summary(stage, singles)  # raises if it was trained on other data
     if out is None:
         workdir_lib.claim_workdir(config, workdir)
     mesh = sharding.create_mesh(jax.devices())
-    stages.make_label_embeddings(config, pools, out or workdir, singles, mesh)
     path = stages.embeddings_file(out or workdir)
-    label_embeddings.write_report(path)
+    with contextlib.nullcontext() if out else workdir_lib.alone_in(workdir):
+        stages.make_label_embeddings(config, pools, out or workdir, singles, mesh)
+        label_embeddings.write_report(path)
     print(f"{path}, and beside it report.json and cosines.png")
 
 
 def config_of(workdir: pathlib.Path) -> ConfigDict:
     """Read the config of a run; fields that are newer than it have their defaults."""
+    from usss_jax.training.workdir import read_object  # after the flags, as above
+
     config = default_config()
     try:
-        theirs = json.loads((workdir / "config.json").read_text())
-    except (OSError, json.JSONDecodeError) as e:
+        theirs = read_object(workdir / "config.json")
+    except (OSError, ValueError) as e:
         raise InputError(f"--workdir={workdir}: no workdir of a run ({e}); give another, or --config") from e
     unknown = sorted(set(theirs) - set(config))
     if unknown:

@@ -33,14 +33,17 @@ def main(argv: list[str]):
     if flags.FLAGS["config"].present:
         raise InputError("--config: a report takes folders of results, not a config")
     folders = [pathlib.Path(word).expanduser() for word in argv[1:]]
-    if wrong := [item for item in TABLE.value if not item.isdigit()]:
+    if wrong := [item for item in TABLE.value if not item.isdecimal()]:
         raise InputError(f"--table: {wrong[0]!r} is not a whole number")
     tables = [int(item) for item in TABLE.value]
     for table in tables:
         rows.check_table(table)
+    if PAIR.value and not folders:
+        raise InputError(f"--pair={PAIR.value}: without a folder of results there is only the paper's pair; give one")
     found = read_folders(folders, PAIR.value, SCALE.value)
     if folders and not found:
-        raise InputError(f"--pair={PAIR.value}: none of the folders has results of it")
+        of_pair = f" of {PAIR.value}" if PAIR.value else ""
+        raise InputError(f"{', '.join(map(str, folders))}: no results{of_pair}; give folders of results or workdirs")
     sections = [(table, one) for table in tables for one in (found or nothing_run(table))]
     text = "\n".join(render.markdown(table, one) for table, one in sections)
     print(text)

@@ -1,6 +1,7 @@
 """Entry point: train the rows of a table of the paper, with several seeds, one command after another.
 
 python -m usss_jax.sweep --table=3 --pair=cs256_cvd --scale=cpu --n=50,100 --seeds=0,1,2 --data_root=DATA
+python -m usss_jax.sweep --rows=table3/n100/full,table7/n50/k3 --data_root=DATA
 python -m usss_jax.sweep --list
 
 What is finished is not run again, what was interrupted goes on, what fails is told and the next one follows (exit code
@@ -10,6 +11,7 @@ images are those of split_seed, which stays. usss_jax/report.py makes the table.
 
 import functools
 import pathlib
+import re
 import sys
 
 from absl import flags
@@ -23,7 +25,7 @@ PAIR = flags.DEFINE_string("pair", None, "Config: its name in configs/ or its pa
 SCALE = flags.DEFINE_enum("scale", "full", layout.SCALES, "cpu: with the config's argument of that name.")
 N = flags.DEFINE_list("n", [], "Numbers of labeled images per domain. Default: the table's.")
 SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds.")
-ROWS = flags.DEFINE_list("rows", [], "Rows: basic, full, train_on, finetune, random ... Default: the table's.")
+ROWS = flags.DEFINE_list("rows", [], "Rows: basic, full ..., or full names as of --list. Default: the table's.")
 EXTRA = flags.DEFINE_multi_string("extra", [], "A further row, NAME:FIELD=VALUE,FIELD=VALUE: Univ-full with these.")
 WORDS = flags.DEFINE_string("words", "", "File of word vectors for the row of that name.")
 DATA_ROOT = flags.DEFINE_string("data_root", "", "As the config's field of that name.")
@@ -40,7 +42,7 @@ def say(text: str):
 
 def numbers(flag: str, items: list[str]) -> list[int]:
     """Read a flag's list of whole numbers."""
-    if wrong := [item for item in items if not item.isdigit()]:
+    if wrong := [item for item in items if not item.isdecimal()]:
         raise InputError(f"--{flag}: {wrong[0]!r} is not a whole number")
     return [int(item) for item in items]
 
@@ -54,15 +56,24 @@ def list_rows():
         say(f"{name:40}{given if row.variants else '(cited by the paper)'}")
 
 
+def asked_tables() -> list[tuple[int, list[int], list[str]]]:
+    """Tables, their N and rows that the flags ask for; a row's full name, table3/n100/full, says all three."""
+    full = [re.fullmatch(r"table(\d+)/n(\d+)/(.+)", row) for row in ROWS.value]
+    if not any(full):
+        return [(table, numbers("n", N.value), ROWS.value) for table in numbers("table", TABLE.value)]
+    if not all(full) or flags.FLAGS["table"].present or N.value:
+        raise InputError(f"--rows={','.join(ROWS.value)}: full names say table and N; no other rows, --table and --n")
+    return [(int(match[1]), [int(match[2])], [match[3]]) for match in full if match]
+
+
 def plan(overrides: dict[str, str]) -> list[cells.Cell]:
     """All cells that the flags ask for: seed after seed, N after N."""
     planned: list[cells.Cell] = []
-    tables = numbers("table", TABLE.value)
     for seed in numbers("seeds", SEEDS.value):
-        for table in tables:
+        for table, given, chosen in asked_tables():
             rows.check_table(table)
             pair = cells.config_file(PAIR.value or rows.PAPER_PAIR[table])
-            for n in numbers("n", N.value) or list(rows.ENCODERS[table]):
+            for n in given or list(rows.ENCODERS[table]):
                 setting = layout.Setting(pair.stem, n, SCALE.value)
                 argument = rows.config_argument(table, n, SCALE.value)
                 domains = tuple(cells.domain_names(pair, argument, overrides))
@@ -75,7 +86,7 @@ def plan(overrides: dict[str, str]) -> list[cells.Cell]:
                     DATA_ROOT.value,
                     overrides,
                 )
-                asked = rows.asked_rows(table, domains, ROWS.value, EXTRA.value, WORDS.value)
+                asked = rows.asked_rows(table, domains, chosen, EXTRA.value, WORDS.value)
                 planned += cells.cells_of(sweep, [row for row in asked if not row.missing], seed)
                 for row in asked:
                     if row.missing:

@@ -40,9 +40,13 @@ def read_cells(text: str) -> list[Cell]:
     """
     cells = []
     for title in filter(None, (part.strip() for part in text.split(";"))):
-        words = shlex.split(title)
+        remedy = "give CONFIG:ARGUMENT ROWS SEEDS, such as 'cs256_cvd:n=100 full 0'"
+        try:
+            words = shlex.split(title)
+        except ValueError as e:
+            raise InputError(f"--cells: {title!r}: {e}; {remedy}") from e
         if len(words) < 3 or any(word.startswith("-") for word in words[:3]):
-            raise InputError(f"--cells: {title!r}: give CONFIG:ARGUMENT ROWS SEEDS, such as 'cs256_cvd:n=100 full 0'")
+            raise InputError(f"--cells: {title!r}: {remedy}")
         pair, _, argument = words[0].partition(":")
         given = [item for item in argument.split(",") if item]
         counts = [item[2:] for item in given if re.fullmatch(r"n=\d+", item)]

@@ -4,11 +4,14 @@ Standard library only; run.py imports it from the unpacked project.
 """
 
 import dataclasses
+import gzip
+import io
 import json
 import os
 import pathlib
 import shutil
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 
 from benchmarks.offline_bundle import run
@@ -16,6 +19,7 @@ from benchmarks.offline_bundle.parts import MB, write_parts
 from usss_jax.errors import InputError
 
 SUMMARIES = ("config.json", "summary.json", "metrics.jsonl", "table.md", "predictions.png")
+UNIVERSAL = ("basic", "cross", "full", "direct")  # stages of rows, whose workdirs have the rows' names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +38,22 @@ def small_files(work: pathlib.Path) -> Iterator[pathlib.Path]:
             yield path
 
 
+def still_read(work: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield summary.json of every finished stage whose best checkpoint is still to be read.
+
+    A single-domain network is read by rows still to come; a row's own command reads it last, to draw predictions, and
+    only then is its result file (usss_jax/tables/layout.py) written.
+    """
+    for summary in (work / "runs").glob("*/seed*/*/*/summary.json"):
+        setting, seed, row, stage = summary.parent.relative_to(work / "runs").parts
+        has_result = (work / "results" / setting / row / f"{seed}.json").exists()
+        if stage.startswith("single_") or (stage in UNIVERSAL and not has_result):
+            yield summary
+
+
 def networks(work: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yield the best checkpoint of every finished single-domain network, which rows still to come start from."""
-    for summary in (work / "runs").glob("*/seed*/*/single_*/summary.json"):
+    """Yield the best checkpoint of every finished stage that is still to be read."""
+    for summary in still_read(work):
         yield from files_below(summary.parent / "best" / str(json.loads(summary.read_text())["best_step"]))
 
 
@@ -134,19 +151,33 @@ def restore(folders: Sequence[pathlib.Path], work: pathlib.Path):
     partial = work / "resume.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    with tarfile.open(found["summaries.tar.gz"]) as tar:
-        tar.extractall(partial, filter="data")
-    state = json.loads(found["state.json"].read_text())
-    names = [part["name"] for part in state["parts"]]
+    unpack_summaries(found["summaries.tar.gz"], partial)
+    try:
+        state = json.loads(found["state.json"].read_text())
+        parts, hashes = state["parts"], state["files"]
+        names = [part["name"] for part in parts]
+    except (ValueError, TypeError, KeyError) as e:
+        raise InputError(f"--resume: {found['state.json']} is damaged ({type(e).__name__}: {e}); copy it again") from e
     if any((folder / name).exists() for folder in folders for name in names):
-        run.extract(run.find_parts(state["parts"], folders), state["files"], partial)
+        run.extract(run.find_parts(parts, folders), hashes, partial)
     elif names:
         run.say(f"--resume: none of {len(names)} parts of the state: unfinished stages start anew")
-    for summary in list(partial.glob("runs/*/seed*/*/single_*/summary.json")):
+    for summary in list(still_read(partial)):
         if not (summary.parent / "best").exists():
             summary.unlink()
-            run.say(f"{summary.parent.name}: its network was not brought back; trained again if a row needs it")
+            stage = summary.parent.relative_to(partial / "runs")
+            run.say(f"{stage}: its network was not brought back; trained again if it is needed")
     for name in ("results", "runs"):
         if (partial / name).exists():
             os.replace(partial / name, work / name)
     shutil.rmtree(partial)
+
+
+def unpack_summaries(path: pathlib.Path, folder: pathlib.Path):
+    """Unpack summaries.tar.gz; InputError if it is damaged."""
+    try:
+        content = gzip.decompress(path.read_bytes())  # all of it first: that compares its checksum
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
+            tar.extractall(folder, filter="data")
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as e:
+        raise InputError(f"--resume: {path} cannot be unpacked ({e}); copy it again") from e

@@ -7,6 +7,7 @@ See the README in this folder. --out gets `bundle.part01`, ..., `manifest.json` 
 
 import argparse
 import json
+import math
 import pathlib
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from benchmarks.offline_bundle import wheels
 from benchmarks.offline_bundle.data import pack_domain
 from benchmarks.offline_bundle.parts import MB, write_parts
 from usss_jax.config import names, per_domain, read_size
+from usss_jax.data.domain import Domain
 from usss_jax.data.domains import get_domain
 from usss_jax.data.pools import domain_root
 from usss_jax.errors import InputError
@@ -53,11 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def pack(flags: argparse.Namespace):
     """Write parts, manifest.json and run.py; InputError for whatever is wrong, before anything is written to --out."""
     began = time.monotonic()
-    if flags.max_mb < 1:
-        raise InputError(f"--max_mb={flags.max_mb:g} must be at least 1")
+    if not 1 <= flags.max_mb < math.inf:  # NaN is refused too
+        raise InputError(f"--max_mb={flags.max_mb:g}: give a finite number of at least 1")
     if flags.out.exists() and (not flags.out.is_dir() or any(flags.out.iterdir())):
         raise InputError(f"--out={flags.out} is not an empty folder; give a new one")
-    domains = [get_domain(name) for name in names(flags.domains)]
+    domains = [get_domain(name) for name in dict.fromkeys(names(flags.domains))]
+    check_folders(domains)
     known = [domain.name for domain in domains]
     sizes = per_domain(flags.size, known, "--size", read_size)
     tracked = tracked_files(PROJECT)
@@ -99,6 +102,17 @@ def pack(flags: argparse.Namespace):
     by_kind = {k: sum(h[0] for n, h in hashes.items() if n.startswith(k)) / MB for k in ("project", "wheels", "data")}
     shares = ", ".join(f"{kind} {size:.1f} MB" for kind, size in by_kind.items())
     say(f"commit {manifest['commit']}: {len(hashes)} files, {shares}; {time.monotonic() - began:.0f} s")
+
+
+def check_folders(domains: Sequence[Domain]):
+    """Raise InputError for two domains in one folder: one may be packed resized and the other as it is."""
+    owners: dict[str, str] = {}
+    for domain in domains:
+        other = owners.setdefault(domain.folder, domain.name)
+        if other != domain.name:
+            raise InputError(
+                f"--domains: {other} and {domain.name} share the folder {domain.folder!r}; pack a bundle for each"
+            )
 
 
 def wheel_of(name: str, fetched: Sequence[pathlib.Path]) -> str:

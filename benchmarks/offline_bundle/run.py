@@ -13,6 +13,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -44,6 +45,7 @@ def main(argv=None) -> int:
     parser.add_argument("--bring", type=int, default=0, help="run nothing; bring this load of the last call's state")
     flags = parser.parse_args(argv)
     try:
+        check_limits(flags)
         manifest = read_manifest(folders(flags.parts))
         unpack(manifest, folders(flags.parts), flags.work / "bundle")
         install(manifest, flags.work / "bundle", flags.work / "site")
@@ -56,6 +58,14 @@ def main(argv=None) -> int:
     from benchmarks.offline_bundle import cells  # of the bundle; standard library only, like this script
 
     return cells.main(flags, manifest, resume, began + 60 * flags.minutes)
+
+
+def check_limits(flags):
+    """BundleError for sizes that no part can have, or a time that never comes."""
+    for name, least in (("part_mb", 1), ("out_mb", 1), ("minutes", 0)):
+        value = getattr(flags, name)
+        if not least <= value < math.inf:  # NaN is refused too
+            raise BundleError(f"--{name}={value:g}: give a finite number of at least {least}")
 
 
 def folders(text):

@@ -56,10 +56,14 @@ def project_requirements(pyproject: pathlib.Path, with_records: bool) -> list[st
 def read_target(path: pathlib.Path) -> dict[str, str]:
     """Read what the target has, as `pip freeze` or `pip list --format=freeze` prints: version by canonical name.
 
-    The version is "" for a line without one. InputError for a line that is neither.
+    The version is "" for a line without one. InputError for a line that is neither, or a file that cannot be read.
     """
+    try:
+        content = path.read_text()
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"--target_has={path}: cannot be read ({e}); make it by pip list --format=freeze") from e
     found = {}
-    for line in path.read_text().splitlines():
+    for line in content.splitlines():
         text = line.split("#")[0].strip()
         match = re.fullmatch(r"([A-Za-z0-9._-]+)(?:==(\S+)| @ \S+)?", text)
         if text and not match:

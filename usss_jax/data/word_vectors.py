@@ -141,8 +141,11 @@ def _rows(path) -> Iterator[tuple[str, bytes, "bytes | np.ndarray"]]:
             if first.startswith(_FASTTEXT):
                 raise InputError(f"{path}: is a model of fastText; give its text file, .vec")
             fields = first.split()
-            if len(fields) == 2 and fields[0].isdigit() and fields[1].isdigit() and int(fields[1]):
+            # No more digits than a number of 64 bits has: int() refuses thousands of them.
+            if len(fields) == 2 and all(f.isdigit() and len(f) < 20 for f in fields) and int(fields[1]):
                 count, dim = map(int, fields)
+                if dim > LONGEST:  # no row could hold them; a buffer for one would not fit into memory
+                    raise InputError(f"{path}:1: says that a vector has {dim} numbers; the file is damaged")
                 # No word has control characters; a whole vector of floats without one is all but impossible.
                 sample = file.read(4 * dim + 64)
                 file.seek(len(first))

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from usss_jax.evaluation.evaluate import padded_batches
 from usss_jax.models.universal import UniversalModel
 from usss_jax.models.upsample import upsample_matrix
+from usss_jax.objectives import kmeans
 from usss_jax.training.sharding import batch_sharding, put, replicated
 
 
@@ -59,6 +59,7 @@ def pixel_features(
         in_shardings=(replicated(mesh), batch_sharding(mesh)),
         out_shardings=replicated(mesh),
     )
+    gather = jax.jit(kmeans.pixel_features)
     batch_size = -(-batch_size // mesh.size) * mesh.size
     most = int(np.bincount(pixels[:, 0] // batch_size).max(initial=0))  # one shape for all batches: compiled once
     found = [np.zeros((0, model.encoder.out_channels), np.float32)] * len(pixels)
@@ -69,25 +70,8 @@ def pixel_features(
         features = encode(variables, put({"image": batch["image"]}, {"image": batch_sharding(mesh)})["image"])
         wanted = np.zeros((most, 3), np.int64)
         wanted[: len(here)] = pixels[here] - [number * batch_size, 0, 0]
-        taps = [_taps(side, model.upsample) for side in batch["label"].shape[1:]]
-        (row_cells, row_weights), (column_cells, column_weights) = (
-            (cells[wanted[:, axis + 1]], weights[wanted[:, axis + 1]]) for axis, (cells, weights) in enumerate(taps)
-        )
-        values = np.asarray(_interpolate(features, wanted[:, 0], row_cells, row_weights, column_cells, column_weights))
+        rows, columns = (upsample_matrix(side, model.upsample) for side in batch["label"].shape[1:])
+        values = np.asarray(gather(features, wanted, rows, columns))
         for place, value in zip(here, values, strict=False):  # the rest of `values` is padding
             found[place] = value
     return np.stack(found) if len(pixels) else np.zeros((0, model.encoder.out_channels), np.float32)
-
-
-@jax.jit
-def _interpolate(features, images, row_cells, row_weights, column_cells, column_weights):
-    """Mix the cells around each pixel: features [B, h, w, C], images [P], the others [P, 2] -> [P, C]."""
-    corners = features[images[:, None, None], row_cells[:, :, None], column_cells[:, None, :]]
-    return jnp.einsum("pi,pj,pijc->pc", row_weights, column_weights, corners, precision=jax.lax.Precision.HIGHEST)
-
-
-def _taps(size: int, mode: str) -> tuple[np.ndarray, np.ndarray]:
-    """Cells that each pixel along an axis is mixed of, at most two, and their weights: [size, 2] each."""
-    matrix = upsample_matrix(size, mode)
-    cells = np.argsort(matrix, axis=1, kind="stable")[:, -2:]
-    return cells, np.take_along_axis(matrix, cells, axis=1).astype(np.float32)

@@ -14,7 +14,8 @@ SLOPE = 0.2  # of the leaky ReLU
 class Discriminator(nn.Module):
     """D of section 3 of the paper: five 4x4 convolutions of stride 2 with bias, no normalisation, then upsampling.
 
-    An image that is no multiple of 32 is as if padded with zeros at its lower and right border, and the result cropped.
+    Every layer pads what it gets with zeros: by one on each side, and at an odd height or width by one more at the
+    lower or right border; what the upsampling then has beyond the image is cropped.
 
     Attributes:
       width: factor on the channels; 1 is the paper's.

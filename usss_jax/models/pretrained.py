@@ -151,8 +151,8 @@ def _check_hash(file: pathlib.Path):
         )
 
 
-def save_safetensors(path: str, state_dict: Mapping[str, np.ndarray]):
-    """Write a state dict to a .safetensors file, which `load_file` reads back bit by bit.
+def save_safetensors(path: str, state_dict: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None):
+    """Write a state dict, and what else there is to say, to a .safetensors file; `load_file` reads it back bit by bit.
 
     Raises:
       InputError: if the path does not end in .safetensors or cannot be written.
@@ -163,7 +163,8 @@ def save_safetensors(path: str, state_dict: Mapping[str, np.ndarray]):
     if file.suffix != ".safetensors":
         raise InputError(f"{path}: the name of a file of weights to write must end in .safetensors")
     # The format stores the memory as it lies, so that a transposed view would come back scrambled.
-    data = save({name: np.asarray(tensor, order="C") for name, tensor in state_dict.items()})
+    tensors = {name: np.asarray(tensor, order="C") for name, tensor in state_dict.items()}
+    data = save(tensors, metadata=dict(metadata or {}))
     partial = file.with_name(f"{file.name}.partial")
     try:
         partial.write_bytes(data)

@@ -23,7 +23,7 @@ from usss_jax.training.checkpoint import Checkpoints
 from usss_jax.training.logs import say
 from usss_jax.training.meter import Meter
 from usss_jax.training.state import abstract_variables, create_state
-from usss_jax.training.workdir import alone_in
+from usss_jax.training.workdir import alone_in, read_object
 
 STAGE = "pretrain"  # before the lines on the console
 WEIGHTS = "encoder.safetensors"
@@ -74,9 +74,9 @@ def claim_workdir(config: ConfigDict, data: DataSet, workdir: pathlib.Path):
     path = workdir / "config.json"
     mine = {**json.loads(json.dumps(config.to_dict())), "fingerprint": data.fingerprint}
     try:
-        theirs = json.loads(path.read_text()) if path.exists() else None
+        theirs = read_object(path) if path.exists() else None
         logs.write_json(path, theirs or mine)
-    except (OSError, json.JSONDecodeError) as e:
+    except (OSError, ValueError) as e:
         raise InputError(f"workdir {workdir}: {path} cannot be used ({e}); give another --workdir") from e
     if theirs:
         changed = [f for f in mine if f not in FREE_FIELDS and theirs.get(f) != mine[f]]
@@ -164,7 +164,8 @@ def train_and_evaluate(
     # ---- Weights of the best checkpoint, and the summary ----
     chosen = best.restore(progress["best"]["step"], variables=abstract_variables(model, mesh))["variables"]
     tensors = classify.classifier_state_dict(jax.device_get(chosen))
-    pretrained.save_safetensors(str(workdir / WEIGHTS), tensors)
+    # training/encoder_weights.py compares the metadata.
+    pretrained.save_safetensors(str(workdir / WEIGHTS), tensors, {"normalize": config.normalize})
     summary = summarize(config, data, meta()["progress"], steps)
     logs.write_json(workdir / "summary.json", summary)
     last.close()

@@ -11,9 +11,10 @@ from usss_jax.config import default_config, names
 from usss_jax.data.domains import get_domain
 from usss_jax.errors import InputError
 from usss_jax.tables.layout import Setting, read_json, result_file, seed_folder
-from usss_jax.tables.rows import SINGLES, Row
+from usss_jax.tables.rows import SINGLES, Row, check_value
 
-BY_THE_SWEEP = ("seed", "variants", "single_from", "data_root")  # fields that cannot be given for all cells
+# Fields that cannot be given for all cells: they are the flags' or say which setting it is.
+BY_THE_SWEEP = ("seed", "variants", "single_from", "data_root", "domains", "encoder", "labeled_per_domain")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +80,9 @@ class Cell:
     @property
     def asked(self) -> dict[str, Any]:
         """What was asked for, without the folders of this machine."""
+        overrides = {field: file_name(value) for field, value in {**self.sweep.overrides, **self.overrides}.items()}
         config = pathlib.Path(self.sweep.config).name
-        return {
-            "config": config,
-            "variants": list(self.variants),
-            "overrides": {**self.sweep.overrides, **self.overrides},
-        }
+        return {"config": config, "variants": list(self.variants), "overrides": overrides}
 
     def results(self) -> dict[str, pathlib.Path]:
         """File of every result."""
@@ -111,6 +109,12 @@ class Cell:
     def printed_command(self) -> str:
         """The same to read, and to give to a shell."""
         return shlex.join(["python", *self.command()])
+
+
+def file_name(value: str) -> str:
+    """Value of a field without the folders of a path: words:/data/glove.txt -> words:glove.txt."""
+    words, colon, path = value.rpartition(":")
+    return f"{words}{colon}{pathlib.PurePath(path).name}" if "/" in path else value
 
 
 def cells_of(sweep: Sweep, rows: Iterable[Row], seed: int) -> list[Cell]:
@@ -186,8 +190,8 @@ def read_overrides(arguments: Sequence[str]) -> dict[str, str]:
         if not equals or field not in default_config():
             raise InputError(f"{argument}: give --config.FIELD=VALUE with a field of usss_jax/config.py")
         if field in BY_THE_SWEEP:
-            raise InputError(f"{argument}: {field} is set by the sweep (--seeds, --rows, --data_root)")
-        overrides[field] = value
+            raise InputError(f"{argument}: {field} is set by the sweep (--pair, --n, --seeds, --rows, --data_root)")
+        overrides[field] = check_value(argument, field, value)
     return overrides
 
 

@@ -6,13 +6,27 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from usss_jax.config import default_config
 from usss_jax.errors import InputError
 from usss_jax.tables.layout import Setting, read_json, read_setting
 from usss_jax.tables.paper import TABLES
-from usss_jax.tables.rows import Row
+from usss_jax.tables.rows import SAME_ENCODER, Row, universal_rows
 
 ONE_DOMAIN = ("single", "frozen", "finetune", "hung")  # stages trained on one domain: <this>_..._<domain>
 NEEDED = ("stage", "domains", "seed", "steps", "split_hash", "encoder", "width")
+
+# Fields that make a row what it is, by variant, where a summary has them: in its objective, or beside it.
+OF_OBJECTIVE = (
+    *("alpha", "beta", "similarity_scale", "theta"),
+    *("embedding_supervision", "diversity", "normalize_embedding", "entropy_warmup"),
+)
+OF_EMBEDDINGS = ("label_embeddings", "embeddings_per_class", "embedding_lr_scale", "embedding_bias")
+FIELDS_OF = {
+    "basic": (),
+    "direct": ("alpha", "beta", "diversity", "entropy_warmup"),
+    "cross": (*(field for field in OF_OBJECTIVE if field != "beta"), *OF_EMBEDDINGS),
+    "full": (*OF_OBJECTIVE, *OF_EMBEDDINGS),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +95,15 @@ def read_folders(folders: Iterable[pathlib.Path], pair: str, scale: str) -> list
                 raise InputError(f"{one}: no */seed0.json and no */summary.json in it; give result folders or workdirs")
             for path in files:
                 summary = read_summary(path)
-                setting = read_setting(one.name) or Setting(pair or one.resolve().name, labeled(summary), scale)
+                setting = read_setting(one.name)
+                if setting:
+                    name = path.parent.name
+                    check_named(setting, name, path, summary)
+                else:
+                    setting = Setting(pair or one.resolve().name, labeled(summary), scale)
+                    name, summary = named_by_content(with_fields(summary, one / "config.json"))
                 if not pair or setting.pair == pair:
-                    found.setdefault(setting, Found(setting)).add(path.parent.name, path, summary)
+                    found.setdefault(setting, Found(setting)).add(name, path, summary)
     for together in found.values():
         check_comparable(together)
     return sorted(found.values(), key=lambda f: (f.setting.pair, f.setting.scale, f.setting.n))
@@ -98,6 +118,53 @@ def read_summary(path: pathlib.Path) -> dict[str, Any]:
     if match and int(match[1]) != summary["seed"]:
         raise InputError(f"{path}: it is of seed {summary['seed']}, not of the seed in its name")
     return summary
+
+
+def changed_fields(summary: Mapping) -> dict[str, str]:
+    """Fields in which the setting of a universal stage differs from the paper's, as text; empty for other stages."""
+    objective = summary.get("objective", {})
+    values = {**summary, **objective, "entropy_warmup": objective.get("warmup", 0)}
+    defaults = default_config()
+    fields = FIELDS_OF.get(summary["stage"], ())
+    changed = {f: str(type(defaults[f])(values[f])) for f in fields if f in values and values[f] != defaults[f]}
+    asked = summary.get("row", {}).get("overrides", {})
+    return changed | {f: asked[f] for f in fields if f in asked and f not in values}  # of before it was written
+
+
+def row_of_content(summary: Mapping) -> str:
+    """Short name of the row of ours that has this setting; empty if none has."""
+    changed = changed_fields(summary)
+    if changed.get("label_embeddings", "").startswith("words:"):
+        changed["label_embeddings"] = "words:FILE"
+    rows = universal_rows(()).values()
+    same = (row.name for row in rows if row.variants == (summary["stage"],) and dict(row.overrides) == changed)
+    return next(same, "")
+
+
+def with_fields(summary: Mapping, config: pathlib.Path) -> dict[str, Any]:
+    """Summary with what one of before these were written lacks, from the config beside it."""
+    fields = read_json(config) if config.exists() else {}
+    return {**{field: fields[field] for field in OF_EMBEDDINGS if field in fields}, **summary}
+
+
+def named_by_content(summary: Mapping) -> tuple[str, dict[str, Any]]:
+    """Row of a stage of a workdir, whose folder tells the variant alone; with its fields if it is none of ours."""
+    changed, name = changed_fields(summary), row_of_content(summary)
+    if not changed or name:
+        return name or summary["stage"], dict(summary)
+    fields = ",".join(f"{field}={value}" for field, value in changed.items())
+    return f"{summary['stage']}:{fields}", {**summary, "row": {"overrides": changed}}
+
+
+def check_named(setting: Setting, name: str, path: pathlib.Path, summary: Mapping):
+    """Raise InputError if a summary is not what its place says: its row, or N."""
+    row = universal_rows(()).get(name)
+    if row and row_of_content(summary) != name:
+        fields = ", ".join(f"{field}={value}" for field, value in changed_fields(summary).items()) or "nothing else"
+        raise InputError(f"{path} is no {name!r}: it is {summary['stage']} with {fields}; rename its folder")
+    count = labeled(summary)
+    if count > setting.n or (kind(name) == "universal" and count != setting.n):
+        raise InputError(f"{path}: it has {count} labeled images per domain, its folder says {setting.n}")
 
 
 def labeled(summary: Mapping) -> int:
@@ -125,14 +192,22 @@ def comparable(stage: str, summary: Mapping) -> dict[tuple, Any]:
     values: dict[tuple, Any] = {
         ("steps", of_kind): summary["steps"],
         ("split_hash", " and ".join(trained)): summary["split_hash"],
-        ("pretrained",): pathlib.Path(summary.get("pretrained", "")).name,
+        ("pretrained",): weights(summary),
     }
-    for field in ("encoder", "width", "normalize"):
+    if summary.get("unlabeled_hash"):
+        values["unlabeled_hash", " and ".join(trained)] = summary["unlabeled_hash"]
+    values["encoder",] = SAME_ENCODER.get(summary["encoder"], summary["encoder"])
+    for field in ("width", "normalize", "upsample"):
         values[field,] = summary.get(field)
     for domain, about in summary["domains"].items():
         values["image size", domain] = about.get("image_size")
         values["split", domain] = about.get("split")
     return values
+
+
+def weights(summary: Mapping) -> str:
+    """What the encoder started from: the file with its folder, which tell apart the files of one name."""
+    return "/".join(pathlib.Path(summary.get("pretrained", "")).parts[-2:])
 
 
 def scores(found: Found, row: Row, domain: str, which: str) -> dict[int, float]:
@@ -174,6 +249,7 @@ def extra_rows(found: Found, known: Sequence[Row]) -> list[Row]:
         if stage not in names and kind(stage) == "universal":
             summary = next(iter(by_seed.values()))
             given = summary.get("row", {}).get("overrides", {})
-            title = f"{stage} ({', '.join(f'{k}={v}' for k, v in given.items())})" if given else stage
+            name = stage.partition(":")[0]
+            title = f"{name} ({', '.join(f'{k}={v}' for k, v in given.items())})" if given else stage
             out.append(Row(stage, title, ("full",), given, dict.fromkeys(summary["domains"], stage)))
     return out

@@ -176,8 +176,8 @@ def table_scores(table: int, pair: str, n: int, scale: str) -> dict[str, dict[st
     return {row: dict(zip(names, values, strict=True)) for row, values in source.rows[n].items()}
 
 
-def class_scores(table: int, pair: str, n: int, scale: str, domain: str) -> dict[str, tuple[float, ...]]:
-    """IoU of every class and mIoU per row of the paper, for a setting that may be put beside it; else empty."""
-    if table_scores(table, pair, n, scale) is None or n != 100 or table not in PER_CLASS_OF:
+def class_scores(table: int, n: int, domain: str) -> dict[str, tuple[float, ...]]:
+    """IoU of every class and mIoU per row of the paper; empty where it does not tell them."""
+    if n != 100 or table not in PER_CLASS_OF:
         return {}
     return PER_CLASS.get((PER_CLASS_OF[table], domain), {})

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from usss_jax.data.domains import BUILTIN
 from usss_jax.tables import collect, paper
 from usss_jax.tables.collect import Found
-from usss_jax.tables.rows import Row, all_rows, rows_of_table
+from usss_jax.tables.rows import CONFIGS_ENCODER, ENCODERS, SAME_ENCODER, Row, all_rows, rows_of_table
 
 NOT_RUN = "not run"
 HEAD = "mIoU in %, best checkpoint (chosen on the select split) / last step"
@@ -37,21 +37,36 @@ def shown_rows(table: int, found: Found, with_paper: bool) -> list[Row]:
 def markdown(table: int, found: Found) -> str:
     """Section of one table and setting: scores, classes, notes."""
     setting, domains = found.setting, found.domains
-    numbers = paper.table_scores(table, setting.pair, setting.n, setting.scale)
+    numbers, other = beside(table, found)
     rows = shown_rows(table, found, numbers is not None)
     scale = f" ({setting.scale})" if setting.scale else ""
     parts = [f"## Table {table}: {setting.pair}, N = {setting.n}{scale}", f"{HEAD}. {convention(found)}"]
     if numbers is None:
         parts.append(
-            f"The paper's columns are left out: {setting.pair} with N = {setting.n}{scale} is no setting of its Table "
-            f"{table}, and these scores must not be put beside its numbers."
+            f"The paper's columns are left out: {other or f'{setting.pair} with N = {setting.n}{scale}'} is no setting "
+            f"of its Table {table}, and these scores must not be put beside its numbers."
         )
     parts.append(score_table(found, rows, numbers))
     for domain in domains:
-        of_paper = paper.class_scores(table, setting.pair, setting.n, setting.scale, domain)
+        of_paper = paper.class_scores(table, setting.n, domain) if numbers is not None else {}
         if text := class_table(found, rows, domain, of_paper):
-            parts += [f"IoU in % per class of {domain}, best checkpoint, mean over the seeds:", text]
+            parts += [f"IoU in % per class of {domain}, best checkpoint:", text]
     return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes(found))]) + "\n"
+
+
+def beside(table: int, found: Found) -> tuple[dict[str, dict[str, float | None]] | None, str]:
+    """Scores of the paper that the setting may be put beside; without any, what differs though the names agree."""
+    setting = found.setting
+    numbers = paper.table_scores(table, setting.pair, setting.n, setting.scale)
+    if numbers is None:
+        return None, ""
+    encoder = ENCODERS[table][setting.n] or CONFIGS_ENCODER[setting.pair]
+    for _, path, summary in found.all():
+        if summary["encoder"] not in (encoder, SAME_ENCODER[encoder]) or summary["width"] != 1:
+            return None, f"{path.name} of {path.parent.name}, {summary['encoder']} of width {summary['width']:g},"
+        if other := set(summary["domains"]) - set(paper.domains_of(table)):
+            return None, f"{path.name} of {path.parent.name}, with {', '.join(sorted(other))},"
+    return numbers, ""
 
 
 def convention(found: Found) -> str:
@@ -117,9 +132,9 @@ def class_table(found: Found, rows: Sequence[Row], domain: str, of_paper: Mappin
             lines.append([f"{row.title} (paper)", *(f"{value:.2f}" for value in of_paper[row.name])])
         if ours := collect.class_scores(found, row, domain, "best"):
             classes = list(ours)
-            cells = [f"{statistics.fmean(by_seed.values()):.2f}" if by_seed else "absent" for by_seed in ours.values()]
-            miou = statistics.fmean(collect.scores(found, row, domain, "best").values())
-            lines.append([row.title, *cells, f"{miou:.2f}"])
+            cells = [mean_and_spread(by_seed.values()).replace(NOT_RUN, "absent") for by_seed in ours.values()]
+            miou = mean_and_spread(collect.scores(found, row, domain, "best").values())
+            lines.append([row.title, *cells, miou])
     if not lines:
         return ""
     return grid([["", *(classes or BUILTIN[domain].class_names), "mIoU"], *lines])
@@ -137,7 +152,8 @@ def notes(found: Found) -> list[str]:
     universal = {s["split_hash"] for stage, _, s in found.all() if collect.kind(stage) == "universal"}
     commits = sorted({short_commit(summary.get("commit")) for summary in summaries})
     sizes = {d: about["image_size"] for s in summaries for d, about in s["domains"].items()}
-    weights = each("pretrained") or "none: random weights, which departs from the paper (ImageNet's)"
+    files = ", ".join(sorted({collect.weights(summary) for summary in summaries} - {""}))
+    weights = files or "none: random weights, which departs from the paper (ImageNet's)"
     jax = sorted({summary.get("versions", {}).get("jax", "unknown") for summary in summaries})
     out = [
         f"Split {', '.join(sorted(universal)) or each('split_hash')}, split_seed {each('split_seed')}; seeds (of the "
@@ -173,7 +189,7 @@ def csv_text(sections: Iterable[tuple[int, Found]]) -> str:
     for table, found in sections:
         setting = found.setting
         shared = {"table": table, "pair": setting.pair, "n": setting.n, "scale": setting.scale}
-        numbers = paper.table_scores(table, setting.pair, setting.n, setting.scale)
+        numbers, _ = beside(table, found)
         for row in shown_rows(table, found, numbers is not None):
             for line in [*paper_lines(table, found, row, numbers or {}), *our_lines(found, row)]:
                 writer.writerow({**shared, "row": row.name, **line})
@@ -182,13 +198,12 @@ def csv_text(sections: Iterable[tuple[int, Found]]) -> str:
 
 def paper_lines(table: int, found: Found, row: Row, numbers: Mapping[str, Mapping]) -> list[dict]:
     """Lines of the paper's numbers for a row."""
-    setting = found.setting
     lines = []
     for domain, value in numbers.get(row.name, {}).items():
         if value is not None:
             lines.append({"source": "paper", "domain": domain, "mean": value})
     for domain in found.domains:
-        of_paper = paper.class_scores(table, setting.pair, setting.n, setting.scale, domain)
+        of_paper = paper.class_scores(table, found.setting.n, domain) if numbers else {}
         named = zip(BUILTIN[domain].class_names, of_paper[row.name], strict=False) if row.name in of_paper else ()
         lines += [{"source": "paper", "domain": domain, "class": name, "mean": value} for name, value in named]
     return lines

@@ -8,7 +8,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
-from usss_jax.config import ANCHORED, default_config
+from usss_jax.config import ANCHORED, NOT_OF_SINGLES, default_config
 from usss_jax.errors import InputError
 
 # Config of every table of the paper, and the encoder per number of labeled images ("": the config's, ResNet-18).
@@ -23,6 +23,9 @@ ENCODERS = {
     8: {100: ""},
 }
 
+CONFIGS_ENCODER = {"cs_cvd": "resnet18", "cs_idd": "resnet18", "cs_sun": "resnet50"}  # that of the paper's configs
+SAME_ENCODER = {"resnet18": "drn_d_22", "resnet50": "drn_d_54", "resnet101": "drn_d_105"}  # two names of one network
+
 # Rows of every table in its order; those in brackets are ours and not in the paper. A name that ends in _* stands for
 # a row of each domain. `souly` and `scenenet` are the paper's citations, which we do not run.
 TABLE_ROWS = {
@@ -35,6 +38,7 @@ TABLE_ROWS = {
     8: "full k3 k5",
 }
 SINGLES = "single"  # workdir of the single-domain networks, which all rows of a seed share
+NOT_FOR_ONE_ROW = ("seed", "single_from", "data_root", "domains", "encoder", "labeled_per_domain", "labeled_list")
 WITHOUT_SINGLES = ("basic", "direct", "single", "hung")  # variants that need no single-domain networks
 
 
@@ -150,14 +154,34 @@ def read_extra(text: str, domains: Sequence[str]) -> Row:
         field, equals, value = (part.strip() for part in item.partition("="))
         if not equals or field not in default_config():
             raise InputError(f"extra={text}: {item!r} is not FIELD=VALUE with a field of usss_jax/config.py")
-        if field in ("seed", "single_from", "data_root") or field in overrides:
+        if field in NOT_FOR_ONE_ROW or field in overrides:
             raise InputError(f"extra={text}: {field} is set by the sweep, or given twice")
-        overrides[field] = value
+        overrides[field] = check_value(f"extra={text}", field, value)
     variant = overrides.pop("variants", "full")
     if variant not in ("basic", "cross", "full", "direct"):
         raise InputError(f"extra={text}: variants={variant} must be one of basic, cross, full, direct")
     title = f"{name}: {', '.join(f'{k}={v}' for k, v in overrides.items()) or variant}"
-    return Row(name, title, (variant,), overrides, dict.fromkeys(domains, name))
+    row = Row(name, title, (variant,), overrides, dict.fromkeys(domains, name))
+    if row.needs_singles and (of_singles := [field for field in overrides if field not in NOT_OF_SINGLES]):
+        raise InputError(
+            f"extra={text}: {of_singles[0]} changes the single-domain networks, which all rows share; give it to a "
+            f"sweep of its own as --config.{of_singles[0]}, with --runs and --results of its own"
+        )
+    return row
+
+
+def check_value(where: str, field: str, text: str) -> str:
+    """Return the text of a field's value; InputError if it is none of the field's kind."""
+    default = default_config()[field]
+    try:
+        if isinstance(default, bool):
+            if text.lower() not in ("true", "false"):
+                raise ValueError("give True or False")
+        elif isinstance(default, int | float):
+            type(default)(text)
+    except ValueError as e:
+        raise InputError(f"{where}: {field}={text}: {e}") from e
+    return text
 
 
 def asked_rows(
@@ -175,6 +199,8 @@ def asked_rows(
     rows += [read_extra(text, domains) for text in extra]
     if len({row.name for row in rows}) < len(rows):
         raise InputError(f"rows: {', '.join(row.name for row in rows)}: one of them is given twice")
+    if chosen and (cited := [row.name for row in rows if not row.variants]):
+        raise InputError(f"rows: {cited[0]} is another work, whose score the paper cites; there is nothing to run")
     return [row for row in rows if row.variants]
 
 

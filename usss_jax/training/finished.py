@@ -1,7 +1,6 @@
 """Finished stages of one or several runs, opened to look at their networks."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from usss_jax.errors import InputError
 from usss_jax.models.universal import UniversalModel
 from usss_jax.training.networks import WITHOUT_EMBEDDINGS, best_variables, create_model_of
 from usss_jax.training.results import TITLES
+from usss_jax.training.workdir import read_object
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ def open_stage(folder: pathlib.Path) -> FinishedStage:
 
 def _read(folder: pathlib.Path, file: str, otherwise: str) -> dict[str, Any]:
     try:
-        return json.loads((folder / file).read_text())
+        return read_object(folder / file)
     except FileNotFoundError as e:
         raise InputError(f"{folder} {otherwise} ({file} is missing)") from e
     except (OSError, ValueError) as e:

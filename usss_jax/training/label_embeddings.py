@@ -159,10 +159,7 @@ def sample_pixels(batches: Callable, counts, seed: int, upsample: str, limit: in
 
     Which pixels depends on the labels and the seed alone. `counts` has the labeled pixels of every class.
     """
-    ranks = [
-        np.sort(np.random.RandomState([seed, i, 1]).choice(n, min(n, limit), replace=False)) if n else np.zeros(0, int)
-        for i, n in enumerate(counts)
-    ]
+    ranks = [draw_ranks(int(n), limit, np.random.RandomState([seed, i, 1])) for i, n in enumerate(counts)]
     gather = jax.jit(pixel_features)
     found: list[list[np.ndarray]] = [[] for _ in ranks]
     seen = np.zeros(len(ranks), np.int64)  # pixels of every class in earlier batches
@@ -180,6 +177,16 @@ def sample_pixels(batches: Callable, counts, seed: int, upsample: str, limit: in
         for i, part in enumerate(np.split(values, np.cumsum([len(c) for c in chosen])[:-1])):
             found[i].append(part)
     return [np.concatenate(parts) for parts in found]
+
+
+def draw_ranks(n: int, limit: int, state: np.random.RandomState) -> np.ndarray:
+    """Sorted draw without replacement of up to `limit` numbers below n; its memory does not grow with n."""
+    if n <= 2 * limit:
+        return np.sort(state.choice(n, min(n, limit), replace=False))
+    drawn: set[int] = set()  # `choice` would permute all n, which are hundreds of millions of pixels
+    while len(drawn) < limit:
+        drawn.add(int(state.randint(n, dtype=np.int64)))
+    return np.array(sorted(drawn))
 
 
 def describe(prototypes: Prototypes, class_names: Sequence[str], checkpoint: str) -> dict[str, Any]:

@@ -25,6 +25,11 @@ def check_field(source: str, embeddings_per_class: int = 1):
             f"embeddings_per_class={embeddings_per_class}: {WORDS}FILE gives one vector per class; "
             f"set it to 1, or label_embeddings to {PROTOTYPES} or {RANDOM}"
         )
+    if source.endswith(".npz") and embeddings_per_class > 1:
+        raise InputError(
+            f"embeddings_per_class={embeddings_per_class}: {source} has what it has per class; "
+            "set it to 1, which takes all rows of the file"
+        )
     if source in (PROTOTYPES, RANDOM):
         return
     if not source.startswith(WORDS) and not source.endswith(".npz"):
@@ -34,7 +39,12 @@ def check_field(source: str, embeddings_per_class: int = 1):
 
 
 def make(
-    source: str, classes: Mapping[str, Sequence[str]], dim: int, seed: int, embeddings_per_class: int = 1
+    source: str,
+    classes: Mapping[str, Sequence[str]],
+    dim: int,
+    seed: int,
+    embeddings_per_class: int = 1,
+    theta: float = 1.0,
 ) -> tuple[dict[str, LabelEmbeddings], dict[str, Any]]:
     """Make the label embeddings of every domain by the config's `label_embeddings`, other than "prototypes".
 
@@ -43,13 +53,15 @@ def make(
       classes: class names by domain.
       dim: d.
       seed: of random ones.
-      embeddings_per_class: K of random ones; words have one, and a file has what it has.
+      embeddings_per_class: K of random ones; 1 for words, which have one, and a file, which has what it has.
+      theta: of Eq. 7; below 1 a file may have one row per class only.
 
     Returns:
       Embeddings by domain, and what the file that keeps them says: "method", "dim", "domains".
 
     Raises:
-      InputError: if the file cannot be read or does not fit the domains, or for several embeddings per class of words.
+      InputError: if the file cannot be read or does not fit the domains, or for several embeddings per class where
+        there cannot be any.
     """
     check_field(source, embeddings_per_class)
     absent: dict[str, list[str]] = {domain: [] for domain in classes}
@@ -63,6 +75,12 @@ def make(
     else:
         made, method = from_file(pathlib.Path(source).expanduser(), classes, dim)
         absent = {d: [n for i, n in enumerate(names) if i not in made[d].class_ids] for d, names in classes.items()}
+        several_rows = [d for d, e in made.items() if len(set(e.class_ids)) < len(e.class_ids)]
+        if several_rows and theta < 1:
+            raise InputError(
+                f"label_embeddings={source}: {several_rows[0]} has several rows per class, but theta={theta:g}: Eq. 7 "
+                "moves class means; set theta to 1, or give a file with one row per class"
+            )
     about = {
         domain: {"classes": [names[i] for i in made[domain].class_ids], "absent": absent[domain]}
         for domain, names in classes.items()
@@ -106,27 +124,39 @@ def from_file(
     rows, meta = label_embeddings.load(path, "give a file as runs leave it in prototypes/")
     made = {}
     for domain, names in classes.items():
-        if domain not in rows:
-            raise InputError(f"{path}: has no domain {domain!r}, only {', '.join(rows)}; give another file")
-        try:
-            theirs, absent = list(meta["domains"][domain]["classes"]), set(meta["domains"][domain]["absent"])
-        except (KeyError, TypeError) as e:
-            raise InputError(f"{path}: does not say the classes of {domain} ({e!r}); give another file") from e
-        expected = [name for name in names if name not in absent]
-        present = list(dict.fromkeys(theirs))  # a class may have several rows
-        if present != expected:
-            same = [a == b for a, b in zip(present, expected, strict=False)]
-            i = same.index(False) if False in same else len(same)
-            was, wanted = (repr(c[i]) if i < len(c) else "nothing" for c in (present, expected))
-            raise InputError(f"{path}: {domain}: class {i + 1} is {was}, where the domain has {wanted}")
-        shape = (len(theirs), dim)
+        ids = row_classes(path, meta, domain, names, "give another file")
+        shape = (len(ids), dim)
         if rows[domain].shape != shape:
             raise InputError(f"{path}: {domain}: embeddings are {rows[domain].shape}, not {shape}; see embed_dim")
         if not (np.abs(np.linalg.norm(rows[domain], axis=1) - 1) < 1e-3).all():  # nan too
             raise InputError(f"{path}: {domain}: embeddings are not of unit length; divide each by its length")
-        ids = np.array([names.index(name) for name in theirs])
         made[domain] = LabelEmbeddings(rows[domain].astype(np.float32), ids)
     return made, f"of the file {path}: {meta.get('method', 'it does not say how they were made')}"
+
+
+def row_classes(
+    path: pathlib.Path, meta: Mapping[str, Any], domain: str, names: Sequence[str], remedy: str
+) -> np.ndarray:
+    """Train ids of a domain's rows in a file of label embeddings that says `meta`, by the domain's class names.
+
+    Raises:
+      InputError: if the file lacks the domain, or a class of it that it does not call absent, or has others; `remedy`
+        says what to do then.
+    """
+    if domain not in meta["domains"]:
+        raise InputError(f"{path}: has no domain {domain!r}, only {', '.join(meta['domains'])}; {remedy}")
+    try:
+        theirs, absent = list(meta["domains"][domain]["classes"]), set(meta["domains"][domain]["absent"])
+    except (KeyError, TypeError) as e:
+        raise InputError(f"{path}: does not say the classes of {domain} ({e!r}); {remedy}") from e
+    expected = [name for name in names if name not in absent]
+    present = list(dict.fromkeys(theirs))  # a class may have several rows
+    if present != expected:
+        same = [a == b for a, b in zip(present, expected, strict=False)]
+        i = same.index(False) if False in same else len(same)
+        was, wanted = (repr(c[i]) if i < len(c) else "nothing" for c in (present, expected))
+        raise InputError(f"{path}: {domain}: class {i + 1} is {was}, where the domain has {wanted}; {remedy}")
+    return np.array([names.index(name) for name in theirs])
 
 
 def _all_classes(rows: np.ndarray, per_class: int = 1) -> LabelEmbeddings:

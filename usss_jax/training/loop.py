@@ -226,7 +226,7 @@ def device_augment(config: ConfigDict) -> DeviceAugment:
 
 SUMMARIZED = (
     *("encoder", "width", "pretrained", "normalize", "upsample", "precision"),
-    *("label_embeddings", "embedding_lr_scale", "embedding_bias"),
+    *("label_embeddings", "embeddings_per_class", "embed_dim", "embedding_lr_scale", "embedding_bias"),
 )
 
 

@@ -25,7 +25,8 @@ def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> s
     for source in domains:
         frozen = {d: summaries[f"frozen_{source}_{d}"] for d in domains if f"frozen_{source}_{d}" in summaries}
         if frozen:
-            own = {source: summaries[f"single_{source}"]["domains"][source]}
+            single = summaries.get(f"single_{source}")  # None: it lies in another workdir (single_from)
+            own = {source: single["domains"][source]} if single else {}
             rows[f"{source}'s encoder, frozen"] = own | {d: s["domains"][d] for d, s in frozen.items()}
         for target in domains:
             if summary := summaries.get(f"finetune_{source}_{target}"):

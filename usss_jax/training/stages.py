@@ -42,8 +42,15 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
     config = config_lib.checked(config)
     if jax.process_count() > 1:
         raise InputError("several hosts are not supported yet: start one process, with all its devices")
+    transfers = [v for v in config.variants if v in ("frozen", "finetune")]
+    if transfers and len(config.domains) == 1:
+        raise InputError(
+            f"variants: {transfers[0]} trains on every other domain, and {config.domains[0]} is the only one; leave "
+            "it out, or add a domain"
+        )
     mesh = sharding.widest_mesh(devices or jax.devices(), config.batch_size, config.unlabeled_batch_size)
-    channels = create_model_of(config, {"any": 1}, 0).encoder.out_channels  # a wrong name is seen before data is read
+    model = create_model_of(config, {"any": 1}, 0)  # a wrong name is seen before data is read
+    channels = model.encoder.out_channels
     label_sources.check_field(config.label_embeddings, config.embeddings_per_class)
     of_networks = config.label_embeddings == label_sources.PROTOTYPES
     if of_networks and set(config.variants) & {"cross", "full"} and not 1 <= config.embed_dim <= channels:
@@ -51,13 +58,13 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
     device_augment(config)  # a wrong value is seen before data is read
     pools = open_all(config)
     unlabeled_passes(config, pools, list(pools))  # likewise
-    weights = encoder_weights.load(config.pretrained, mesh) if config.pretrained else None
+    # Before the workdir is claimed: other weights, or another file, may be needed.
+    weights = encoder_weights.load(config.pretrained, model, mesh) if config.pretrained else None
     given = None
     if not of_networks and set(config.variants) & {"cross", "full"} and not embeddings_file(workdir).exists():
-        # Before the workdir is claimed: another file may be needed.
         classes = {name: pool.domain.class_names for name, pool in pools.items()}
         given = label_sources.make(
-            config.label_embeddings, classes, config.embed_dim, config.seed, config.embeddings_per_class
+            config.label_embeddings, classes, config.embed_dim, config.seed, config.embeddings_per_class, config.theta
         )
     singles = singles_folder(config, workdir, list(pools))
     claim_workdir(config, workdir)
@@ -107,15 +114,22 @@ def train_all(
 
 def run_stage(config: ConfigDict, stage: Stage, workdir: pathlib.Path, mesh: Mesh, weights) -> dict[str, Any]:
     """Train a stage unless it is finished."""
-    finished = workdir / stage.name / "summary.json"
-    if finished.exists():
-        summary = json.loads(finished.read_text())
-        classes = {name: list(d["iou"]) for name, d in summary["domains"].items()}
-        check_same_data(stage, {**summary, "classes": classes})
+    if summary := finished_summary(stage, workdir):
         print(f"[{stage.name}] finished earlier", flush=True)
         return summary
     model = stage_model(config, stage.pools, config.embed_dim if stage.label_embeddings else 0)
     return train_and_evaluate(config, stage, model, workdir, mesh, weights)
+
+
+def finished_summary(stage: Stage, workdir: pathlib.Path) -> dict[str, Any] | None:
+    """Summary of a stage, None if it is not finished; InputError if it was trained on other data than there is now."""
+    path = workdir / stage.name / "summary.json"
+    if not path.exists():
+        return None
+    summary = json.loads(path.read_text())
+    classes = {name: list(d["iou"]) for name, d in summary["domains"].items()}
+    check_same_data(stage, {**summary, "classes": classes})
+    return summary
 
 
 def embeddings_file(workdir: pathlib.Path) -> pathlib.Path:
@@ -135,6 +149,9 @@ def make_label_embeddings(
 
     `given` has those of label_sources.make; None: from the best checkpoint of every domain's single-domain network,
     which are in the workdir `singles`.
+
+    Raises:
+      InputError: if those kept in the workdir are of other classes than the domains have now.
     """
     path = embeddings_file(workdir)
     folder = path.parent
@@ -147,11 +164,14 @@ def make_label_embeddings(
     if not (folder / "report.json").exists():
         label_embeddings.write_report(path)
     embeddings, meta = label_embeddings.load(path)
+    remedy = "restore the domain's classes, or give another --workdir"
+    classes = {
+        name: tuple(map(int, label_sources.row_classes(path, meta, name, pool.domain.class_names, remedy)))
+        for name, pool in pools.items()
+    }
     for name, about in meta["domains"].items():
         absent = f"; left out, without a labeled pixel: {', '.join(about['absent'])}" if about["absent"] else ""
         print(f"[prototypes] {name}: {len(about['classes'])} label embeddings{absent}", flush=True)
-    names = {domain: pools[domain].domain.class_names for domain in embeddings}
-    classes = {d: tuple(names[d].index(c) for c in about["classes"]) for d, about in meta["domains"].items()}
     return embeddings, classes
 
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 try:
     import fcntl
@@ -12,22 +13,17 @@ except ImportError:  # Windows
 
 from ml_collections import ConfigDict
 
-from usss_jax.config import default_config
+from usss_jax.config import FREE_FIELDS, NOT_OF_SINGLES, default_config
 from usss_jax.errors import InputError
 from usss_jax.training import logs
 
-# Fields that may change between two runs of the same workdir: they alter no number.
-FREE_FIELDS = ("variants", "single_from", "data_root", "checkpoint_every", "log_every", "cache_gb", "loader_threads")
 
-# Fields that single-domain networks do not depend on: they may differ between a run and that of its `single_from`.
-NOT_OF_SINGLES = (
-    *FREE_FIELDS,
-    *("label_embeddings", "embeddings_per_class", "embed_dim", "theta", "alpha", "beta", "similarity_scale"),
-    *("embedding_supervision", "diversity", "normalize_embedding", "embedding_lr_scale", "embedding_bias"),
-    *("entropy_warmup", "steps", "unlabeled_batch_size", "unlabeled_batches", "unlabeled_splits", "unlabeled_list"),
-    *("unlabeled_includes_labeled", "hung_adversarial", "hung_adversarial_unlabeled", "hung_semi", "hung_threshold"),
-    *("hung_semi_start", "hung_lr"),
-)
+def read_object(path: pathlib.Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object; OSError or ValueError if it cannot be read or holds something else."""
+    content = json.loads(path.read_text())
+    if not isinstance(content, dict):
+        raise ValueError("it holds no JSON object")
+    return content
 
 
 def claim_workdir(config: ConfigDict, workdir: pathlib.Path):
@@ -35,9 +31,9 @@ def claim_workdir(config: ConfigDict, workdir: pathlib.Path):
     path = workdir / "config.json"
     mine = json.loads(json.dumps(config.to_dict()))
     try:
-        theirs = json.loads(path.read_text()) if path.exists() else None
+        theirs = read_object(path) if path.exists() else None
         logs.write_json(path, theirs or mine)
-    except (OSError, json.JSONDecodeError) as e:
+    except (OSError, ValueError) as e:
         raise InputError(f"workdir {workdir}: {path} cannot be used ({e}); give another --workdir") from e
     if theirs:
         theirs = {**default_config().to_dict(), **theirs}  # a field that came later had its default then
@@ -77,8 +73,8 @@ def singles_folder(config: ConfigDict, workdir: pathlib.Path, domains: Sequence[
         return workdir
     folder = pathlib.Path(config.single_from).expanduser()
     try:
-        theirs = json.loads((folder / "config.json").read_text())
-    except (OSError, json.JSONDecodeError) as e:
+        theirs = read_object(folder / "config.json")
+    except (OSError, ValueError) as e:
         raise InputError(f"single_from={folder}: no workdir of a run ({e})") from e
     mine = json.loads(json.dumps(config.to_dict()))
     theirs = {**default_config().to_dict(), **theirs}
