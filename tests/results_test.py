@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from benchmarks import collapse, data
+from benchmarks import collapse, data, entropy_watch
 from usss_jax.tables import collect, render
 from usss_jax.tables.layout import read_setting
 from usss_jax.training.results import results_table
@@ -62,13 +62,41 @@ def test_scores_of_what_else_was_tried_are_quoted(folder):
     assert scores(3, found) in (REPO / "docs/claims.md").read_text()
 
 
+def test_frozen_rows_need_no_single_domain_network_in_the_same_workdir():
+    """It lies in that of `single_from`, and this command did not ask for it: its own column is empty."""
+
+    def summary(domain, value):
+        return {"domains": {domain: {"miou_best": value, "miou_last": value, "split": "val"}}}
+
+    summaries = {"frozen_a_b": summary("b", 0.25), "frozen_b_a": summary("a", 0.5)}
+    table = results_table(summaries, ["a", "b"])
+    assert "| a's encoder, frozen | - / - | 25.00 / 25.00 | - / - |" in table
+    assert "| b's encoder, frozen | 50.00 / 50.00 | - / - | - / - |" in table
+    both = results_table(summaries | {"single_a": summary("a", 0.75)}, ["a", "b"])
+    assert "| a's encoder, frozen | 75.00 / 75.00 | 25.00 / 25.00 | 50.00 / 50.00 |" in both
+
+
 def scores(table: int, found: collect.Found) -> str:
     return render.score_table(found, render.shown_rows(table, found, with_paper=False), None)
+
+
+def test_cosines_of_figure_4_are_those_of_its_files():
+    text = (REPO / "docs/claims.md").read_text()
+    for path in sorted((REPO / "docs/figure4").glob("seed*/class_plot.json")):
+        for stage in json.loads(path.read_text())["stages"]:
+            numbers = " | ".join(f"{stage['centred'][key]:.3f}" for key in ("matching", "other", "difference"))
+            assert f"| {stage['seed']} | {stage['title']} | {numbers} |" in text
+    assert "figure4/seed0/class_plot.png" in text
 
 
 def test_collapse_table_is_that_of_the_benchmark():
     result = json.loads((REPO / "benchmarks/results/collapse_cvd_iddlite_cpu.json").read_text())
     assert collapse.markdown(result) in (REPO / "docs/collapse.md").read_text()
+
+
+def test_watch_over_whole_trainings_is_that_of_the_benchmark():
+    result = json.loads((REPO / "benchmarks/results/entropy_watch_cvd_iddlite_cpu.json").read_text())
+    assert entropy_watch.markdown(result) in (REPO / "docs/collapse.md").read_text()
 
 
 def test_memory_of_the_two_orders_is_that_of_the_benchmark():
@@ -87,4 +115,4 @@ def test_speed_of_the_loader_is_that_of_the_benchmark():
     assert f"{preparation['seconds']:.1f} s and {preparation['peak_memory_bytes'] / 1e6:.0f} MB" in text
     for stage in ("single_cityscapes256", "single_camvid", "basic", "full"):
         summary = json.loads((RESULTS / "cs256_cvd_n100_cpu" / stage / "seed0.json").read_text())
-        assert f"{stage} {100 * summary['data_wait_share']:.1f} %" in text
+        assert f"{stage} {100 * summary['data_wait_share']:.1f} %" in " ".join(text.split())

@@ -10,7 +10,7 @@ from usss_jax.config import default_config
 from usss_jax.errors import InputError
 from usss_jax.tables.layout import Setting, read_json, read_setting
 from usss_jax.tables.paper import TABLES
-from usss_jax.tables.rows import SAME_ENCODER, Row, universal_rows
+from usss_jax.tables.rows import SAME_ENCODER, Row, field_text, universal_rows
 
 ONE_DOMAIN = ("single", "frozen", "finetune", "hung")  # stages trained on one domain: <this>_..._<domain>
 NEEDED = ("stage", "domains", "seed", "steps", "split_hash", "encoder", "width")
@@ -126,7 +126,7 @@ def changed_fields(summary: Mapping) -> dict[str, str]:
     values = {**summary, **objective, "entropy_warmup": objective.get("warmup", 0)}
     defaults = default_config()
     fields = FIELDS_OF.get(summary["stage"], ())
-    changed = {f: str(type(defaults[f])(values[f])) for f in fields if f in values and values[f] != defaults[f]}
+    changed = {f: field_text(type(defaults[f])(values[f])) for f in fields if f in values and values[f] != defaults[f]}
     asked = summary.get("row", {}).get("overrides", {})
     return changed | {f: asked[f] for f in fields if f in asked and f not in values}  # of before it was written
 

@@ -71,6 +71,11 @@ class Row:
         return of_networks and not set(self.variants) <= set(WITHOUT_SINGLES)
 
 
+def field_text(value) -> str:
+    """Value of a config's field as a command line has it: 1.0 -> "1"."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def universal_rows(domains: Sequence[str], words: str = "") -> dict[str, Row]:
     """Rows with one network for all domains, by name; `words` is the file of word vectors for the row of that name."""
     table: tuple[tuple[str, str, str, dict[str, str]], ...] = (
@@ -83,7 +88,7 @@ def universal_rows(domains: Sequence[str], words: str = "") -> dict[str, Row]:
         ("words", "Univ-full, word vectors", "full", {"label_embeddings": f"words:{words or 'FILE'}"}),
         ("random", "Univ-full, random label embeddings", "full", {"label_embeddings": "random"}),
         ("direct", "Direct entropy", "direct", {}),
-        ("anchored", "Univ-full, anchored", "full", {field: str(value) for field, value in ANCHORED.items()}),
+        ("anchored", "Univ-full, anchored", "full", {field: field_text(value) for field, value in ANCHORED.items()}),
     )
     rows = {name: Row(name, t, (v,), o, dict.fromkeys(domains, name)) for name, t, v, o in table}
     if not words:
