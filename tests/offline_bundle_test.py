@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 
@@ -445,6 +446,16 @@ def test_resuming_with_a_damaged_file_is_one_line(work, tmp_path, name, damage):
     with pytest.raises(InputError, match=rf"^--resume: .*{name} .*; copy it again$"):
         keep.restore([tmp_path / "out"], tmp_path / "new")
     assert not (tmp_path / "new/runs").exists()
+
+
+def test_resuming_writes_nothing_outside_the_work_folder(work, tmp_path):
+    keep.fill(work, tmp_path / "out", "summaries", keep.Limits(10**6, 10**7))
+    (tmp_path / "evil").write_text("evil")
+    with tarfile.open(tmp_path / "out/summaries.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "evil", "../../escaped")
+    with pytest.raises(InputError, match=r"'../../escaped' is no plain file of ours"):
+        keep.restore([tmp_path / "out"], tmp_path / "new")
+    assert not (tmp_path / "escaped").exists()
 
 
 def test_resume_does_not_touch_a_work_folder_that_has_runs(work, tmp_path, capsys):

@@ -174,10 +174,15 @@ def restore(folders: Sequence[pathlib.Path], work: pathlib.Path):
 
 
 def unpack_summaries(path: pathlib.Path, folder: pathlib.Path):
-    """Unpack summaries.tar.gz; InputError if it is damaged."""
+    """Unpack summaries.tar.gz; InputError if it is damaged, or holds what is no plain file below the folder."""
     try:
         content = gzip.decompress(path.read_bytes())  # all of it first: that compares its checksum
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
-            tar.extractall(folder, filter="data")
+            for entry in tar:  # no extractall: its `filter` is missing in Python 3.11.0 to 3.11.3
+                if not entry.isreg() or entry.name.startswith("/") or ".." in entry.name.split("/"):
+                    raise InputError(f"--resume: {path}: {entry.name!r} is no plain file of ours; copy it again")
+                target = folder / entry.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(tar.extractfile(entry).read())  # type: ignore[union-attr]
     except (OSError, EOFError, zlib.error, tarfile.TarError) as e:
         raise InputError(f"--resume: {path} cannot be unpacked ({e}); copy it again") from e
