@@ -13,8 +13,8 @@ from usss_jax.objectives.entropy import entropy_terms, similarities
 LOG3 = math.log(3)
 
 
-def same_size(scores):
-    return scores
+def same_size(function, scores):
+    return function(scores).mean()
 
 
 def upsampling(size):
@@ -23,8 +23,8 @@ def upsampling(size):
     return tuple((m := r.random(s)) / m.sum(1, keepdims=True) for s in ((size[0], 3), (size[1], 4)))
 
 
-def enlarge(x, rows, columns):
-    return jnp.einsum("Hh,Ww,bhwc->bHWc", rows, columns, x)
+def enlarged(function, x, rows, columns):
+    return function(jnp.einsum("Hh,Ww,bhwc->bHWc", rows, columns, x)).mean()
 
 
 def mean_entropy(logits):
@@ -68,7 +68,7 @@ def test_the_cross_term_is_the_sum_over_the_other_domains(own):
     full = np.einsum("Hh,Ww,bhwc->bHWc", rows, columns, embedding)
     want = {d: mean_entropy(full @ e.T) for d, e in embeddings.items()}
     with jax.enable_x64(True):
-        resize = partial(enlarge, rows=rows, columns=columns)
+        resize = partial(enlarged, rows=rows, columns=columns)
         within, cross, watch = entropy_terms(jnp.asarray(embedding), own, embeddings, resize)
     np.testing.assert_allclose(within, want[own], rtol=1e-12)
     np.testing.assert_allclose(cross, sum(v for d, v in want.items() if d != own), rtol=1e-12)

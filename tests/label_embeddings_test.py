@@ -10,7 +10,7 @@ from usss_jax.errors import InputError
 from usss_jax.models.drn import DRN
 from usss_jax.models.universal import UniversalModel
 from usss_jax.objectives.entropy import entropy_terms, similarities
-from usss_jax.objectives.losses import grouped_cross_entropy
+from usss_jax.objectives.losses import count_labeled, grouped_pixel_cross_entropy
 from usss_jax.training import label_embeddings, sharding
 
 CLASSES, SIZE, DIM = 4, (21, 30), 3  # class 3 never occurs; sizes are no multiples of 8
@@ -207,8 +207,9 @@ def test_gradient_with_several_embeddings_per_class_equals_the_formula_written_o
         return entropy - np.log(chosen).mean()
 
     def ours(e):
-        within, _, _ = entropy_terms(e, "d", {"d": rows}, lambda x: x)
-        return within + grouped_cross_entropy(similarities(e, rows), labels, classes)
+        within, _, _ = entropy_terms(e, "d", {"d": rows}, lambda function, x: function(x).mean())
+        supervised = grouped_pixel_cross_entropy(similarities(e, rows), labels, classes).sum()
+        return within + supervised / count_labeled(labels, classes)
 
     with jax.enable_x64(True):
         value, gradient = jax.value_and_grad(ours)(embedding)

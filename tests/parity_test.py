@@ -9,6 +9,7 @@ import math
 import os
 import pathlib
 import zlib
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from usss_jax.models import pretrained, universal
+from usss_jax.models.strips import mean_over_pixels
 from usss_jax.models.upsample import upsample
 from usss_jax.objectives.entropy import entropy_terms
 from usss_jax.objectives.losses import cross_entropy
@@ -78,6 +80,8 @@ def ours(meta):
     def up(low):
         return upsample(low, image_size, "drn")
 
+    mean = partial(mean_over_pixels, size=image_size, mode="drn")
+
     @jax.jit
     def evaluate(variables):
         features = model.apply(variables, x, method="encode")
@@ -98,7 +102,7 @@ def ours(meta):
 
     def entropy(params, domain, kind):
         embedding = model.apply({"params": params}, features_of(params, u), method="embed")
-        within, cross, _ = entropy_terms(embedding, domain, embeddings, up)
+        within, cross, _ = entropy_terms(embedding, domain, embeddings, mean)
         return within if kind == "within" else cross
 
     out = dict(evaluate(variables))

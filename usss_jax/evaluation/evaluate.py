@@ -10,8 +10,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from usss_jax.evaluation.metrics import confusion_matrix
+from usss_jax.models.strips import map_pixels
 from usss_jax.models.universal import UniversalModel
-from usss_jax.models.upsample import upsample
 from usss_jax.objectives.losses import IGNORE
 from usss_jax.training.sharding import batch_sharding, put, replicated
 
@@ -22,7 +22,9 @@ def predict(variables, images, *, domain: str, model: UniversalModel):
     """Class of every pixel: images uint8 [B, H, W, 3] -> train ids int32 [B, H, W] of `domain` (G_k(F(x)), arg max)."""
     features = model.apply(variables, images, method="encode")
     logits = model.apply(variables, features, domain, method="decode")
-    return jnp.argmax(upsample(logits, images.shape[1:3], model.upsample), axis=-1).astype(jnp.int32)
+    return map_pixels(partial(jnp.argmax, axis=-1), logits, size=images.shape[1:3], mode=model.upsample).astype(
+        jnp.int32
+    )
 
 
 def padded_batches(source, batch_size: int) -> Iterator[dict]:

@@ -27,7 +27,7 @@ def entropy_terms(
     embedding,
     own: str,
     label_embeddings: Mapping[str, jax.Array],
-    upsample: Callable,
+    mean_over_pixels: Callable,
     scale: float = 1.0,
     diversity: float = 0.0,
 ):
@@ -37,7 +37,8 @@ def entropy_terms(
       embedding: E's output for images of domain `own` at the encoder's stride, [B, h, w, d].
       own: name of the images' domain.
       label_embeddings: per domain [n, d], rows of unit length.
-      upsample: the fixed upsampling [B, h, w, n] -> [B, H, W, n]; it follows the scores, which is exact.
+      mean_over_pixels: (function, scores [B, h, w, n]) -> mean of the function of the upsampled scores over all pixels
+        (models/strips.py); the upsampling follows the scores, which is exact.
       scale: see `similarities`.
       diversity: see `score_entropies`.
 
@@ -48,15 +49,15 @@ def entropy_terms(
       cells whose most similar embedding is the most used one; left out if there is one embedding alone).
     """
     scores = {domain: similarities(embedding, rows, scale) for domain, rows in label_embeddings.items()}
-    return score_entropies(scores, own, upsample, diversity)
+    return score_entropies(scores, own, mean_over_pixels, diversity)
 
 
-def score_entropies(scores: Mapping[str, jax.Array], own: str, upsample: Callable, diversity: float = 0.0):
+def score_entropies(scores: Mapping[str, jax.Array], own: str, mean_over_pixels: Callable, diversity: float = 0.0):
     """The same for any scores [B, h, w, n] per domain, such as the decoders' own: direct entropy (appendix C).
 
     Args:
       scores: per domain, of images of domain `own`.
-      own, upsample: see `entropy_terms`.
+      own, mean_over_pixels: see `entropy_terms`.
       diversity: weight of the entropy of the mean prediction, which is subtracted from every term: information
         maximisation, against the collapse onto one label embedding. 0 in the paper.
 
@@ -65,7 +66,7 @@ def score_entropies(scores: Mapping[str, jax.Array], own: str, upsample: Callabl
     """
     within, cross, watch = 0.0, 0.0, {}
     for domain, values in scores.items():
-        entropy = pixel_entropy(upsample(values)).mean()
+        entropy = mean_over_pixels(pixel_entropy, values)
         term = entropy - diversity * entropy_of_mean(values) if diversity else entropy
         if domain == own:
             within = term

@@ -12,10 +12,11 @@ from jax.sharding import Mesh
 
 from usss_jax.data import augment_device
 from usss_jax.data.augment_device import DeviceAugment
+from usss_jax.models.strips import mean_over_pixels, sum_over_pixels
 from usss_jax.models.universal import UniversalModel, encode_groups, in_order
-from usss_jax.models.upsample import upsample, upsample_matrix
+from usss_jax.models.upsample import upsample_matrix
 from usss_jax.objectives.entropy import entropy_terms, normalized, score_entropies, similarities
-from usss_jax.objectives.losses import cross_entropy, grouped_cross_entropy
+from usss_jax.objectives.losses import count_labeled, grouped_pixel_cross_entropy, pixel_cross_entropy
 from usss_jax.objectives.prototypes import class_sums, moving_average
 from usss_jax.training.sharding import replicated, step_batch_shardings
 from usss_jax.training.state import TrainState
@@ -85,23 +86,26 @@ def supervised_loss(
         features, stats = encode_groups(model, variables, images)
     loss, scalars, sums = 0.0, {}, {}
     for domain, batch in labeled.items():
-        size = batch["label"].shape[1:]
+        label = batch["label"]
+        size = label.shape[1:]
+        sum_ = partial(sum_over_pixels, size=size, mode=model.upsample)
         logits = model.apply({"params": params}, features[domain], domain, method="decode")
-        scalars[f"supervised/{domain}"] = cross_entropy(upsample(logits, size, model.upsample), batch["label"])
+        scalars[f"supervised/{domain}"] = sum_(pixel_cross_entropy, logits, label) / count_labeled(label)
         loss = loss + scalars[f"supervised/{domain}"]
         if not objective.embeds_labeled:
             continue
         embedding = embed(model, params, features[domain], objective)
         if objective.embedding_supervision:
             scores = similarities(embedding, label_embeddings[domain], objective.similarity_scale)
-            scores = upsample(scores, size, model.upsample)
-            term = grouped_cross_entropy(scores, batch["label"], label_classes[domain])
+            classes = tuple(label_classes[domain])
+            pixel_loss = partial(grouped_pixel_cross_entropy, classes=classes)
+            term = sum_(pixel_loss, scores, label) / count_labeled(label, classes)
             scalars[f"embedding_supervision/{domain}"] = term
             loss = loss + objective.embedding_supervision * term
         if objective.theta < 1:
             rows, columns = (upsample_matrix(side, model.upsample) for side in size)
             constants = jax.lax.stop_gradient(embedding)
-            sums[domain] = class_sums(constants, batch["label"], rows, columns, model.num_classes[domain])
+            sums[domain] = class_sums(constants, label, rows, columns, model.num_classes[domain])
     return loss, (stats, scalars, sums)
 
 
@@ -126,16 +130,16 @@ def unsupervised_loss(params, batch_stats, images, label_embeddings, *, model: U
     features, stats = encode_groups(model, {"params": params, "batch_stats": batch_stats}, images)
     loss, scalars = 0.0, {}
     for domain, x in images.items():
-        resize = partial(upsample, size=x.shape[1:3], mode=model.upsample)
+        mean = partial(mean_over_pixels, size=x.shape[1:3], mode=model.upsample)
         if objective.direct:
             heads: dict[str, Any] = {
                 k: model.apply({"params": params}, features[domain], k, method="decode") for k in model.num_classes
             }
-            within, cross, watch = score_entropies(heads, domain, resize, objective.diversity)
+            within, cross, watch = score_entropies(heads, domain, mean, objective.diversity)
         else:
             embedding = embed(model, params, features[domain], objective)
             within, cross, watch = entropy_terms(
-                embedding, domain, label_embeddings, resize, objective.similarity_scale, objective.diversity
+                embedding, domain, label_embeddings, mean, objective.similarity_scale, objective.diversity
             )
         loss = loss + objective.alpha * cross + objective.beta * within
         scalars[f"within/{domain}"], scalars[f"cross/{domain}"] = within, cross

@@ -1,0 +1,198 @@
+"""Time and peak memory of one training step: ours against the same step in plain PyTorch (benchmarks/torch_step.py).
+
+    pip install -e '.[torch]'
+    python -m benchmarks.step_cpu --out=benchmarks/results/step_cpu.json
+
+Two domains (19 and 11 classes), one labeled and one unlabeled batch each, supervised + within + cross, SGD. Every
+implementation runs in a process of its own, in turns, on the same weights and images; their first losses must agree.
+`ratio.<width>.<batch>x<size>` is the time of the faster PyTorch layout over ours: above 1, ours is faster.
+"""
+
+import argparse
+import json
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from usss_jax.training.logs import environment, write_json
+
+CLASSES = {"cityscapes": 19, "camvid": 11}
+EMBED_DIM = 128
+LR, MOMENTUM, WEIGHT_DECAY = 1e-3, 0.9, 1e-4
+IMPLEMENTATIONS = ("ours", "torch_nchw", "torch_channels_last")
+CASES = ((1.0, 4, 128), (1.0, 2, 256), (0.25, 4, 128), (0.25, 2, 256))  # width, batch, size
+
+
+def make_batch(batch: int, size: int) -> dict:
+    """Bytes as the loader gives them, per domain; smooth labels with some ignored pixels."""
+    rng = np.random.default_rng(0)
+    out: dict = {"labeled": {}, "unlabeled": {}}
+    for domain, classes in CLASSES.items():
+        blocks = rng.integers(0, classes, (batch, size // 16, size // 16), dtype=np.uint8)
+        label = blocks.repeat(16, 1).repeat(16, 2)
+        label[:, :4] = 255
+        image = rng.integers(0, 256, (2, batch, size, size, 3), dtype=np.uint8)
+        out["labeled"][domain] = {"image": image[0], "label": label}
+        out["unlabeled"][domain] = {"image": image[1:]}
+    return out
+
+
+def make_label_embeddings() -> dict[str, np.ndarray]:
+    """Random directions."""
+    rng = np.random.default_rng(1)
+    out = {d: rng.normal(size=(n, EMBED_DIM)).astype(np.float32) for d, n in CLASSES.items()}
+    return {d: e / np.linalg.norm(e, axis=1, keepdims=True) for d, e in out.items()}
+
+
+def prepare_ours(width: float, batch: int, size: int, weights: pathlib.Path):
+    """Return a function that makes a step and returns its loss; writes the initial weights if there are none."""
+    import jax
+
+    from usss_jax.models import pretrained
+    from usss_jax.models.universal import create_model
+    from usss_jax.training import optim, sharding
+    from usss_jax.training.state import create_state
+    from usss_jax.training.step import Objective, jit_train_step
+
+    mesh = sharding.create_mesh(jax.devices()[:1])
+    model = create_model("drn_d_22", CLASSES, embed_dim=EMBED_DIM, width=width)
+    tx = optim.create_optimizer(LR, 10**6, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    state, _ = create_state(model, tx, 0, mesh, make_label_embeddings())
+    if not weights.exists():
+        state_dict = pretrained.to_state_dict(jax.device_get(state.variables), list(CLASSES))
+        pretrained.save_safetensors(str(weights), state_dict)
+    step = jit_train_step(mesh, model=model, tx=tx, objective=Objective(), has_unlabeled=True)
+    data = sharding.put(make_batch(batch, size), sharding.step_batch_shardings(mesh))
+
+    def run() -> float:
+        nonlocal state
+        state, scalars = step(state, data)
+        return float(scalars["loss"])
+
+    return run
+
+
+def prepare_torch(width: float, batch: int, size: int, weights: pathlib.Path, channels_last: bool):
+    """Return a function that makes a step and returns its loss."""
+    import torch
+    from safetensors.torch import load_file
+
+    from benchmarks import torch_step
+
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model = torch_step.Universal(list(CLASSES.values()), EMBED_DIM, width).train()
+    wrong = model.load_state_dict(load_file(weights), strict=False)
+    assert all(name.endswith("num_batches_tracked") for name in wrong.missing_keys) and not wrong.unexpected_keys
+    model = model.to(memory_format=layout)
+    optimizer = torch.optim.SGD(model.parameters(), LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    raw = make_batch(batch, size)
+
+    def image(array):
+        return (torch.from_numpy(array).permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=layout)
+
+    data = [
+        {
+            "image": image(raw["labeled"][d]["image"]),
+            "label": torch.from_numpy(raw["labeled"][d]["label"]).long(),
+            "unlabeled": image(raw["unlabeled"][d]["image"][0]),
+        }
+        for d in CLASSES
+    ]
+    constants = [torch.from_numpy(e) for e in make_label_embeddings().values()]
+    return lambda: float(torch_step.train_step(model, optimizer, data, constants))
+
+
+def measure(implementation: str, width: float, batch: int, size: int, steps: int, weights: pathlib.Path) -> dict:
+    """Losses of the first two steps, seconds of the first and of each of `steps` further ones, peak memory."""
+    began = time.perf_counter()
+    if implementation == "ours":
+        run = prepare_ours(width, batch, size, weights)
+    else:
+        run = prepare_torch(width, batch, size, weights, implementation == "torch_channels_last")
+    losses = [run()]
+    first = time.perf_counter() - began
+    losses.append(run())
+    seconds = []
+    for _ in range(steps):
+        began = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - began)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"losses": losses, "seconds_to_first_step": first, "seconds": seconds, "peak_bytes": peak}
+
+
+def measure_apart(implementation: str, *case, steps: int, weights: pathlib.Path) -> dict:
+    """`measure` in a process of its own."""
+    words = [str(word) for word in (implementation, *case, steps, weights)]
+    command = [sys.executable, "-m", "benchmarks.step_cpu", "--measure", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(width: float, batch: int, size: int, steps: int, rounds: int) -> dict:
+    """Measure all implementations of one case in turns; medians over all steps of all rounds."""
+    with tempfile.TemporaryDirectory() as folder:
+        weights = pathlib.Path(folder) / "weights.safetensors"
+        runs: dict[str, list[dict]] = {name: [] for name in IMPLEMENTATIONS}
+        for _ in range(rounds):
+            for name in IMPLEMENTATIONS:
+                runs[name].append(measure_apart(name, width, batch, size, steps=steps, weights=weights))
+    out: dict = {}
+    for name, each in runs.items():
+        np.testing.assert_allclose(each[0]["losses"], runs["ours"][0]["losses"], rtol=2e-3, err_msg=name)
+        out[name] = {
+            "losses": each[0]["losses"],
+            "seconds": statistics.median(s for run in each for s in run["seconds"]),
+            "seconds_per_round": [statistics.median(run["seconds"]) for run in each],
+            "seconds_to_first_step": [run["seconds_to_first_step"] for run in each],
+            "peak_bytes": max(run["peak_bytes"] for run in each),
+        }
+    return out
+
+
+def main():
+    """Measure and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--widths", type=float, nargs="*", default=sorted({case[0] for case in CASES}))
+    parser.add_argument("--sizes", type=int, nargs="*", default=sorted({case[2] for case in CASES}))
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results/step_cpu.json"))
+    parser.add_argument("--measure", nargs=6, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        name, width, batch, size, steps, weights = args.measure
+        print(json.dumps(measure(name, float(width), int(batch), int(size), int(steps), pathlib.Path(weights))))
+        return
+
+    result: dict = {"classes": CLASSES, "embed_dim": EMBED_DIM, "steps": args.steps, "rounds": args.rounds}
+    result |= {"cases": {}, "ratio": {}, "memory_ratio": {}}
+    for width, batch, size in CASES:
+        if width not in args.widths or size not in args.sizes:
+            continue
+        case = f"{batch}x{size}"
+        measured = compare(width, batch, size, args.steps, args.rounds)
+        theirs = [measured[name] for name in IMPLEMENTATIONS[1:]]
+        faster = min(theirs, key=lambda m: m["seconds"])
+        result["cases"].setdefault(f"{width:g}", {})[case] = measured
+        result["ratio"].setdefault(f"{width:g}", {})[case] = faster["seconds"] / measured["ours"]["seconds"]
+        result["memory_ratio"].setdefault(f"{width:g}", {})[case] = (
+            faster["peak_bytes"] / measured["ours"]["peak_bytes"]
+        )
+        print(f"width {width:g}, {case}: " + ", ".join(f"{n} {m['seconds']:.3f} s" for n, m in measured.items()))
+        import torch
+
+        write_json(args.out, {**result, **environment(), "torch": torch.__version__})
+    print(json.dumps({"ratio": result["ratio"], "memory_ratio": result["memory_ratio"]}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Functions of the upsampled scores of every pixel, computed in strips of rows.
+
+Logits at image size are the largest arrays of a training step ([B, H, W, C] at eight times the encoder's sides), and
+nobody needs them: losses want one sum over the pixels, and predictions one class per pixel. Here the fixed upsampling
+and whatever follows it are done for a few rows at a time, and the sum's gradient in the same pass, so that temporaries
+are of one strip's size and stay in the processor's cache.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from usss_jax.models.upsample import FACTOR, upsample_matrix
+
+STRIP_BYTES = 2**20  # of scores in a strip, about; measured on CPU (benchmarks/loss_strips.py)
+
+
+def mean_over_pixels(function: Callable, scores, *pixels, size: tuple[int, int], mode: str = "bilinear"):
+    """Mean over all pixels of `function`, see `sum_over_pixels`."""
+    return sum_over_pixels(function, scores, *pixels, size=size, mode=mode) / (scores.shape[0] * size[0] * size[1])
+
+
+def sum_over_pixels(function: Callable, scores, *pixels, size: tuple[int, int], mode: str = "bilinear"):
+    """Sum over all pixels of function(upsample(scores, size, mode), *pixels), differentiable in `scores`.
+
+    Equal to the plain expression up to the order of the sum; the reverse-mode gradient is computed together with the
+    value (it is linear in the cotangent of the sum), so that nothing is computed twice and nothing is kept.
+
+    Args:
+      function: from scores [B, S, W, C] of some rows, and those rows of `pixels`, to values [B, S, W]. It must treat
+        every pixel alone, and may hold constants but no traced arrays.
+      scores: [B, ceil(H/8), ceil(W/8), C].
+      *pixels: such as labels, [B, H, W]; constants in the gradient.
+      size: (H, W).
+      mode: of the upsampling.
+
+    Returns:
+      Scalar of the dtype of `scores`.
+    """
+    return _sum(function, size, mode, scores, pixels)
+
+
+def map_pixels(function: Callable, scores, *, size: tuple[int, int], mode: str = "bilinear"):
+    """function(upsample(scores, size, mode)) of all pixels: from [B, S, W, C] of some rows to [B, S, W].
+
+    Returns [B, H, W].
+    """
+    strips = _Strips(scores, (), size, mode)
+    values = lax.map(lambda index: function(strips.upsample(strips.cells(index), index)), jnp.arange(strips.count))
+    return jnp.moveaxis(values, 0, 1).reshape(scores.shape[0], -1, size[1])[:, : size[0]]
+
+
+class _Strips:
+    """Cuts scores and pixels into `count` strips of `rows` rows of cells, that is 8 * `rows` rows of pixels."""
+
+    def __init__(self, scores, pixels: tuple, size: tuple[int, int], mode: str):
+        batch, height, _, channels = scores.shape
+        row_bytes = batch * FACTOR * size[1] * channels * scores.dtype.itemsize
+        self.rows = min(height, max(1, round(STRIP_BYTES / row_bytes)))
+        self.count = -(-height // self.rows)
+        filled = self.count * self.rows  # the last strip may reach below the image
+        below = filled * FACTOR - size[0]
+        matrix = np.zeros((filled * FACTOR, filled + 2))
+        matrix[: size[0], 1 : height + 1] = upsample_matrix(size[0], mode)
+        steps = range(0, filled, self.rows)
+        # A pixel depends on its own row of cells and the neighbours: a strip takes one row more at each end.
+        down = np.stack([matrix[i * FACTOR : (i + self.rows) * FACTOR, i : i + self.rows + 2] for i in steps])
+        self._down = jnp.asarray(down, scores.dtype)
+        self._along = jnp.asarray(upsample_matrix(size[1], mode), scores.dtype)
+        self._inside = jnp.asarray(np.arange(filled * FACTOR).reshape(self.count, -1) < size[0])
+        self._scores = jnp.pad(scores, ((0, 0), (1, filled - height + 1), (0, 0), (0, 0)))
+        self._pixels = [jnp.pad(p, ((0, 0), (0, below), (0, 0))) for p in pixels]
+
+    def cells(self, index):
+        """Scores [B, rows + 2, w, C] that a strip depends on."""
+        return lax.dynamic_slice_in_dim(self._scores, index * self.rows, self.rows + 2, axis=1)
+
+    def upsample(self, cells, index):
+        """Scores of the strip's pixels, [B, 8 * rows, W, C]."""
+        # Full precision: see models/upsample.py.
+        cells = jnp.einsum("Ww,brwc->brWc", self._along, cells, precision=lax.Precision.HIGHEST)
+        return jnp.einsum("Sr,brWc->bSWc", self._down[index], cells, precision=lax.Precision.HIGHEST)
+
+    def sums(self, function, cells, index):
+        """Sum of the function over the strip's pixels inside the image, per image: [B]."""
+        length = FACTOR * self.rows
+        pixels = [lax.dynamic_slice_in_dim(p, index * length, length, axis=1) for p in self._pixels]
+        values = function(self.upsample(cells, index), *pixels)
+        return jnp.where(self._inside[index][:, None], values, 0).sum((1, 2))
+
+    def add(self, gradient, of_cells, index):
+        """Add the gradient of a strip's cells to that of all, [B, count * rows + 2, w, C]."""
+        start = index * self.rows
+        own = lax.dynamic_slice_in_dim(gradient, start, self.rows + 2, axis=1)
+        return lax.dynamic_update_slice_in_dim(gradient, own + of_cells, start, axis=1)
+
+    def no_gradient(self):
+        """Zero gradient of all cells, to add to."""
+        return jnp.zeros_like(self._scores)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _sum(function, size, mode, scores, pixels):
+    strips = _Strips(scores, pixels, size, mode)
+
+    def add_strip(sums, index):
+        return sums + strips.sums(function, strips.cells(index), index), None
+
+    # Sums per image until the end: with the batch split over devices nothing is exchanged inside the loop.
+    return lax.scan(add_strip, jnp.zeros(scores.shape[0], scores.dtype), jnp.arange(strips.count))[0].sum()
+
+
+def _sum_with_gradient(function, size, mode, scores, pixels):
+    strips = _Strips(scores, pixels, size, mode)
+
+    def add_strip(carry, index):
+        sums, gradient = carry
+        of_strip, pull_back = jax.vjp(partial(strips.sums, function, index=index), strips.cells(index))
+        (of_cells,) = pull_back(jnp.ones_like(of_strip))
+        return (sums + of_strip, strips.add(gradient, of_cells, index)), None
+
+    start = (jnp.zeros(scores.shape[0], scores.dtype), strips.no_gradient())
+    (sums, gradient), _ = lax.scan(add_strip, start, jnp.arange(strips.count))
+    return sums.sum(), gradient[:, 1 : scores.shape[1] + 1]
+
+
+def _pull_back(function, size, mode, gradient, cotangent):
+    return cotangent * gradient, None
+
+
+_sum.defvjp(_sum_with_gradient, _pull_back)
