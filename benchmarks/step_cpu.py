@@ -20,8 +20,6 @@ import time
 
 import numpy as np
 
-from usss_jax.training.logs import environment, write_json
-
 CLASSES = {"cityscapes": 19, "camvid": 11}
 EMBED_DIM = 128
 LR, MOMENTUM, WEIGHT_DECAY = 1e-3, 0.9, 1e-4
@@ -173,6 +171,10 @@ def main():
         print(json.dumps(measure(name, float(width), int(batch), int(size), int(steps), pathlib.Path(weights))))
         return
 
+    import torch
+
+    from usss_jax.training.logs import environment, write_json  # not above: PyTorch is measured without JAX loaded
+
     result: dict = {"classes": CLASSES, "embed_dim": EMBED_DIM, "steps": args.steps, "rounds": args.rounds}
     result |= {"cases": {}, "ratio": {}, "memory_ratio": {}}
     for width, batch, size in CASES:
@@ -188,8 +190,6 @@ def main():
             faster["peak_bytes"] / measured["ours"]["peak_bytes"]
         )
         print(f"width {width:g}, {case}: " + ", ".join(f"{n} {m['seconds']:.3f} s" for n, m in measured.items()))
-        import torch
-
         write_json(args.out, {**result, **environment(), "torch": torch.__version__})
     print(json.dumps({"ratio": result["ratio"], "memory_ratio": result["memory_ratio"]}, indent=2))
 

@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from usss_jax.models.drn import GroupedBatchNorm, conv
+from usss_jax.models.convolution import Convolution
+from usss_jax.models.drn import GroupedBatchNorm
 from usss_jax.models.universal import UniversalModel
 from usss_jax.training import sharding
 from usss_jax.training.adversarial import jit_adversarial_step
@@ -22,7 +23,7 @@ class OneLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x, train, groups):
-        return nn.relu(GroupedBatchNorm(groups, name="bn")(conv(6, 3, 8, name="conv")(x), train))
+        return nn.relu(GroupedBatchNorm(groups, name="bn")(Convolution(6, 3, 8, name="conv")(x), train))
 
 
 def batch():

@@ -16,7 +16,8 @@ import numpy as np
 import optax
 import pytest
 
-from usss_jax.models.drn import GroupedBatchNorm, conv
+from usss_jax.models.convolution import Convolution
+from usss_jax.models.drn import GroupedBatchNorm
 from usss_jax.models.universal import UniversalModel
 from usss_jax.objectives import adversarial as losses
 from usss_jax.training import sharding
@@ -117,7 +118,7 @@ class OneLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x, train, groups):
-        return nn.relu(GroupedBatchNorm(groups, name="bn")(conv(6, 3, 8, name="conv")(x), train))
+        return nn.relu(GroupedBatchNorm(groups, name="bn")(Convolution(6, 3, 8, name="conv")(x), train))
 
 
 MODEL = UniversalModel(OneLayer(), CLASSES)

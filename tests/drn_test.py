@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from usss_jax.models.drn import DRN, ENCODERS, GroupedBatchNorm, ResidualBlock, conv
+from usss_jax.models.convolution import Convolution
+from usss_jax.models.drn import DRN, ENCODERS, GroupedBatchNorm, ResidualBlock
 
 # name: (residual blocks of levels 3 to 6, bottleneck)
 PUBLISHED = {
@@ -186,13 +187,13 @@ def test_convolution_pads_both_sides_alike(size, kernel, stride, dilation):
     r = np.random.default_rng(0)
     x, weights = r.standard_normal((2, *size, 3)), r.standard_normal((kernel, kernel, 3, 4))
     with jax.enable_x64(True):
-        got = conv(4, kernel, stride, dilation).apply({"params": {"kernel": weights}}, jnp.asarray(x))
+        got = Convolution(4, kernel, stride, dilation).apply({"params": {"kernel": weights}}, jnp.asarray(x))
     np.testing.assert_allclose(got, numpy_conv(x, weights, stride, dilation), atol=1e-12)
 
 
 def test_convolutions_start_from_a_normal_distribution_over_the_outputs():
     """Standard deviation sqrt(2 / (k k c_out)); a truncated normal would have no value beyond 2.3 deviations."""
-    kernel = conv(512, 3).init(jax.random.key(0), jnp.zeros((1, 4, 4, 16)))["params"]["kernel"]
+    kernel = Convolution(512, 3).init(jax.random.key(0), jnp.zeros((1, 4, 4, 16)))["params"]["kernel"]
     deviation = math.sqrt(2 / (3 * 3 * 512))
     assert np.std(kernel) == pytest.approx(deviation, rel=0.02) and abs(np.mean(kernel)) < 0.02 * deviation
     assert np.abs(kernel).max() > 3.5 * deviation

@@ -13,7 +13,8 @@ import optax
 import pytest
 
 from usss_jax.data.augment_device import DeviceAugment, augment
-from usss_jax.models.drn import DRN, GroupedBatchNorm, conv
+from usss_jax.models.convolution import Convolution
+from usss_jax.models.drn import DRN, GroupedBatchNorm
 from usss_jax.models.universal import UniversalModel
 from usss_jax.training.sharding import create_mesh
 from usss_jax.training.state import TrainState
@@ -31,7 +32,7 @@ class OneLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x, train, groups):
-        return nn.relu(GroupedBatchNorm(groups, name="bn")(conv(6, 3, 8, name="conv")(x), train))
+        return nn.relu(GroupedBatchNorm(groups, name="bn")(Convolution(6, 3, 8, name="conv")(x), train))
 
 
 MODEL = UniversalModel(OneLayer(), CLASSES, DIM)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from usss_jax.errors import InputError
-from usss_jax.models.drn import DRN, GroupedBatchNorm, conv
+from usss_jax.models.convolution import Convolution
+from usss_jax.models.drn import DRN, GroupedBatchNorm
 from usss_jax.models.universal import UniversalModel, create_model, encode_groups
 
 CLASSES = {"camvid": 3, "city": 5, "sun": 4}
@@ -30,7 +31,7 @@ class TwoLayers(nn.Module):
     @nn.compact
     def __call__(self, x, train, groups):
         for i, stride in enumerate((4, 2)):
-            x = nn.relu(GroupedBatchNorm(groups, name=f"bn{i}")(conv(4, 3, stride, name=f"conv{i}")(x), train))
+            x = nn.relu(GroupedBatchNorm(groups, name=f"bn{i}")(Convolution(4, 3, stride, name=f"conv{i}")(x), train))
         return x
 
 

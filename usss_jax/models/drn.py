@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
+from usss_jax.models.convolution import Convolution
+
 OUTPUT_STRIDE = 8
 CHANNELS = (
     16,
@@ -65,21 +67,6 @@ class GroupedBatchNorm(nn.Module):
         return ((grouped - mean) * inverse + bias).reshape(x.shape).astype(x.dtype)
 
 
-def conv(features: int, kernel: int, stride: int = 1, dilation: int = 1, **kwargs) -> nn.Conv:
-    """Convolution without bias and with explicit symmetric padding; XLA's SAME differs from it for stride 2."""
-    padding = dilation * (kernel - 1) // 2
-    return nn.Conv(
-        features,
-        (kernel, kernel),
-        strides=stride,
-        padding=padding,
-        kernel_dilation=dilation,
-        use_bias=False,
-        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-        **kwargs,
-    )
-
-
 class ResidualBlock(nn.Module):
     """Basic (3x3, 3x3) or bottleneck (1x1, 3x3, 1x1 to 4x channels) block; the last ReLU follows the sum."""
 
@@ -94,7 +81,7 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool):
         """Map `x` [B, H, W, C] to [B, ceil(H / stride), ceil(W / stride), features (* 4)]."""
-        layer = partial(conv, dtype=self.dtype, precision=self.precision)
+        layer = partial(Convolution, dtype=self.dtype, precision=self.precision)
         out_features = self.features * (4 if self.bottleneck else 1)
         if self.bottleneck:
             plan = [
@@ -151,7 +138,7 @@ class DRN(nn.Module):
         numerics: dict[str, Any] = {"dtype": self.dtype, "precision": self.precision}
 
         def plain(x, level, kernel=3, stride=1, dilation=1):
-            x = conv(self._channels(level), kernel, stride, dilation, name=f"level{level}_conv", **numerics)(x)
+            x = Convolution(self._channels(level), kernel, stride, dilation, name=f"level{level}_conv", **numerics)(x)
             return nn.relu(GroupedBatchNorm(groups, name=f"level{level}_bn")(x, train))
 
         x = plain(x, 0, kernel=7)

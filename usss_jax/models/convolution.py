@@ -1,0 +1,159 @@
+"""Convolution of the encoders: XLA's own, and on CPU, where XLA's is slow for some shapes, two exact rewritings.
+
+- 3x3 with stride 1 and many channels: Winograd's minimal filtering F(2x2, 3x3) (Lavin and Gray, 2016), 16 products in
+  place of 36 for four pixels, for any dilation (the pixels of one phase of the dilated grid form an ordinary one).
+- Stride 1 to few channels (the levels at full resolution): several neighbours along a row at once, as more output
+  channels of a kernel that is as much wider. A matrix product with 16 columns leaves most of the processor idle.
+
+Both give the same numbers up to rounding (about 1e-6 of the largest in float32; the tests compare in float64).
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import DTypeLike
+
+WINOGRAD_CHANNELS = 256  # from here on, in and out, the products outweigh the transforms (benchmarks/convolutions.py)
+COLUMNS = 64  # output channels that a matrix product should have at least
+
+
+class Convolution(nn.Module):
+    """Convolution without bias and with explicit symmetric padding; XLA's SAME differs from it for stride 2.
+
+    Attributes:
+      features: output channels.
+      kernel: side of the kernel, odd.
+      stride, dilation: of both axes.
+      dtype: of images and kernel in the convolution; None follows the input.
+      precision: see `jax.lax.Precision`.
+    """
+
+    features: int
+    kernel: int
+    stride: int = 1
+    dilation: int = 1
+    dtype: DTypeLike | None = None
+    precision: lax.Precision | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        """Map [B, H, W, C] to [B, ceil(H / stride), ceil(W / stride), features]."""
+        init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        kernel = self.param("kernel", init, (self.kernel, self.kernel, x.shape[-1], self.features))
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        return convolve(x, kernel, self.stride, self.dilation, self.precision)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def convolve(x, kernel, stride: int = 1, dilation: int = 1, precision: lax.Precision | None = None):
+    """Cross-correlate `x` [B, H, W, C] with `kernel` [k, k, C, K], k odd, padded with dilation * (k - 1) / 2 zeros.
+
+    Returns [B, ceil(H / stride), ceil(W / stride), K]. Reverse-mode differentiable in both.
+    """
+    plain = partial(_plain, stride=stride, dilation=dilation, precision=precision)
+    rewritten = _rewriting(x, kernel, stride, dilation, precision)
+    return plain(x, kernel) if rewritten is None else lax.platform_dependent(x, kernel, cpu=rewritten, default=plain)
+
+
+def _forward(x, kernel, stride, dilation, precision):
+    return convolve(x, kernel, stride, dilation, precision), (x, kernel)
+
+
+def _backward(stride, dilation, precision, kept, gradient):
+    x, kernel = kept
+    plain = partial(_plain, stride=stride, dilation=dilation, precision=precision)
+    rewritten = _rewriting(x, kernel, stride, dilation, precision)
+    if stride == 1:  # the adjoint in x is a convolution of the same kind: kernel turned round, channels exchanged
+        of_x = convolve(gradient, kernel[::-1, ::-1].swapaxes(2, 3), 1, dilation, precision)
+    else:
+        of_x = jax.vjp(lambda x: plain(x, kernel), x)[1](gradient)[0]
+
+    def of_kernel(function):
+        return lambda x, kernel, gradient: jax.vjp(lambda kernel: function(x, kernel), kernel)[1](gradient)[0]
+
+    if rewritten is None:
+        return of_x, of_kernel(plain)(x, kernel, gradient)
+    given = (x, kernel, gradient)
+    return of_x, lax.platform_dependent(*given, cpu=of_kernel(rewritten), default=of_kernel(plain))
+
+
+convolve.defvjp(_forward, _backward)
+
+
+def _plain(x, kernel, *, stride, dilation, precision):
+    padding = dilation * (kernel.shape[0] - 1) // 2
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(padding, padding)] * 2,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
+    )
+
+
+def _rewriting(x, kernel, stride: int, dilation: int, precision):
+    """The faster equal function of (x, kernel) on CPU, None if there is none."""
+    side, _, inputs, outputs = kernel.shape
+    if stride != 1 or x.dtype not in (jnp.float32, jnp.float64):
+        return None
+    if side == 3 and min(inputs, outputs) >= WINOGRAD_CHANNELS:
+        return partial(winograd, dilation=dilation, precision=precision)
+    neighbours = min(4, COLUMNS // outputs)
+    if side > 1 and dilation == 1 and neighbours > 1 and x.shape[2] % neighbours == 0:
+        return partial(several_columns, neighbours=neighbours, precision=precision)
+    return None
+
+
+def several_columns(x, kernel, *, neighbours: int, precision=None):
+    """Convolution with stride 1 whose matrix product makes `neighbours` pixels of a row at once.
+
+    x [B, H, W, C] with W a multiple of `neighbours`, kernel [k, k, C, K] -> [B, H, W, K].
+    """
+    padding = (kernel.shape[0] - 1) // 2
+    wide = [jnp.pad(kernel, ((0, 0), (j, neighbours - 1 - j), (0, 0), (0, 0))) for j in range(neighbours)]
+    y = lax.conv_general_dilated(
+        x,
+        jnp.concatenate(wide, axis=-1),
+        (1, neighbours),
+        [(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
+    )
+    return y.reshape(*x.shape[:3], -1)
+
+
+# F(2x2, 3x3): y = A (G k ⊙ B x) per axis, for tiles x of 4 inputs and y of 2 outputs.
+_B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
+_G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+_A = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
+
+
+def winograd(x, kernel, *, dilation: int = 1, precision=None):
+    """3x3 convolution with stride 1 by F(2x2, 3x3): x [B, H, W, C], kernel [3, 3, C, K] -> [B, H, W, K]."""
+    batch, height, width, inputs = x.shape
+    outputs = kernel.shape[-1]
+    d, n, m = dilation, -(-height // (2 * dilation)), -(-width // (2 * dilation))
+    below, right = 2 * d * (n + 1) - height - d, 2 * d * (m + 1) - width - d
+    x = jnp.pad(x, ((0, 0), (d, below), (d, right), (0, 0)))
+    # A tile's 4 rows lie `dilation` apart: its own pair and the pair after it.
+    pairs = x.reshape(batch, n + 1, 2, d, m + 1, 2, d, inputs).transpose(2, 5, 0, 1, 3, 4, 6, 7)
+    tiles = jnp.concatenate([pairs[:, :, :, :n], pairs[:, :, :, 1:]], axis=0)
+    tiles = jnp.concatenate([tiles[..., :m, :, :], tiles[..., 1:, :, :]], axis=1)
+    tiles = _transform(_B, tiles).reshape(16, -1, inputs)
+    filters = _transform(_G, kernel).reshape(16, inputs, outputs)
+    products = jnp.einsum("tpc,tck->tpk", tiles, filters, precision=precision)
+    y = _transform(_A, products.reshape(4, 4, batch, n, d, m, d, outputs)).reshape(2, 2, batch, n, d, m, d, outputs)
+    y = y.transpose(2, 3, 0, 4, 5, 1, 6, 7).reshape(batch, 2 * d * n, 2 * d * m, outputs)
+    return y[:, :height, :width]
+
+
+def _transform(matrix: np.ndarray, x):
+    """Apply a matrix to the first and to the second axis of `x` [j, j, ...] -> [i * i, ...flat]."""
+    both = jnp.asarray(np.kron(matrix, matrix), x.dtype)
+    return jnp.dot(both, x.reshape(x.shape[0] * x.shape[1], -1), precision=lax.Precision.HIGHEST)
