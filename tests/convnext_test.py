@@ -23,7 +23,7 @@ from usss_jax.models import convnext, drn, pretrained, universal
 from usss_jax.models.convnext import ConvNeXt
 from usss_jax.models.universal import UniversalModel, create_model, encode_groups
 from usss_jax.pretraining import classify
-from usss_jax.training import checkpoint, sharding, state
+from usss_jax.training import checkpoint, label_embeddings, sharding, state
 
 GOLDEN = pathlib.Path(__file__).parent / "fixtures" / "convnext" / "stride8.npz"
 # name: (blocks, channels) of the four stages, Table 9 of the paper
@@ -206,6 +206,16 @@ def test_every_tensor_of_the_published_encoders_has_its_shape(name):
     assert theirs == {n: s for n, s in layout.items() if not n.startswith("head.fc")}
 
 
+@pytest.mark.parametrize(
+    "name,count", [("convnext_tiny", 28589128), ("convnext_small", 50223688), ("convnext_base", 88591464)]
+)
+def test_with_the_classifier_they_have_the_published_number_of_parameters(name, count):
+    """The numbers that torchvision gives for its weights (num_params)."""
+    encoder = create_model(name, {"a": 2}).encoder
+    shapes = jax.eval_shape(encoder.init, jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
+    assert sum(a.size for a in jax.tree.leaves(shapes)) + 1000 * (encoder.out_channels + 1) == count
+
+
 @pytest.mark.parametrize("name", universal.ENCODERS)
 def test_every_encoder_keeps_the_interface(name):
     model = create_model(name, {"a": 2}, width=0.0625)
@@ -273,7 +283,7 @@ def test_in_bfloat16_parameters_norms_and_sums_stay_float32():
 
 
 def test_a_checkpoint_without_batch_statistics_returns_bit_by_bit(tmp_path):
-    model, mesh = create_model("convnext_tiny", {"a": 2}, embed_dim=4, width=1 / 32), sharding.create_mesh()
+    model, mesh = UniversalModel(ConvNeXt(*SMALL), {"a": 2}, 4), sharding.create_mesh()
     saved, _ = state.create_state(model, optax.sgd(0.1, momentum=0.9), 0, mesh)
     assert saved.batch_stats == {}
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
@@ -467,8 +477,8 @@ def test_the_whole_method_runs_with_it(tmp_path):
     for stage in ("single_camvid", "full"):
         summary = json.loads((tmp_path / "first" / stage / "summary.json").read_text())
         assert summary["encoder"] == "convnext_tiny" and 0 <= summary["average_last"] <= 1
-    with np.load(tmp_path / "first" / "prototypes" / "label_embeddings.npz") as file:
-        assert any(file[key].shape[-1] == 8 for key in file.files)
+    embeddings, _ = label_embeddings.load(tmp_path / "first" / "prototypes" / "label_embeddings.npz")
+    assert embeddings["camvid"].shape[1] == 8 and np.isfinite(embeddings["camvid"]).all()
     pretrained_from = f"--config.pretrained={tmp_path / 'first' / 'full'}"
     result = run("second", "convnext_tiny", "--config.variants=single", pretrained_from)
     assert result.returncode == 0, result.stderr
