@@ -68,6 +68,11 @@ def test_anchored_argument_changes_the_objective_alone(name):
     }
 
 
+@pytest.mark.parametrize("name", [*WITH_CPU, "imagenet"])
+def test_a_bare_word_chooses_convnext(name):
+    assert get_config(name, "convnext_tiny").encoder == "convnext_tiny"
+
+
 def test_idd_row_with_resnet50():
     config = get_config("cs_idd", "resnet50,n=1500")
     assert (config.encoder, config.labeled_per_domain, config.steps) == ("resnet50", 1500, 200 * 150)

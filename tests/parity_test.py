@@ -73,7 +73,7 @@ def ours(meta):
     state_dict = {name: reference_tensor(name, shape) for name, shape in meta["state"].items()}
     state_dict = {name: t for name, t in state_dict.items() if t is not None}
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    variables, report = pretrained.from_state_dict(state_dict, shapes, list(sizes))
+    variables, report = pretrained.from_state_dict(state_dict, shapes, list(sizes), names=model.encoder.tensor_names)
     assert not report.missing, report.missing
     variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), variables)
 

@@ -7,6 +7,7 @@ import pathlib
 import pickle
 import sys
 import zipfile
+from functools import partial
 
 import flax.traverse_util
 import jax
@@ -16,10 +17,14 @@ import pytest
 from safetensors.numpy import save_file
 
 from usss_jax.errors import InputError
-from usss_jax.models.pretrained import from_state_dict, load_file, save_safetensors, to_state_dict
+from usss_jax.models import drn_names, pretrained
+from usss_jax.models.pretrained import load_file, save_safetensors
 from usss_jax.models.universal import create_model
 from usss_jax.training.sharding import create_mesh
 from usss_jax.training.state import create_state
+
+from_state_dict = partial(pretrained.from_state_dict, names=drn_names.NAMES)
+to_state_dict = partial(pretrained.to_state_dict, names=drn_names.NAMES)
 
 # name: (residual blocks of levels 3 to 6, bottleneck)
 PUBLISHED = {

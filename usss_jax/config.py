@@ -9,6 +9,8 @@ from usss_jax.errors import InputError
 
 VARIANTS = ("single", "frozen", "finetune", "hung", "basic", "cross", "full", "direct")
 
+ENCODER_FAMILIES = ("drn_", "resnet", "convnext_")  # how the names of models/universal.py's ENCODERS begin
+
 # What `checked` asks of the fields.
 CHOICES = {"on_bad_example": ("error", "skip")}
 AT_LEAST_ONE = (
@@ -61,7 +63,8 @@ def default_config() -> ConfigDict:
     c.blur = 0.0  # probability
     c.mix = "none"  # labeled images: or "cutmix", "classmix"
     # Model
-    c.encoder = "drn_d_22"  # or drn_d_38, drn_d_54, drn_d_105 (= resnet18, 34, 50, 101 of the paper)
+    # or drn_d_38, drn_d_54, drn_d_105 (= resnet18, 34, 50, 101 of the paper), convnext_tiny, _small, _base
+    c.encoder = "drn_d_22"  # docs/encoders.md: another one, or one's own
     c.width = 1.0  # factor on the encoder's channels
     c.embed_dim = 128  # d
     c.pretrained = ""  # weights of the encoder: .safetensors, .npz, .pth, or the folder of a finished stage of ours
@@ -261,7 +264,8 @@ ANCHORED = {"embedding_supervision": 1.0, "alpha": 0.1, "beta": 0.1}
 def parse_arg(arg: str | None, **defaults) -> ConfigDict:
     """Read the argument of `get_config`: "resnet50,n=1500,cpu" -> defaults with these changes.
 
-    A bare word sets a boolean default of that name to True, or is the value of the string default `encoder`.
+    A bare word sets a boolean default of that name to True, or is the value of the string default `encoder` if it
+    begins like the encoders of the project; `encoder=NAME` takes any.
 
     Raises:
       InputError: for a word that the config does not know.
@@ -271,7 +275,7 @@ def parse_arg(arg: str | None, **defaults) -> ConfigDict:
         key, equals, text = item.partition("=")
         if not equals and isinstance(values.get(key), bool):
             values[key] = True
-        elif not equals and "encoder" in values and key.startswith(("drn_", "resnet")):
+        elif not equals and "encoder" in values and key.startswith(ENCODER_FAMILIES):
             values["encoder"] = key
         elif equals and key in values and not isinstance(values[key], bool):
             try:

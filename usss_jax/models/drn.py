@@ -10,6 +10,8 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from usss_jax.models.convolution import Convolution
+from usss_jax.models.drn_names import NAMES
+from usss_jax.models.encoder import TensorNames
 
 OUTPUT_STRIDE = 8
 CHANNELS = (
@@ -125,6 +127,16 @@ class DRN(nn.Module):
     def out_channels(self) -> int:
         """Channels of the features."""
         return self._channels(8)
+
+    @property
+    def stride(self) -> int:
+        """Pixels per cell of the features."""
+        return OUTPUT_STRIDE
+
+    @property
+    def tensor_names(self) -> TensorNames:
+        """Names of the reference implementation and of the DRN release."""
+        return NAMES
 
     def _channels(self, level: int) -> int:
         return max(1, round(CHANNELS[level] * self.width))

@@ -1,8 +1,8 @@
 """Weights of others into our parameter tree and ours back to their names, with a report of what matched.
 
-Understood are the tensor names of the reference implementation (`base.<level>`, `seg.<i>`, `en_map`) and of the DRN
-release (`layer<level>`, `fc`), in PyTorch's layout. Files: .safetensors, .npz, and .pth with the extra `torch`
-(`weights_only=True`: nothing in the file is executed).
+How files name an encoder's tensors, the encoder itself says (its `tensor_names`, models/encoder.py); the heads have the
+names of the reference implementation (`seg.<i>`, `en_map`). Tensors are in PyTorch's layout. Files: .safetensors, .npz,
+and .pth with the extra `torch` (`weights_only=True`: nothing in the file is executed).
 """
 
 import dataclasses
@@ -16,14 +16,10 @@ import flax.traverse_util
 import numpy as np
 
 from usss_jax.errors import InputError
+from usss_jax.models.encoder import TensorNames
 
-_UNUSED = (
-    "num_batches_tracked",
-    "fc.weight",
-    "fc.bias",
-    "up.",
-    "en_up.",
-)  # ImageNet head, fixed upsampling, counters
+_HEADS = ("seg.", "en_map.")
+_FIXED = ("up.", "en_up.")  # the reference's upsampling kernels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +30,8 @@ class Report:
       matched: names in the file that went into the model.
       unused: names in the file that did not.
       missing: ours that were not given and kept their values.
-      reshaped: those of `matched` whose axes were moved, the convolutions (OIHW to HWIO).
+      reshaped: those of `matched` whose axes were moved (convolutions OIHW to HWIO, linear layers) or dropped (of
+        length 1, at the end).
     """
 
     matched: tuple[str, ...]
@@ -179,14 +176,17 @@ def from_state_dict(
     variables: Mapping,
     domains: Sequence[str] = (),
     encoder_only: bool = False,
+    *,
+    names: TensorNames,
 ):
     """Replace every variable that the state dict names; the others keep their values.
 
     Args:
-      state_dict: tensors by the reference's names, PyTorch layout (convolutions OIHW).
+      state_dict: tensors by the names of a file, PyTorch layout (convolutions OIHW, linear layers [out, in]).
       variables: {"params", "batch_stats"} of a `UniversalModel`, arrays or shapes; never changed in place.
       domains: which of our domains `seg.0`, `seg.1`, ... belong to; empty leaves the decoders alone.
       encoder_only: leave every head alone, whatever `domains` says.
+      names: `tensor_names` of the encoder.
 
     Returns:
       (variables with the given tensors in their own dtype, `Report`).
@@ -199,8 +199,8 @@ def from_state_dict(
     matched, unused, reshaped, given = [], [], [], set()
     for full_name, tensor in state_dict.items():
         name = full_name.removeprefix("module.")
-        skipped = _UNUSED + (_HEADS if encoder_only else ())
-        ours = None if name.startswith(skipped) or name.endswith(_UNUSED) else _our_name(name, domains)
+        skipped = _FIXED + (_HEADS if encoder_only else ())
+        ours = None if name.startswith(skipped) else _our_path(name, domains, names)
         if ours is None or (ours.startswith("params/embedding") and ours not in flat):
             unused.append(name)
             continue
@@ -210,32 +210,36 @@ def from_state_dict(
                 f"weights: {name} is {tensor.shape} and has no place in this model, which has no {ours}; is `encoder` "
                 "another one?"
             )
+        if ours in given:
+            raise InputError(f"weights: {name} is given twice, under two names; give one of them")
         wanted = _their_shape(flat[ours].shape)
-        if tensor.shape != wanted:
+        extra = tensor.shape[len(wanted) :]
+        if tensor.shape != wanted + extra or set(extra) > {1}:
             raise InputError(
                 f"weights: {name} is {tensor.shape}, the model's {ours} takes {wanted}; is `encoder` or `width` "
                 "another one?"
             )
-        if tensor.ndim == 4:
-            tensor = tensor.transpose(2, 3, 1, 0)
+        if extra or len(wanted) > 1:
+            tensor = _to_our_layout(tensor.reshape(wanted))
             reshaped.append(name)
         flat[ours] = tensor
         matched.append(name)
         given.add(ours)
     missing = tuple(name for name in flat if name not in given)
-    if lacking := {_their_name(name, domains): name for name in missing if "/encoder/" in name}:
-        theirs = min(filter(None, lacking), key=_layer_order)
+    if lacking := {names.theirs(name): name for name in missing if "/encoder/" in name}:
+        theirs = min(lacking, key=_order)
         ours = lacking[theirs]
         raise InputError(
             f"weights: {theirs} is not given, the model's {ours} takes {_their_shape(flat[ours].shape)}; is `encoder` "
             "another one?"
         )
     report = Report(tuple(matched), tuple(unused), missing, tuple(reshaped))
-    return flax.traverse_util.unflatten_dict(flat, sep="/"), report
+    filled = flax.traverse_util.unflatten_dict(flat, sep="/")
+    return {kind: filled.get(kind, {}) for kind in variables}, report  # "batch_stats" stays, even if it is empty
 
 
-def to_state_dict(variables: Mapping, domains: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Give our variables the reference's names and PyTorch's layout: the inverse of `from_state_dict`, bit by bit.
+def to_state_dict(variables: Mapping, domains: Sequence[str] = (), *, names: TensorNames) -> dict[str, np.ndarray]:
+    """Give our variables the names of files and PyTorch's layout: the inverse of `from_state_dict`, bit by bit.
 
     The reference's fixed upsampling kernels (`up.<i>`, `en_up`) and counters (`num_batches_tracked`) are no variables
     of ours and not among them.
@@ -243,9 +247,10 @@ def to_state_dict(variables: Mapping, domains: Sequence[str] = ()) -> dict[str, 
     Args:
       variables: {"params", "batch_stats"} of a `UniversalModel`, arrays; {"params"} alone gives no running statistics.
       domains: the domains whose decoders become `seg.0`, `seg.1`, ...; the other decoders are left out.
+      names: `tensor_names` of the encoder.
 
     Returns:
-      arrays by name, convolutions OIHW and contiguous, the encoder's in the order of its layers, then the heads.
+      arrays by name, convolutions OIHW and contiguous; the encoder's sorted by name, then the heads.
 
     Raises:
       InputError: if a domain has no decoder in the variables.
@@ -254,72 +259,51 @@ def to_state_dict(variables: Mapping, domains: Sequence[str] = ()) -> dict[str, 
     for domain in domains:
         if f"params/decoder_{domain}/kernel" not in flat:
             raise InputError(f"domains: {domain!r} has no decoder in these variables")
-    named = {_their_name(ours, domains): value for ours, value in flat.items()}
-    out = {}
-    for name in sorted(filter(None, named), key=_layer_order):
-        tensor = np.asarray(named[name])
-        out[name] = np.ascontiguousarray(tensor.transpose(3, 2, 0, 1)) if tensor.ndim == 4 else tensor
-    return out
+    named = {_their_name(ours, domains, names): value for ours, value in flat.items()}
+    theirs = sorted(filter(None, named), key=_order)
+    return {name: np.ascontiguousarray(_to_their_layout(np.asarray(named[name]))) for name in theirs}
 
 
-_HEADS = ("seg.", "en_map.")
-_LEAVES = {
-    "weight": ("params", "scale"),
-    "bias": ("params", "bias"),
-    "running_mean": ("batch_stats", "mean"),
-    "running_var": ("batch_stats", "var"),
-}
+def _our_path(name: str, domains: Sequence[str], names: TensorNames) -> str | None:
+    """Path of a tensor in our variables, or None if nobody asks for it.
 
-
-def _our_name(name: str, domains: Sequence[str]) -> str | None:
-    """Path of a reference tensor in our variables, or None if it is a head that is not asked for.
-
-    base.0.0.weight -> params/encoder/level0_conv/kernel; base.3.1.bn2.running_var ->
-    batch_stats/encoder/level3_block1/bn2/var; seg.1.bias -> params/decoder_<domain 1>/bias.
+    seg.1.bias -> params/decoder_<domain 1>/bias; en_map.weight -> params/embedding/kernel.
     """
+    if not name.startswith(_HEADS):
+        return names.ours(name)
     part, _, rest = name.partition(".")
-    if part in ("seg", "en_map"):
-        index, _, leaf = rest.rpartition(".")
-        leaf = {"weight": "kernel"}.get(leaf, leaf)
-        if part == "en_map":
-            return f"params/embedding/{leaf}"
-        return f"params/decoder_{domains[int(index)]}/{leaf}" if index.isdigit() and int(index) < len(domains) else None
-    level, _, rest = rest.partition(".") if part == "base" else (part.removeprefix("layer"), "", rest)
-    *path, leaf = rest.split(".")
-    if level in ("3", "4", "5", "6") and path:  # residual blocks: <block>.conv1 / bn1 / downsample.0 / downsample.1
-        block, layer = path[0], ".".join(path[1:])
-        layer = layer.replace("downsample.0", "shortcut_conv").replace("downsample.1", "shortcut_bn")
-        module, is_conv = f"level{level}_block{block}/{layer}", "conv" in layer
-    else:  # level 0 is one conv + norm; levels 1, 2, 7, 8 likewise (index 0 the conv, 1 the norm)
-        is_conv = path == ["0"]
-        module = f"level{level}_{'conv' if is_conv else 'bn'}"
-    if is_conv:
-        return f"params/encoder/{module}/kernel"
-    collection, leaf = _LEAVES.get(leaf, ("params", leaf))
-    return f"{collection}/encoder/{module}/{leaf}"
+    index, _, leaf = rest.rpartition(".")
+    leaf = {"weight": "kernel"}.get(leaf, leaf)
+    if part == "en_map":
+        return f"params/embedding/{leaf}"
+    return f"params/decoder_{domains[int(index)]}/{leaf}" if index.isdigit() and int(index) < len(domains) else None
 
 
-def _their_name(ours: str, domains: Sequence[str]) -> str | None:
-    """Name of one of our variables in the reference, the inverse of `_our_name`; None for other domains' decoders."""
-    collection, part, *path, leaf = ours.split("/")
-    leaf = {"kernel": "weight"}.get(leaf) or {v: k for k, v in _LEAVES.items()}[collection, leaf]
+def _their_name(ours: str, domains: Sequence[str], names: TensorNames) -> str | None:
+    """Name of one of our variables in a file, the inverse of `_our_path`; None for other domains' decoders."""
+    _, part, *_, leaf = ours.split("/")
+    if part == "encoder":
+        return names.theirs(ours)
+    leaf = {"kernel": "weight"}.get(leaf, leaf)
     if part == "embedding":
         return f"en_map.{leaf}"
-    if part != "encoder":
-        domain = part.removeprefix("decoder_")
-        return f"seg.{list(domains).index(domain)}.{leaf}" if domain in domains else None
-    level, _, kind = path[0].removeprefix("level").partition("_")
-    if kind in ("conv", "bn"):
-        return f"base.{level}.{0 if kind == 'conv' else 1}.{leaf}"
-    layer = path[1].replace("shortcut_conv", "downsample.0").replace("shortcut_bn", "downsample.1")
-    return f"base.{level}.{kind.removeprefix('block')}.{layer}.{leaf}"
+    domain = part.removeprefix("decoder_")
+    return f"seg.{list(domains).index(domain)}.{leaf}" if domain in domains else None
 
 
 def _their_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """HWIO -> OIHW; other shapes are the same in both layouts."""
-    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else tuple(shape)
+    """HWIO -> OIHW and [in, out] -> [out, in]; other shapes are the same in both layouts."""
+    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else tuple(reversed(shape))
 
 
-def _layer_order(name: str) -> list[str]:
-    """Key that sorts the reference's names by layer: base.5.2 before base.5.10, and the heads last."""
-    return [part.zfill(3) if part.isdigit() else part for part in name.split(".")]
+def _to_our_layout(tensor: np.ndarray) -> np.ndarray:
+    return tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
+
+
+def _to_their_layout(tensor: np.ndarray) -> np.ndarray:
+    return tensor.transpose(3, 2, 0, 1) if tensor.ndim == 4 else tensor.T
+
+
+def _order(name: str) -> tuple[bool, list[str]]:
+    """Key that sorts the names of files: base.5.2 before base.5.10, and the heads last."""
+    return name.startswith(_HEADS), [part.zfill(3) if part.isdigit() else part for part in name.split(".")]

@@ -1,6 +1,6 @@
 """The universal model (Figure 2 of the paper): one encoder, one decoder per domain, one embedding head."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import flax.linen as nn
 import jax
@@ -8,8 +8,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from usss_jax.errors import InputError
-from usss_jax.models.drn import ENCODERS, PAPER_NAMES
-from usss_jax.models.upsample import MODES
+from usss_jax.models import convnext, drn
+from usss_jax.models.drn import PAPER_NAMES
+from usss_jax.models.encoder import Encoder
+from usss_jax.models.upsample import FACTOR, MODES
+
+# Every encoder by its name in the config, made with width, dtype and precision (models/encoder.py).
+ENCODERS: dict[str, Callable[..., Encoder]] = {**drn.ENCODERS, **convnext.ENCODERS}
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -27,7 +32,8 @@ class UniversalModel(nn.Module):
     Decoders and embedding work at the encoder's stride; `upsample` follows after the scores (see models/upsample.py).
 
     Attributes:
-      encoder: module images [B, H, W, 3] -> features [B, h, w, C], called with (images, train, groups).
+      encoder: module images [B, H, W, 3] -> features [B, h, w, C], called with (images, train, groups); what it has to
+        offer is `Encoder` (models/encoder.py).
       num_classes: number of classes of every domain, keyed by the domain's name.
       embed_dim: d of the label embeddings; 0 builds no entropy module (single-domain networks, Univ-basic).
       upsample: "bilinear" or "drn", how scores reach image size (models/upsample.py).
@@ -35,7 +41,7 @@ class UniversalModel(nn.Module):
       embed_bias: whether E has a bias, as in the paper; with it E can send every pixel to one label embedding.
     """
 
-    encoder: nn.Module
+    encoder: Encoder
     num_classes: Mapping[str, int]
     embed_dim: int = 0
     upsample: str = "bilinear"
@@ -104,6 +110,8 @@ def create_model(
         raise InputError(f"width={width} must be positive")
     dtype, lax_precision = PRECISIONS[precision]
     net = ENCODERS[PAPER_NAMES.get(encoder, encoder)](width=width, dtype=dtype, precision=lax_precision)
+    if net.stride != FACTOR:
+        raise InputError(f"encoder={encoder!r} has stride {net.stride}; decoders and embedding upsample by {FACTOR}")
     return UniversalModel(net, dict(num_classes), embed_dim, upsample, normalize, embed_bias)
 
 
@@ -121,7 +129,7 @@ def encode_groups(model: UniversalModel, variables: Mapping, images: Mapping[str
 
     Args:
       model: the universal model.
-      variables: {"params", "batch_stats"}.
+      variables: {"params", "batch_stats"}; the latter may be empty (an encoder without batch statistics).
       images: [B, H, W, 3] per domain, bytes or floating point in [0, 1]; shapes may differ between domains.
 
     Returns:
@@ -141,7 +149,7 @@ def encode_groups(model: UniversalModel, variables: Mapping, images: Mapping[str
             method="encode",
             mutable=["batch_stats"],
         )
-        stats = updates["batch_stats"]
+        stats = updates.get("batch_stats", stats)
         encoded = encoded.reshape(-1, len(domains), *encoded.shape[1:])
         features.update({d: encoded[:, g] for g, d in enumerate(domains)})
     return {d: features[d] for d in images}, stats

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from usss_jax.data.augment_device import DeviceAugment, change_colors
 from usss_jax.models import pretrained
+from usss_jax.models.encoder import TensorNames
 from usss_jax.models.universal import UniversalModel, encode_groups
 from usss_jax.training.optim import create_optimizer
 from usss_jax.training.sharding import batch_sharding, replicated
@@ -111,9 +112,12 @@ def jit_count_hits(mesh: Mesh, *, model: UniversalModel):
     )
 
 
-def classifier_state_dict(variables: Mapping) -> dict[str, np.ndarray]:
-    """Give the variables the names of the DRN release: layer<level>... and fc, which `pretrained.load_file` reads."""
-    tensors = pretrained.to_state_dict(variables, [HEAD])
+def classifier_state_dict(variables: Mapping, names: TensorNames) -> dict[str, np.ndarray]:
+    """Give the variables the names of released files, DRN's layer<level>... for one, and fc for the head.
+
+    `pretrained.from_state_dict` reads them, and has no use for the head.
+    """
+    tensors = pretrained.to_state_dict(variables, [HEAD], names=names)
     renamed = (("base.", "layer"), ("seg.0.", f"{HEAD}."))
     out = {}
     for name, tensor in tensors.items():

@@ -31,7 +31,8 @@ def default_config() -> ConfigDict:
     c.flip = True  # left and right, in half of the cases
     c.color_jitter = 0.0  # strength (data/augment_device.py)
     # Model
-    c.encoder = "drn_d_22"  # or drn_d_38, drn_d_54, drn_d_105 (= resnet18, 34, 50, 101 of the USSS paper)
+    # or drn_d_38, drn_d_54, drn_d_105 (= resnet18, 34, 50, 101 of the USSS paper), convnext_tiny, _small, _base
+    c.encoder = "drn_d_22"
     c.width = 1.0  # factor on the encoder's channels
     c.normalize = "imagenet"  # or "none": division by 255 alone; segmentation must use the same
     c.precision = "float32"  # or "tf32", "bfloat16"

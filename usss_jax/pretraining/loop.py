@@ -163,7 +163,7 @@ def train_and_evaluate(
 
     # ---- Weights of the best checkpoint, and the summary ----
     chosen = best.restore(progress["best"]["step"], variables=abstract_variables(model, mesh))["variables"]
-    tensors = classify.classifier_state_dict(jax.device_get(chosen))
+    tensors = classify.classifier_state_dict(jax.device_get(chosen), model.encoder.tensor_names)
     # training/encoder_weights.py compares the metadata.
     pretrained.save_safetensors(str(workdir / WEIGHTS), tensors, {"normalize": config.normalize})
     summary = summarize(config, data, meta()["progress"], steps)

@@ -16,7 +16,7 @@ PRETRAINED = "encoder.safetensors"  # what usss_jax.pretrain leaves in its workd
 
 
 def load(path: str, model: UniversalModel, mesh: Mesh) -> dict[str, np.ndarray]:
-    """State dict by the reference's names, of a file (models/pretrained.py) or of a finished stage's best checkpoint.
+    """State dict by the names of files, of a file (models/pretrained.py) or of a finished stage's best checkpoint.
 
     Args:
       path: a .safetensors, .npz or .pth file, or the folder of a stage, such as runs/cs_idd/basic.
@@ -33,7 +33,8 @@ def load(path: str, model: UniversalModel, mesh: Mesh) -> dict[str, np.ndarray]:
         weights, normalize = _of_stage(place, mesh)
     else:
         weights, normalize = pretrained.load_file(path), _normalize_of(place)
-    pretrained.from_state_dict(weights, abstract_variables(model, mesh), encoder_only=True)  # raises for a misfit
+    names = model.encoder.tensor_names
+    pretrained.from_state_dict(weights, abstract_variables(model, mesh), encoder_only=True, names=names)  # or raises
     if normalize not in (None, model.normalize):
         raise InputError(
             f"pretrained={path} was trained with normalize={normalize}, this config has normalize={model.normalize}; "
@@ -47,10 +48,10 @@ def _of_stage(folder: pathlib.Path, mesh: Mesh) -> tuple[dict[str, np.ndarray], 
         raise InputError(f"pretrained: {folder} is a run of usss_jax.pretrain; give its file {file}")
     try:
         stage = open_stage(folder)
-        _, variables, _ = stage.restore(mesh)
+        theirs, variables, _ = stage.restore(mesh)
     except InputError as e:
         raise InputError(f"pretrained: {e}") from e
-    return pretrained.to_state_dict(variables), stage.config.normalize
+    return pretrained.to_state_dict(variables, names=theirs.encoder.tensor_names), stage.config.normalize
 
 
 def _normalize_of(file: pathlib.Path) -> str | None:

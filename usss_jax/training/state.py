@@ -1,6 +1,7 @@
 """Everything that a training step changes, and its creation on the mesh."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import flax.struct
@@ -19,8 +20,13 @@ DUMMY_IMAGES = np.zeros((1, 8, 8, 3), np.float32)  # parameters do not depend on
 
 def abstract_variables(model: UniversalModel, mesh: Mesh) -> dict:
     """Shapes, dtypes and sharding of {"params", "batch_stats"}, to restore a checkpoint onto."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0), DUMMY_IMAGES)
+    shapes = jax.eval_shape(partial(_init, model), jax.random.key(0))
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)), shapes)
+
+
+def _init(model: UniversalModel, key) -> dict:
+    """Random variables; "batch_stats" is empty where an encoder keeps no statistics."""
+    return {"batch_stats": {}, **model.init(key, DUMMY_IMAGES)}
 
 
 @flax.struct.dataclass
@@ -73,10 +79,11 @@ def create_state(
       InputError: if a pretrained tensor does not fit; the message names the first one.
     """
     # The "rbg" generator, because dozens of "threefry" draws of different shapes take long to compile.
-    variables = jax.jit(model.init)(jax.random.key(seed, impl="rbg"), DUMMY_IMAGES)
+    variables = jax.jit(partial(_init, model))(jax.random.key(seed, impl="rbg"))
     report = None
     if weights is not None:
-        variables, report = pretrained.from_state_dict(weights, variables, encoder_only=True)
+        names = model.encoder.tensor_names
+        variables, report = pretrained.from_state_dict(weights, variables, encoder_only=True, names=names)
         variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), variables)
     for kind, parts in (initial or {}).items():
         variables[kind] = {**variables[kind], **{name: parts[name] for name in variables[kind] if name in parts}}

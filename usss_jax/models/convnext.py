@@ -1,0 +1,141 @@
+"""ConvNeXt (Liu et al., "A ConvNet for the 2020s", 2022) with output stride 8 instead of 32.
+
+The stem (stride 4) and the downsampling before stage 1 (stride 2) are the published ones; stages are counted from 0, as
+in the files of weights. The downsamplings before stages 2 and 3 have stride 1, and what follows is dilated so that each
+kernel still meets what lies as far apart as where it was trained:
+
+  stage  2x2 downsampling before it             its 7x7 convolutions
+  2      stride 1, dilation 1, zeros (0, 1)     dilation 2
+  3      stride 1, dilation 2, zeros (1, 1)     dilation 4
+
+For image sides that are multiples of 32 the features [1::4, 1::4] are exactly those of the network of stride 32; the
+others are those of shifted images. A 2x2 kernel has no middle: after (0, 1) a cell stands for what lies half a cell (4
+pixels) to its lower right, and (1, 1) adds nothing to that. timm's ConvNeXt with output_stride=8 does the same.
+
+Where a side is no multiple of a stride, that layer sees zeros beyond the lower or right border. The published
+classifier normalises the mean over the image (its last LayerNorm); here the same layer normalises every cell.
+Stochastic depth is not built in.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+from jax import lax
+from jax.typing import DTypeLike
+
+from usss_jax.models.convnext_names import NAMES
+from usss_jax.models.encoder import TensorNames
+
+OUTPUT_STRIDE = 8
+STAGES = (  # stride, dilation and padding of the downsampling, dilation of the blocks; None: what the size asks for
+    (4, 1, None, 1),  # kernel 4x4: the stem
+    (2, 1, None, 1),
+    (1, 1, (0, 1), 2),
+    (1, 2, (1, 1), 4),
+)
+LAYER_SCALE = 1e-6  # to begin with
+INIT = nn.initializers.normal(0.02)  # the original cuts it off at 2, a hundred standard deviations away
+
+# Float32 at least, whatever the convolutions compute in: dtype=None promotes with the parameters.
+layer_norm = partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
+
+
+class Block(nn.Module):
+    """Depthwise 7x7 convolution, LayerNorm, 1x1 to 4x channels, GELU, 1x1 back, times the layer scale, plus the input.
+
+    The sum is float32 at least: bfloat16 would lose branches that begin at a millionth of their size.
+    """
+
+    dilation: int = 1
+    dtype: DTypeLike | None = None
+    precision: lax.Precision | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        """Map `x` [B, H, W, C] to the same shape."""
+        channels = x.shape[-1]
+        numerics = {"kernel_init": INIT, "dtype": self.dtype, "precision": self.precision}
+        y = nn.Conv(
+            channels,
+            (7, 7),
+            padding=3 * self.dilation,
+            kernel_dilation=self.dilation,
+            feature_group_count=channels,
+            name="conv",
+            **numerics,
+        )(x)
+        y = layer_norm(name="norm")(y)
+        y = nn.gelu(nn.Dense(4 * channels, name="expand", **numerics)(y), approximate=False)
+        y = nn.Dense(channels, name="reduce", **numerics)(y)
+        return x + y * self.param("scale", nn.initializers.constant(LAYER_SCALE), (channels,))
+
+
+class ConvNeXt(nn.Module):
+    """Encoder: image -> features at one eighth of its size.
+
+    Attributes:
+      blocks: number of blocks of stages 0 to 3.
+      channels: of stages 0 to 3, before `width`.
+      width: factor on every channel count; 1 is the published network.
+      dtype: of the convolutions; None follows the input.
+      precision: of the convolutions (see `jax.lax.Precision`).
+    """
+
+    blocks: Sequence[int]
+    channels: Sequence[int]
+    width: float = 1.0
+    dtype: DTypeLike | None = None
+    precision: lax.Precision | None = None
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the features."""
+        return self._channels(3)
+
+    @property
+    def stride(self) -> int:
+        """Pixels per cell of the features."""
+        return OUTPUT_STRIDE
+
+    @property
+    def tensor_names(self) -> TensorNames:
+        """Names of timm, torchvision, the original and Hugging Face."""
+        return NAMES
+
+    def _channels(self, stage: int) -> int:
+        return max(1, round(self.channels[stage] * self.width))
+
+    @nn.compact
+    def __call__(self, x, train: bool = False, groups: int = 1):
+        """Map images [B, H, W, 3] to features [B, ceil(H / 8), ceil(W / 8), out_channels].
+
+        Training or not makes no difference, and no example sees another: `train` and `groups` change nothing.
+        """
+        numerics: dict[str, Any] = {"dtype": self.dtype, "precision": self.precision}
+        for stage, (stride, dilation, zeros, block_dilation) in enumerate(STAGES):
+            if stage > 0:
+                x = layer_norm(name=f"stage{stage}_norm")(x)
+            x = nn.Conv(
+                self._channels(stage),
+                (4, 4) if stage == 0 else (2, 2),
+                strides=stride,
+                padding=[zeros or (0, -side % stride) for side in x.shape[1:3]],
+                kernel_dilation=dilation,
+                kernel_init=INIT,
+                name=f"stage{stage}_conv",
+                **numerics,
+            )(x)
+            if stage == 0:
+                x = layer_norm(name="stage0_norm")(x)
+            for i in range(self.blocks[stage]):
+                x = Block(block_dilation, name=f"stage{stage}_block{i}", **numerics)(x)
+        return layer_norm(name="norm")(x)
+
+
+ENCODERS = {
+    "convnext_tiny": partial(ConvNeXt, blocks=(3, 3, 9, 3), channels=(96, 192, 384, 768)),
+    "convnext_small": partial(ConvNeXt, blocks=(3, 3, 27, 3), channels=(96, 192, 384, 768)),
+    "convnext_base": partial(ConvNeXt, blocks=(3, 3, 27, 3), channels=(128, 256, 512, 1024)),
+}
