@@ -63,7 +63,9 @@ def prepare_ours(width: float, batch: int, size: int, weights: pathlib.Path):
     tx = optim.create_optimizer(LR, 10**6, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     state, _ = create_state(model, tx, 0, mesh, make_label_embeddings())
     if not weights.exists():
-        state_dict = pretrained.to_state_dict(jax.device_get(state.variables), list(CLASSES))
+        state_dict = pretrained.to_state_dict(
+            jax.device_get(state.variables), list(CLASSES), names=model.encoder.tensor_names
+        )
         pretrained.save_safetensors(str(weights), state_dict)
     step = jit_train_step(mesh, model=model, tx=tx, objective=Objective(), has_unlabeled=True)
     data = sharding.put(make_batch(batch, size), sharding.step_batch_shardings(mesh))

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
@@ -56,17 +57,57 @@ class GroupedBatchNorm(nn.Module):
             inverse = scale * lax.rsqrt(var + self.epsilon)
             return ((x.astype(wide) - mean) * inverse + bias).astype(x.dtype)
 
-        grouped = x.astype(wide).reshape(-1, self.groups, *x.shape[1:])
-        mean = grouped.mean((0, 2, 3), keepdims=True)
-        var = jnp.square(grouped - mean).mean((0, 2, 3), keepdims=True)
+        grouped = x.reshape(-1, self.groups, *x.shape[1:])
+        y, mean, var = batch_normalize(grouped, scale, bias, self.epsilon)
         if not self.is_initializing():
             count = grouped.size // (self.groups * channels)
             for g in range(self.groups):
-                unbiased = var[0, g, 0, 0] * (count / max(count - 1, 1))
-                running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean[0, g, 0, 0]
+                unbiased = var[g] * (count / max(count - 1, 1))
+                running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean[g]
                 running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
-        inverse = scale * lax.rsqrt(var + self.epsilon)
-        return ((grouped - mean) * inverse + bias).reshape(x.shape).astype(x.dtype)
+        return y.reshape(x.shape)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def batch_normalize(x, scale, bias, epsilon: float):
+    """Normalise the groups of `x` [B, G, H, W, C] by their own mean and variance, then scale and shift [C].
+
+    Returns:
+      (y of the shape and dtype of x, mean [G, C], biased variance [G, C]); the gradient is that of y alone.
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean = wide.mean((0, 2, 3))
+    var = jnp.square(wide - _per_pixel(mean)).mean((0, 2, 3))
+    inverse = lax.rsqrt(var + epsilon)
+    y = (wide - _per_pixel(mean)) * _per_pixel(inverse * scale) + bias
+    return y.astype(x.dtype), mean, var
+
+
+def _per_pixel(values):
+    """[G, C] -> [G, 1, 1, C], to meet [B, G, H, W, C]."""
+    return values[:, None, None]
+
+
+def _normalize_forward(x, scale, bias, epsilon):
+    y, mean, var = batch_normalize(x, scale, bias, epsilon)
+    return (y, mean, var), (x, scale, mean, var)
+
+
+def _normalize_backward(epsilon, kept, gradients):
+    """Of what the forward pass has, only its input is kept, in its own dtype: no centred float32 copy of every map."""
+    x, scale, mean, var = kept
+    wide = mean.dtype
+    gradient = gradients[0].astype(wide)
+    inverse = lax.rsqrt(var + epsilon)
+    normalized = (x.astype(wide) - _per_pixel(mean)) * _per_pixel(inverse)
+    of_bias, of_scale = gradient.sum((0, 2, 3)), (gradient * normalized).sum((0, 2, 3))  # [G, C]
+    count = x.size // (x.shape[1] * x.shape[-1])
+    of_x = gradient - _per_pixel(of_bias / count) - normalized * _per_pixel(of_scale / count)
+    of_x = of_x * _per_pixel(inverse * scale)
+    return of_x.astype(x.dtype), of_scale.sum(0), of_bias.sum(0)
+
+
+batch_normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 class ResidualBlock(nn.Module):

@@ -195,6 +195,8 @@ def gradients(
     if not batch.get("unlabeled"):
         return grads, stats, {"loss": loss, **scalars}, label_embeddings
 
+    if unroll:
+        batch = {**batch, "unlabeled": after(grads, batch["unlabeled"])}
     weight = jnp.minimum(1, (state.step + 1) / objective.warmup) if objective.warmup else 1.0
     buckets: dict[tuple, dict] = {}  # domains of equal shape share a scan, and with it their forward passes
     for domain in in_order(model, batch["unlabeled"]):
@@ -219,6 +221,7 @@ def gradients(
         if unroll:
             each = []
             for u in range(shape[0]):
+                images = after(carry[0], images)
                 carry, scalars_u = micro_step(carry, (u, {d: x[u] for d, x in images.items()}))
                 each.append(scalars_u)
             per_pass = jax.tree.map(lambda *values: jnp.stack(values), *each)
@@ -229,6 +232,16 @@ def gradients(
     scalars["encoder_grad_norm/entropy"] = optax.tree.norm(of_entropy["encoder"])
     grads = jax.tree.map(jnp.add, grads, of_entropy)
     return grads, stats, {"loss": loss, **scalars}, label_embeddings
+
+
+def after(gradients, images):
+    """Images unchanged, but known only when the gradients are: so that one pass follows the other.
+
+    XLA's CPU scheduler would otherwise keep the activations of all passes at once, since they are independent; it does
+    not heed `optimization_barrier`. If a gradient is not finite the images become 0, and the step is lost anyway.
+    """
+    finite = jnp.isfinite(sum(g.sum() for g in jax.tree.leaves(gradients)))
+    return jax.tree.map(lambda x: jnp.where(finite, x, 0), images)
 
 
 def train_step(state: TrainState, batch: Mapping, *, tx: optax.GradientTransformation, **setting):
