@@ -1,8 +1,8 @@
-"""Run by hosts_test.py: an entry point of the project as it is, but in float64 and with a shallow encoder.
+"""Run by tests of several devices and processes: an entry point as it is, but in float64 and with a shallow encoder.
 
-python hosts_run.py {main,prototypes} FLAGS
+    python hosts_run.py {main,prototypes,pretrain} FLAGS
 
-In float64 sums in another order agree to 1e-10, so that one device, eight, and two processes must.
+In float64 sums in another order agree to 1e-10, and so must one device, eight, and two processes.
 """
 
 import importlib
@@ -15,6 +15,7 @@ import numpy as np
 from usss_jax import multihost
 from usss_jax.models import universal
 from usss_jax.models.drn import DRN
+from usss_jax.pretraining import loop as pretraining
 from usss_jax.training import loop, networks
 
 
@@ -27,20 +28,24 @@ def wide(array):
     return jax.jit(lambda a: a.astype(np.float64), out_shardings=array.sharding)(array)
 
 
-def create_state(*args, **options):
-    state, report = narrow_state(*args, **options)
+def in_float64(create, args, options):
+    """(state, report) of a function that creates a state."""
+    state, report = create(*args, **options)
     return jax.tree.map(wide, state), report
 
 
-def abstract_variables(*args):
-    return jax.tree.map(wide, narrow_variables(*args))
+def patch(module, name):
+    """Let a module create its states in float64."""
+    create = getattr(module, name)
+    setattr(module, name, lambda *args, **options: in_float64(create, args, options))
 
-
-narrow_state, narrow_variables = loop.create_state, networks.abstract_variables
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
-    loop.create_state, networks.abstract_variables = create_state, abstract_variables
+    for module, name in ((loop, "create_state"), (loop, "create_adversarial_state"), (pretraining, "create_state")):
+        patch(module, name)
+    narrow = networks.abstract_variables
+    networks.abstract_variables = lambda *args: jax.tree.map(wide, narrow(*args))
     multihost.HEARTBEAT = 3600  # a machine that runs tests may be busy
     universal.ENCODERS["drn_d_22"] = partial(DRN, blocks=(1, 1, 1, 1))
     entry_point = importlib.import_module(f"usss_jax.{sys.argv.pop(1)}")

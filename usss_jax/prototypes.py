@@ -66,7 +66,7 @@ def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
         raise InputError(f"--out={out}: has label embeddings already; give another folder")
     try:
         pools = hosts.together(open_all, config)
-        hosts.check_same({"config": config.to_dict(), **stages.image_lists(pools)}, "give every host the same data")
+        stages.check_same_run(config, pools)
     except InputError as e:
         raise InputError(str(e).replace("--config.data_root", "--data_root")) from e
     with config.unlocked():

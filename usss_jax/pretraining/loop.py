@@ -30,6 +30,7 @@ WEIGHTS = "encoder.safetensors"
 
 # Fields that may change between two runs of the same workdir: they alter no number.
 FREE_FIELDS = ("data", "checkpoint_every", "log_every", "loader_threads")
+OF_A_HOST = ("data", "loader_threads")  # fields that may differ between hosts
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, Any]:
@@ -41,8 +42,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, An
     config = checked(config)
     build_model(config, 1)  # a wrong name is seen before data is read
     data = hosts.together(open_images, config)
-    about = {"config": config.to_dict(), "set of images": data.fingerprint}
-    hosts.check_same(about, "give every host the same flags and data")
+    same = {field: value for field, value in config.to_dict().items() if field not in OF_A_HOST}
+    hosts.check_same({**same, "set of images": data.fingerprint}, "give every host the same flags and the same images")
     if len(data.train) < config.batch_size:
         raise InputError(f"batch_size={config.batch_size} is more than the {len(data.train)} training images; lower it")
     claim_workdir(config, data, workdir)

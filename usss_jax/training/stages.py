@@ -55,7 +55,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
         raise InputError(f"embed_dim={config.embed_dim} must be from 1 to the encoder's {channels} channels (PCA)")
     device_augment(config)  # a wrong value is seen before data is read
     pools = hosts.together(open_all, config)
-    hosts.check_same({"config": config.to_dict(), **image_lists(pools)}, "give every host the same flags and data")
+    check_same_run(config, pools)
     unlabeled_passes(config, pools, list(pools))  # likewise
     # Before the workdir is claimed: other weights, or another file, may be needed.
     weights = encoder_weights.load(config.pretrained, model, mesh) if config.pretrained else None
@@ -73,10 +73,16 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
         return train_all(config, pools, workdir, singles, mesh, weights, given)
 
 
-def image_lists(pools: Mapping[str, Pools]) -> dict[str, list[str]]:
-    """Ids of the images of every use and domain, which all hosts must agree on, since each reads a part of a batch."""
-    uses = ("labeled", "unlabeled", "select", "report")
-    return {f"list of {use} images of {name}": list(getattr(p, use).ids) for name, p in pools.items() for use in uses}
+OF_A_HOST = ("data_root", "cache_gb", "loader_threads")  # fields that may differ between hosts
+
+
+def check_same_run(config: ConfigDict, pools: Mapping[str, Pools]):
+    """Raise InputError unless all hosts have the same config and lists of images: each reads a part of a batch."""
+    what: dict[str, Any] = {field: value for field, value in config.to_dict().items() if field not in OF_A_HOST}
+    for name, pool in pools.items():
+        for use in ("labeled", "unlabeled", "select", "report"):
+            what[f"list of {use} images of {name}"] = list(getattr(pool, use).ids)
+    hosts.check_same(what, "give every host the same flags and the same images")
 
 
 def train_all(
