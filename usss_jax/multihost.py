@@ -122,9 +122,9 @@ def connect(given: dict[str, Any], timeout: int):
     finally:
         alarm.cancel()
     threading.Thread(target=watch, daemon=True).start()
-    print(f"{jax.process_count()} processes with {jax.device_count()} devices train together", flush=True)
     if jax.process_index() > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
+    print(f"{jax.process_count()} processes with {jax.device_count()} devices train together", flush=True)
 
 
 def client():
