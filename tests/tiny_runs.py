@@ -84,8 +84,15 @@ def assert_same_training(one, other, first=1):
     assert a["domains"] == b["domains"] and a["best_step"] == b["best_step"]
 
 
+DEPTH = {"checkpoints": 2, "best": 2, "tensorboard": 1}  # what is told of these folders: checkpoints, not their insides
+
+
 def files(workdir):
-    """What a run leaves, but for the insides of checkpoints and TensorBoard."""
-    names = (path.relative_to(workdir) for path in workdir.rglob("*") if path.is_file())
-    shown = ("checkpoints", "best", "tensorboard")
-    return {str(pathlib.Path(*n.parts[:3])) if set(n.parts[1:2]) & set(shown) else str(n) for n in names} - {".lock"}
+    """What a run leaves in its workdir."""
+    found = set()
+    for path in workdir.rglob("*"):
+        parts = path.relative_to(workdir).parts
+        depth = [i + DEPTH[part] for i, part in enumerate(parts) if part in DEPTH]
+        if path.is_file() and path.name != ".lock":
+            found.add("/".join(parts[: depth[0]] if depth else parts))
+    return found
