@@ -126,7 +126,7 @@ def test_baselines_and_split_parameters_of_two_processes_are_those_of_one(words,
 @pytest.mark.slow
 def test_pretraining_in_two_processes_is_that_in_one(tmp_path):
     images = write_folders(tmp_path / "images")
-    fields = {"width": 0.0625, "crop": 16, "eval_resize": 18, "batch_size": 8, "eval_batch_size": 4, "epochs": 2}
+    fields = {"width": 0.25, "crop": 32, "eval_resize": 36, "batch_size": 8, "eval_batch_size": 4, "epochs": 2}
     given = ["pretrain", f"--config={REPO}/configs/imagenet.py", f"--config.data={images}", "--config.log_every=1"]
     given += [f"--config.{field}={value}" for field, value in fields.items()]
     code, _, err = run([*given, f"--workdir={tmp_path}/one"])

@@ -36,10 +36,12 @@ FAILED = "usss_jax/failed"  # key under which a process that fails leaves its li
 HEARTBEAT = 100  # seconds after which JAX ends all processes if one is silent: killed, or its host is down
 POLL = 1.0  # seconds between two looks at that key
 GRACE = 1.0  # seconds that a process whose neighbour failed has to say what it knows itself
-LINGER = 5.0  # seconds that a process which fails stays, so that the others read its line: process 0 keeps the keys
+LINGER = 3.0  # seconds that a process which fails stays, so that the others read its line before a connection closes
+LAST = 6.0  # seconds that process 0, which keeps the keys, stays: JAX aborts the others as soon as it is gone
 PREEMPTED = 75  # exit code: try again later (sysexits.h)
 
 _ending = threading.Event()  # this process has begun to end by itself
+_told = threading.Event()  # another process has failed: whatever this one runs into now follows from that
 
 
 def start():
@@ -144,8 +146,9 @@ def watch():
             continue
         if _ending.wait(GRACE):
             return
+        _told.set()
         say_error(failed)
-        os._exit(2)
+        leave(2, 0.0)
 
 
 def fail(text: str, code: int):
@@ -159,8 +162,15 @@ def fail(text: str, code: int):
         client().key_value_set(FAILED, f"process {jax.process_index()} failed: {text}")
     except Exception:  # another one was first
         pass
-    time.sleep(LINGER)
-    os._exit(code)  # sys.exit would wait at JAX's barrier for processes that hang
+    leave(code, LINGER)
+
+
+def leave(code: int, linger: float):
+    """End this process, process 0 last; sys.exit would wait at JAX's barrier for processes that hang."""
+    import jax
+
+    time.sleep(LAST if jax.process_index() == 0 else linger)
+    os._exit(code)
 
 
 def say_error(text: str):
@@ -175,6 +185,7 @@ def run(main: Callable[[list[str]], int | None], **options):
     except SystemExit as e:
         if not e.code or not connected():
             raise
+        wait_if_told()
         fail(str(e.__context__ or "see its output"), e.code if isinstance(e.code, int) else 1)
     except Exception as e:
         if type(e).__name__ == "Preempted":  # training/hosts.py, which is not imported for a typo in a flag
@@ -184,8 +195,15 @@ def run(main: Callable[[list[str]], int | None], **options):
             sys.exit(PREEMPTED)
         if not connected():
             raise
+        wait_if_told()
         traceback.print_exc()
         fail(f"{type(e).__name__}: {(str(e).strip() or 'see its output').splitlines()[0]}", 1)
+
+
+def wait_if_told():
+    """Let `watch` end this process if it is about to."""
+    if _told.is_set():
+        time.sleep(2 * LAST)
 
 
 def connected() -> bool:
