@@ -59,7 +59,7 @@ def test_models_and_objectives_need_no_loader_and_no_config(folder):
 
 def test_library_reads_no_flags_and_no_environment():
     own = ("main.py", "sweep.py", "report.py", "prototypes.py", "class_plot.py", "pretrain.py")
-    entry_points = (*own, "entry.py", "data/check/__main__.py")
+    entry_points = (*own, "entry.py", "multihost.py", "data/check/__main__.py")
     for path in PACKAGE.rglob("*.py"):
         if str(path.relative_to(PACKAGE)) not in entry_points:
             assert not re.search(r"os\.environ|getenv|absl.*flags|FLAGS", path.read_text()), path

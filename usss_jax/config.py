@@ -10,9 +10,10 @@ from usss_jax.errors import InputError
 VARIANTS = ("single", "frozen", "finetune", "hung", "basic", "cross", "full", "direct")
 
 ENCODER_FAMILIES = ("drn_", "resnet", "convnext_")  # how the names of models/universal.py's ENCODERS begin
+PAPER_BATCH = 10  # labeled images per domain and step, to which `lr` belongs
 
 # What `checked` asks of the fields.
-CHOICES = {"on_bad_example": ("error", "skip")}
+CHOICES = {"on_bad_example": ("error", "skip"), "lr_rule": ("fixed", "linear")}
 AT_LEAST_ONE = (
     *("steps", "single_steps", "batch_size", "unlabeled_batch_size", "eval_batch_size", "embed_dim"),
     *("eval_every", "checkpoint_every", "log_every", "loader_threads", "embeddings_per_class"),
@@ -102,10 +103,12 @@ def default_config() -> ConfigDict:
     c.unlabeled_batch_size = 10  # unlabeled images per domain and micro-batch
     c.unlabeled_batches = flexible("pool")  # * micro-batches per step; "pool": the whole pool every epoch
     c.lr = 1e-3
+    c.lr_rule = "fixed"  # lr as given whatever the batch size; or "linear": times batch_size / 10, the paper's batch
     c.momentum = 0.9
     c.weight_decay = 1e-4
     c.poly_power = 0.9
     c.seed = 0
+    c.shard_parameters = False  # split large parameters and their momentum over the devices: less memory on each
     # Rhythm, in steps
     c.eval_every = 50
     c.eval_batch_size = 10
@@ -244,7 +247,10 @@ def read_count(word: str) -> Callable[[str], int | str]:
 
 
 # Fields that may change between two runs of the same workdir: they alter no number.
-FREE_FIELDS = ("variants", "single_from", "data_root", "checkpoint_every", "log_every", "cache_gb", "loader_threads")
+FREE_FIELDS = (
+    *("variants", "single_from", "data_root", "checkpoint_every", "log_every", "cache_gb", "loader_threads"),
+    "shard_parameters",
+)
 
 # Fields that single-domain networks do not depend on: they may differ between a run and that of its `single_from`.
 NOT_OF_SINGLES = (

@@ -7,7 +7,7 @@ import pathlib
 
 from absl import flags
 
-from usss_jax import entry
+from usss_jax import entry, multihost
 from usss_jax.errors import InputError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run leaves behind.")
@@ -24,10 +24,11 @@ def main(argv: list[str]):
                 f"--{flag} is missing: python -m usss_jax.main --config=configs/demo.py --workdir=runs/demo"
             )
     config = entry.load_config()
+    multihost.start()
     from usss_jax.training import stages  # after the flags: a typo should not wait for JAX
 
     stages.run(config, pathlib.Path(str(WORKDIR.value)).expanduser())
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    multihost.run(main)

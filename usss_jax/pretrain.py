@@ -7,7 +7,7 @@ import pathlib
 
 from absl import flags
 
-from usss_jax import entry
+from usss_jax import entry, multihost
 from usss_jax.errors import InputError
 from usss_jax.pretraining.config import default_config
 
@@ -26,10 +26,11 @@ def main(argv: list[str]):
                 "--workdir=runs/imagenet"
             )
     config = entry.load_config()
+    multihost.start()
     from usss_jax.pretraining import loop  # after the flags: a typo should not wait for JAX
 
     loop.run(config, pathlib.Path(str(WORKDIR.value)).expanduser())
 
 
 if __name__ == "__main__":
-    entry.run(main, known=default_config, example="configs/imagenet.py")
+    multihost.run(main, known=default_config, example="configs/imagenet.py")

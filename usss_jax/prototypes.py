@@ -16,7 +16,7 @@ import pathlib
 from absl import flags
 from ml_collections import ConfigDict
 
-from usss_jax import entry
+from usss_jax import entry, multihost
 from usss_jax.config import checked, default_config
 from usss_jax.errors import InputError
 
@@ -34,6 +34,7 @@ def main(argv: list[str]):
     if not WORKDIR.value:
         raise InputError("--workdir is missing: python -m usss_jax.prototypes --workdir=runs/demo")
     workdir = pathlib.Path(WORKDIR.value).expanduser()
+    multihost.start()
     if PER_CLASS.value and not OUT.value:
         raise InputError(f"--embeddings_per_class needs --out: {workdir}/prototypes has those of its own config")
     config = entry.load_config() if flags.FLAGS["config"].present else config_of(workdir)
@@ -56,15 +57,16 @@ def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
     import jax  # after the flags: a typo should not wait for JAX
 
     from usss_jax.data.pools import open_all
-    from usss_jax.training import label_embeddings, label_sources, sharding, stages, variants
+    from usss_jax.training import hosts, label_embeddings, label_sources, sharding, stages, variants
     from usss_jax.training import workdir as workdir_lib
 
     if out is None and config.label_embeddings != label_sources.PROTOTYPES:
         raise InputError(f"{workdir} trains with label_embeddings={config.label_embeddings}; give --out")
-    if out is not None and stages.embeddings_file(out).exists():
+    if out is not None and stages.has_embeddings(out):
         raise InputError(f"--out={out}: has label embeddings already; give another folder")
     try:
-        pools = open_all(config)
+        pools = hosts.together(open_all, config)
+        stages.check_same_run(config, pools)
     except InputError as e:
         raise InputError(str(e).replace("--config.data_root", "--data_root")) from e
     with config.unlocked():
@@ -76,6 +78,8 @@ def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
         workdir_lib.claim_workdir(config, workdir)
     mesh = sharding.create_mesh(jax.devices())
     path = stages.embeddings_file(out or workdir)
+    hosts.from_writer(lambda: path.parent.mkdir(parents=True, exist_ok=True))
+    hosts.check_shared(path.parent)
     with contextlib.nullcontext() if out else workdir_lib.alone_in(workdir):
         stages.make_label_embeddings(config, pools, out or workdir, singles, mesh)
         label_embeddings.write_report(path)
@@ -99,4 +103,4 @@ def config_of(workdir: pathlib.Path) -> ConfigDict:
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    multihost.run(main)

@@ -27,12 +27,28 @@ def predict(variables, images, *, domain: str, model: UniversalModel):
     )
 
 
-def padded_batches(source, batch_size: int) -> Iterator[dict]:
-    """Batches of a source in order; the last one is filled up with examples whose labels are all ignored."""
+def padded_batches(source, batch_size: int, share: tuple[int, int] = (0, 1)) -> Iterator[dict]:
+    """Batches of a source in order; the last one is filled up with examples whose labels are all ignored.
+
+    With `share` = (index, count) the index-th of `count` equal parts of every batch: the rest is not read.
+    """
+    index, count = share
+    part = batch_size // count
     with ThreadPoolExecutor(THREADS) as threads:
-        for start in range(0, len(source), batch_size):
-            examples = list(threads.map(source.__getitem__, range(start, min(start + batch_size, len(source)))))
-            yield _stack(examples, batch_size)
+        for start in range(index * part, index * part + len(source), batch_size):
+            wanted = range(start, min(start + part, len(source)))
+            yield _stack(list(threads.map(source.__getitem__, wanted)) or [_ignored(source[len(source) - 1])], part)
+
+
+def placed_batches(source, batch_size: int, mesh: Mesh) -> Iterator[dict]:
+    """`padded_batches` on the mesh, of which every process reads its share; the size is rounded up to fit it."""
+    size = -(-batch_size // mesh.size) * mesh.size  # the last batch is filled up anyway
+    for batch in padded_batches(source, size, (jax.process_index(), jax.process_count())):
+        yield put({"batch": batch}, {"batch": batch_sharding(mesh)})["batch"]
+
+
+def _ignored(example: dict) -> dict:
+    return {**example, "label": np.full_like(example["label"], IGNORE)}
 
 
 def _stack(examples: list[dict], batch_size: int) -> dict:
@@ -62,10 +78,8 @@ def create_evaluator(mesh: Mesh, domain: str, num_classes: int, *, model: Univer
 def sum_batches(function: Callable, variables, source, batch_size: int, mesh: Mesh):
     """Sum function(variables, batch) over all batches of a source, in float64 or int64 on the host."""
     total = None
-    batch_size = -(-batch_size // mesh.size) * mesh.size  # the last batch is filled up anyway
-    for batch in padded_batches(source, batch_size):
-        value = function(variables, put({"batch": batch}, {"batch": batch_sharding(mesh)})["batch"])
-        value = jax.tree.map(_wide, value)
+    for batch in placed_batches(source, batch_size, mesh):
+        value = jax.tree.map(_wide, function(variables, batch))
         total = value if total is None else jax.tree.map(np.add, total, value)
     return total
 

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from usss_jax.evaluation.evaluate import padded_batches
+from usss_jax.evaluation.evaluate import placed_batches
 from usss_jax.models.universal import UniversalModel
 from usss_jax.models.upsample import upsample_matrix
 from usss_jax.objectives import kmeans
-from usss_jax.training.sharding import batch_sharding, put, replicated
+from usss_jax.training.sharding import batch_sharding, replicated, to_host
 
 
 def sample_pixels(source, classes: Sequence[int], count: int, seed: int) -> dict[int, np.ndarray]:
@@ -57,21 +57,21 @@ def pixel_features(
     encode = jax.jit(
         partial(model.apply, method="encode"),
         in_shardings=(replicated(mesh), batch_sharding(mesh)),
-        out_shardings=replicated(mesh),
+        out_shardings=batch_sharding(mesh),
     )
     gather = jax.jit(kmeans.pixel_features)
     batch_size = -(-batch_size // mesh.size) * mesh.size
     most = int(np.bincount(pixels[:, 0] // batch_size).max(initial=0))  # one shape for all batches: compiled once
     found = [np.zeros((0, model.encoder.out_channels), np.float32)] * len(pixels)
-    for number, batch in enumerate(padded_batches(source, batch_size)):
+    for number, batch in enumerate(placed_batches(source, batch_size, mesh)):
         here = np.flatnonzero(pixels[:, 0] // batch_size == number)
         if not len(here):
             continue
-        features = encode(variables, put({"image": batch["image"]}, {"image": batch_sharding(mesh)})["image"])
+        features = encode(variables, batch["image"])
         wanted = np.zeros((most, 3), np.int64)
         wanted[: len(here)] = pixels[here] - [number * batch_size, 0, 0]
         rows, columns = (upsample_matrix(side, model.upsample) for side in batch["label"].shape[1:])
-        values = np.asarray(gather(features, wanted, rows, columns))
+        values = to_host(gather(features, wanted, rows, columns))
         for place, value in zip(here, values, strict=False):  # the rest of `values` is padding
             found[place] = value
     return np.stack(found) if len(pixels) else np.zeros((0, model.encoder.out_channels), np.float32)

@@ -68,26 +68,32 @@ class CenterCrop(grain.transforms.Map):
         return {**element, "image": image[top : top + self.size, left : left + self.size]}
 
 
-def train_batches(source: ClassImages, crop: RandomResizedCrop, batch_size: int, seed: int) -> grain.MapDataset:
+def train_batches(
+    source: ClassImages, crop: RandomResizedCrop, batch_size: int, seed: int, share: tuple[int, int] = (0, 1)
+) -> grain.MapDataset:
     """Endless batches, a new order every epoch; item s, of step s, follows from source, seed and s alone.
 
-    Items are {"image": uint8 [B, size, size, 3], "label": int32 [B]}.
+    Items are {"image": uint8 [B, size, size, 3], "label": int32 [B]}, or with `share` = (index, count) the index-th of
+    `count` equal parts of every batch.
     """
+    index, count = share
     examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(crop)
-    return examples.batch(batch_size, drop_remainder=True, batch_fn=stack)
+    return examples.batch(batch_size // count, drop_remainder=True, batch_fn=stack)[index::count]
 
 
-def eval_batches(source: ClassImages, crop: CenterCrop, batch_size: int) -> grain.MapDataset:
+def eval_batches(
+    source: ClassImages, crop: CenterCrop, batch_size: int, share: tuple[int, int] = (0, 1)
+) -> grain.MapDataset:
     """Every example once and in order, in batches as above; the last is filled up with labels NO_LABEL."""
+    index, count = share
+    last = len(source) - 1
 
-    def full(examples: Sequence[dict]) -> dict:
-        batch = stack(examples)
-        missing = batch_size - len(examples)
-        batch["image"] = np.pad(batch["image"], [(0, missing), (0, 0), (0, 0), (0, 0)], mode="edge")
-        batch["label"] = np.pad(batch["label"], (0, missing), constant_values=NO_LABEL)
-        return batch
+    def example(place: int) -> dict:
+        cropped = crop.map(source[min(place, last)])
+        return cropped if place <= last else {**cropped, "label": np.full_like(cropped["label"], NO_LABEL)}
 
-    return grain.MapDataset.source(source).map(crop).batch(batch_size, drop_remainder=False, batch_fn=full)
+    places = grain.MapDataset.range(-(-len(source) // batch_size) * batch_size)
+    return places.map(example).batch(batch_size // count, drop_remainder=True, batch_fn=stack)[index::count]
 
 
 def stack(examples: Sequence[dict]) -> dict[str, np.ndarray]:

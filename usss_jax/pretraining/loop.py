@@ -18,7 +18,7 @@ from usss_jax.pretraining import classify
 from usss_jax.pretraining.batches import CenterCrop, RandomResizedCrop, eval_batches, train_batches
 from usss_jax.pretraining.config import checked
 from usss_jax.pretraining.images import ClassImages, DataSet, open_data
-from usss_jax.training import logs, sharding
+from usss_jax.training import hosts, logs, sharding
 from usss_jax.training.checkpoint import Checkpoints
 from usss_jax.training.logs import say
 from usss_jax.training.meter import Meter
@@ -30,6 +30,7 @@ WEIGHTS = "encoder.safetensors"
 
 # Fields that may change between two runs of the same workdir: they alter no number.
 FREE_FIELDS = ("data", "checkpoint_every", "log_every", "loader_threads")
+OF_A_HOST = ("data", "loader_threads")  # fields that may differ between hosts
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, Any]:
@@ -39,23 +40,27 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, An
       InputError: for whatever is wrong with config, data or workdir; nothing already computed is lost.
     """
     config = checked(config)
-    if jax.process_count() > 1:
-        raise InputError("several hosts are not supported yet: start one process, with all its devices")
     build_model(config, 1)  # a wrong name is seen before data is read
-    data = open_data(config.data)
-    if config.on_bad_example == "skip":
-        data = data.without_bad(config.loader_threads)
+    data = hosts.together(open_images, config)
+    same = {field: value for field, value in config.to_dict().items() if field not in OF_A_HOST}
+    hosts.check_same({**same, "set of images": data.fingerprint}, "give every host the same flags and the same images")
     if len(data.train) < config.batch_size:
         raise InputError(f"batch_size={config.batch_size} is more than the {len(data.train)} training images; lower it")
     claim_workdir(config, data, workdir)
     finished = workdir / "summary.json"
-    if finished.exists():
+    if summary := hosts.from_writer(lambda: json.loads(finished.read_text()) if finished.exists() else None):
         say(STAGE, "finished earlier")
-        return json.loads(finished.read_text())
+        return summary
     mesh = sharding.widest_mesh(devices or jax.devices(), config.batch_size)
     say(STAGE, f"{len(data.classes)} classes, {len(data.train)} images, {len(data.val)} to evaluate")
     with alone_in(workdir):
         return train_and_evaluate(config, data, build_model(config, len(data.classes)), workdir, mesh)
+
+
+def open_images(config: ConfigDict) -> DataSet:
+    """Open the images, without the damaged ones if the config says so."""
+    data = open_data(config.data)
+    return data.without_bad(config.loader_threads) if config.on_bad_example == "skip" else data
 
 
 def build_model(config: ConfigDict, num_classes: int) -> UniversalModel:
@@ -71,6 +76,11 @@ def build_model(config: ConfigDict, num_classes: int) -> UniversalModel:
 
 def claim_workdir(config: ConfigDict, data: DataSet, workdir: pathlib.Path):
     """Write config and fingerprint of the data into a fresh workdir; InputError if it belongs to others."""
+    hosts.from_writer(_claim, config, data, workdir)
+    hosts.check_shared(workdir)
+
+
+def _claim(config: ConfigDict, data: DataSet, workdir: pathlib.Path):
     path = workdir / "config.json"
     mine = {**json.loads(json.dumps(config.to_dict())), "fingerprint": data.fingerprint}
     try:
@@ -125,7 +135,7 @@ def train_and_evaluate(
     )
     count_hits = classify.jit_count_hits(mesh, model=model)
     crop = RandomResizedCrop(config.crop, config.min_scale, config.flip)
-    batches = train_batches(data.train, crop, config.batch_size, config.seed)
+    batches = train_batches(data.train, crop, config.batch_size, config.seed, hosts.share())
 
     def meta() -> dict[str, Any]:
         progress["seconds"] = seconds_before + time.monotonic() - began
@@ -141,7 +151,8 @@ def train_and_evaluate(
                 batch = put(next(iterator), mesh)
             state, scalars = train_step(state, batch)
             evaluates = step % eval_every == 0 or step == steps
-            saves = evaluates or step % config.checkpoint_every == 0
+            stops = hosts.preempted(step)
+            saves = evaluates or step % config.checkpoint_every == 0 or stops
             if step == start + 1 or step % config.log_every == 0 or saves:
                 meter.log(step, jax.device_get(scalars), writer)
             if evaluates:
@@ -157,6 +168,8 @@ def train_and_evaluate(
             if saves:
                 with meter.paused():
                     last.save(step, {"state": state}, meta())
+            if stops:
+                raise hosts.Preempted(f"told to end; the same command goes on from step {step}, now saved")
     finally:
         iterator.close()
         writer.close()
@@ -165,7 +178,8 @@ def train_and_evaluate(
     chosen = best.restore(progress["best"]["step"], variables=abstract_variables(model, mesh))["variables"]
     tensors = classify.classifier_state_dict(jax.device_get(chosen), model.encoder.tensor_names)
     # training/encoder_weights.py compares the metadata.
-    pretrained.save_safetensors(str(workdir / WEIGHTS), tensors, {"normalize": config.normalize})
+    if hosts.is_writer():
+        pretrained.save_safetensors(str(workdir / WEIGHTS), tensors, {"normalize": config.normalize})
     summary = summarize(config, data, meta()["progress"], steps)
     logs.write_json(workdir / "summary.json", summary)
     last.close()
@@ -182,7 +196,7 @@ def put(batch: dict, mesh: Mesh) -> dict:
 def evaluate(count_hits, variables, source: ClassImages, config: ConfigDict, mesh: Mesh) -> dict[str, float]:
     """Shares of all images of a source whose label is the best (top1) and among the five best (top5)."""
     batch_size = -(-config.eval_batch_size // mesh.size) * mesh.size  # the last batch is filled up anyway
-    batches = eval_batches(source, CenterCrop(config.eval_resize, config.crop), batch_size)
+    batches = eval_batches(source, CenterCrop(config.eval_resize, config.crop), batch_size, hosts.share())
     hits = [0, 0]
     iterator = streams.iterate(batches, 0, config.loader_threads)
     try:

@@ -17,7 +17,8 @@ from usss_jax.models.upsample import upsample
 from usss_jax.objectives import adversarial as losses
 from usss_jax.objectives.losses import IGNORE, cross_entropy
 from usss_jax.training.adversarial_state import Adversarial, AdversarialState, only_domain
-from usss_jax.training.sharding import replicated, step_batch_shardings
+from usss_jax.training.sharding import replicated, state_shardings, step_batch_shardings
+from usss_jax.training.step import gathered
 
 # ---- Losses of one forward pass ----
 
@@ -141,10 +142,18 @@ def train_step(
     tx: optax.GradientTransformation,
     objective: Adversarial,
     steps: int,
+    mesh: Mesh | None = None,
     **setting,
 ):
-    """One step of both optimisers: a pure function of (state, batch), `setting` that of `gradients`."""
-    grads, discriminator_grads, stats, scalars = gradients(state, batch, objective=objective, steps=steps, **setting)
+    """One step of both optimisers: a pure function of (state, batch), `setting` that of `gradients`.
+
+    `mesh` is that of step.py's `train_step`.
+    """
+    whole = gathered(state, mesh)
+    if mesh is not None:
+        judge = jax.lax.with_sharding_constraint(state.discriminator, replicated(mesh))
+        whole = dataclasses.replace(whole, discriminator=judge)
+    grads, discriminator_grads, stats, scalars = gradients(whole, batch, objective=objective, steps=steps, **setting)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     discriminator_updates, discriminator_opt_state = objective.discriminator_optimizer(steps).update(
         discriminator_grads, state.discriminator_opt_state, state.discriminator
@@ -173,8 +182,9 @@ def jit_adversarial_step(
     steps: int,
     augment: DeviceAugment = NO_AUGMENT,
     seed: int = 0,
+    like: AdversarialState | None = None,
 ):
-    """Compile (state, batch) -> (state, scalars) for the mesh: state replicated and donated, batches split.
+    """Compile (state, batch) -> (state, scalars) for the mesh: state donated and where `like` lies, batches split.
 
     The batch is that of `jit_train_step` with the model's one domain and unlabeled images. Unlabeled micro-batches are
     written out on CPU and scanned elsewhere, see `gradients` in step.py.
@@ -183,11 +193,12 @@ def jit_adversarial_step(
       ValueError: if the model has not exactly one domain.
     """
     only_domain(model)
+    of_state = state_shardings(mesh, like)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     setting: dict[str, Any] = {"model": model, "objective": objective, "steps": steps, "augment": augment, "seed": seed}
     return jax.jit(
-        partial(train_step, tx=tx, unroll=on_cpu, **setting),
-        in_shardings=(replicated(mesh), step_batch_shardings(mesh)),
-        out_shardings=replicated(mesh),
+        partial(train_step, tx=tx, mesh=mesh, unroll=on_cpu, **setting),
+        in_shardings=(of_state, step_batch_shardings(mesh)),
+        out_shardings=(of_state, replicated(mesh)),
         donate_argnums=0,
     )

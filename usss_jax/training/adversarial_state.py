@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -15,8 +14,7 @@ from usss_jax.models import pretrained
 from usss_jax.models.discriminator import STRIDE, Discriminator
 from usss_jax.models.universal import PRECISIONS, UniversalModel
 from usss_jax.training.optim import poly_schedule
-from usss_jax.training.sharding import replicated
-from usss_jax.training.state import TrainState, create_state
+from usss_jax.training.state import TrainState, born_on, create_state, seed_bits, seeded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,13 +82,15 @@ def create_adversarial_state(
     *,
     objective: Adversarial,
     steps: int,
+    split: bool = False,
 ) -> tuple[AdversarialState, pretrained.Report | None]:
-    """Create the state, replicated over the mesh; the segmentation network starts as with `create_state`.
+    """Create the state on the mesh; the segmentation network starts as with `create_state`.
 
     Args:
       model, tx, seed, mesh, label_embeddings, weights, initial: see `create_state`.
       objective: says what D is.
       steps: of the stage, for D's schedule.
+      split: see `create_state`; D likewise.
 
     Returns:
       (state, report of what the pretrained weights matched or None).
@@ -100,16 +100,16 @@ def create_adversarial_state(
       InputError: if a pretrained tensor does not fit.
     """
     classes = model.num_classes[only_domain(model)]
-    state, report = create_state(model, tx, seed, mesh, label_embeddings, weights, initial)
-    key = jax.random.fold_in(jax.random.key(seed, impl="rbg"), 1)  # 0 stands for the segmentation network
+    state, report = create_state(model, tx, seed, mesh, label_embeddings, weights, initial, split=split)
+    bits = seed_bits(seed, 1)  # 0 stands for the segmentation network
     maps = np.zeros((1, STRIDE, STRIDE, classes), np.float32)
-    params = jax.jit(objective.discriminator.init)(key, maps)["params"]
+    params = born_on(mesh, seeded(objective.discriminator), bits, maps, split=split)[0]["params"]
     extended = AdversarialState(
         **{field.name: getattr(state, field.name) for field in dataclasses.fields(state)},
         discriminator=params,
-        discriminator_opt_state=objective.discriminator_optimizer(steps).init(params),
+        discriminator_opt_state=born_on(mesh, objective.discriminator_optimizer(steps).init, params, split=split)[0],
     )
-    return jax.device_put(extended, replicated(mesh)), report
+    return extended, report
 
 
 def only_domain(model: UniversalModel) -> str:

@@ -7,12 +7,15 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from usss_jax.training import hosts
+
 
 class Checkpoints:
     """Checkpoints of one folder, of which the newest `keep` are kept.
 
     A checkpoint appears under its step's number only when it is complete, so a killed process leaves none that is
-    half written. Use as a context, or call `close`.
+    half written. Use as a context, or call `close`. Several processes make every call together, and each writes
+    the shards that it has: the folder must be on a file system that all of them share.
     """
 
     def __init__(self, folder: pathlib.Path, keep: int = 2):
@@ -23,9 +26,8 @@ class Checkpoints:
         )
 
     def latest_step(self) -> int | None:
-        """Step of the newest checkpoint, None if there is none."""
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
+        """Step of the newest checkpoint, None if there is none; of several processes, what process 0 sees."""
+        return hosts.from_writer(lambda: getattr(self._checkpointer.latest, "step", None))
 
     def save(self, step: int, trees: Mapping[str, Any], meta: Mapping[str, Any]):
         """Write named trees of arrays and the JSON dict `meta`; replaces an earlier checkpoint of the same step."""
@@ -34,7 +36,7 @@ class Checkpoints:
 
     def meta(self) -> dict[str, Any]:
         """Read the JSON dict of the newest checkpoint."""
-        return self._checkpointer.load_checkpointables(abstract_checkpointables={"meta": None})["meta"]
+        return self._checkpointer.load_checkpointables(self.latest_step(), {"meta": None})["meta"]
 
     def restore(self, step: int | None = None, **like: Any) -> dict[str, Any]:
         """Read the named trees of the checkpoint of `step`, or of the newest.
@@ -48,7 +50,7 @@ class Checkpoints:
           The trees by name.
         """
         abstract = {name: jax.tree.map(_abstract, tree) for name, tree in like.items()}
-        return self._checkpointer.load_checkpointables(step, abstract)
+        return self._checkpointer.load_checkpointables(self.latest_step() if step is None else step, abstract)
 
     def close(self):
         """Finish pending work."""

@@ -1,6 +1,7 @@
 """The pass that makes label embeddings from a single-domain network, and the file that keeps them."""
 
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -11,19 +12,18 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from usss_jax.errors import InputError
-from usss_jax.evaluation.evaluate import padded_batches, sum_batches
+from usss_jax.evaluation.evaluate import placed_batches, sum_batches
 from usss_jax.inference.visualize import save_png
 from usss_jax.models.universal import UniversalModel
 from usss_jax.models.upsample import upsample_matrix
 from usss_jax.objectives.kmeans import cluster_sums, lloyd, pixel_features, seed_centers
 from usss_jax.objectives.prototypes import Prototypes, accumulate, finish
-from usss_jax.training import embedding_report, logs
-from usss_jax.training.sharding import batch_sharding, put, replicated
+from usss_jax.training import embedding_report, hosts, logs
+from usss_jax.training.sharding import batch_sharding, replicated, to_host
 
 SAMPLE = 2048  # pixels per class at which the seeding of K-means looks
 INDEX_STEP = 2048
@@ -114,7 +114,11 @@ def encoded_batches(
 
     If all features fit into `keep_bytes` they stay on the device and images are encoded once; otherwise every time.
     """
-    encode = jitted(lambda v, images: model.apply(v, images, method="encode"), mesh)
+    encode = jax.jit(
+        lambda v, images: model.apply(v, images, method="encode"),
+        in_shardings=(replicated(mesh), batch_sharding(mesh)),
+        out_shardings=batch_sharding(mesh),
+    )
     kept: list[dict] = []
 
     def batches() -> Iterator[dict]:
@@ -122,11 +126,10 @@ def encoded_batches(
             yield from kept
             return
         found: list[dict] | None = []
-        for host in padded_batches(source, -(-batch_size // mesh.size) * mesh.size):
-            batch = put({"batch": host}, {"batch": batch_sharding(mesh)})["batch"]
+        for batch in placed_batches(source, batch_size, mesh):
             encoded = {"features": encode(variables, batch["image"]), "label": batch["label"]}
             yield encoded
-            if found is not None and encoded["features"].nbytes * -(-len(source) // len(host["label"])) <= keep_bytes:
+            if found is not None and encoded["features"].nbytes * -(-len(source) // len(batch["label"])) <= keep_bytes:
                 found.append(encoded)
             else:
                 found = None
@@ -147,7 +150,7 @@ def kmeans_pass(batches: Callable, mesh: Mesh, upsample: str) -> Callable:
     def sums_of(centers):
         total = None
         for batch in batches():
-            value = jax.tree.map(lambda a: np.asarray(a, np.float64), step(jnp.asarray(centers), batch))
+            value = jax.tree.map(lambda a: np.asarray(a, np.float64), step(np.asarray(centers), batch))
             total = value if total is None else jax.tree.map(np.add, total, value)
         return total
 
@@ -164,7 +167,7 @@ def sample_pixels(batches: Callable, counts, seed: int, upsample: str, limit: in
     found: list[list[np.ndarray]] = [[] for _ in ranks]
     seen = np.zeros(len(ranks), np.int64)  # pixels of every class in earlier batches
     for batch in batches():
-        labels, chosen = np.asarray(batch["label"]), []
+        labels, chosen = to_host(batch["label"]), []
         for i, of_class in enumerate(ranks):
             places = np.flatnonzero(labels == i)
             first, last = np.searchsorted(of_class, [seen[i], seen[i] + len(places)])
@@ -173,7 +176,7 @@ def sample_pixels(batches: Callable, counts, seed: int, upsample: str, limit: in
         index = np.stack(np.unravel_index(np.concatenate(chosen), labels.shape), 1).astype(np.int32)
         padded = np.pad(index, [(0, -len(index) % INDEX_STEP), (0, 0)])  # few different shapes to compile for
         rows, columns = (upsample_matrix(side, upsample) for side in labels.shape[1:])
-        values = np.asarray(gather(batch["features"], padded, rows, columns))[: len(index)]
+        values = to_host(gather(batch["features"], padded, rows, columns))[: len(index)]
         for i, part in enumerate(np.split(values, np.cumsum([len(c) for c in chosen])[:-1])):
             found[i].append(part)
     return [np.concatenate(parts) for parts in found]
@@ -226,7 +229,9 @@ def method(embeddings_per_class: int) -> str:
 
 
 def save(path: pathlib.Path, embeddings: Mapping[str, Prototypes | LabelEmbeddings], meta: Mapping[str, Any]):
-    """Write label embeddings as .npz: JSON text `meta`, and per domain the arrays of its object."""
+    """Write label embeddings as .npz: JSON text `meta`, and per domain the arrays of its object; process 0 does."""
+    if not hosts.is_writer():
+        return
     arrays = {f"{domain}/{name}": value for domain, e in embeddings.items() for name, value in vars(e).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial_path = path.with_name("partial_" + path.name)
@@ -235,15 +240,17 @@ def save(path: pathlib.Path, embeddings: Mapping[str, Prototypes | LabelEmbeddin
 
 
 def load(
-    path: pathlib.Path, remedy: str = "delete it to make them anew"
+    path: pathlib.Path, remedy: str = "delete it to make them anew", content: bytes | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read a file of `save`: (per domain float32 [n, d], meta); `remedy` says what to do if that fails.
+
+    With `content`, the bytes of the file, it is not opened: they may be from the process that wrote it.
 
     Raises:
       InputError: if the file cannot be read.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(path if content is None else io.BytesIO(content), allow_pickle=False) as file:
             meta = json.loads(str(file["meta"]))
             return {domain: file[f"{domain}/embeddings"] for domain in meta["domains"]}, meta
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as e:
@@ -251,7 +258,12 @@ def load(
 
 
 def write_report(path: pathlib.Path):
-    """Write report.json and cosines.png beside a file of `save`; raises InputError if it cannot be read."""
+    """Write report.json and cosines.png beside a file of `save`; raises InputError if it cannot be read.
+
+    Only process 0 does.
+    """
+    if not hosts.is_writer():
+        return
     embeddings, meta = load(path)
     with np.load(path, allow_pickle=False) as file:
         name = "{}/explained_variance"

@@ -12,9 +12,13 @@ from typing import Any
 import jax
 import tensorboardX
 
+from usss_jax.training import hosts
+
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]):
-    """Write a JSON file in one piece: a reader sees the old one or the new one; NaN is refused."""
+    """Write a JSON file in one piece: a reader sees the old one or the new one; NaN is refused. Process 0 does."""
+    if not hosts.is_writer():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
@@ -22,12 +26,15 @@ def write_json(path: pathlib.Path, content: Mapping[str, Any]):
 
 
 class MetricWriter:
-    """Scalars of one stage, to metrics.jsonl and TensorBoard.
+    """Scalars of one stage, to metrics.jsonl and TensorBoard; process 0 writes them.
 
     Going on after a restart at `start` drops the lines of later steps, which will be written again.
     """
 
     def __init__(self, folder: pathlib.Path, start: int):
+        self._writes = hosts.is_writer()
+        if not self._writes:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "metrics.jsonl"
         lines = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
@@ -40,6 +47,8 @@ class MetricWriter:
 
     def write(self, step: int, scalars: Mapping[str, Any]):
         """Append one line; a value that is not finite becomes null."""
+        if not self._writes:
+            return
         clean = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in scalars.items()}
         with self._path.open("a") as file:
             file.write(json.dumps({"step": step, **clean}) + "\n")
@@ -49,7 +58,8 @@ class MetricWriter:
 
     def close(self):
         """Flush."""
-        self._board.close()
+        if self._writes:
+            self._board.close()
 
 
 def say(stage: str, text: str):
@@ -68,8 +78,9 @@ def environment() -> dict[str, Any]:
     """Device, versions and commit, for the summary."""
     packages = ("usss_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     devices = jax.devices()
+    of = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     return {
-        "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}), {os.cpu_count()} CPU cores",
+        "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}){of}, {os.cpu_count()} CPU cores",
         "versions": {name: _version(name) for name in packages},
         "commit": _commit(),
     }

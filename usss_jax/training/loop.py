@@ -22,7 +22,7 @@ from usss_jax.errors import InputError
 from usss_jax.evaluation import metrics
 from usss_jax.evaluation.evaluate import create_evaluator
 from usss_jax.models.universal import UniversalModel
-from usss_jax.training import logs, optim, sharding
+from usss_jax.training import hosts, logs, optim, sharding
 from usss_jax.training.adversarial import jit_adversarial_step
 from usss_jax.training.adversarial_state import Adversarial, create_adversarial_state
 from usss_jax.training.checkpoint import Checkpoints
@@ -98,8 +98,9 @@ def train_and_evaluate(
     began = time.monotonic()
 
     # ---- State: fresh, or from the last checkpoint ----
+    lr, about_lr = optim.learning_rate(config.lr, config.lr_rule, config.batch_size)
     tx = optim.create_optimizer(
-        config.lr,
+        lr,
         stage.steps,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
@@ -120,7 +121,8 @@ def train_and_evaluate(
             has_unlabeled=bool(stage.unlabeled_batches),
             label_classes=stage.label_classes,
         )
-    state, report = create(model, tx, config.seed, mesh, stage.label_embeddings, weights, stage.initial)
+    split = config.shard_parameters
+    state, report = create(model, tx, config.seed, mesh, stage.label_embeddings, weights, stage.initial, split=split)
     last = Checkpoints(folder / "checkpoints")
     best = Checkpoints(folder / "best")
     progress: dict[str, Any] = {"seconds": 0.0, "train_seconds": 0.0, "wait_seconds": 0.0, "images": 0, "best": None}
@@ -135,25 +137,27 @@ def train_and_evaluate(
             stage.name,
             f"{stage.steps} steps, {millions:.2f} M parameters" + (f"; weights: {report}" if report else ""),
         )
+    say(stage.name, about_lr)
     logs.write_json(folder / "config.json", {"stage": stage.name, **config.to_dict()})
     start = int(state.step)
     writer = logs.MetricWriter(folder, start)
 
     # ---- Step, data, evaluation ----
-    train_step = make_step(mesh, model=model, tx=tx, augment=device_augment(config), seed=config.seed)
+    train_step = make_step(mesh, model=model, tx=tx, augment=device_augment(config), seed=config.seed, like=state)
     batches = streams.step_batches(
         stage.trained_pools,
         batch_size=config.batch_size,
         unlabeled_batch_size=config.unlabeled_batch_size,
         unlabeled_batches=stage.unlabeled_batches,
         seed=config.seed,
-        share=(jax.process_index(), jax.process_count()),
+        share=hosts.share(),
     )
     batch_shardings = sharding.step_batch_shardings(mesh)
     evaluators = {d: create_evaluator(mesh, d, p.domain.num_classes, model=model) for d, p in stage.pools.items()}
 
     def evaluate(variables, use: str) -> dict[str, np.ndarray]:
         """Confusion matrix per domain on the sources of one use ("select" or "report")."""
+        variables = sharding.whole(variables, mesh)
         return {d: evaluators[d](variables, getattr(p, use), config.eval_batch_size) for d, p in stage.pools.items()}
 
     seconds_before = progress["seconds"]
@@ -173,7 +177,8 @@ def train_and_evaluate(
                 batch = sharding.put(next(iterator), batch_shardings)
             state, scalars = train_step(state, batch)
             evaluates = step % config.eval_every == 0 or step == stage.steps
-            saves = step % config.checkpoint_every == 0 or step == stage.steps
+            stops = hosts.preempted(step)
+            saves = step % config.checkpoint_every == 0 or step == stage.steps or stops
             # Before evaluation and saving too: they wait for the step anyway, and must not keep a loss that is NaN.
             if step == start + 1 or step % config.log_every == 0 or evaluates or saves:
                 meter.log(step, jax.device_get(scalars), writer)
@@ -196,6 +201,10 @@ def train_and_evaluate(
             if saves:
                 with meter.paused():
                     last.save(step, {"state": state}, meta())
+            if stops:
+                raise hosts.Preempted(
+                    f"{stage.name}: told to end; the same command goes on from step {step}, now saved"
+                )
     finally:
         iterator.close()
         writer.close()
@@ -225,7 +234,7 @@ def device_augment(config: ConfigDict) -> DeviceAugment:
 
 
 SUMMARIZED = (
-    *("encoder", "width", "pretrained", "normalize", "upsample", "precision"),
+    *("encoder", "width", "pretrained", "normalize", "upsample", "precision", "batch_size", "lr_rule"),
     *("label_embeddings", "embeddings_per_class", "embed_dim", "embedding_lr_scale", "embedding_bias"),
 )
 
@@ -263,6 +272,7 @@ def summarize(config: ConfigDict, stage: Stage, result: Mapping, progress: Mappi
         "steps": stage.steps,
         "split_hash": describe_data(stage)["split_hash"],
         "unlabeled_hash": describe_data(stage)["unlabeled_hash"],
+        "lr": optim.learning_rate(config.lr, config.lr_rule, config.batch_size)[0],
         "seed": config.seed,
         "split_seed": config.split_seed,
         "seconds": progress["seconds"],

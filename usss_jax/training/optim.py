@@ -5,6 +5,24 @@ from collections.abc import Callable
 import jax
 import optax
 
+from usss_jax.config import PAPER_BATCH
+
+
+def learning_rate(lr: float, rule: str, batch_size: int) -> tuple[float, str]:
+    """Learning rate by the config's `lr_rule`, and the line that says so.
+
+    "fixed": as given. "linear": times batch_size / PAPER_BATCH (Goyal et al., 2017).
+    """
+    if rule == "linear":
+        scaled = lr * batch_size / PAPER_BATCH
+        return scaled, f"lr {scaled:g}: lr={lr:g} times batch_size {batch_size} / {PAPER_BATCH} (lr_rule=linear)"
+    if batch_size == PAPER_BATCH:
+        return lr, f"lr {lr:g} (lr_rule=fixed)"
+    return (
+        lr,
+        f"lr {lr:g}: as given, though batch_size {batch_size} is not the paper's {PAPER_BATCH} (lr_rule=fixed)",
+    )
+
 
 def poly_schedule(lr: float, steps: int, power: float = 0.9) -> optax.Schedule:
     """lr * (1 - step / steps) ** power; the paper steps it once per epoch, here every step."""

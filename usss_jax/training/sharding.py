@@ -1,19 +1,29 @@
-"""The mesh and the three shardings: state replicated, batches split over the devices on their batch axis."""
+"""The mesh and its shardings: batches split over the devices on their batch axis, the state whole on each or split."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from usss_jax.errors import InputError
+
+BATCH_FIELDS = ("batch_size", "unlabeled_batch_size")
+SPLIT_FROM = 4096  # elements of an array from which on it is worth splitting
 
 
 def create_mesh(devices=None) -> Mesh:
     """One-axis mesh ("data",) over all devices (or the given ones).
 
     Auto axes: the compiler places the collectives, so batch statistics, losses and prototype sums are global because
-    the arrays are. (`jax.make_mesh` alone gives Explicit axes since jax 0.9.)
+    the arrays are. (`jax.make_mesh` alone gives Explicit axes since jax 0.9.) The devices of a process lie side by
+    side, so that process p has the p-th part of every batch.
     """
     devices = jax.devices() if devices is None else devices
+    devices = sorted(devices, key=lambda d: d.process_index)
     return Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
@@ -48,8 +58,68 @@ def put(tree: dict, shardings: dict) -> dict:
     }
 
 
-def widest_mesh(devices: Sequence, *batch_sizes: int) -> Mesh:
-    """Mesh over as many of the devices as divide every batch size; says so if that is not all of them."""
+def leaf_sharding(mesh: Mesh, shape: Sequence[int], split: bool = True) -> NamedSharding:
+    """Sharding of one array of the state: split on its largest axis that the devices divide, or whole on each.
+
+    Whole: if `split` is False, if the array is small (biases, statistics), or if no axis can be divided.
+    """
+    axes = [axis for axis in range(len(shape)) if shape[axis] % mesh.size == 0]
+    if not split or not axes or math.prod(shape) < SPLIT_FROM:
+        return replicated(mesh)
+    axis = max(axes, key=lambda axis: shape[axis])
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+
+def tree_shardings(mesh: Mesh, tree, split: bool):
+    """`leaf_sharding` of every leaf, array or shape, of a tree."""
+    return jax.tree.map(lambda a: leaf_sharding(mesh, a.shape, split), tree)
+
+
+def state_shardings(mesh: Mesh, like):
+    """Shardings of the arrays of a state; replicated, as prefix of its tree, for None."""
+    return replicated(mesh) if like is None else jax.tree.map(lambda a: a.sharding, like)
+
+
+def place(tree, shardings):
+    """Put host arrays, the same ones on every process, or global arrays where `shardings`, a tree of them, says."""
+
+    def one(value, sharding):
+        if isinstance(value, jax.Array) and (value.sharding == sharding or not value.is_fully_addressable):
+            return jax.device_put(value, sharding)
+        host = np.asarray(value)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(one, tree, shardings)
+
+
+def whole(tree, mesh: Mesh):
+    """Gather the split arrays of a tree, so that every device has all of each."""
+    if all(leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):
+        return tree
+    return jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
+
+
+def to_host(array: Any) -> np.ndarray:
+    """Value of a global array, all of it on every process; all processes must call this."""
+    if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+    return np.asarray(array)
+
+
+def widest_mesh(devices: Sequence, *batch_sizes: int, fields: Sequence[str] = BATCH_FIELDS) -> Mesh:
+    """Mesh over as many of the devices as divide every batch size; says so if that is not all of them.
+
+    Several processes must take part equally, with all of their devices.
+
+    Raises:
+      InputError: if there are several, and the size of a batch, whose name is in `fields`, is no multiple.
+    """
+    for field, size in zip(fields, batch_sizes, strict=False):
+        if jax.process_count() > 1 and size % len(devices):
+            raise InputError(
+                f"{field}={size}: {jax.process_count()} processes with {len(devices)} devices share every batch "
+                f"equally; give a multiple of {len(devices)}"
+            )
     count = max(n for n in range(1, len(devices) + 1) if not any(size % n for size in batch_sizes))
     if count < len(devices):
         print(f"uses {count} of {len(devices)} devices: batch_size and unlabeled_batch_size are no multiples of more")

@@ -19,7 +19,7 @@ from usss_jax import config as config_lib
 from usss_jax.data.pools import Pools, open_all
 from usss_jax.errors import InputError
 from usss_jax.evaluation.evaluate import predict
-from usss_jax.training import encoder_weights, label_embeddings, label_sources, logs, sharding
+from usss_jax.training import encoder_weights, hosts, label_embeddings, label_sources, logs, sharding
 from usss_jax.training.loop import Stage, check_same_data, device_augment, train_and_evaluate
 from usss_jax.training.networks import WITHOUT_EMBEDDINGS, best_variables, create_model_of, stage_model
 from usss_jax.training.results import TITLES, draw_comparison, results_table
@@ -40,8 +40,6 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
       InputError: for whatever is wrong with config, data or workdir; nothing already computed is lost.
     """
     config = config_lib.checked(config)
-    if jax.process_count() > 1:
-        raise InputError("several hosts are not supported yet: start one process, with all its devices")
     transfers = [v for v in config.variants if v in ("frozen", "finetune")]
     if transfers and len(config.domains) == 1:
         raise InputError(
@@ -56,12 +54,13 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
     if of_networks and set(config.variants) & {"cross", "full"} and not 1 <= config.embed_dim <= channels:
         raise InputError(f"embed_dim={config.embed_dim} must be from 1 to the encoder's {channels} channels (PCA)")
     device_augment(config)  # a wrong value is seen before data is read
-    pools = open_all(config)
+    pools = hosts.together(open_all, config)
+    check_same_run(config, pools)
     unlabeled_passes(config, pools, list(pools))  # likewise
     # Before the workdir is claimed: other weights, or another file, may be needed.
     weights = encoder_weights.load(config.pretrained, model, mesh) if config.pretrained else None
     given = None
-    if not of_networks and set(config.variants) & {"cross", "full"} and not embeddings_file(workdir).exists():
+    if not of_networks and set(config.variants) & {"cross", "full"} and not has_embeddings(workdir):
         classes = {name: pool.domain.class_names for name, pool in pools.items()}
         given = label_sources.make(
             config.label_embeddings, classes, config.embed_dim, config.seed, config.embeddings_per_class, config.theta
@@ -72,6 +71,18 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
         print("pretrained is empty: the encoder starts from random weights, which departs from the paper (ImageNet's)")
     with alone_in(workdir):
         return train_all(config, pools, workdir, singles, mesh, weights, given)
+
+
+OF_A_HOST = ("data_root", "cache_gb", "loader_threads")  # fields that may differ between hosts
+
+
+def check_same_run(config: ConfigDict, pools: Mapping[str, Pools]):
+    """Raise InputError unless all hosts have the same config and lists of images: each reads a part of a batch."""
+    what: dict[str, Any] = {field: value for field, value in config.to_dict().items() if field not in OF_A_HOST}
+    for name, pool in pools.items():
+        for use in ("labeled", "unlabeled", "select", "report"):
+            what[f"list of {use} images of {name}"] = list(getattr(pool, use).ids)
+    hosts.check_same(what, "give every host the same flags and the same images")
 
 
 def train_all(
@@ -102,14 +113,20 @@ def train_all(
         stage = universal_stage(config, variant, pools, embeddings, label_classes)
         summaries[variant] = run_stage(config, stage, workdir, mesh, weights)
 
-    for finished in sorted(workdir.glob("*/summary.json")):  # those of earlier commands on the same workdir
-        summaries.setdefault(finished.parent.name, json.loads(finished.read_text()))
+    for name, summary in hosts.from_writer(written_summaries, workdir).items():  # of earlier commands too
+        summaries.setdefault(name, summary)
     table = results_table(summaries, list(pools))
-    (workdir / "table.md").write_text(table)
+    if hosts.is_writer():
+        (workdir / "table.md").write_text(table)
     if universal:
         draw_predictions(config, pools, universal, workdir, mesh)
     print(f"\n{table}")
     return summaries
+
+
+def written_summaries(workdir: pathlib.Path) -> dict[str, Any]:
+    """Summaries of all finished stages of a workdir by stage."""
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(workdir.glob("*/summary.json"))}
 
 
 def run_stage(config: ConfigDict, stage: Stage, workdir: pathlib.Path, mesh: Mesh, weights) -> dict[str, Any]:
@@ -124,9 +141,9 @@ def run_stage(config: ConfigDict, stage: Stage, workdir: pathlib.Path, mesh: Mes
 def finished_summary(stage: Stage, workdir: pathlib.Path) -> dict[str, Any] | None:
     """Summary of a stage, None if it is not finished; InputError if it was trained on other data than there is now."""
     path = workdir / stage.name / "summary.json"
-    if not path.exists():
+    summary = hosts.from_writer(lambda: json.loads(path.read_text()) if path.exists() else None)
+    if summary is None:
         return None
-    summary = json.loads(path.read_text())
     classes = {name: list(d["iou"]) for name, d in summary["domains"].items()}
     check_same_data(stage, {**summary, "classes": classes})
     return summary
@@ -135,6 +152,11 @@ def finished_summary(stage: Stage, workdir: pathlib.Path) -> dict[str, Any] | No
 def embeddings_file(workdir: pathlib.Path) -> pathlib.Path:
     """Where a workdir keeps its label embeddings, wherever they are from."""
     return workdir / "prototypes" / "label_embeddings.npz"
+
+
+def has_embeddings(workdir: pathlib.Path) -> bool:
+    """Whether a workdir has its label embeddings already."""
+    return hosts.from_writer(embeddings_file(workdir).exists)
 
 
 def make_label_embeddings(
@@ -155,7 +177,7 @@ def make_label_embeddings(
     """
     path = embeddings_file(workdir)
     folder = path.parent
-    if not path.exists():
+    if not has_embeddings(workdir):
         logs.write_json(folder / "config.json", {"stage": "prototypes", **config.to_dict()})
         made, meta = given or prototypes_of_networks(config, pools, singles, mesh)
         meta = {**meta, **logs.environment()}
@@ -163,7 +185,8 @@ def make_label_embeddings(
         label_embeddings.save(path, made, meta)
     if not (folder / "report.json").exists():
         label_embeddings.write_report(path)
-    embeddings, meta = label_embeddings.load(path)
+    content = hosts.broadcast(path.read_bytes() if hosts.is_writer() else b"")
+    embeddings, meta = label_embeddings.load(path, content=content)
     remedy = "restore the domain's classes, or give another --workdir"
     classes = {
         name: tuple(map(int, label_sources.row_classes(path, meta, name, pool.domain.class_names, remedy)))
@@ -208,6 +231,7 @@ def draw_predictions(
         variables, _ = best_variables(workdir / variant, model, mesh)
         for domain, chosen in examples.items():
             images = np.stack([e["image"] for e in chosen])
-            predictor = jax.jit(partial(predict, domain=domain, model=model))
+            predictor = jax.jit(partial(predict, domain=domain, model=model), out_shardings=sharding.replicated(mesh))
             predictions[variant, domain] = np.asarray(predictor(variables, images))
-    draw_comparison(workdir / "predictions.png", pools, examples, predictions, variants)
+    if hosts.is_writer():
+        draw_comparison(workdir / "predictions.png", pools, examples, predictions, variants)

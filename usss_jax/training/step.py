@@ -18,7 +18,7 @@ from usss_jax.models.upsample import upsample_matrix
 from usss_jax.objectives.entropy import entropy_terms, normalized, score_entropies, similarities
 from usss_jax.objectives.losses import count_labeled, grouped_pixel_cross_entropy, pixel_cross_entropy
 from usss_jax.objectives.prototypes import class_sums, moving_average
-from usss_jax.training.sharding import replicated, step_batch_shardings
+from usss_jax.training.sharding import replicated, state_shardings, step_batch_shardings
 from usss_jax.training.state import TrainState
 
 
@@ -244,12 +244,15 @@ def after(gradients, images):
     return jax.tree.map(lambda x: jnp.where(finite, x, 0), images)
 
 
-def train_step(state: TrainState, batch: Mapping, *, tx: optax.GradientTransformation, **setting):
+def train_step(
+    state: TrainState, batch: Mapping, *, tx: optax.GradientTransformation, mesh: Mesh | None = None, **setting
+):
     """One optimiser step: a pure function of (state, batch). Returns (new state, scalars).
 
-    `setting` and the shapes of the batch are those of `gradients`.
+    `setting` and the shapes of the batch are those of `gradients`. With a `mesh`, parameters that are split over its
+    devices are gathered for the passes through the network; gradients, momentum and update are split again.
     """
-    grads, stats, scalars, label_embeddings = gradients(state, batch, **setting)
+    grads, stats, scalars, label_embeddings = gradients(gathered(state, mesh), batch, **setting)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     new_state = dataclasses.replace(
         state,
@@ -262,18 +265,29 @@ def train_step(state: TrainState, batch: Mapping, *, tx: optax.GradientTransform
     return new_state, {**scalars, "grad_norm": optax.tree.norm(grads)}
 
 
-def jit_train_step(mesh: Mesh, *, tx: optax.GradientTransformation, has_unlabeled: bool, **setting):
-    """Compile `train_step` for the mesh: state replicated and donated, batches split over the devices.
+def gathered(state: TrainState, mesh: Mesh | None):
+    """The state, inside jit, with every parameter whole on every device; None: as it is."""
+    if mesh is None:
+        return state
+    return dataclasses.replace(state, params=jax.lax.with_sharding_constraint(state.params, replicated(mesh)))
 
-    `setting` is that of `gradients` but for `unroll`, which the mesh decides.
+
+def jit_train_step(
+    mesh: Mesh, *, tx: optax.GradientTransformation, has_unlabeled: bool, like: TrainState | None = None, **setting
+):
+    """Compile `train_step` for the mesh: state donated, batches split over the devices.
+
+    The state stays where that of `like` lies; without it, it is replicated. `setting` is that of `gradients` but for
+    `unroll`, which the mesh decides.
     """
+    of_state = state_shardings(mesh, like)
     shardings = step_batch_shardings(mesh)
     if not has_unlabeled:
         del shardings["unlabeled"]
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     return jax.jit(
-        partial(train_step, tx=tx, unroll=on_cpu, **setting),
-        in_shardings=(replicated(mesh), shardings),
-        out_shardings=replicated(mesh),
+        partial(train_step, tx=tx, mesh=mesh, unroll=on_cpu, **setting),
+        in_shardings=(of_state, shardings),
+        out_shardings=(of_state, replicated(mesh)),
         donate_argnums=0,
     )

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from usss_jax.config import FREE_FIELDS, NOT_OF_SINGLES, default_config
 from usss_jax.errors import InputError
-from usss_jax.training import logs
+from usss_jax.training import hosts, logs
 
 
 def read_object(path: pathlib.Path) -> dict[str, Any]:
@@ -27,7 +27,12 @@ def read_object(path: pathlib.Path) -> dict[str, Any]:
 
 
 def claim_workdir(config: ConfigDict, workdir: pathlib.Path):
-    """Write the config into a fresh workdir; raise InputError if the workdir belongs to another one."""
+    """Write the config into a fresh workdir; raise InputError if it belongs to another one, or is not all hosts'."""
+    hosts.from_writer(_claim, config, workdir)
+    hosts.check_shared(workdir)
+
+
+def _claim(config: ConfigDict, workdir: pathlib.Path):
     path = workdir / "config.json"
     mine = json.loads(json.dumps(config.to_dict()))
     try:
@@ -47,20 +52,27 @@ def claim_workdir(config: ConfigDict, workdir: pathlib.Path):
 def alone_in(workdir: pathlib.Path) -> Iterator[None]:
     """Keep other processes from training the same workdir meanwhile; a process that dies lets go of it.
 
-    A file system that knows no locks does not stop the run.
+    A file system that knows no locks does not stop the run. Of several processes that train together, process 0 holds
+    the lock.
 
     Raises:
       InputError: if another process trains it.
     """
-    with (workdir / ".lock").open("w") as file:
-        try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            raise InputError(f"workdir {workdir}: another process trains it now; wait for it or give another") from e
-        except OSError as e:
-            print(f"workdir {workdir} cannot be locked ({e}): see to it that no other process trains it")
+    with contextlib.ExitStack() as stack:
+        hosts.from_writer(_lock, workdir, stack)
         yield
+
+
+def _lock(workdir: pathlib.Path, stack: contextlib.ExitStack):
+    """Lock the workdir until the stack is closed."""
+    file = stack.enter_context((workdir / ".lock").open("w"))
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        raise InputError(f"workdir {workdir}: another process trains it now; wait for it or give another") from e
+    except OSError as e:
+        print(f"workdir {workdir} cannot be locked ({e}): see to it that no other process trains it")
 
 
 def singles_folder(config: ConfigDict, workdir: pathlib.Path, domains: Sequence[str]) -> pathlib.Path:
@@ -72,6 +84,11 @@ def singles_folder(config: ConfigDict, workdir: pathlib.Path, domains: Sequence[
     if not config.single_from:
         return workdir
     folder = pathlib.Path(config.single_from).expanduser()
+    hosts.from_writer(_check_singles, config, folder, list(domains))
+    return folder
+
+
+def _check_singles(config: ConfigDict, folder: pathlib.Path, domains: Sequence[str]):
     try:
         theirs = read_object(folder / "config.json")
     except (OSError, ValueError) as e:
@@ -84,4 +101,3 @@ def singles_folder(config: ConfigDict, workdir: pathlib.Path, domains: Sequence[
     for name in domains:
         if not (folder / f"single_{name}" / "summary.json").exists():
             raise InputError(f"single_from={folder}: single_{name} is not finished there; run it with variants=single")
-    return folder

@@ -1,0 +1,55 @@
+"""Run by tests of several devices and processes: an entry point as it is, but in float64 and with a shallow encoder.
+
+    python hosts_run.py {main,prototypes,pretrain} FLAGS
+
+In float64 sums in another order agree to 1e-10, and so must one device, eight, and two processes.
+"""
+
+import importlib
+import sys
+from functools import partial
+
+import jax
+import numpy as np
+
+from usss_jax import multihost
+from usss_jax.models import universal
+from usss_jax.models.drn import DRN
+from usss_jax.pretraining import loop as pretraining
+from usss_jax.training import loop, networks
+
+
+def wide(array):
+    """float32 -> float64, where it lies; a shape likewise."""
+    if array.dtype != np.float32:
+        return array
+    if isinstance(array, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(array.shape, np.float64, sharding=array.sharding)
+    return jax.jit(lambda a: a.astype(np.float64), out_shardings=array.sharding)(array)
+
+
+def in_float64(create, args, options):
+    """(state, report) of a function that creates a state."""
+    state, report = create(*args, **options)
+    return jax.tree.map(wide, state), report
+
+
+def patch(module, name):
+    """Let a module create its states in float64."""
+    create = getattr(module, name)
+    setattr(module, name, lambda *args, **options: in_float64(create, args, options))
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_enable_x64", True)
+    for module, name in ((loop, "create_state"), (loop, "create_adversarial_state"), (pretraining, "create_state")):
+        patch(module, name)
+    # Bytes would become float32, whose rounding depends on what XLA fuses it with.
+    put = pretraining.put
+    pretraining.put = lambda batch, mesh: put({**batch, "image": batch["image"] / 255.0}, mesh)
+    narrow = networks.abstract_variables
+    networks.abstract_variables = lambda *args: jax.tree.map(wide, narrow(*args))
+    multihost.HEARTBEAT = 3600  # a machine that runs tests may be busy
+    universal.ENCODERS["drn_d_22"] = partial(DRN, blocks=(1, 1, 1, 1))
+    entry_point = importlib.import_module(f"usss_jax.{sys.argv.pop(1)}")
+    multihost.run(entry_point.main)

@@ -1,0 +1,105 @@
+"""Whole runs on one device and on eight, with whole and with split parameters: the same numbers."""
+
+import json
+import math
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tiny_data
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+from tiny_runs import REPO, TINY, assert_same_training, run
+
+from benchmarks import state_bytes
+from usss_jax.models.drn import DRN
+from usss_jax.models.universal import UniversalModel
+from usss_jax.training import sharding
+from usss_jax.training.optim import create_optimizer
+from usss_jax.training.state import DUMMY_IMAGES, create_state
+
+RANDOM = ("--config.variants=full", "--config.label_embeddings=random")
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    tiny_data.write_cityscapes(root / "cityscapes", count=5)
+    tiny_data.write_camvid(root / "camvid", count=5)
+    return ("main", *TINY, *RANDOM, f"--config.data_root={root}")
+
+
+@pytest.fixture(scope="module")
+def one(words, tmp_path_factory):
+    """Workdir of a run on one device."""
+    workdir = tmp_path_factory.mktemp("one")
+    code, out, err = run([*words, f"--workdir={workdir}"])
+    assert code == 0, err
+    assert "lr 0.01: as given, though batch_size 8 is not the paper's 10 (lr_rule=fixed)" in out
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", [False, True])
+def test_eight_devices_train_and_evaluate_as_one_does(words, one, tmp_path, split):
+    """Twenty steps in float64: every scalar to 1e-10, the scores exactly."""
+    code, _, err = run([*words, f"--workdir={tmp_path}", f"--config.shard_parameters={split}"], devices=8)
+    assert code == 0, err
+    assert_same_training(one / "full", tmp_path / "full")
+
+
+@pytest.mark.slow
+def test_checkpoint_of_one_device_goes_on_with_eight_and_back(words, one, tmp_path):
+    """From step 10 of one device on to 20 on eight with split parameters; from their step 15 to 20 on one, whole."""
+    shutil.copytree(one, tmp_path, dirs_exist_ok=True)
+    for devices, begins in ((8, 10), (1, 15)):
+        shutil.rmtree(tmp_path / "full" / "checkpoints" / "20")
+        (tmp_path / "full" / "summary.json").unlink()
+        flags = [f"--config.shard_parameters={devices == 8}", "--config.checkpoint_every=5", f"--workdir={tmp_path}"]
+        code, out, err = run([*words, *flags], devices)
+        assert code == 0, err
+        assert f"[full] goes on from step {begins}\n" in out
+        assert_same_training(one / "full", tmp_path / "full")
+
+
+# ---- Where arrays lie ----
+
+
+def mesh_of(devices):
+    return AbstractMesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+
+
+@pytest.mark.parametrize(
+    "shape,spec",
+    [
+        ((3, 3, 64, 128), (None, None, None, "data")),
+        ((3, 3, 128, 64), (None, None, "data")),
+        ((3, 3, 512, 11), (None, None, "data")),  # 11 classes cannot be divided by 8
+        ((1, 1, 513, 1001), ()),  # nothing can
+        ((3, 3, 16, 16), ()),  # 2304 elements: small
+        ((512,), ()),
+        ((), ()),
+    ],
+)
+def test_large_arrays_are_split_on_their_largest_axis_that_can_be(shape, spec):
+    assert sharding.leaf_sharding(mesh_of(8), shape).spec == PartitionSpec(*spec)
+    assert sharding.leaf_sharding(mesh_of(8), shape, split=False).spec == PartitionSpec()
+
+
+def test_a_state_is_born_as_it_always_was():
+    """The same seed gives the weights that jit(model.init) gives, whatever the number of devices."""
+    model = UniversalModel(DRN(blocks=(1, 1, 1, 1), width=0.0625), {"a": 3}, 4)
+    plain = jax.jit(model.init)(jax.random.key(7, impl="rbg"), DUMMY_IMAGES)
+    for split in (False, True):
+        state, _ = create_state(model, create_optimizer(0.1, 5), 7, sharding.create_mesh(), split=split)
+        jax.tree.map(np.testing.assert_array_equal, state.variables, plain)
+
+
+def test_bytes_of_the_state_are_those_of_the_docs():
+    """Whole: 4 bytes per parameter and per momentum; the docs have the table of the committed result."""
+    result = state_bytes.measure()
+    assert result["whole"]["parameters"] == result["whole"]["momentum"] - 4  # the schedule counts its steps
+    assert 1 / 8 < result["split"]["parameters"] / result["whole"]["parameters"] < 0.13
+    assert json.loads(state_bytes.RESULT.read_text()) == result
+    assert state_bytes.markdown(result) in (REPO / "docs/multihost.md").read_text()
+    assert math.isclose(result["whole"]["parameters"] / 4e6, 54.37, abs_tol=0.01)  # millions

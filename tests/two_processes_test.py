@@ -1,0 +1,228 @@
+"""Two processes with two devices each train as one process with one: the same numbers, the same files, no hangs."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tiny_data
+from pretrain_test import write_folders
+from tiny_runs import (
+    REPO,
+    SCRIPT,
+    TINY,
+    assert_same_training,
+    environment,
+    error_of,
+    files,
+    finish,
+    free_port,
+    run,
+    scalars,
+    start_two,
+)
+
+SOON = 60.0  # seconds, within which the other process must have ended after one failed
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    tiny_data.write_cityscapes(root / "cityscapes", count=5)
+    tiny_data.write_camvid(root / "camvid", count=5)
+    return root
+
+
+@pytest.fixture(scope="module")
+def words(data):
+    return ("main", *TINY, "--config.variants=single,full", f"--config.data_root={data}")
+
+
+@pytest.fixture(scope="module")
+def one(words, tmp_path_factory):
+    """Workdir of a run of one process."""
+    workdir = tmp_path_factory.mktemp("one")
+    code, _, err = run([*words, f"--workdir={workdir}"])
+    assert code == 0, err
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def two(words, tmp_path_factory):
+    """Workdir of a run of two processes, started by docs/launch/two_hosts.sh itself."""
+    workdir, python = tmp_path_factory.mktemp("two"), tmp_path_factory.mktemp("bin") / "python"
+    python.write_text(f'#!/bin/sh\nshift 2 # -m usss_jax.main\nexec "{sys.executable}" "{SCRIPT}" main "$@"\n')
+    python.chmod(0o755)
+    result = subprocess.run(
+        [REPO / "docs/launch/two_hosts.sh", *words[1:], f"--workdir={workdir}"],
+        env={**environment(devices=2), "PYTHON": str(python), "COORDINATOR": f"localhost:{free_port()}"},
+        capture_output=True,
+        text=True,
+        cwd=REPO,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("2 processes with 4 devices train together") == 1
+    assert result.stdout.count("[full] step 20/20") == 1, "only process 0 prints"
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["single_cityscapes", "single_camvid", "full"])
+def test_two_processes_train_and_evaluate_as_one_does(one, two, stage):
+    """Every scalar of every step to 1e-10 in float64, all scores exactly."""
+    assert_same_training(one / stage, two / stage)
+    assert len({step for step, _ in scalars(two / stage)}) == (20 if stage == "full" else 4)
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_label_embeddings_of_one(one, two):
+    with np.load(one / "prototypes/label_embeddings.npz") as a, np.load(two / "prototypes/label_embeddings.npz") as b:
+        assert a.files == b.files and any("embeddings" in name for name in a.files)
+        for name in set(a.files) - {"meta"}:
+            np.testing.assert_allclose(b[name], a[name], rtol=1e-6, atol=1e-7, err_msg=name)
+            if a[name].dtype.kind in "iu":
+                np.testing.assert_array_equal(b[name], a[name])
+
+
+@pytest.mark.slow
+def test_two_processes_leave_the_files_of_one(one, two):
+    assert files(one) == files(two)
+    assert {"table.md", "predictions.png", "full/summary.json", "prototypes/cosines.png"} <= files(two)
+    assert (one / "table.md").read_text() == (two / "table.md").read_text()
+
+
+@pytest.mark.slow
+def test_k_means_of_two_processes_is_that_of_one(one, data, tmp_path):
+    given = ["prototypes", f"--workdir={one}", "--embeddings_per_class=3"]
+    code, _, err = run([*given, f"--out={tmp_path}/one"])
+    assert code == 0, err
+    for code, _, err in finish(start_two([*given, f"--out={tmp_path}/two"])):
+        assert code == 0, err
+    path = "prototypes/label_embeddings.npz"
+    with np.load(tmp_path / "one" / path) as a, np.load(tmp_path / "two" / path) as b:
+        for domain in ("cityscapes", "camvid"):
+            np.testing.assert_allclose(b[f"{domain}/embeddings"], a[f"{domain}/embeddings"], atol=1e-6)
+            np.testing.assert_array_equal(b[f"{domain}/row_counts"], a[f"{domain}/row_counts"])
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_baselines_and_split_parameters_of_two_processes_are_those_of_one(words, one, tmp_path):
+    """Transfer and adversarial training, on the single-domain networks of one process."""
+    extra = ["--config.variants=frozen,hung", f"--config.single_from={one}"]
+    code, _, err = run([*words, *extra, f"--workdir={tmp_path}/one"])
+    assert code == 0, err
+    both = finish(start_two([*words, *extra, f"--workdir={tmp_path}/two", "--config.shard_parameters=True"]))
+    for code, _, err in both:
+        assert code == 0, err
+    for stage in ("frozen_camvid_cityscapes", "frozen_cityscapes_camvid", "hung_camvid", "hung_cityscapes"):
+        assert_same_training(tmp_path / "one" / stage, tmp_path / "two" / stage)
+
+
+@pytest.mark.slow
+def test_pretraining_starts_in_two_processes_as_in_one_and_leaves_the_same_files(tmp_path):
+    """The first loss in float64 to 1e-10. Later ones are not compared: gradients of this net differ by more."""
+    images = write_folders(tmp_path / "images")
+    fields = {"width": 0.25, "crop": 32, "eval_resize": 36, "batch_size": 8, "eval_batch_size": 4, "epochs": 1}
+    given = ["pretrain", f"--config={REPO}/configs/imagenet.py", f"--config.data={images}", "--config.log_every=1"]
+    given += [f"--config.{field}={value}" for field, value in fields.items()]
+    code, _, err = run([*given, f"--workdir={tmp_path}/one"])
+    assert code == 0, err
+    for code, _, err in finish(start_two([*given, f"--workdir={tmp_path}/two"])):
+        assert code == 0, err
+    a, b = scalars(tmp_path / "one"), scalars(tmp_path / "two")
+    assert a.keys() == b.keys() and any(name == "val_top1" for _, name in a)
+    np.testing.assert_allclose(b[1, "loss"], a[1, "loss"], rtol=1e-10)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+# ---- Ends ----
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_process_saves_and_stops_both_and_they_go_on(words, one, tmp_path):
+    """The run that is continued with one process ends with the very numbers of an unbroken one."""
+    given = [*words, f"--workdir={tmp_path}", "--config.checkpoint_every=1000"]
+    processes = start_two(given)
+    metrics, deadline = tmp_path / "full" / "metrics.jsonl", time.monotonic() + 600
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 3) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    for code, _, err in finish(processes):
+        assert code == 75, err
+        (line,) = [line for line in err.splitlines() if line.startswith("usss_jax: ")]
+        assert "[full]" not in line and "told to end; the same command goes on from step" in line
+    assert not (tmp_path / "full" / "summary.json").exists(), "the run ended before it could be told to"
+    code, out, err = run(given)
+    assert code == 0, err
+    assert "[full] goes on from step" in out
+    assert_same_training(one / "full", tmp_path / "full")
+
+
+def errors_of_two(words, **options):
+    """The one line of each process, which must both end, and soon."""
+    began = time.monotonic()
+    lines = [error_of(result) for result in finish(start_two(words, devices=1, **options))]
+    assert time.monotonic() - began < SOON
+    return lines
+
+
+@pytest.mark.slow
+def test_damaged_file_on_one_host_ends_both_processes(words, data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    for path in (tmp_path / "data/camvid/trainannot").iterdir():
+        path.write_bytes(path.read_bytes()[:40])
+    mine = ["--config.domains=camvid", "--config.variants=basic", f"--workdir={tmp_path}/run"]
+    first, second = errors_of_two([*words, *mine], of_each=((), (f"--config.data_root={tmp_path}/data",)))
+    assert "0001TP_" in second and "trainannot" in second
+    assert "process 1 failed: " in first and first.endswith(second.removeprefix("usss_jax: error: "))
+
+
+@pytest.mark.slow
+def test_killed_process_ends_the_other(words, tmp_path):
+    processes = start_two([*words, f"--workdir={tmp_path}", "--config.variants=single"], devices=1)
+    while not (tmp_path / "single_cityscapes" / "metrics.jsonl").exists() and processes[1].poll() is None:
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    (code, _, _), _ = finish(processes)
+    assert code in (1, -6) and time.monotonic() - killed < SOON
+
+
+@pytest.mark.slow
+def test_hosts_with_other_images_or_flags_are_told(words, data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "data/camvid/val/0001TP_000004.png").unlink()
+    (tmp_path / "data/camvid/valannot/0001TP_000004.png").unlink()
+    mine = [*words, "--config.domains=camvid", f"--workdir={tmp_path}/run"]
+    for line in errors_of_two(mine, of_each=((), (f"--config.data_root={tmp_path}/data",))):
+        assert "process 1 has another list of select images of camvid than process 0" in line
+    for line in errors_of_two(mine, of_each=((), ("--config.seed=5",))):
+        assert "process 1 has another seed than process 0" in line
+
+
+@pytest.mark.slow
+def test_workdir_that_is_not_shared_is_told(words, tmp_path):
+    workdirs = [(f"--workdir={tmp_path}/{name}",) for name in ("mine", "yours")]
+    for line in errors_of_two(words, of_each=workdirs):
+        assert "process 1 does not see there what process 0 writes" in line
+
+
+@pytest.mark.slow
+def test_batch_that_the_devices_do_not_divide_is_told(words, tmp_path):
+    for line in errors_of_two([*words, f"--workdir={tmp_path}/w", "--config.unlabeled_batch_size=7"]):
+        assert "unlabeled_batch_size=7" in line and "give a multiple of 2" in line
+    assert not os.path.exists(tmp_path / "w")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
+def test_processes_that_do_not_come_are_told(number, tmp_path):
+    words = ["--multihost", f"--coordinator=localhost:{free_port()}", "--num_processes=2", f"--process_id={number}"]
+    config = [f"--config={REPO}/configs/demo.py", f"--workdir={tmp_path}/w"]
+    line = error_of(run(["main", *config, *words, "--multihost_timeout=3"]))
+    assert "not all of 2 processes met at coordinator localhost" in line and "within 3 s" in line
