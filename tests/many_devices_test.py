@@ -40,7 +40,7 @@ def one(words, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("split", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_eight_devices_train_and_evaluate_as_one_does(words, one, tmp_path, split):
     """Twenty steps in float64: every scalar to 1e-10, the scores exactly."""
     code, _, err = run([*words, f"--workdir={tmp_path}", f"--config.shard_parameters={split}"], devices=8)

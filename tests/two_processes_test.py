@@ -95,7 +95,7 @@ def test_two_processes_leave_the_files_of_one(one, two):
     assert (one / "table.md").read_text() == (two / "table.md").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_k_means_of_two_processes_is_that_of_one(one, data, tmp_path):
     given = ["prototypes", f"--workdir={one}", "--embeddings_per_class=3"]
     code, _, err = run([*given, f"--out={tmp_path}/one"])
@@ -110,7 +110,7 @@ def test_k_means_of_two_processes_is_that_of_one(one, data, tmp_path):
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_baselines_and_split_parameters_of_two_processes_are_those_of_one(words, one, tmp_path):
     """Transfer and adversarial training, on the single-domain networks of one process."""
     extra = ["--config.variants=frozen,hung", f"--config.single_from={one}"]
@@ -124,19 +124,19 @@ def test_baselines_and_split_parameters_of_two_processes_are_those_of_one(words,
 
 
 @pytest.mark.slow
-def test_pretraining_starts_in_two_processes_as_in_one_and_leaves_the_same_files(tmp_path):
-    """The first loss in float64 to 1e-10. Later ones are not compared: gradients of this net differ by more."""
+def test_pretraining_in_two_processes_is_that_in_one_and_leaves_the_same_files(tmp_path):
     images = write_folders(tmp_path / "images")
     fields = {"width": 0.25, "crop": 32, "eval_resize": 36, "batch_size": 8, "eval_batch_size": 4, "epochs": 1}
     given = ["pretrain", f"--config={REPO}/configs/imagenet.py", f"--config.data={images}", "--config.log_every=1"]
-    given += [f"--config.{field}={value}" for field, value in fields.items()]
+    given += [f"--config.{field}={value}" for field, value in {**fields, "precision": "float32"}.items()]
     code, _, err = run([*given, f"--workdir={tmp_path}/one"])
     assert code == 0, err
     for code, _, err in finish(start_two([*given, f"--workdir={tmp_path}/two"])):
         assert code == 0, err
-    a, b = scalars(tmp_path / "one"), scalars(tmp_path / "two")
-    assert a.keys() == b.keys() and any(name == "val_top1" for _, name in a)
-    np.testing.assert_allclose(b[1, "loss"], a[1, "loss"], rtol=1e-10)
+    one, two = scalars(tmp_path / "one"), scalars(tmp_path / "two")
+    assert one.keys() == two.keys() and any(name == "val_top1" for _, name in one)
+    for key, value in one.items():
+        np.testing.assert_allclose(two[key], value, rtol=1e-10, err_msg=str(key))
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
