@@ -331,3 +331,16 @@ def test_workdir_of_another_config_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"alpha": 0.25}))
     message = error_of(run("configs/demo.py", tmp_path))
     assert "alpha was 0.25, is now 1.0" in message
+
+
+def test_compiled_programs_are_kept_for_the_next_start(tmp_path):
+    """In the given folder; a folder that cannot be one is told."""
+    options = ["--config.variants=basic", "--config.steps=1", *QUICK]
+    folder = tmp_path / "compiled"
+    result = run("configs/demo.py", tmp_path / "w", *options, f"--compilation_cache={folder}")
+    assert result.returncode == 0, result.stderr
+    assert "step compiled in" in result.stdout
+    assert [path for path in folder.iterdir() if "train_step" in path.name]
+    file = tmp_path / "file"
+    file.write_text("")
+    assert "--compilation_cache" in error_of(run("configs/demo.py", tmp_path / "v", f"--compilation_cache={file}"))

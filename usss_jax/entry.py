@@ -1,8 +1,10 @@
 """What the entry points share: the config flag, and one line and exit code 2 for bad input."""
 
 import difflib
+import pathlib
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import partial
 
@@ -12,6 +14,11 @@ from ml_collections import ConfigDict, config_flags
 from usss_jax.config import default_config
 from usss_jax.errors import InputError
 
+COMPILED = flags.DEFINE_string(
+    "compilation_cache",
+    "~/.cache/usss_jax/compiled",
+    "Folder that keeps compiled programs for the next start; empty: none. JAX_COMPILATION_CACHE_DIR is heeded too.",
+)
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, for instance configs/demo.py[:argument].")
 
 
@@ -22,6 +29,28 @@ def load_config() -> ConfigDict:
     except OSError as e:
         raise unloadable(e) from e
     return CONFIG.value
+
+
+def keep_compiled():
+    """Let JAX keep compiled programs in --compilation_cache; InputError if a folder that was asked for is unusable."""
+    import jax  # after the flags: a typo should not wait for JAX
+
+    asked = flags.FLAGS["compilation_cache"].present
+    if not COMPILED.value or (jax.config.jax_compilation_cache_dir and not asked):
+        return
+    folder = pathlib.Path(COMPILED.value).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as e:
+        if asked:
+            raise InputError(
+                f"--compilation_cache={COMPILED.value}: {e.strerror}; give another folder, or nothing to keep none"
+            ) from e
+        print(f"compiled programs are not kept: {folder}: {e.strerror}")
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def unloadable(error: Exception) -> InputError:

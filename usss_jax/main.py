@@ -25,6 +25,7 @@ def main(argv: list[str]):
             )
     config = entry.load_config()
     multihost.start()
+    entry.keep_compiled()
     from usss_jax.training import stages  # after the flags: a typo should not wait for JAX
 
     stages.run(config, pathlib.Path(str(WORKDIR.value)).expanduser())

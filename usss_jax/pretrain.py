@@ -27,6 +27,7 @@ def main(argv: list[str]):
             )
     config = entry.load_config()
     multihost.start()
+    entry.keep_compiled()
     from usss_jax.pretraining import loop  # after the flags: a typo should not wait for JAX
 
     loop.run(config, pathlib.Path(str(WORKDIR.value)).expanduser())

@@ -35,6 +35,7 @@ def main(argv: list[str]):
         raise InputError("--workdir is missing: python -m usss_jax.prototypes --workdir=runs/demo")
     workdir = pathlib.Path(WORKDIR.value).expanduser()
     multihost.start()
+    entry.keep_compiled()
     if PER_CLASS.value and not OUT.value:
         raise InputError(f"--embeddings_per_class needs --out: {workdir}/prototypes has those of its own config")
     config = entry.load_config() if flags.FLAGS["config"].present else config_of(workdir)

@@ -54,9 +54,11 @@ def convolve(x, kernel, stride: int = 1, dilation: int = 1, precision: lax.Preci
 
     Returns [B, ceil(H / stride), ceil(W / stride), K]. Reverse-mode differentiable in both.
     """
-    plain = partial(_plain, stride=stride, dilation=dilation, precision=precision)
+    of_xla = partial(plain, stride=stride, dilation=dilation, precision=precision)
     rewritten = _rewriting(x, kernel, stride, dilation, precision)
-    return plain(x, kernel) if rewritten is None else lax.platform_dependent(x, kernel, cpu=rewritten, default=plain)
+    if rewritten is None:
+        return of_xla(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=rewritten, default=of_xla)
 
 
 def _forward(x, kernel, stride, dilation, precision):
@@ -65,26 +67,27 @@ def _forward(x, kernel, stride, dilation, precision):
 
 def _backward(stride, dilation, precision, kept, gradient):
     x, kernel = kept
-    plain = partial(_plain, stride=stride, dilation=dilation, precision=precision)
+    of_xla = partial(plain, stride=stride, dilation=dilation, precision=precision)
     rewritten = _rewriting(x, kernel, stride, dilation, precision)
     if stride == 1:  # the adjoint in x is a convolution of the same kind: kernel turned round, channels exchanged
         of_x = convolve(gradient, kernel[::-1, ::-1].swapaxes(2, 3), 1, dilation, precision)
     else:
-        of_x = jax.vjp(lambda x: plain(x, kernel), x)[1](gradient)[0]
+        of_x = jax.vjp(lambda x: of_xla(x, kernel), x)[1](gradient)[0]
 
     def of_kernel(function):
         return lambda x, kernel, gradient: jax.vjp(lambda kernel: function(x, kernel), kernel)[1](gradient)[0]
 
     if rewritten is None:
-        return of_x, of_kernel(plain)(x, kernel, gradient)
+        return of_x, of_kernel(of_xla)(x, kernel, gradient)
     given = (x, kernel, gradient)
-    return of_x, lax.platform_dependent(*given, cpu=of_kernel(rewritten), default=of_kernel(plain))
+    return of_x, lax.platform_dependent(*given, cpu=of_kernel(rewritten), default=of_kernel(of_xla))
 
 
 convolve.defvjp(_forward, _backward)
 
 
-def _plain(x, kernel, *, stride, dilation, precision):
+def plain(x, kernel, *, stride: int, dilation: int, precision: lax.Precision | None):
+    """XLA's own convolution; arguments and result as of `convolve`."""
     padding = dilation * (kernel.shape[0] - 1) // 2
     return lax.conv_general_dilated(
         x,

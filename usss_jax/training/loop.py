@@ -143,7 +143,9 @@ def train_and_evaluate(
     writer = logs.MetricWriter(folder, start)
 
     # ---- Step, data, evaluation ----
-    train_step = make_step(mesh, model=model, tx=tx, augment=device_augment(config), seed=config.seed, like=state)
+    train_step: jax.stages.Wrapped = make_step(
+        mesh, model=model, tx=tx, augment=device_augment(config), seed=config.seed, like=state
+    )
     batches = streams.step_batches(
         stage.trained_pools,
         batch_size=config.batch_size,
@@ -171,11 +173,20 @@ def train_and_evaluate(
     images_per_step += sum(stage.unlabeled_batches.values()) * config.unlabeled_batch_size
     meter = Meter(stage.name, stage.steps, images_per_step, progress)
     iterator = streams.iterate(batches, start, config.loader_threads)
+
+    def next_batch(running=None) -> dict:
+        with meter.waiting(running):
+            return sharding.put(next(iterator), batch_shardings)
+
     try:
+        if start < stage.steps:
+            batch = next_batch()
+            program = compiled(train_step, state, batch, stage.name)
         for step in range(start + 1, stage.steps + 1):
-            with meter.waiting():
-                batch = sharding.put(next(iterator), batch_shardings)
-            state, scalars = train_step(state, batch)
+            with jax.transfer_guard("disallow"):  # nothing goes to the devices or comes from them unasked
+                state, scalars = program(state, batch)
+                if step < stage.steps:
+                    batch = next_batch(scalars["loss"])  # gets there while the step runs
             evaluates = step % config.eval_every == 0 or step == stage.steps
             stops = hosts.preempted(step)
             saves = step % config.checkpoint_every == 0 or step == stage.steps or stops
@@ -226,6 +237,19 @@ def train_and_evaluate(
     last.close()
     best.close()
     return summary
+
+
+def compiled(train_step: jax.stages.Wrapped, state, batch, stage: str) -> Callable:
+    """Program of the step for these shapes, which cannot be compiled a second time; says what it took and takes."""
+    began = time.monotonic()
+    program = train_step.lower(state, batch).compile()
+    text = f"step compiled in {time.monotonic() - began:.0f} s"
+    if memory := program.memory_analysis():  # not every backend tells
+        needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+        needed += memory.output_size_in_bytes - memory.alias_size_in_bytes
+        text += f", needs {needed / 1e9:.2f} GB on each device"
+    say(stage, text)
+    return program
 
 
 def device_augment(config: ConfigDict) -> DeviceAugment:

@@ -22,9 +22,9 @@ class Meter:
         self._wait = self._pause = 0.0
         self._warned: set[str] = set()
 
-    def waiting(self):
-        """Context in which the loop waits for data."""
-        return _Stopwatch(self, "_wait")
+    def waiting(self, running=None):
+        """Context in which the loop waits for data; not counted if `running`, an array of the step, is not yet done."""
+        return _Stopwatch(self, "_wait", running)
 
     def paused(self):
         """Context whose time counts neither as training nor as waiting."""
@@ -72,12 +72,14 @@ class Meter:
 class _Stopwatch:
     """Adds the time spent inside to an attribute of the meter."""
 
-    def __init__(self, meter: Meter, attribute: str):
-        self._meter, self._attribute = meter, attribute
+    def __init__(self, meter: Meter, attribute: str, running=None):
+        self._meter, self._attribute, self._running = meter, attribute, running
 
     def __enter__(self):
         self._start = time.monotonic()
 
     def __exit__(self, *exception):
+        if self._running is not None and not self._running.is_ready():
+            return  # the devices had work all the time
         spent = time.monotonic() - self._start
         setattr(self._meter, self._attribute, getattr(self._meter, self._attribute) + spent)

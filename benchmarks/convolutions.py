@@ -1,0 +1,149 @@
+"""Every convolution of DRN-D-22 at its place: ours against XLA's plain one and PyTorch's, forward and backward.
+
+    pip install -e '.[torch]'
+    python -m benchmarks.convolutions --out=benchmarks/results/convolutions_cpu.json
+
+Each implementation runs in a process of its own. `ratio` is the faster PyTorch layout's time over ours, per
+convolution: of the result, and of the gradients in input and kernel; above 1, ours is faster.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+IMPLEMENTATIONS = ("ours", "xla", "torch_nchw", "torch_channels_last")
+PARTS = ("forward", "of_input", "of_kernel")
+CHANNELS = (16, 16, 32, 64, 128, 256, 512, 512, 512)
+# Level: side of the image over that of its input, input channels' level (None: the image), kernel, stride, dilation.
+LEVELS = {
+    "level0": (1, None, 0, 7, 1, 1),
+    "level1": (1, 0, 1, 3, 1, 1),
+    "level2": (1, 1, 2, 3, 2, 1),
+    "level3_first": (2, 2, 3, 3, 2, 1),
+    "level3": (4, 3, 3, 3, 1, 1),
+    "level4_first": (4, 3, 4, 3, 2, 1),
+    "level4": (8, 4, 4, 3, 1, 1),
+    "level5_first": (8, 4, 5, 3, 1, 2),
+    "level5": (8, 5, 5, 3, 1, 2),
+    "level6_first": (8, 5, 6, 3, 1, 4),
+    "level6": (8, 6, 6, 3, 1, 4),
+    "level7": (8, 6, 7, 3, 1, 2),
+    "level8": (8, 7, 8, 3, 1, 1),
+}
+
+
+def shapes(level: str, batch: int, size: int, width: float):
+    """Input [B, side, side, C], kernel [k, k, C, K], stride and dilation of a level."""
+    shrunk, before, own, kernel, stride, dilation = LEVELS[level]
+    channels = [max(1, round(n * width)) for n in CHANNELS]
+    inputs = 3 if before is None else channels[before]
+    return (batch, size // shrunk, size // shrunk, inputs), (kernel, kernel, inputs, channels[own]), stride, dilation
+
+
+def jax_parts(name: str, x_shape, kernel_shape, stride: int, dilation: int) -> dict[str, Callable]:
+    """Functions that compute result and gradients and wait for them."""
+    import jax
+
+    from usss_jax.models import convolution
+
+    x, kernel = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate((x_shape, kernel_shape)))
+
+    def convolve(x, kernel):
+        if name == "ours":
+            return convolution.convolve(x, kernel, stride, dilation)
+        return convolution.plain(x, kernel, stride=stride, dilation=dilation, precision=None)
+
+    y = jax.jit(convolve)(x, kernel)
+    programs = {
+        "forward": jax.jit(convolve),
+        "of_input": jax.jit(lambda x, kernel: jax.vjp(lambda x: convolve(x, kernel), x)[1](y)[0]),
+        "of_kernel": jax.jit(lambda x, kernel: jax.vjp(lambda k: convolve(x, k), kernel)[1](y)[0]),
+    }
+    return {part: lambda p=p: p(x, kernel).block_until_ready() for part, p in programs.items()}
+
+
+def torch_parts(name: str, x_shape, kernel_shape, stride: int, dilation: int) -> dict[str, Callable]:
+    """The same in PyTorch."""
+    import torch
+
+    layout = torch.channels_last if name == "torch_channels_last" else torch.contiguous_format
+    x = torch.randn(*x_shape).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    kernel = torch.randn(*kernel_shape).permute(3, 2, 0, 1).contiguous(memory_format=layout)
+    padding = dilation * (kernel_shape[0] - 1) // 2
+    y = torch.nn.functional.conv2d(x, kernel, None, stride, padding, dilation)
+
+    def backward(mask):
+        sizes = ([stride] * 2, [padding] * 2, [dilation] * 2)
+        return torch.ops.aten.convolution_backward(y, x, kernel, None, *sizes, False, [0, 0], 1, mask)
+
+    return {
+        "forward": lambda: torch.nn.functional.conv2d(x, kernel, None, stride, padding, dilation),
+        "of_input": lambda: backward([True, False, False]),
+        "of_kernel": lambda: backward([False, True, False]),
+    }
+
+
+def measure(name: str, batch: int, size: int, width: float, repeats: int) -> dict:
+    """Median milliseconds of every part of every level."""
+    out: dict = {}
+    make = torch_parts if name.startswith("torch") else jax_parts
+    for level in LEVELS:
+        out[level] = {}
+        for part, function in make(name, *shapes(level, batch, size, width)).items():
+            function()
+            seconds = []
+            for _ in range(repeats):
+                began = time.perf_counter()
+                function()
+                seconds.append(time.perf_counter() - began)
+            out[level][part] = 1000 * statistics.median(seconds)
+    return out
+
+
+def measure_apart(name: str, *setting) -> dict:
+    """`measure` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.convolutions", "--measure", name, *map(str, setting)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:  # what PyTorch cannot do is told, not hidden
+        return {"failed": f"exit code {done.returncode}: {(done.stderr.strip().splitlines() or [''])[-1]}"}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main():
+    """Measure and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=8, help="of one pass: two domains of 4")
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--widths", type=float, nargs="*", default=(1.0, 0.25))
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results/convolutions_cpu.json"))
+    parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        name, batch, size, width, repeats = args.measure
+        print(json.dumps(measure(name, int(batch), int(size), float(width), int(repeats))))
+        return
+
+    from usss_jax.training.logs import environment, write_json
+
+    result: dict = {"batch": args.batch, "size": args.size, "repeats": args.repeats, "milliseconds": {}, "ratio": {}}
+    for width in args.widths:
+        times = {name: measure_apart(name, args.batch, args.size, width, args.repeats) for name in IMPLEMENTATIONS}
+        theirs = [t for name, t in times.items() if name.startswith("torch") and "failed" not in t]
+        ratios = {
+            level: {part: min(t[level][part] for t in theirs) / times["ours"][level][part] for part in PARTS}
+            for level in LEVELS
+        }
+        result["milliseconds"][f"{width:g}"], result["ratio"][f"{width:g}"] = times, ratios
+        for level, ratio in ratios.items():
+            print(f"width {width:g} {level:13s}" + "  ".join(f"{part} {value:.2f}" for part, value in ratio.items()))
+    write_json(args.out, {**result, **environment()})
+
+
+if __name__ == "__main__":
+    main()
