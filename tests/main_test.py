@@ -71,8 +71,8 @@ def test_paper_config_trains_on_the_official_layouts(data_root, tmp_path):
         assert list(summary["domains"]) == domains
         for key in ("average_last", "average_best", "best_step", "split_hash", "seed", "seconds", "device", "commit"):
             assert key in summary
-        for key in ("images_per_second", "data_wait_share", "versions"):
-            assert summary[key]
+        assert summary["images_per_second"] and summary["versions"]
+        assert 0 <= summary["data_wait_share"] < 1  # 0: every batch came while a step ran
         for domain in domains:
             score = summary["domains"][domain]
             present = [v for v in score["iou"].values() if v is not None]
