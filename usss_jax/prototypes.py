@@ -79,9 +79,9 @@ def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
         workdir_lib.claim_workdir(config, workdir)
     mesh = sharding.create_mesh(jax.devices())
     path = stages.embeddings_file(out or workdir)
-    hosts.from_writer(lambda: path.parent.mkdir(parents=True, exist_ok=True))
-    hosts.check_shared(path.parent)
     with contextlib.nullcontext() if out else workdir_lib.alone_in(workdir):
+        hosts.from_writer(lambda: path.parent.mkdir(parents=True, exist_ok=True))
+        hosts.check_shared(path.parent)
         stages.make_label_embeddings(config, pools, out or workdir, singles, mesh)
         label_embeddings.write_report(path)
     print(f"{path}, and beside it report.json and cosines.png")
