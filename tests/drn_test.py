@@ -318,3 +318,27 @@ def test_statistics_are_float32_although_activations_are_bfloat16():
 def test_a_bfloat16_encoder_keeps_float32_parameters_and_statistics():
     shapes = shapes_of(DRN((1, 1, 1, 1), width=0.125, dtype=jnp.bfloat16))
     assert {a.dtype for tree in shapes.values() for a in tree.values()} == {jnp.dtype(jnp.float32)}
+
+
+@pytest.mark.parametrize("remat", [(0, 1), tuple(range(9))])
+def test_levels_that_are_computed_again_change_no_number(remat):
+    """Features, gradients and batch statistics in float64; the parameters have the same names."""
+    with jax.enable_x64(True):
+        images = np.random.default_rng(0).random((4, 16, 24, 3))
+        plain, again = (DRN(blocks=(1, 1, 1, 2), width=0.0625, remat=levels) for levels in ((), remat))
+        variables = plain.init(jax.random.key(0), images)
+
+        def loss(params, module):
+            given = {**variables, "params": params}
+            features, new = module.apply(given, images, train=True, groups=2, mutable=["batch_stats"])
+            return (features**2).sum(), new
+
+        (one, stats), gradients = jax.value_and_grad(loss, has_aux=True)(variables["params"], plain)
+        (other, stats_again), gradients_again = jax.value_and_grad(loss, has_aux=True)(variables["params"], again)
+        count = str(jax.make_jaxpr(jax.grad(lambda p: loss(p, again)[0]))(variables["params"])).count("remat")
+    assert count >= len(remat), "something is computed again"
+    assert float(one) == pytest.approx(float(other), rel=1e-12)
+    assert jax.tree.structure((stats, gradients)) == jax.tree.structure((stats_again, gradients_again))
+    pairs = zip(jax.tree.leaves((stats, gradients)), jax.tree.leaves((stats_again, gradients_again)), strict=True)
+    for a, b in pairs:
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)

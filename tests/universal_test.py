@@ -254,3 +254,16 @@ def test_a_width_that_is_not_positive_is_an_error(width):
 def test_the_names_of_the_paper_mean_the_published_encoders(paper, published):
     models = [create_model(name, {"a": 2}, embed_dim=4, width=0.25) for name in (paper, published)]
     assert models[0] == models[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "levels"), [("", ()), ("all", tuple(range(9))), ("0-2, 8", (0, 1, 2, 8)), ("4", (4,))]
+)
+def test_levels_to_compute_again_are_read(text, levels):
+    assert create_model("drn_d_22", {"a": 3}, remat=text).encoder.remat == levels
+
+
+@pytest.mark.parametrize("text", ["9", "2-1", "x", "0-", "1,,2", "-1"])
+def test_wrong_levels_to_compute_again_are_named(text):
+    with pytest.raises(InputError, match=r"remat=.*give levels from 0 to 8, or all"):
+        create_model("drn_d_22", {"a": 3}, remat=text)

@@ -81,6 +81,7 @@ class ConvNeXt(nn.Module):
       width: factor on every channel count; 1 is the published network.
       dtype: of the convolutions; None follows the input.
       precision: of the convolutions (see `jax.lax.Precision`).
+      remat: stages, 0 to 3, that keep their input alone for the backward pass and are computed again there.
     """
 
     blocks: Sequence[int]
@@ -88,6 +89,12 @@ class ConvNeXt(nn.Module):
     width: float = 1.0
     dtype: DTypeLike | None = None
     precision: lax.Precision | None = None
+    remat: Sequence[int] = ()
+
+    @property
+    def levels(self) -> int:
+        """Number of stages, which `remat` chooses from."""
+        return len(STAGES)
 
     @property
     def out_channels(self) -> int:
@@ -114,10 +121,12 @@ class ConvNeXt(nn.Module):
         Training or not makes no difference, and no example sees another: `train` and `groups` change nothing.
         """
         numerics: dict[str, Any] = {"dtype": self.dtype, "precision": self.precision}
-        for stage, (stride, dilation, zeros, block_dilation) in enumerate(STAGES):
-            if stage > 0:
-                x = layer_norm(name=f"stage{stage}_norm")(x)
-            x = nn.Conv(
+
+        def run(module, x, stage):
+            """One stage; `module` is self, or what stands for it where the stage is computed again."""
+            stride, dilation, zeros, block_dilation = STAGES[stage]
+            norm = layer_norm(name=f"stage{stage}_norm", parent=module)
+            downsampling = nn.Conv(
                 self._channels(stage),
                 (4, 4) if stage == 0 else (2, 2),
                 strides=stride,
@@ -125,12 +134,16 @@ class ConvNeXt(nn.Module):
                 kernel_dilation=dilation,
                 kernel_init=INIT,
                 name=f"stage{stage}_conv",
+                parent=module,
                 **numerics,
-            )(x)
-            if stage == 0:
-                x = layer_norm(name="stage0_norm")(x)
+            )
+            x = norm(downsampling(x)) if stage == 0 else downsampling(norm(x))
             for i in range(self.blocks[stage]):
-                x = Block(block_dilation, name=f"stage{stage}_block{i}", **numerics)(x)
+                x = Block(block_dilation, name=f"stage{stage}_block{i}", parent=module, **numerics)(x)
+            return x
+
+        for stage in range(self.levels):
+            x = (nn.remat(run, static_argnums=2) if stage in self.remat else run)(self, x, stage)
         return layer_norm(name="norm")(x)
 
 

@@ -15,17 +15,18 @@ from usss_jax.models.drn_names import NAMES
 from usss_jax.models.encoder import TensorNames
 
 OUTPUT_STRIDE = 8
-CHANNELS = (
-    16,
-    16,
-    32,
-    64,
-    128,
-    256,
-    512,
-    512,
-    512,
-)  # of levels 0 to 8, before `width` and the bottlenecks' factor 4
+CHANNELS = (16, 16, 32, 64, 128, 256, 512, 512, 512)  # before `width` and the bottlenecks' factor 4
+LEVELS = (  # kind, kernel, stride, dilation
+    ("plain", 7, 1, 1),
+    ("plain", 3, 1, 1),
+    ("plain", 3, 2, 1),
+    ("blocks", 3, 2, 1),
+    ("blocks", 3, 2, 1),
+    ("blocks", 3, 1, 2),
+    ("blocks", 3, 1, 4),
+    ("plain", 3, 1, 2),
+    ("plain", 3, 1, 1),
+)
 
 
 class GroupedBatchNorm(nn.Module):
@@ -156,6 +157,7 @@ class DRN(nn.Module):
       width: factor on every channel count; 1 is the published network.
       dtype: of the convolutions; None follows the input.
       precision: of the convolutions (see `jax.lax.Precision`).
+      remat: levels, 0 to 8, that keep their input alone for the backward pass and are computed again there.
     """
 
     blocks: Sequence[int]
@@ -163,6 +165,12 @@ class DRN(nn.Module):
     width: float = 1.0
     dtype: DTypeLike | None = None
     precision: lax.Precision | None = None
+    remat: Sequence[int] = ()
+
+    @property
+    def levels(self) -> int:
+        """Number of levels that `remat` chooses from."""
+        return len(LEVELS)
 
     @property
     def out_channels(self) -> int:
@@ -190,27 +198,32 @@ class DRN(nn.Module):
         """
         numerics: dict[str, Any] = {"dtype": self.dtype, "precision": self.precision}
 
-        def plain(x, level, kernel=3, stride=1, dilation=1):
-            x = Convolution(self._channels(level), kernel, stride, dilation, name=f"level{level}_conv", **numerics)(x)
-            return nn.relu(GroupedBatchNorm(groups, name=f"level{level}_bn")(x, train))
-
-        x = plain(x, 0, kernel=7)
-        x = plain(x, 1)
-        x = plain(x, 2, stride=2)
-        for level, stride, dilation in ((3, 2, 1), (4, 2, 1), (5, 1, 2), (6, 1, 4)):
+        def run(module, x, level):
+            """One level; `module` is self, or what stands for it where the level is computed again."""
+            kind, kernel, stride, dilation = LEVELS[level]
+            channels = self._channels(level)
+            if kind == "plain":
+                layer = Convolution(
+                    channels, kernel, stride, dilation, name=f"level{level}_conv", parent=module, **numerics
+                )
+                return nn.relu(GroupedBatchNorm(groups, name=f"level{level}_bn", parent=module)(layer(x), train))
             for i in range(self.blocks[level - 3]):
                 block = ResidualBlock(
-                    self._channels(level),
+                    channels,
                     self.bottleneck,
                     stride if i == 0 else 1,
                     dilation,
                     groups,
                     name=f"level{level}_block{i}",
+                    parent=module,
                     **numerics,
                 )
                 x = block(x, train)
-        x = plain(x, 7, dilation=2)
-        return plain(x, 8)
+            return x
+
+        for level in range(self.levels):
+            x = (nn.remat(run, static_argnums=2) if level in self.remat else run)(self, x, level)
+        return x
 
 
 # The names of the paper (resnet18, ...) and of the DRN release (drn_d_22, ...) mean the same networks.

@@ -26,9 +26,14 @@ class TensorNames:
 class Encoder(Protocol):
     """Encoder F of the paper: a linen module that `create_model` makes with width, dtype and precision (models/drn.py).
 
+    It has a field `remat`: which of its levels keep their input alone for the backward pass and are computed again.
     Parameters are float32 whatever `dtype` the layers compute in; batch statistics, if there are any, are in the
     collection "batch_stats".
     """
+
+    @property
+    def levels(self) -> int:
+        """Number of levels that `remat` chooses from."""
 
     @property
     def out_channels(self) -> int:

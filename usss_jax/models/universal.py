@@ -92,11 +92,12 @@ def create_model(
     upsample: str = "bilinear",
     normalize: str = "none",
     embed_bias: bool = True,
+    remat: str = "",
 ) -> UniversalModel:
     """Build a universal model by the names of the config.
 
     Raises:
-      InputError: if a name is unknown; the message lists the known ones.
+      InputError: if a name is unknown, whose message lists the known ones, or another value is wrong.
     """
     for field, value, known in (
         ("encoder", encoder, (*ENCODERS, *PAPER_NAMES)),
@@ -109,10 +110,24 @@ def create_model(
     if not width > 0:
         raise InputError(f"width={width} must be positive")
     dtype, lax_precision = PRECISIONS[precision]
-    net = ENCODERS[PAPER_NAMES.get(encoder, encoder)](width=width, dtype=dtype, precision=lax_precision)
+    create = ENCODERS[PAPER_NAMES.get(encoder, encoder)]
+    levels = read_levels(remat, create().levels)
+    net = create(width=width, dtype=dtype, precision=lax_precision, remat=levels)
     if net.stride != FACTOR:
         raise InputError(f"encoder={encoder!r} has stride {net.stride}; decoders and embedding upsample by {FACTOR}")
     return UniversalModel(net, dict(num_classes), embed_dim, upsample, normalize, embed_bias)
+
+
+def read_levels(text: str, count: int) -> tuple[int, ...]:
+    """Read the field `remat`: levels of an encoder that has `count`, such as "0-2,8", or "all"; empty: none."""
+    chosen: set[int] = set(range(count)) if text == "all" else set()
+    for part in text.split(",") if text not in ("", "all") else ():
+        first, dash, last = (word.strip() for word in part.partition("-"))
+        last = last if dash else first
+        if not (first.isdigit() and last.isdigit() and int(first) <= int(last) < count):
+            raise InputError(f"remat={text!r}: {part!r} is not understood; give levels from 0 to {count - 1}, or all")
+        chosen |= set(range(int(first), int(last) + 1))
+    return tuple(sorted(chosen))
 
 
 def in_order(model: UniversalModel, domains: Iterable[str]) -> list[str]:

@@ -27,6 +27,7 @@ def create_model_of(config: ConfigDict, num_classes: Mapping[str, int], embed_di
         upsample=config.upsample,
         normalize=config.normalize,
         embed_bias=config.embedding_bias,
+        remat=config.remat,
     )
 
 
