@@ -6,22 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 from usss_jax.models import convolution
 from usss_jax.models.convolution import convolve, several_columns, winograd
 
 
 def plain(x, kernel, stride=1, dilation=1):
-    padding = dilation * (kernel.shape[0] - 1) // 2
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        [(padding, padding)] * 2,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    """XLA's convolution, which drn_test.py compares with NumPy."""
+    return convolution.plain(x, kernel, stride=stride, dilation=dilation, precision=None)
 
 
 def random_arrays(size, side, inputs, outputs, dtype=np.float64):

@@ -195,8 +195,6 @@ def gradients(
     if not batch.get("unlabeled"):
         return grads, stats, {"loss": loss, **scalars}, label_embeddings
 
-    if unroll:
-        batch = {**batch, "unlabeled": after(grads, batch["unlabeled"])}
     weight = jnp.minimum(1, (state.step + 1) / objective.warmup) if objective.warmup else 1.0
     buckets: dict[tuple, dict] = {}  # domains of equal shape share a scan, and with it their forward passes
     for domain in in_order(model, batch["unlabeled"]):
@@ -221,8 +219,8 @@ def gradients(
         if unroll:
             each = []
             for u in range(shape[0]):
-                images = after(carry[0], images)
-                carry, scalars_u = micro_step(carry, (u, {d: x[u] for d, x in images.items()}))
+                micro_batch = after((grads, carry[0]), {d: x[u] for d, x in images.items()})
+                carry, scalars_u = micro_step(carry, (u, micro_batch))
                 each.append(scalars_u)
             per_pass = jax.tree.map(lambda *values: jnp.stack(values), *each)
         else:
