@@ -1,4 +1,4 @@
-"""The training step of the universal model written plainly in PyTorch, to compare ours with (benchmarks/step.py).
+"""The training step of the universal model written plainly in PyTorch, to compare ours with (benchmarks/step_cpu.py).
 
 Written from the paper, as a PyTorch user would: one forward pass per labeled and unlabeled batch of every domain, the
 embedding upsampled to image size and compared with the label embeddings there. The parameters have the names of

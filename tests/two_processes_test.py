@@ -39,7 +39,8 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def words(data):
-    return ("main", *TINY, "--config.variants=single,full", f"--config.data_root={data}")
+    batches = ("--config.batch_size=4", "--config.unlabeled_batch_size=4")
+    return ("main", *TINY, *batches, "--config.variants=single,full", f"--config.data_root={data}")
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_baselines_and_split_parameters_of_two_processes_are_those_of_one(words,
         assert_same_training(tmp_path / "one" / stage, tmp_path / "two" / stage)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_pretraining_in_two_processes_is_that_in_one_and_leaves_the_same_files(tmp_path):
     images = write_folders(tmp_path / "images")
     fields = {"width": 0.25, "crop": 32, "eval_resize": 36, "batch_size": 8, "eval_batch_size": 4, "epochs": 1}
