@@ -37,12 +37,17 @@ LEVELS = {
 }
 
 
-def shapes(level: str, batch: int, size: int, width: float):
-    """Input [B, side, side, C], kernel [k, k, C, K], stride and dilation of a level."""
+def shapes(level: str, batch: int, size: tuple[int, int], width: float):
+    """Input [B, H, W, C], kernel [k, k, C, K], stride and dilation of a level."""
     shrunk, before, own, kernel, stride, dilation = LEVELS[level]
     channels = [max(1, round(n * width)) for n in CHANNELS]
     inputs = 3 if before is None else channels[before]
-    return (batch, size // shrunk, size // shrunk, inputs), (kernel, kernel, inputs, channels[own]), stride, dilation
+    return (
+        (batch, size[0] // shrunk, size[1] // shrunk, inputs),
+        (kernel, kernel, inputs, channels[own]),
+        stride,
+        dilation,
+    )
 
 
 def jax_parts(name: str, x_shape, kernel_shape, stride: int, dilation: int) -> dict[str, Callable]:
@@ -94,7 +99,7 @@ def measure(name: str, batch: int, size: int, width: float, repeats: int) -> dic
     make = torch_parts if name.startswith("torch") else jax_parts
     for level in LEVELS:
         out[level] = {}
-        for part, function in make(name, *shapes(level, batch, size, width)).items():
+        for part, function in make(name, *shapes(level, batch, (size, size), width)).items():
             function()
             seconds = []
             for _ in range(repeats):

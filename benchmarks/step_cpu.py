@@ -5,18 +5,21 @@
 
 Two domains (19 and 11 classes), one labeled and one unlabeled batch each, supervised + within + cross, SGD. Every
 implementation runs in a process of its own, in turns, on the same weights and images; their first losses must agree.
-`ratio.<width>.<batch>x<size>` is the time of the faster PyTorch layout over ours: above 1, ours is faster.
+`ratio.<width>.<batch>x<size>` is the time of the faster PyTorch layout over ours: above 1, ours is faster. Likewise
+`memory_ratio`, of the most memory that the process had while it made steps (Linux), and `whole_memory_ratio`, from its
+start on, with imports and compilation. An implementation that crashes is told as `failed` and left out.
 """
 
 import argparse
 import json
 import pathlib
-import resource
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -27,15 +30,16 @@ IMPLEMENTATIONS = ("ours", "torch_nchw", "torch_channels_last")
 CASES = ((1.0, 4, 128), (1.0, 2, 256), (0.25, 4, 128), (0.25, 2, 256))  # width, batch, size
 
 
-def make_batch(batch: int, size: int) -> dict:
+def make_batch(batch: int, size: tuple[int, int]) -> dict:
     """Bytes as the loader gives them, per domain; smooth labels with some ignored pixels."""
+    height, width = size
     rng = np.random.default_rng(0)
     out: dict = {"labeled": {}, "unlabeled": {}}
     for domain, classes in CLASSES.items():
-        blocks = rng.integers(0, classes, (batch, size // 16, size // 16), dtype=np.uint8)
-        label = blocks.repeat(16, 1).repeat(16, 2)
+        blocks = rng.integers(0, classes, (batch, -(-height // 16), -(-width // 16)), dtype=np.uint8)
+        label = blocks.repeat(16, 1).repeat(16, 2)[:, :height, :width]
         label[:, :4] = 255
-        image = rng.integers(0, 256, (2, batch, size, size, 3), dtype=np.uint8)
+        image = rng.integers(0, 256, (2, batch, *size, 3), dtype=np.uint8)
         out["labeled"][domain] = {"image": image[0], "label": label}
         out["unlabeled"][domain] = {"image": image[1:]}
     return out
@@ -48,7 +52,9 @@ def make_label_embeddings() -> dict[str, np.ndarray]:
     return {d: e / np.linalg.norm(e, axis=1, keepdims=True) for d, e in out.items()}
 
 
-def prepare_ours(width: float, batch: int, size: int, weights: pathlib.Path):
+def prepare_ours(
+    width: float, batch: int, size: tuple[int, int], weights: pathlib.Path, precision: str = "float32"
+) -> Callable[[], float]:
     """Return a function that makes a step and returns its loss; writes the initial weights if there are none."""
     import jax
 
@@ -59,7 +65,7 @@ def prepare_ours(width: float, batch: int, size: int, weights: pathlib.Path):
     from usss_jax.training.step import Objective, jit_train_step
 
     mesh = sharding.create_mesh(jax.devices()[:1])
-    model = create_model("drn_d_22", CLASSES, embed_dim=EMBED_DIM, width=width)
+    model = create_model("drn_d_22", CLASSES, embed_dim=EMBED_DIM, width=width, precision=precision)
     tx = optim.create_optimizer(LR, 10**6, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     state, _ = create_state(model, tx, 0, mesh, make_label_embeddings())
     if not weights.exists():
@@ -78,8 +84,10 @@ def prepare_ours(width: float, batch: int, size: int, weights: pathlib.Path):
     return run
 
 
-def prepare_torch(width: float, batch: int, size: int, weights: pathlib.Path, channels_last: bool):
-    """Return a function that makes a step and returns its loss."""
+def prepare_torch(
+    width: float, batch: int, size: tuple[int, int], weights: pathlib.Path, channels_last: bool, device: str = "cpu"
+) -> Callable[..., float]:
+    """Return a function that makes a step, by `train_step` of torch_step.py or the one given, and returns its loss."""
     import torch
     from safetensors.torch import load_file
 
@@ -89,28 +97,28 @@ def prepare_torch(width: float, batch: int, size: int, weights: pathlib.Path, ch
     model = torch_step.Universal(list(CLASSES.values()), EMBED_DIM, width).train()
     wrong = model.load_state_dict(load_file(weights), strict=False)
     assert all(name.endswith("num_batches_tracked") for name in wrong.missing_keys) and not wrong.unexpected_keys
-    model = model.to(memory_format=layout)
+    model = model.to(device, memory_format=layout)
     optimizer = torch.optim.SGD(model.parameters(), LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     raw = make_batch(batch, size)
 
     def image(array):
-        return (torch.from_numpy(array).permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=layout)
+        return (torch.from_numpy(array).permute(0, 3, 1, 2).float() / 255).to(device, memory_format=layout)
 
     data = [
         {
             "image": image(raw["labeled"][d]["image"]),
-            "label": torch.from_numpy(raw["labeled"][d]["label"]).long(),
+            "label": torch.from_numpy(raw["labeled"][d]["label"]).long().to(device),
             "unlabeled": image(raw["unlabeled"][d]["image"][0]),
         }
         for d in CLASSES
     ]
-    constants = [torch.from_numpy(e) for e in make_label_embeddings().values()]
-    return lambda: float(torch_step.train_step(model, optimizer, data, constants))
+    constants = [torch.from_numpy(e).to(device) for e in make_label_embeddings().values()]
+    return lambda train_step=torch_step.train_step: float(train_step(model, optimizer, data, constants))
 
 
-def measure(implementation: str, width: float, batch: int, size: int, steps: int, weights: pathlib.Path) -> dict:
+def measure(implementation: str, width: float, batch: int, side: int, steps: int, weights: pathlib.Path) -> dict:
     """Losses of the first two steps, seconds of the first and of each of `steps` further ones, peak memory."""
-    began = time.perf_counter()
+    began, size = time.perf_counter(), (side, side)
     if implementation == "ours":
         run = prepare_ours(width, batch, size, weights)
     else:
@@ -118,13 +126,21 @@ def measure(implementation: str, width: float, batch: int, size: int, steps: int
     losses = [run()]
     first = time.perf_counter() - began
     losses.append(run())
+    whole_peak = peak_bytes()
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
     seconds = []
     for _ in range(steps):
         began = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - began)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"losses": losses, "seconds_to_first_step": first, "seconds": seconds, "peak_bytes": peak}
+    peak = {"peak_bytes": peak_bytes(), "whole_peak_bytes": max(whole_peak, peak_bytes())}
+    return {"losses": losses, "seconds_to_first_step": first, "seconds": seconds, **peak}
+
+
+def peak_bytes() -> int:
+    """Most memory that this process had, as Linux counts it."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)[1])
 
 
 def measure_apart(implementation: str, *case, steps: int, weights: pathlib.Path) -> dict:
@@ -133,7 +149,9 @@ def measure_apart(implementation: str, *case, steps: int, weights: pathlib.Path)
     command = [sys.executable, "-m", "benchmarks.step_cpu", "--measure", *words]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+        if implementation == "ours":
+            raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+        return {"failed": f"exit code {done.returncode}: {(done.stderr.strip().splitlines() or [''])[-1]}"}
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -147,13 +165,16 @@ def compare(width: float, batch: int, size: int, steps: int, rounds: int) -> dic
                 runs[name].append(measure_apart(name, width, batch, size, steps=steps, weights=weights))
     out: dict = {}
     for name, each in runs.items():
+        if failures := [run["failed"] for run in each if "failed" in run]:
+            out[name] = {"failed": failures[0]}
+            continue
         np.testing.assert_allclose(each[0]["losses"], runs["ours"][0]["losses"], rtol=2e-3, err_msg=name)
         out[name] = {
             "losses": each[0]["losses"],
             "seconds": statistics.median(s for run in each for s in run["seconds"]),
             "seconds_per_round": [statistics.median(run["seconds"]) for run in each],
             "seconds_to_first_step": [run["seconds_to_first_step"] for run in each],
-            "peak_bytes": max(run["peak_bytes"] for run in each),
+            **{key: max(run[key] for run in each) for key in ("peak_bytes", "whole_peak_bytes")},
         }
     return out
 
@@ -178,22 +199,22 @@ def main():
     from usss_jax.training.logs import environment, write_json  # not above: PyTorch is measured without JAX loaded
 
     result: dict = {"classes": CLASSES, "embed_dim": EMBED_DIM, "steps": args.steps, "rounds": args.rounds}
-    result |= {"cases": {}, "ratio": {}, "memory_ratio": {}}
+    ratios = {"ratio": "seconds", "memory_ratio": "peak_bytes", "whole_memory_ratio": "whole_peak_bytes"}
+    result |= {"cases": {}, **{ratio: {} for ratio in ratios}}
     for width, batch, size in CASES:
         if width not in args.widths or size not in args.sizes:
             continue
         case = f"{batch}x{size}"
         measured = compare(width, batch, size, args.steps, args.rounds)
-        theirs = [measured[name] for name in IMPLEMENTATIONS[1:]]
-        faster = min(theirs, key=lambda m: m["seconds"])
+        faster = min((m for n, m in measured.items() if n != "ours" and "failed" not in m), key=lambda m: m["seconds"])
         result["cases"].setdefault(f"{width:g}", {})[case] = measured
-        result["ratio"].setdefault(f"{width:g}", {})[case] = faster["seconds"] / measured["ours"]["seconds"]
-        result["memory_ratio"].setdefault(f"{width:g}", {})[case] = (
-            faster["peak_bytes"] / measured["ours"]["peak_bytes"]
+        for ratio, key in ratios.items():
+            result[ratio].setdefault(f"{width:g}", {})[case] = faster[key] / measured["ours"][key]
+        print(
+            f"width {width:g}, {case}: " + ", ".join(f"{n} {m.get('seconds', 'failed')} s" for n, m in measured.items())
         )
-        print(f"width {width:g}, {case}: " + ", ".join(f"{n} {m['seconds']:.3f} s" for n, m in measured.items()))
         write_json(args.out, {**result, **environment(), "torch": torch.__version__})
-    print(json.dumps({"ratio": result["ratio"], "memory_ratio": result["memory_ratio"]}, indent=2))
+    print(json.dumps({ratio: result[ratio] for ratio in ratios}, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,175 @@
+"""Images per second and memory of one training step on a GPU: ours against PyTorch, as the paper's code and tuned.
+
+    pip install -e '.[torch]'     # with CUDA builds of JAX and PyTorch
+    python -m benchmarks.step_gpu --out=benchmarks/results/step_gpu.json
+    python -m benchmarks.step_gpu --sizes 64x64 --batch=1 --width=0.5 --steps=2    # a CPU, to try it out
+
+The step of benchmarks/step_cpu.py with labeled and unlabeled batches of 10 at 512x512 and at CamVid's 480x360:
+`reference` is PyTorch in float32 with TF32 off; `tuned` PyTorch with channels_last, bfloat16 autocast and
+torch.compile; ours in `float32` and `bfloat16`. Every one runs in a process of its own. `share_of_matmul_rate` is the
+model's convolution FLOPs (two per multiply-add; forward, and twice that for backward) over the measured rate of a large
+bfloat16 matrix product.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from benchmarks import step_cpu
+from benchmarks.convolutions import LEVELS, shapes
+from usss_jax.config import read_size
+
+IMPLEMENTATIONS = ("float32", "bfloat16", "reference", "tuned")  # ours first: it writes the weights
+BLOCKS = 2  # of levels 3 to 6 in DRN-D-22
+MATMUL = 8192  # side of the square matrices
+
+
+def convolution_flops(size: tuple[int, int], width: float = 1.0) -> int:
+    """FLOPs of the encoder's 3x3 and 7x7 convolutions and of its 1x1 shortcuts for one image, forward."""
+    total = 0
+    for level in LEVELS:
+        (_, height, width_, inputs), kernel, stride, _ = shapes(level, 1, size, width)
+        pixels = -(-height // stride) * -(-width_ // stride)
+        times = 2 * BLOCKS - 1 if f"{level}_first" in LEVELS else 1
+        total += times * 2 * pixels * kernel[0] * kernel[1] * inputs * kernel[3]
+        if level.endswith("_first"):
+            total += 2 * pixels * inputs * kernel[3]
+    return total
+
+
+def prepare(name: str, width: float, batch: int, size: tuple[int, int], weights: pathlib.Path):
+    """(function that makes a step and returns its loss, function that returns the peak bytes of the device)."""
+    if name in ("float32", "bfloat16"):
+        import jax
+
+        stats = jax.devices()[0].memory_stats
+        return step_cpu.prepare_ours(width, batch, size, weights, name), lambda: (stats() or {}).get(
+            "peak_bytes_in_use"
+        )
+    import torch
+
+    from benchmarks import torch_step
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = name == "tuned"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    run = step_cpu.prepare_torch(width, batch, size, weights, name == "tuned", device)
+
+    def peak():
+        return torch.cuda.max_memory_allocated() if device == "cuda" else None
+
+    if name == "reference":
+        return run, peak
+    compiled = torch.compile(torch_step.loss)
+
+    def tuned_step(model, optimizer, data, constants):
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16):
+            value = compiled(model, data, constants)
+        value.backward()
+        optimizer.step()
+        return value.detach()
+
+    return lambda: run(tuned_step), peak
+
+
+def measure(name: str, width: float, batch: int, size: tuple[int, int], steps: int, weights: pathlib.Path) -> dict:
+    """Losses of the first two steps, median seconds of `steps` further ones, peak memory of the device."""
+    run, peak = prepare(name, width, batch, size, weights)
+    losses, seconds = [run(), run()], []
+    for _ in range(3):
+        run()  # clocks and autotuning settle
+    for _ in range(steps):
+        began = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - began)
+    return {"losses": losses, "seconds": statistics.median(seconds), "peak_bytes": peak()}
+
+
+def matmul_rate(side: int) -> float:
+    """FLOPs per second of a square bfloat16 matrix product."""
+    import jax
+    import jax.numpy as jnp
+
+    x = jnp.ones((side, side), jnp.bfloat16)
+    product = jax.jit(lambda x: x @ x)
+    product(x).block_until_ready()
+    repeats = 20 if side > 2048 else 5
+    began = time.perf_counter()
+    for _ in range(repeats):
+        y = product(x)
+    y.block_until_ready()
+    return 2 * side**3 * repeats / (time.perf_counter() - began)
+
+
+def apart(*words) -> dict:
+    """What this script says in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.step_gpu", "--measure", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        return {"failed": f"exit code {done.returncode}: {(done.stderr.strip().splitlines() or [''])[-1]}"}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(width: float, batch: int, size: tuple[int, int], steps: int, rate: float) -> dict:
+    """Every implementation at one size, images per second, and ratios."""
+    text = f"{size[0]}x{size[1]}"
+    with tempfile.TemporaryDirectory() as folder:
+        weights = pathlib.Path(folder) / "weights.safetensors"
+        out = {name: apart(name, width, batch, text, steps, weights) for name in IMPLEMENTATIONS}
+    images = 2 * batch * len(step_cpu.CLASSES)
+    speed = {}
+    for name, result in out.items():
+        if "failed" in result:
+            continue
+        result["same_losses"] = bool(np.allclose(result["losses"], out["float32"]["losses"], rtol=0.01))
+        if result["same_losses"]:  # whoever computes something else takes part in no comparison
+            speed[name] = result["images_per_second"] = images / result["seconds"]
+            flops = 3 * convolution_flops(size, width)
+            result["share_of_matmul_rate"] = speed[name] * flops / rate
+    ratios = {f"bfloat16/{name}": speed["bfloat16"] / speed[name] for name in speed if "bfloat16" in speed}
+    return {**out, "ratio": ratios}
+
+
+def main():
+    """Measure and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=read_size, nargs="*", default=((512, 512), (360, 480)), help="HEIGHTxWIDTH")
+    parser.add_argument("--batch", type=int, default=10)
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--matmul", type=int, default=MATMUL)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results/step_gpu.json"))
+    parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        if args.measure[0] == "environment":
+            from usss_jax.training.logs import environment
+
+            print(json.dumps({**environment(), "bfloat16_matmul_flops": matmul_rate(args.matmul)}))
+            return
+        name, width, batch, size, steps, weights = args.measure
+        setting = (float(width), int(batch), read_size(size), int(steps), pathlib.Path(weights))
+        print(json.dumps(measure(name, *setting)))
+        return
+
+    # This process leaves the device alone: JAX would take most of its memory.
+    about = apart("environment", f"--matmul={args.matmul}")
+    result: dict = {key: getattr(args, key) for key in ("batch", "width", "steps")} | {"cases": {}}
+    for size in args.sizes:
+        case = compare(args.width, args.batch, size, args.steps, about["bfloat16_matmul_flops"])
+        result["cases"][f"{size[0]}x{size[1]}"] = case
+        print(f"{size}: {json.dumps(case, indent=2)}")
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps({**result, **about}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
