@@ -119,6 +119,16 @@ def measure_apart(name: str, *setting) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def markdown(result: dict) -> str:
+    """Table of the ratios: forward / gradient in the input / gradient in the kernel."""
+    widths = list(result["ratio"])
+    lines = ["| convolution | " + " | ".join(f"width {w}" for w in widths) + " |", "|---|" + "---|" * len(widths)]
+    for level in LEVELS:
+        cells = (" / ".join(f"{result['ratio'][w][level][part]:.2f}" for part in PARTS) for w in widths)
+        lines.append(f"| {level} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main():
     """Measure and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

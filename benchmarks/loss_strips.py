@@ -72,6 +72,18 @@ def compare(function, batch: int, size: tuple[int, int], classes: int, repeats: 
     }
 
 
+def markdown(result: dict) -> str:
+    """Table of the result."""
+    lines = ["| loss | classes | plain | strips | ratio | plain, temporaries | strips' | ratio |", "|---|" + "---|" * 7]
+    for name, by_classes in result["losses"].items():
+        for classes, numbers in by_classes.items():
+            plain, strips, ratio = (numbers[key] for key in ("plain", "strips", "ratio"))
+            cells = [name.replace("_", "-"), classes, *(f"{way['seconds']:.2f} s" for way in (plain, strips))]
+            cells += [f"{ratio['seconds']:.1f}", *(f"{way['temporary_bytes'] / 1e6:.0f} MB" for way in (plain, strips))]
+            lines.append("| " + " | ".join([*cells, f"{ratio['temporary_bytes']:.0f}"]) + " |")
+    return "\n".join(lines)
+
+
 def main():
     """Measure and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

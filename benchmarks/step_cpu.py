@@ -179,6 +179,21 @@ def compare(width: float, batch: int, size: int, steps: int, rounds: int) -> dic
     return out
 
 
+def markdown(result: dict) -> str:
+    """Table of the result; a dash where PyTorch crashed."""
+    lines = [
+        "| width | images | ours | PyTorch NCHW | PyTorch channels_last | ratio | memory, ours | PyTorch's | ratio |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for width, cases in result["cases"].items():
+        for case, measured in cases.items():
+            seconds = [f"{m['seconds']:.3f} s" if "seconds" in m else "-" for m in measured.values()]
+            ours, memory = measured["ours"]["peak_bytes"], result["memory_ratio"][width][case]
+            numbers = [f"{result['ratio'][width][case]:.2f}", f"{ours / 1e9:.2f} GB", f"{ours * memory / 1e9:.2f} GB"]
+            lines.append(f"| {width} | {case} | " + " | ".join([*seconds, *numbers, f"{memory:.2f}"]) + " |")
+    return "\n".join(lines)
+
+
 def main():
     """Measure and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
