@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from usss_jax.evaluation.evaluate import create_evaluator, padded_batches, predict
+from usss_jax.evaluation.evaluate import create_evaluator, padded_batches, predict, sum_batches
 from usss_jax.models.drn import DRN
 from usss_jax.models.universal import UniversalModel
 from usss_jax.training import sharding
@@ -62,6 +62,39 @@ def test_last_batch_is_filled_with_ignored_pixels():
     batches = list(padded_batches(Memory(5), 4))
     assert [b["image"].shape[0] for b in batches] == [4, 4]
     assert (batches[1]["label"][1:] == 255).all() and not (batches[1]["label"][0] == 255).all()
+
+
+class OnDevice:
+    """A result that tells when it is fetched."""
+
+    dtype = np.dtype(np.int32)
+
+    def __init__(self, value, fetched):
+        self.value, self.fetched = value, fetched
+
+    def __array__(self, dtype=None, copy=None):
+        self.fetched()
+        return np.asarray(self.value, np.int32)
+
+
+def test_next_batch_is_read_and_under_way_before_the_result_of_one_is_waited_for():
+    """Three batches of one image each; in int32 the sum would overflow: 3 (2^30 + 1) = 3221225475."""
+    happened = []
+
+    class Told(Memory):
+        def __getitem__(self, i):
+            happened.append(f"read {i}")
+            return super().__getitem__(i)
+
+    def count(variables, batch):
+        number = sum(word.startswith("run") for word in happened)
+        happened.append(f"run {number}")
+        return OnDevice([2**30 + 1, number], lambda: happened.append(f"fetch {number}"))
+
+    total = sum_batches(count, None, Told(3), 1, sharding.create_mesh(jax.devices()[:1]))
+    assert total.tolist() == [3221225475, 3] and total.dtype == np.int64
+    one_after_the_other = ["read 0", "run 0", "read 1", "run 1", "fetch 0", "read 2", "run 2", "fetch 1", "fetch 2"]
+    assert happened == one_after_the_other
 
 
 def test_prediction_uses_the_decoder_of_the_domain(model_and_variables):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from usss_jax.training import loop, sharding, stages
-from usss_jax.training.loop import compiled
+from usss_jax.training.compiling import compiled
 
 QUICK = {
     "domains": "city_street",

@@ -3,6 +3,7 @@
 import importlib
 import io
 import json
+import logging
 import os
 import pathlib
 import signal
@@ -244,6 +245,31 @@ def test_config_of_another_command_is_told(tmp_path):
         assert result.returncode == 2 and "Traceback" not in result.stderr
         told = f"--config: has no field '{field}', it is for another command; give one such as {example}"
         assert result.stderr.strip() == f"usss_jax: error: {told}"
+
+
+# ---- What is compiled, and what goes to the devices -----------------------------------------------------
+
+
+def test_more_steps_compile_nothing_more(folders, tmp_path, caplog):
+    """Not after the second step, nor ever after the first: 24 images in batches of 8 are 3 steps an epoch."""
+    counts = []
+    for epochs in (1.0, 3.0):
+        caplog.clear()
+        with jax.log_compiles(True), caplog.at_level(logging.WARNING, "jax"):
+            jax.clear_caches()
+            summary = loop.run(config_of(folders, epochs=epochs, log_every=1), tmp_path / str(epochs))
+        assert summary["steps"] == 3 * epochs
+        messages = [record.getMessage() for record in caplog.records]
+        counts.append(sum(message.startswith("Finished XLA compilation") for message in messages))
+    assert counts[0] == counts[1] > 0
+
+
+def test_batches_that_are_not_on_the_devices_are_refused_inside_the_loop(folders, tmp_path, monkeypatch):
+    """The guard works: a step that is handed host arrays would copy them at every step, unasked."""
+    monkeypatch.setattr(loop, "put", lambda batch, mesh: batch)
+    monkeypatch.setattr(loop, "compiled", lambda step, *args: step)
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        loop.run(config_of(folders, **LEARNS), tmp_path)
 
 
 # ---- Data -----------------------------------------------------------------------------------------------

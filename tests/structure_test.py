@@ -17,7 +17,7 @@ ALLOWED = {
     "evaluation": {"models", "objectives", "training.sharding"},
     "inference": set(),
     "training": {"models", "objectives", "data", "evaluation", "inference", "config"},
-    "pretraining": {"models", "data", "training"},
+    "pretraining": {"models", "data", "training", "evaluation"},
     "tables": {"config", "data.domains"},
 }
 

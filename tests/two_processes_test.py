@@ -125,6 +125,23 @@ def test_baselines_and_split_parameters_of_two_processes_are_those_of_one(words,
 
 
 @pytest.mark.nightly
+def test_fine_tuning_moving_embeddings_and_rare_sampling_of_two_processes_are_those_of_one(words, tmp_path):
+    """The images that rare-class sampling draws, transfer that trains the encoder too, and Eq. 7."""
+    extra = ["--config.variants=single,finetune,full", "--config.sampling=rare", "--config.theta=0.5"]
+    extra += ["--config.steps=6", "--config.eval_every=6"]
+    code, _, err = run([*words, *extra, f"--workdir={tmp_path}/one"])
+    assert code == 0, err
+    for code, _, err in finish(start_two([*words, *extra, f"--workdir={tmp_path}/two"])):
+        assert code == 0, err
+    stages = {path.parent.name for path in (tmp_path / "one").glob("*/summary.json")}
+    transfers = {"finetune_camvid_cityscapes", "finetune_cityscapes_camvid"}
+    assert stages == {"single_camvid", "single_cityscapes", "full", *transfers}
+    for stage in stages:
+        assert_same_training(tmp_path / "one" / stage, tmp_path / "two" / stage)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+@pytest.mark.nightly
 def test_pretraining_in_two_processes_is_that_in_one_and_leaves_the_same_files(tmp_path):
     images = write_folders(tmp_path / "images")
     fields = {"width": 0.25, "crop": 32, "eval_resize": 36, "batch_size": 8, "eval_batch_size": 4, "epochs": 1}

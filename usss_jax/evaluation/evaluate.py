@@ -1,8 +1,9 @@
 """Evaluation over a whole split: whole images, arg max and confusion matrix on device."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from usss_jax.objectives.losses import IGNORE
 from usss_jax.training.sharding import batch_sharding, put, replicated
 
 THREADS = 4  # that decode the images of a batch
+T = TypeVar("T")
 
 
 def predict(variables, images, *, domain: str, model: UniversalModel):
@@ -78,10 +80,23 @@ def create_evaluator(mesh: Mesh, domain: str, num_classes: int, *, model: Univer
 def sum_batches(function: Callable, variables, source, batch_size: int, mesh: Mesh):
     """Sum function(variables, batch) over all batches of a source, in float64 or int64 on the host."""
     total = None
-    for batch in placed_batches(source, batch_size, mesh):
-        value = jax.tree.map(_wide, function(variables, batch))
+    for value in one_behind(function(variables, batch) for batch in placed_batches(source, batch_size, mesh)):
+        value = jax.tree.map(_wide, value)
         total = value if total is None else jax.tree.map(np.add, total, value)
     return total
+
+
+def one_behind(results: Iterable[T]) -> Iterator[T]:
+    """Every result, but none before the next is under way.
+
+    Who fetches a result from the devices waits until it is computed. They work on the next batch in the meantime, and
+    while they do the host reads the one after it; at most two batches are under way.
+    """
+    before: list[T] = []
+    for result in results:
+        yield from before
+        before = [result]
+    yield from before
 
 
 def _wide(array) -> np.ndarray:

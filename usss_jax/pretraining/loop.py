@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from usss_jax.data import streams
 from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.errors import InputError
+from usss_jax.evaluation.evaluate import one_behind
 from usss_jax.models import pretrained
 from usss_jax.models.universal import UniversalModel, create_model
 from usss_jax.pretraining import classify
@@ -20,6 +21,7 @@ from usss_jax.pretraining.config import checked
 from usss_jax.pretraining.images import ClassImages, DataSet, open_data
 from usss_jax.training import hosts, logs, sharding
 from usss_jax.training.checkpoint import Checkpoints
+from usss_jax.training.compiling import compiled
 from usss_jax.training.logs import say
 from usss_jax.training.meter import Meter
 from usss_jax.training.state import abstract_variables, create_state
@@ -145,11 +147,20 @@ def train_and_evaluate(
     meter = Meter(STAGE, steps, config.batch_size, progress)
     writer = logs.MetricWriter(workdir, start)
     iterator = streams.iterate(batches, start, config.loader_threads)
+
+    def next_batch(running=None) -> dict:
+        with meter.waiting(running):
+            return put(next(iterator), mesh)
+
     try:
+        if start < steps:
+            batch = next_batch()
+            program = compiled(train_step, state, batch, STAGE)
         for step in range(start + 1, steps + 1):
-            with meter.waiting():
-                batch = put(next(iterator), mesh)
-            state, scalars = train_step(state, batch)
+            with jax.transfer_guard("disallow"):  # nothing goes to the devices or comes from them unasked
+                state, scalars = program(state, batch)
+                if step < steps:
+                    batch = next_batch(scalars["loss"])  # gets there while the step runs
             evaluates = step % eval_every == 0 or step == steps
             stops = hosts.preempted(step)
             saves = evaluates or step % config.checkpoint_every == 0 or stops
@@ -200,9 +211,8 @@ def evaluate(count_hits, variables, source: ClassImages, config: ConfigDict, mes
     hits = [0, 0]
     iterator = streams.iterate(batches, 0, config.loader_threads)
     try:
-        for batch in iterator:
-            of_batch = jax.device_get(count_hits(variables, put(batch, mesh)))
-            hits = [total + int(value) for total, value in zip(hits, of_batch, strict=True)]
+        for of_batch in one_behind(count_hits(variables, put(batch, mesh)) for batch in iterator):
+            hits = [total + int(value) for total, value in zip(hits, jax.device_get(of_batch), strict=True)]
     finally:
         iterator.close()
     return {name: value / len(source) for name, value in zip(("top1", "top5"), hits, strict=True)}

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from usss_jax.errors import InputError
-from usss_jax.evaluation.evaluate import placed_batches, sum_batches
+from usss_jax.evaluation.evaluate import one_behind, placed_batches, sum_batches
 from usss_jax.inference.visualize import save_png
 from usss_jax.models.universal import UniversalModel
 from usss_jax.models.upsample import upsample_matrix
@@ -149,8 +149,8 @@ def kmeans_pass(batches: Callable, mesh: Mesh, upsample: str) -> Callable:
 
     def sums_of(centers):
         total = None
-        for batch in batches():
-            value = jax.tree.map(lambda a: np.asarray(a, np.float64), step(np.asarray(centers), batch))
+        for value in one_behind(step(np.asarray(centers), batch) for batch in batches()):
+            value = jax.tree.map(lambda a: np.asarray(a, np.float64), value)
             total = value if total is None else jax.tree.map(np.add, total, value)
         return total
 
@@ -166,18 +166,22 @@ def sample_pixels(batches: Callable, counts, seed: int, upsample: str, limit: in
     gather = jax.jit(pixel_features)
     found: list[list[np.ndarray]] = [[] for _ in ranks]
     seen = np.zeros(len(ranks), np.int64)  # pixels of every class in earlier batches
-    for batch in batches():
-        labels, chosen = to_host(batch["label"]), []
-        for i, of_class in enumerate(ranks):
-            places = np.flatnonzero(labels == i)
-            first, last = np.searchsorted(of_class, [seen[i], seen[i] + len(places)])
-            chosen.append(places[of_class[first:last] - seen[i]])
-            seen[i] += len(places)
-        index = np.stack(np.unravel_index(np.concatenate(chosen), labels.shape), 1).astype(np.int32)
-        padded = np.pad(index, [(0, -len(index) % INDEX_STEP), (0, 0)])  # few different shapes to compile for
-        rows, columns = (upsample_matrix(side, upsample) for side in labels.shape[1:])
-        values = to_host(gather(batch["features"], padded, rows, columns))[: len(index)]
-        for i, part in enumerate(np.split(values, np.cumsum([len(c) for c in chosen])[:-1])):
+
+    def gathered() -> Iterator[tuple]:
+        for batch in batches():
+            labels, chosen = to_host(batch["label"]), []
+            for i, of_class in enumerate(ranks):
+                places = np.flatnonzero(labels == i)
+                first, last = np.searchsorted(of_class, [seen[i], seen[i] + len(places)])
+                chosen.append(places[of_class[first:last] - seen[i]])
+                seen[i] += len(places)
+            index = np.stack(np.unravel_index(np.concatenate(chosen), labels.shape), 1).astype(np.int32)
+            padded = np.pad(index, [(0, -len(index) % INDEX_STEP), (0, 0)])  # few different shapes to compile for
+            rows, columns = (upsample_matrix(side, upsample) for side in labels.shape[1:])
+            yield gather(batch["features"], padded, rows, columns), [len(c) for c in chosen]
+
+    for values, sizes in one_behind(gathered()):
+        for i, part in enumerate(np.split(to_host(values)[: sum(sizes)], np.cumsum(sizes)[:-1])):
             found[i].append(part)
     return [np.concatenate(parts) for parts in found]
 

@@ -26,6 +26,7 @@ from usss_jax.training import hosts, logs, optim, sharding
 from usss_jax.training.adversarial import jit_adversarial_step
 from usss_jax.training.adversarial_state import Adversarial, create_adversarial_state
 from usss_jax.training.checkpoint import Checkpoints
+from usss_jax.training.compiling import compiled
 from usss_jax.training.logs import say
 from usss_jax.training.meter import Meter
 from usss_jax.training.state import create_state
@@ -237,19 +238,6 @@ def train_and_evaluate(
     last.close()
     best.close()
     return summary
-
-
-def compiled(train_step: jax.stages.Wrapped, state, batch, stage: str) -> Callable:
-    """Program of the step for these shapes, which cannot be compiled a second time; says what it took and takes."""
-    began = time.monotonic()
-    program = train_step.lower(state, batch).compile()
-    text = f"step compiled in {time.monotonic() - began:.0f} s"
-    if memory := program.memory_analysis():  # not every backend tells
-        needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes
-        needed += memory.output_size_in_bytes - memory.alias_size_in_bytes
-        text += f", needs {needed / 1e9:.2f} GB on each device"
-    say(stage, text)
-    return program
 
 
 def device_augment(config: ConfigDict) -> DeviceAugment:
