@@ -61,6 +61,7 @@ def prepare_ours(
     from usss_jax.models import pretrained
     from usss_jax.models.universal import create_model
     from usss_jax.training import optim, sharding
+    from usss_jax.training.compiling import compiled
     from usss_jax.training.state import create_state
     from usss_jax.training.step import Objective, jit_train_step
 
@@ -73,8 +74,9 @@ def prepare_ours(
             jax.device_get(state.variables), list(CLASSES), names=model.encoder.tensor_names
         )
         pretrained.save_safetensors(str(weights), state_dict)
-    step = jit_train_step(mesh, model=model, tx=tx, objective=Objective(), has_unlabeled=True)
     data = sharding.put(make_batch(batch, size), sharding.step_batch_shardings(mesh))
+    train_step = jit_train_step(mesh, model=model, tx=tx, objective=Objective(), has_unlabeled=True)
+    step = compiled(train_step, state, data, "ours")
 
     def run() -> float:
         nonlocal state
