@@ -5,7 +5,6 @@ Compiling needs no such device, only its compiler: `pip install libtpu` for TPUs
 """
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp

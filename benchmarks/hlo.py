@@ -12,7 +12,9 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _OPCODE = re.compile(r"([a-z][\w\-]*)\(")
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
-_CALLED = re.compile(r"\b(?:calls|body|condition|to_apply|branch_computations|called_computations)=(\{[^}]*\}|%?[\w.\-]+)")
+_CALLED = re.compile(
+    r"\b(?:calls|body|condition|to_apply|branch_computations|called_computations)=(\{[^}]*\}|%?[\w.\-]+)"
+)
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _NAME = re.compile(r"%([\w.\-]+)")
@@ -164,9 +166,7 @@ def collectives(program: Program, devices: int) -> list[Collective]:
             parts = [(size, name or instruction.op_name) for size, name in parts]
         if kind == "all-gather":
             parts = [(devices * size, name) for size, name in parts]
-        found.append(
-            Collective(instruction.name, kind, tuple(parts), times, tuple(loop.op_name for loop in loops))
-        )
+        found.append(Collective(instruction.name, kind, tuple(parts), times, tuple(loop.op_name for loop in loops)))
     return found
 
 
