@@ -174,17 +174,17 @@ def _leaves(named: dict[str, Instruction], instruction: Instruction) -> list[tup
     """Bytes and op_name of an array; of one that only holds others, theirs."""
     size = sum(array_bytes(instruction.type))
     known = [named[o] for o in instruction.operands if o in named]
-    if not instruction.op_name and instruction.opcode != "get-tuple-element" and known:
-        if size == sum(sum(array_bytes(i.type)) for i in known):
-            return [leaf for i in known for leaf in _leaves(named, i)]
-    return [(size, _origin(named, instruction))]
+    only_holds = not instruction.op_name and instruction.opcode != "get-tuple-element"
+    if only_holds and known and size == sum(sum(array_bytes(i.type)) for i in known):
+        return [leaf for i in known for leaf in _leaves(named, i)]
+    return [(size, origin(named, instruction))]
 
 
-def _origin(named: dict[str, Instruction], instruction: Instruction, depth: int = 8) -> str:
-    """op_name of an instruction, or of what it works on."""
+def origin(named: dict[str, Instruction], instruction: Instruction, depth: int = 8) -> str:
+    """op_name of an instruction, or of what it works on; "" if neither has one."""
     if instruction.op_name or not depth:
         return instruction.op_name
     for operand in instruction.operands:
-        if operand in named and (name := _origin(named, named[operand], depth - 1)):
+        if operand in named and (name := origin(named, named[operand], depth - 1)):
             return name
     return ""

@@ -50,13 +50,16 @@ def measure(mesh, case: tuple[str, str, str], micro_batch: int, remat: str) -> d
 
 
 def fits(peaks: dict[str, dict], case: tuple[str, str, str], gigabytes: int) -> str:
-    """The setting that costs least time among those that fit: no remat before remat, larger micro-batches first."""
+    """The setting that costs least time among those that fit: no remat before remat, larger micro-batches first.
+
+    "-": even the smallest does not fit; "n/a": that one was not compiled.
+    """
     for remat in REMATS:
         for micro_batch in MICRO_BATCHES:
             found = peaks.get(name(*case, micro_batch, remat))
             if found and found["peak"] <= USABLE * gigabytes * 1e9:
                 return f"{micro_batch}" + (f", remat={remat}" if remat else "")
-    return "-"
+    return "-" if name(*case, MICRO_BATCHES[-1], REMATS[-1]) in peaks else "n/a"
 
 
 def markdown(result: dict, topology: str) -> str:
@@ -77,9 +80,10 @@ def markdown(result: dict, topology: str) -> str:
 def fits_markdown(result: dict, topology: str) -> str:
     """Table of what fits into which device."""
     peaks = result["peaks"][topology]["bytes"]
-    lines = ["| device | " + " | ".join(", ".join(case) for case in CASES) + " |", "|---|" + "---|" * len(CASES)]
+    cases = [case for case in CASES if any(key.startswith("/".join(case)) for key in peaks)]
+    lines = ["| device | " + " | ".join(", ".join(case) for case in cases) + " |", "|---|" + "---|" * len(cases)]
     for gigabytes in GIGABYTES:
-        lines.append(f"| {gigabytes} GB | " + " | ".join(fits(peaks, case, gigabytes) for case in CASES) + " |")
+        lines.append(f"| {gigabytes} GB | " + " | ".join(fits(peaks, case, gigabytes) for case in cases) + " |")
     return "\n".join(lines)
 
 

@@ -112,13 +112,29 @@ def read_trace(folder: pathlib.Path, program: hlo.Program) -> dict:
                 if instruction is not None and instruction.opcode in ("while", "call", "conditional"):
                     continue
                 name = name_of(program, instruction) if instruction is not None else ""
-                sums[place(name)] += event.duration_ns / 1e9
-                if not name:
+                where = place(name) if name or instruction is None else place_unnamed(named, instruction)
+                sums[where] += event.duration_ns / 1e9
+                if where == ("other", "other"):
                     unknown[re.sub(r"[.\d]+$", "", operation)] += event.duration_ns / 1e9
     parts: dict[str, dict[str, float]] = {}
     for (part, kind), seconds in sorted(sums.items()):
         parts.setdefault(part, {})[kind] = seconds
     return {"parts": parts, "unknown": dict(unknown.most_common(10)), "together": sum(sums.values())}
+
+
+def place_unnamed(named: dict[str, hlo.Instruction], instruction: hlo.Instruction) -> tuple[str, str]:
+    """The same for an instruction without a name.
+
+    XLA's CPU backend rewrites gradients in kernels and drops their names; the gradient that they work on has one.
+    """
+    if not instruction.name.startswith(("ynn_fusion", "convolution", "dot")):
+        return "other", "other"
+    for operand in instruction.operands:
+        name = hlo.origin(named, named[operand]) if operand in named else ""
+        if "transpose(" in name:
+            part, _ = place(name)
+            return part if part.startswith("level") else "heads", "convolution, gradients"
+    return "other", "other"
 
 
 def name_of(program: hlo.Program, instruction: hlo.Instruction) -> str:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from benchmarks import hlo
 from benchmarks.compiled_step import SIZES, costs, memory, topology_mesh
 from usss_jax.training.logs import environment, write_json
 from usss_jax.training.sharding import create_mesh, replicated
@@ -134,8 +135,10 @@ def check() -> float:
 
 
 def estimated_cycles(text: str) -> int | None:
-    """Sum of the cycles that the TPU compiler notes at its instructions; None where it notes none."""
-    found = [int(n) for n in re.findall(r'"estimated_cycles":"(\d+)"', text)]
+    """Sum of the cycles that the TPU compiler notes at what it launches; None where it notes none."""
+    program = hlo.parse(text)
+    entry = [re.search(r'"estimated_cycles":"(\d+)"', i.line) for i in program.computations[program.entry]]
+    found = [int(n.group(1)) for n in entry if n]
     return sum(found) if found else None
 
 
