@@ -59,7 +59,9 @@ def in_strips(collective: hlo.Collective) -> bool:
 
 def summarize(found: list[hlo.Collective]) -> dict:
     """Bytes of a step by purpose and by kind, those of each unlabeled pass, and how many exchanges there are."""
-    by_purpose, by_kind, inside_passes = (collections.Counter() for _ in range(3))
+    by_purpose: collections.Counter = collections.Counter()
+    by_kind: collections.Counter = collections.Counter()
+    inside_passes: collections.Counter = collections.Counter()
     for collective in found:
         by_kind[collective.kind] += collective.times * collective.bytes
         for size, name in collective.parts:

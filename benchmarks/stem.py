@@ -150,9 +150,12 @@ def measure(topologies: list[str], size: str) -> dict:
         ways = {}
         for name, way in WAYS.items():
             compiled = compile_way(way, SIZES[size], mesh)
-            ways[name] = {"costs": costs(compiled), "memory": memory(compiled)}
-            ways[name]["estimated_cycles"] = estimated_cycles(compiled.as_text())
-            ways[name]["forward_flops"] = IMAGES * flops(name, SIZES[size])
+            ways[name] = {
+                "costs": costs(compiled),
+                "memory": memory(compiled),
+                "estimated_cycles": estimated_cycles(compiled.as_text()),
+                "forward_flops": IMAGES * flops(name, SIZES[size]),
+            }
         result["devices"][topology] = ways
     return result
 
