@@ -1,0 +1,150 @@
+"""The universal training step compiled from shapes alone: for the devices at hand, or ahead of time for others.
+
+Compiling needs no such device, only its compiler: `pip install libtpu` for TPUs, `pip install "jax[cuda12]"` for GPUs
+(there with XLA_FLAGS=--xla_gpu_autotune_level=0, since nothing can be tried out).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from usss_jax.models.universal import UniversalModel, create_model
+from usss_jax.training import sharding
+from usss_jax.training.optim import create_optimizer
+from usss_jax.training.state import DUMMY_IMAGES, TrainState
+from usss_jax.training.step import Objective, jit_train_step
+
+CLASSES = {"cityscapes": 19, "camvid": 11}
+EMBED_DIM = 128
+SIZES = {"512x512": (512, 512), "360x480": (360, 480)}  # height x width
+
+# What XLA asks to know of an H100 (SXM, 80 GB) to compile for it: limits of the hardware, and the version of cuDNN.
+H100 = """
+gpu_device_info {
+  cuda_compute_capability { major: 9 }
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448 shared_memory_per_core: 233472
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98 device_memory_size: 84942979072
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 patch: 0 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One training step.
+
+    Attributes:
+      encoder, width, precision, remat: of `create_model`.
+      size: (H, W) of all images.
+      batch: labeled images per domain.
+      micro_batch: unlabeled images per domain and pass; passes: how many of them; 0: a supervised step.
+      theta: of `Objective`; below 1 the step also sums the embeddings of every class.
+      split: whether parameters and momentum are split over the devices (shard_parameters).
+    """
+
+    encoder: str = "drn_d_22"
+    width: float = 1.0
+    precision: str = "float32"
+    remat: str = ""
+    size: tuple[int, int] = (512, 512)
+    batch: int = 10
+    micro_batch: int = 10
+    passes: int = 1
+    theta: float = 1.0
+    split: bool = False
+
+    def model(self) -> UniversalModel:
+        """The network."""
+        return create_model(
+            self.encoder,
+            CLASSES,
+            embed_dim=EMBED_DIM,
+            width=self.width,
+            precision=self.precision,
+            remat=self.remat,
+        )
+
+
+def topology_mesh(name: str) -> Mesh:
+    """Mesh over devices that need not be there: "h100:8" (1, 8) or a TPU slice such as "v5e:2x4".
+
+    One device of a slice: "v5e:1".
+    """
+    kind, _, shape = name.partition(":")
+    if kind == "h100":
+        topology = {"target_config": H100, "topology": f"1x1x{shape}"}
+        return sharding.create_mesh(topologies.get_topology_desc(platform="cuda", **topology).devices)
+    slice_ = "2x2" if shape == "1" else shape
+    devices = topologies.get_topology_desc(f"{kind}:{slice_}", "tpu").devices
+    return sharding.create_mesh(devices[:1] if shape == "1" else devices)
+
+
+def abstract_state(setting: Setting, model: UniversalModel, tx, mesh: Mesh) -> TrainState:
+    """Shapes and shardings of the training state."""
+    variables = jax.eval_shape(model.init, jax.random.key(0), DUMMY_IMAGES)
+    parts = {"params": variables["params"], "opt_state": jax.eval_shape(tx.init, variables["params"])}
+    parts = {name: _placed(part, sharding.tree_shardings(mesh, part, setting.split)) for name, part in parts.items()}
+    others = {
+        "step": jax.ShapeDtypeStruct((), jnp.int32),
+        "batch_stats": variables.get("batch_stats", {}),
+        "label_embeddings": {d: jax.ShapeDtypeStruct((n, EMBED_DIM), jnp.float32) for d, n in CLASSES.items()},
+    }
+    return TrainState(**parts, **_placed(others, jax.tree.map(lambda _: sharding.replicated(mesh), others)))
+
+
+def abstract_batch(setting: Setting, mesh: Mesh) -> dict:
+    """Shapes and shardings of one step's batch, bytes as the loader gives them."""
+    images = jax.ShapeDtypeStruct((setting.batch, *setting.size, 3), jnp.uint8)
+    labels = jax.ShapeDtypeStruct((setting.batch, *setting.size), jnp.uint8)
+    batch: dict = {"labeled": {d: {"image": images, "label": labels} for d in CLASSES}}
+    if setting.passes:
+        unlabeled = jax.ShapeDtypeStruct((setting.passes, setting.micro_batch, *setting.size, 3), jnp.uint8)
+        batch["unlabeled"] = {d: {"image": unlabeled} for d in CLASSES}
+    of_parts = sharding.step_batch_shardings(mesh)
+    return {name: _placed(part, jax.tree.map(lambda _, n=name: of_parts[n], part)) for name, part in batch.items()}
+
+
+def _placed(tree, shardings):
+    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings)
+
+
+def compile_step(setting: Setting, mesh: Mesh):
+    """Compile the library's training step for the mesh; nothing is run and no array is made."""
+    model, tx = setting.model(), create_optimizer(1e-3, 10**6)
+    state = abstract_state(setting, model, tx, mesh)
+    step = jit_train_step(
+        mesh,
+        tx=tx,
+        has_unlabeled=bool(setting.passes),
+        like=state,
+        model=model,
+        objective=Objective(theta=setting.theta),
+        label_classes={d: tuple(range(n)) for d, n in CLASSES.items()},
+    )
+    return step.lower(state, abstract_batch(setting, mesh)).compile()
+
+
+def memory(compiled) -> dict[str, int]:
+    """Bytes on one device by the compiler's own analysis; `peak` is argument + output - alias + temporary."""
+    found = compiled.memory_analysis()
+    parts = {part: int(getattr(found, f"{part}_size_in_bytes")) for part in ("argument", "output", "alias", "temp")}
+    return {**parts, "peak": parts["argument"] + parts["output"] - parts["alias"] + parts["temp"]}
+
+
+def costs(compiled) -> dict[str, float] | None:
+    """FLOPs and bytes accessed of one device's program as the compiler counts them, a loop's body once.
+
+    None where the compiler does not say (GPUs ahead of time).
+    """
+    found = compiled.cost_analysis()
+    if not found:
+        return None
+    return {"flops": found["flops"], "bytes_accessed": found["bytes accessed"]}
