@@ -7,8 +7,7 @@
 The step of benchmarks/step_cpu.py with labeled and unlabeled batches of 10 at 512x512 and at CamVid's 480x360:
 `reference` is PyTorch in float32 with TF32 off; `tuned` PyTorch with channels_last, bfloat16 autocast and
 torch.compile; ours in `float32` and `bfloat16`. Every one runs in a process of its own. `share_of_matmul_rate` is the
-model's convolution FLOPs (two per multiply-add; forward, and twice that for backward) over the measured rate of a large
-bfloat16 matrix product.
+convolution FLOPs of a step (benchmarks/flops.py) per second over the measured rate of a large bfloat16 matrix product.
 """
 
 import argparse
@@ -23,25 +22,10 @@ import time
 import numpy as np
 
 from benchmarks import step_cpu
-from benchmarks.convolutions import LEVELS, shapes
 from usss_jax.config import read_size
 
 IMPLEMENTATIONS = ("float32", "bfloat16", "reference", "tuned")  # ours first: it writes the weights
-BLOCKS = 2  # of levels 3 to 6 in DRN-D-22
 MATMUL = 8192  # side of the square matrices
-
-
-def convolution_flops(size: tuple[int, int], width: float = 1.0) -> int:
-    """FLOPs of the encoder's 3x3 and 7x7 convolutions and of its 1x1 shortcuts for one image, forward."""
-    total = 0
-    for level in LEVELS:
-        (_, height, width_, inputs), kernel, stride, _ = shapes(level, 1, size, width)
-        pixels = -(-height // stride) * -(-width_ // stride)
-        times = 2 * BLOCKS - 1 if f"{level}_first" in LEVELS else 1
-        total += times * 2 * pixels * kernel[0] * kernel[1] * inputs * kernel[3]
-        if level.endswith("_first"):
-            total += 2 * pixels * inputs * kernel[3]
-    return total
 
 
 def prepare(name: str, width: float, batch: int, size: tuple[int, int], weights: pathlib.Path):
@@ -90,7 +74,13 @@ def measure(name: str, width: float, batch: int, size: tuple[int, int], steps: i
         began = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - began)
-    return {"losses": losses, "seconds": statistics.median(seconds), "peak_bytes": peak()}
+    result = {"losses": losses, "seconds": statistics.median(seconds), "peak_bytes": peak()}
+    if name == "float32":  # the shapes of all are the same
+        from benchmarks.flops import Setting, step_flops, total
+
+        setting = Setting(width=width, size=size, batch=batch, micro_batch=batch, passes=1)
+        result["convolution_flops"] = total(step_flops(setting))
+    return result
 
 
 def matmul_rate(side: int) -> float:
@@ -132,8 +122,7 @@ def compare(width: float, batch: int, size: tuple[int, int], steps: int, rate: f
         result["same_losses"] = bool(np.allclose(result["losses"], out["float32"]["losses"], rtol=0.01))
         if result["same_losses"]:  # whoever computes something else takes part in no comparison
             speed[name] = result["images_per_second"] = images / result["seconds"]
-            flops = 3 * convolution_flops(size, width)
-            result["share_of_matmul_rate"] = speed[name] * flops / rate
+            result["share_of_matmul_rate"] = out["float32"]["convolution_flops"] / result["seconds"] / rate
     ratios = {f"bfloat16/{name}": speed["bfloat16"] / speed[name] for name in speed if "bfloat16" in speed}
     return {**out, "ratio": ratios}
 
