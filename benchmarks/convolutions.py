@@ -8,6 +8,7 @@ convolution: of the result, and of the gradients in input and kernel; above 1, o
 """
 
 import argparse
+import importlib.metadata
 import json
 import pathlib
 import statistics
@@ -157,7 +158,7 @@ def main():
         result["milliseconds"][f"{width:g}"], result["ratio"][f"{width:g}"] = times, ratios
         for level, ratio in ratios.items():
             print(f"width {width:g} {level:13s}" + "  ".join(f"{part} {value:.2f}" for part, value in ratio.items()))
-    write_json(args.out, {**result, **environment()})
+    write_json(args.out, {**result, **environment(), "torch": importlib.metadata.version("torch")})
 
 
 if __name__ == "__main__":
