@@ -2,13 +2,24 @@
 
 import json
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import exchanged_bytes, flops, hlo, memory_table, profile_step, stem
+from benchmarks import (
+    convolutions,
+    exchanged_bytes,
+    flops,
+    hlo,
+    loss_strips,
+    memory_table,
+    profile_step,
+    stem,
+    step_cpu,
+)
 from benchmarks.compiled_step import Setting
 from usss_jax.training.sharding import create_mesh
 
@@ -207,3 +218,21 @@ def test_nothing_is_exchanged_in_the_loops_over_strips():
     for name, found in read("exchanged_bytes")["devices"].items():
         for how in ("whole", "split"):
             assert not found.get(how, {"in_strips": ()})["in_strips"], (name, how)
+
+
+@pytest.mark.parametrize(
+    "benchmark, file",
+    [(step_cpu, "step_cpu.json"), (convolutions, "convolutions_cpu.json"), (loss_strips, "loss_strips.json")],
+)
+def test_table_of_the_docs_is_that_of_the_benchmark(benchmark, file):
+    result = json.loads((RESULTS / file).read_text())
+    assert benchmark.markdown(result) in SPEED and result["commit"][:7] in SPEED
+
+
+def test_first_step_and_evaluation_are_quoted_as_measured():
+    first, evaluation = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("first_step", "evaluation_cpu"))
+    text = " ".join(SPEED.split())
+    seconds = {name: f"{values['to_first_step']:.0f} s with" for name, values in first["seconds"].items()}
+    assert f"{seconds['cold']} an empty compilation cache" in text and f"{seconds['warm']} the cache" in text
+    assert f"{evaluation['seconds']:.1f} s, {evaluation['images_per_second']:.2f} images/s" in text
+    assert {first["commit"][:7], evaluation["commit"][:7]} <= set(re.findall(r"commit (\w{7})", text))

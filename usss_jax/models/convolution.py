@@ -79,7 +79,7 @@ def _backward(stride, dilation, precision, kept, gradient):
 
     if rewritten is None:
         return of_x, of_kernel(of_xla)(x, kernel, gradient)
-    given = (x, kernel, gradient)
+    given = (known_after(gradient, x), kernel, gradient)  # else the tiles of the forward pass are kept, 4 times x
     return of_x, lax.platform_dependent(*given, cpu=of_kernel(rewritten), default=of_kernel(of_xla))
 
 
@@ -131,10 +131,11 @@ def several_columns(x, kernel, *, neighbours: int, precision=None):
     return y.reshape(*x.shape[:3], -1)
 
 
-# F(2x2, 3x3): y = A (G k ⊙ B x) per axis, for tiles x of 4 inputs and y of 2 outputs.
+# F(2x2, 3x3): y = A (G k ⊙ B x) per axis, for tiles x of 4 inputs and y of 2 outputs; here for both axes at once.
 _B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 _A = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
+_B, _G, _A = (np.kron(matrix, matrix) for matrix in (_B, _G, _A))
 
 
 def winograd(x, kernel, *, dilation: int = 1, precision=None):
@@ -143,20 +144,29 @@ def winograd(x, kernel, *, dilation: int = 1, precision=None):
     outputs = kernel.shape[-1]
     d, n, m = dilation, -(-height // (2 * dilation)), -(-width // (2 * dilation))
     below, right = 2 * d * (n + 1) - height - d, 2 * d * (m + 1) - width - d
+    of_filters = known_after(x, _G)  # else all filters are made at the start, and kept for further passes
     x = jnp.pad(x, ((0, 0), (d, below), (d, right), (0, 0)))
     # A tile's 4 rows lie `dilation` apart: its own pair and the pair after it.
     pairs = x.reshape(batch, n + 1, 2, d, m + 1, 2, d, inputs).transpose(2, 5, 0, 1, 3, 4, 6, 7)
     tiles = jnp.concatenate([pairs[:, :, :, :n], pairs[:, :, :, 1:]], axis=0)
     tiles = jnp.concatenate([tiles[..., :m, :, :], tiles[..., 1:, :, :]], axis=1)
     tiles = _transform(_B, tiles).reshape(16, -1, inputs)
-    filters = _transform(_G, kernel).reshape(16, inputs, outputs)
+    filters = _transform(of_filters, kernel).reshape(16, inputs, outputs)
     products = jnp.einsum("tpc,tck->tpk", tiles, filters, precision=precision)
     y = _transform(_A, products.reshape(4, 4, batch, n, d, m, d, outputs)).reshape(2, 2, batch, n, d, m, d, outputs)
     y = y.transpose(2, 3, 0, 4, 5, 1, 6, 7).reshape(batch, 2 * d * n, 2 * d * m, outputs)
     return y[:, :height, :width]
 
 
-def _transform(matrix: np.ndarray, x):
-    """Apply a matrix to the first and to the second axis of `x` [j, j, ...] -> [i * i, ...flat]."""
-    both = jnp.asarray(np.kron(matrix, matrix), x.dtype)
-    return jnp.dot(both, x.reshape(x.shape[0] * x.shape[1], -1), precision=lax.Precision.HIGHEST)
+def known_after(array, value):
+    """`value` unchanged, but known only when `array` is: so that XLA makes what follows from it then, and anew.
+
+    XLA on CPU does not heed `optimization_barrier`. If the first element of `array` is not finite the value is 0.
+    """
+    return jnp.where(jnp.isfinite(array[(0,) * array.ndim]), value, 0)
+
+
+def _transform(matrix, x):
+    """Apply a matrix [i * i, j * j] to the first two axes of `x` [j, j, ...] -> [i * i, ...flat]."""
+    x = x.reshape(matrix.shape[1], -1)
+    return jnp.dot(jnp.asarray(matrix, x.dtype), x, precision=lax.Precision.HIGHEST)

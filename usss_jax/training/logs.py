@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import tensorboardX
 
 from usss_jax.training import hosts
 
@@ -43,6 +42,8 @@ class MetricWriter:
         partial = self._path.with_name("metrics.jsonl.partial")
         partial.write_text("".join(kept))
         os.replace(partial, self._path)
+        import tensorboardX  # not above: where PyTorch is installed it imports that too
+
         self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
 
     def write(self, step: int, scalars: Mapping[str, Any]):
