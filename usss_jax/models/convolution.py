@@ -69,6 +69,11 @@ def _backward(stride, dilation, precision, kept, gradient):
     x, kernel = kept
     of_xla = partial(plain, stride=stride, dilation=dilation, precision=precision)
     rewritten = _rewriting(x, kernel, stride, dilation, precision)
+    if rewritten is not None:  # else the tiles of the forward pass, four times x, and turned kernels are kept
+        x, kernel = (
+            lax.platform_dependent(gradient, value, cpu=known_after, default=lambda _, value: value)
+            for value in (x, kernel)
+        )
     if stride == 1:  # the adjoint in x is a convolution of the same kind: kernel turned round, channels exchanged
         of_x = convolve(gradient, kernel[::-1, ::-1].swapaxes(2, 3), 1, dilation, precision)
     else:
@@ -79,7 +84,7 @@ def _backward(stride, dilation, precision, kept, gradient):
 
     if rewritten is None:
         return of_x, of_kernel(of_xla)(x, kernel, gradient)
-    given = (known_after(gradient, x), kernel, gradient)  # else the tiles of the forward pass are kept, 4 times x
+    given = (x, kernel, gradient)
     return of_x, lax.platform_dependent(*given, cpu=of_kernel(rewritten), default=of_kernel(of_xla))
 
 
