@@ -120,13 +120,26 @@ def measure_apart(name: str, *setting) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def of_a_pass(milliseconds: dict) -> float:
+    """Milliseconds of all convolutions of one pass, forward and backward; the images need no gradient."""
+    times = {level: 3 if f"{level}_first" in LEVELS else 1 for level in LEVELS}
+    total = sum(times[level] * sum(parts.values()) for level, parts in milliseconds.items())
+    return total - milliseconds["level0"]["of_input"]
+
+
 def markdown(result: dict) -> str:
-    """Table of the ratios: forward / gradient in the input / gradient in the kernel."""
+    """Table of the ratios, forward / gradient in the input / gradient in the kernel, and of all together."""
     widths = list(result["ratio"])
     lines = ["| convolution | " + " | ".join(f"width {w}" for w in widths) + " |", "|---|" + "---|" * len(widths)]
     for level in LEVELS:
         cells = (" / ".join(f"{result['ratio'][w][level][part]:.2f}" for part in PARTS) for w in widths)
         lines.append(f"| {level} | " + " | ".join(cells) + " |")
+    cells = []
+    for w in widths:
+        sums = {name: of_a_pass(times) for name, times in result["milliseconds"][w].items() if "failed" not in times}
+        theirs = min(total for name, total in sums.items() if name.startswith("torch"))
+        cells.append(f"{sums['ours']:.0f} / {theirs:.0f} ms")
+    lines.append("| all of a pass, ours / PyTorch | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

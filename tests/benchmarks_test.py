@@ -236,3 +236,11 @@ def test_first_step_and_evaluation_are_quoted_as_measured():
     assert f"{seconds['cold']} an empty compilation cache" in text and f"{seconds['warm']} the cache" in text
     assert f"{evaluation['seconds']:.1f} s, {evaluation['images_per_second']:.2f} images/s" in text
     assert {first["commit"][:7], evaluation["commit"][:7]} <= set(re.findall(r"commit (\w{7})", text))
+
+
+def test_readme_quotes_the_ratios_of_the_step():
+    result = json.loads((RESULTS / "step_cpu.json").read_text())
+    ratios = [value for cases in result["ratio"].values() for value in cases.values()]
+    text = " ".join((REPO / "README.md").read_text().split())
+    assert f"is {min(ratios):.2f} to {max(ratios):.2f} times as fast" in text
+    assert f"benchmarks.step_cpu`, commit {result['commit'][:7]}" in text
