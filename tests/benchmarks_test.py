@@ -229,8 +229,14 @@ def test_table_of_the_docs_is_that_of_the_benchmark(benchmark, file):
     assert benchmark.markdown(result) in SPEED and result["commit"][:7] in SPEED
 
 
+def test_memory_from_the_start_on_is_quoted_as_measured():
+    result = json.loads((RESULTS / "step_cpu.json").read_text())
+    values = [f"{value:.2f}" for cases in result["whole_memory_ratio"].values() for value in cases.values()]
+    assert f"the ratio is {', '.join(values[:-1])} and {values[-1]}" in " ".join(SPEED.split())
+
+
 def test_first_step_and_evaluation_are_quoted_as_measured():
-    first, evaluation = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("first_step", "evaluation_cpu"))
+    first, evaluation = read("first_step"), read("evaluation_cpu")
     text = " ".join(SPEED.split())
     seconds = {name: f"{values['to_first_step']:.0f} s with" for name, values in first["seconds"].items()}
     assert f"{seconds['cold']} an empty compilation cache" in text and f"{seconds['warm']} the cache" in text
