@@ -167,7 +167,7 @@ def test_stem_in_blocks_is_the_same_function():
         np.testing.assert_allclose(found, stem.convolve(image, kernel), rtol=0, atol=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_tiny_step_is_profiled_from_end_to_end(tmp_path):
     setting = Setting(width=0.0625, size=(32, 32), batch=2, micro_batch=2)
     found = profile_step.measure(setting, create_mesh(jax.devices()[:1]), tmp_path)

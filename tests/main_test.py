@@ -50,7 +50,7 @@ def data_root(tmp_path_factory):
     return root
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_paper_config_trains_on_the_official_layouts(data_root, tmp_path):
     """configs/cs_cvd.py itself, two steps a stage, from Cityscapes labelIds files and CamVid.
 
@@ -171,7 +171,7 @@ def test_domain_of_ones_own_trains_from_the_yaml_file_of_the_readme(tmp_path):
     assert [bad["use"] for bad in score["skipped"]] == ["mine, unlabeled"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_options_against_collapse_and_the_direct_entropy_train(data_root, tmp_path):
     """All of them at once; resuming is that of any other run."""
     options = ["--config.domains=camvid", f"--config.data_root={data_root}", "--config.image_size=48x64", *QUICK]

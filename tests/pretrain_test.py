@@ -196,7 +196,7 @@ def command(workdir, data, *overrides):
     return [sys.executable, "-m", "usss_jax.pretrain", config, f"--workdir={workdir}", *flags, *overrides]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_killed_run_goes_on_from_its_last_checkpoint_and_ends_alike(records, tmp_path):
     """From tfds records, with colours changed in the step: the same losses and the same weights, to the last bit."""
     data, jitter = f"tfds:{records}", "--config.color_jitter=0.4"

@@ -144,7 +144,7 @@ def test_results_are_the_summaries_and_a_failing_cell_stops_no_other(pair):
     assert other.returncode == 2 and "was made with overrides {'lr': '0.05'}" in other.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_killed_sweep_ends_its_training_and_goes_on(pair):
     """SIGTERM while `basic` trains: no process is left that holds the log, and the next sweep ends what was begun."""
     long = ["--rows=basic", "--config.steps=200", "--config.checkpoint_every=10", "--config.eval_every=200"]

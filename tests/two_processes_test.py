@@ -161,7 +161,7 @@ def test_pretraining_in_two_processes_is_that_in_one_and_leaves_the_same_files(t
 # ---- Ends ----
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_sigterm_to_one_process_saves_and_stops_both_and_they_go_on(words, one, tmp_path):
     """The run that is continued with one process ends with the very numbers of an unbroken one."""
     given = [*words, f"--workdir={tmp_path}", "--config.checkpoint_every=1000"]
@@ -223,7 +223,7 @@ def test_hosts_with_other_images_or_flags_are_told(words, data, tmp_path):
         assert "process 1 has another seed than process 0" in line
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_workdir_that_is_not_shared_is_told(words, tmp_path):
     workdirs = [(f"--workdir={tmp_path}/{name}",) for name in ("mine", "yours")]
     for line in errors_of_two(words, of_each=workdirs):
