@@ -11,14 +11,13 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
+from benchmarks.step_cpu import CLASSES, EMBED_DIM
 from usss_jax.models.universal import UniversalModel, create_model
 from usss_jax.training import sharding
 from usss_jax.training.optim import create_optimizer
 from usss_jax.training.state import DUMMY_IMAGES, TrainState
 from usss_jax.training.step import Objective, jit_train_step
 
-CLASSES = {"cityscapes": 19, "camvid": 11}
-EMBED_DIM = 128
 SIZES = {"512x512": (512, 512), "360x480": (360, 480)}  # height x width
 
 # What XLA asks to know of an H100 (SXM, 80 GB) to compile for it: limits of the hardware, and the version of cuDNN.

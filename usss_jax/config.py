@@ -108,9 +108,7 @@ def default_config() -> ConfigDict:
     c.weight_decay = 1e-4
     c.poly_power = 0.9
     c.seed = 0
-    c.remat = (
-        ""  # levels of the encoder, such as 0-2 or all, computed again in the backward pass: less memory, more time
-    )
+    c.remat = ""  # levels of the encoder, such as 0-2 or all, that the backward pass computes again to save memory
     c.shard_parameters = False  # split large parameters and their momentum over the devices: less memory on each
     # Rhythm, in steps
     c.eval_every = 50
@@ -252,8 +250,7 @@ def read_count(word: str) -> Callable[[str], int | str]:
 # Fields that may change between two runs of the same workdir: they alter no number.
 FREE_FIELDS = (
     *("variants", "single_from", "data_root", "checkpoint_every", "log_every", "cache_gb", "loader_threads"),
-    "shard_parameters",
-    "remat",
+    *("shard_parameters", "remat"),
 )
 
 # Fields that single-domain networks do not depend on: they may differ between a run and that of its `single_from`.

@@ -164,14 +164,14 @@ def winograd(x, kernel, *, dilation: int = 1, precision=None):
 
 
 def known_after(array, value):
-    """`value` unchanged, but known only when `array` is: so that XLA makes what follows from it then, and anew.
+    """`value`, of any shape, unchanged, but known only when `array` is: XLA makes what follows from it then, and anew.
 
-    XLA on CPU does not heed `optimization_barrier`. If the first element of `array` is not finite the value is 0.
+    For CPU alone, where XLA does not heed `optimization_barrier`. If the first element is not finite the value is 0.
     """
     return jnp.where(jnp.isfinite(array[(0,) * array.ndim]), value, 0)
 
 
 def _transform(matrix, x):
-    """Apply a matrix [i * i, j * j] to the first two axes of `x` [j, j, ...] -> [i * i, ...flat]."""
+    """Apply a matrix [i * i, j * j] to the first axes of `x`, [j, j, ...] or [j * j, ...] -> [i * i, ...flat]."""
     x = x.reshape(matrix.shape[1], -1)
     return jnp.dot(jnp.asarray(matrix, x.dtype), x, precision=lax.Precision.HIGHEST)

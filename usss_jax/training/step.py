@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from usss_jax.data import augment_device
 from usss_jax.data.augment_device import DeviceAugment
+from usss_jax.models.convolution import known_after
 from usss_jax.models.strips import mean_over_pixels, sum_over_pixels
 from usss_jax.models.universal import UniversalModel, encode_groups, in_order
 from usss_jax.models.upsample import upsample_matrix
@@ -235,11 +236,11 @@ def gradients(
 def after(gradients, images):
     """Images unchanged, but known only when the gradients are: so that one pass follows the other.
 
-    XLA's CPU scheduler would otherwise keep the activations of all passes at once, since they are independent; it does
-    not heed `optimization_barrier`. If a gradient is not finite the images become 0, and the step is lost anyway.
+    XLA's CPU scheduler would otherwise keep the activations of all passes at once, since they are independent. If a
+    gradient is not finite the images become 0, and the step is lost anyway.
     """
-    finite = jnp.isfinite(sum(g.sum() for g in jax.tree.leaves(gradients)))
-    return jax.tree.map(lambda x: jnp.where(finite, x, 0), images)
+    total = sum(g.sum() for g in jax.tree.leaves(gradients))
+    return jax.tree.map(partial(known_after, total), images)
 
 
 def train_step(
