@@ -3,11 +3,12 @@
     pip install -e '.[torch]'
     python -m benchmarks.convolutions --out=benchmarks/results/convolutions_cpu.json
 
-Each implementation runs in a process of its own. `ratio` is the faster PyTorch layout's time over ours, per
-convolution: of the result, and of the gradients in input and kernel; above 1, ours is faster.
+Each implementation runs in a process of its own; they are measured in turns. `ratio` is the faster PyTorch layout's
+time over ours, per convolution: of the result, and of the gradients in input and kernel; above 1, ours is faster.
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import pathlib
@@ -19,6 +20,7 @@ from collections.abc import Callable
 
 IMPLEMENTATIONS = ("ours", "xla", "torch_nchw", "torch_channels_last")
 PARTS = ("forward", "of_input", "of_kernel")
+PAUSE = 0.3  # seconds between two implementations: threads of the one before may wait actively for more
 CHANNELS = (16, 16, 32, 64, 128, 256, 512, 512, 512)
 # Level: side of the image over that of its input, input channels' level (None: the image), kernel, stride, dilation.
 LEVELS = {
@@ -94,30 +96,70 @@ def torch_parts(name: str, x_shape, kernel_shape, stride: int, dilation: int) ->
     }
 
 
-def measure(name: str, batch: int, size: int, width: float, repeats: int) -> dict:
-    """Median milliseconds of every part of every level."""
-    out: dict = {}
+def serve(name: str, batch: int, size: int, width: float, repeats: int):
+    """Make every part of every level; then measure the levels named on the lines of stdin, one JSON line for each."""
     make = torch_parts if name.startswith("torch") else jax_parts
-    for level in LEVELS:
-        out[level] = {}
-        for part, function in make(name, *shapes(level, batch, (size, size), width)).items():
+    parts = {level: make(name, *shapes(level, batch, (size, size), width)) for level in LEVELS}
+    for level in map(str.strip, sys.stdin):
+        seconds: dict[str, list[float]] = {}
+        for part, function in parts[level].items():
             function()
-            seconds = []
+            seconds[part] = []
             for _ in range(repeats):
                 began = time.perf_counter()
                 function()
-                seconds.append(time.perf_counter() - began)
-            out[level][part] = 1000 * statistics.median(seconds)
-    return out
+                seconds[part].append(time.perf_counter() - began)
+        print(json.dumps(seconds), flush=True)
 
 
-def measure_apart(name: str, *setting) -> dict:
-    """`measure` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.convolutions", "--measure", name, *map(str, setting)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:  # what PyTorch cannot do is told, not hidden
-        return {"failed": f"exit code {done.returncode}: {(done.stderr.strip().splitlines() or [''])[-1]}"}
-    return json.loads(done.stdout.splitlines()[-1])
+class Worker:
+    """A process that measures one implementation when it is asked to."""
+
+    def __init__(self, name: str, *setting):
+        command = [sys.executable, "-m", "benchmarks.convolutions", "--serve", name, *map(str, setting)]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        self.seconds: dict = {level: {part: [] for part in PARTS} for level in LEVELS}
+        self.failed = ""
+
+    def measure(self, level: str):
+        """Let it measure a level; a process that died is remembered as failed and not asked again."""
+        if self.failed:
+            return
+        try:
+            print(level, file=self.process.stdin, flush=True)
+            found = json.loads(self.process.stdout.readline())
+        except (BrokenPipeError, json.JSONDecodeError):
+            self.failed = f"exit code {self.process.wait()}"
+            return
+        for part in PARTS:
+            self.seconds[level][part] += found[part]
+
+    def result(self) -> dict:
+        """End it; median milliseconds of every part of every level."""
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.wait()
+        if self.failed:
+            return {"failed": self.failed}
+        return {
+            level: {part: 1000 * statistics.median(s) for part, s in parts.items()}
+            for level, parts in self.seconds.items()
+        }
+
+
+def compare(batch: int, size: int, width: float, repeats: int, rounds: int) -> dict:
+    """Measure all implementations level by level, in turns, so that what else the machine does hits all of them."""
+    workers = {name: Worker(name, batch, size, width, repeats) for name in IMPLEMENTATIONS}
+    for turn in range(rounds + 1):
+        for level in LEVELS:
+            for worker in workers.values():
+                worker.measure(level)
+                time.sleep(PAUSE)
+        if turn == 0:  # some were still getting ready
+            for worker in workers.values():
+                worker.seconds = {level: {part: [] for part in PARTS} for level in LEVELS}
+    return {name: worker.result() for name, worker in workers.items()}
 
 
 def of_a_pass(milliseconds: dict) -> float:
@@ -143,26 +185,40 @@ def markdown(result: dict) -> str:
     return "\n".join(lines)
 
 
+def dilation_markdown(result: dict) -> str:
+    """Table of our milliseconds at 512 channels by dilation: levels that differ in nothing else."""
+    levels = ("level8", "level7", "level6")
+    assert len({LEVELS[level][:1] + LEVELS[level][3:5] for level in levels}) == 1
+    lines = ["| width | " + " | ".join(f"dilation {LEVELS[level][5]}" for level in levels) + " |"]
+    lines.append("|---|" + "---|" * len(levels))
+    for width, measured in result["milliseconds"].items():
+        cells = (" / ".join(f"{measured['ours'][level][part]:.1f}" for part in PARTS) for level in levels)
+        lines.append(f"| {width} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main():
     """Measure and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=8, help="of one pass: two domains of 4")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--widths", type=float, nargs="*", default=(1.0, 0.25))
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=5, help="of each part, in each round")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results/convolutions_cpu.json"))
-    parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.measure:
-        name, batch, size, width, repeats = args.measure
-        print(json.dumps(measure(name, int(batch), int(size), float(width), int(repeats))))
+    if args.serve:
+        name, batch, size, width, repeats = args.serve
+        serve(name, int(batch), int(size), float(width), int(repeats))
         return
 
     from usss_jax.training.logs import environment, write_json
 
-    result: dict = {"batch": args.batch, "size": args.size, "repeats": args.repeats, "milliseconds": {}, "ratio": {}}
+    result: dict = {key: getattr(args, key) for key in ("batch", "size", "repeats", "rounds")}
+    result |= {"milliseconds": {}, "ratio": {}}
     for width in args.widths:
-        times = {name: measure_apart(name, args.batch, args.size, width, args.repeats) for name in IMPLEMENTATIONS}
+        times = compare(args.batch, args.size, width, args.repeats, args.rounds)
         theirs = [t for name, t in times.items() if name.startswith("torch") and "failed" not in t]
         ratios = {
             level: {part: min(t[level][part] for t in theirs) / times["ours"][level][part] for part in PARTS}

@@ -205,6 +205,29 @@ def parts_markdown(found: dict) -> str:
     return "\n".join(lines)
 
 
+def by_part_markdown(result: dict) -> str:
+    """Table of the traced steps: share of time of every part, beside its share of FLOPs in the first of them."""
+    traced = {name: found for name, found in result["steps"].items() if "trace" in found}
+    first = next(iter(traced.values()))
+    counted, whole = first["convolution_flops"], flops.total(first["convolution_flops"])
+    lines = ["| time, % | FLOPs, % | " + " | ".join(traced) + " |", "|---|" + "---|" * (len(traced) + 1)]
+    for part in first["trace"]["parts"]:
+        cells = [f"{100 * sum(counted[part].values()) / whole:.1f}" if part in counted else "-"]
+        for trace in (found["trace"] for found in traced.values()):
+            cells.append(f"{100 * sum(trace['parts'].get(part, {}).values()) / trace['together']:.1f}")
+        lines.append(f"| {part} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def by_kind_markdown(result: dict) -> str:
+    """Table of the traced steps: share of time of every kind of work."""
+    lines = ["| time, % | " + " | ".join(KINDS) + " |", "|---|" + "---|" * len(KINDS)]
+    for name, trace in ((name, found["trace"]) for name, found in result["steps"].items() if "trace" in found):
+        sums = {kind: sum(kinds.get(kind, 0) for kinds in trace["parts"].values()) for kind in KINDS}
+        lines.append(f"| {name} | " + " | ".join(f"{100 * sums[k] / trace['together']:.1f}" for k in KINDS) + " |")
+    return "\n".join(lines)
+
+
 def main():
     """Measure and write the JSON after each setting; goes on with what the JSON has not got."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

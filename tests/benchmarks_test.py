@@ -189,10 +189,9 @@ def read(name: str) -> dict:
 def test_profiles_in_the_docs_are_the_results(name):
     result = read(name)
     assert profile_step.markdown(result) in SPEED
-    for found in result["steps"].values():
-        if "trace" in found:
-            assert profile_step.parts_markdown(found) in SPEED
-            assert found["commit"][:7] in SPEED
+    assert profile_step.by_part_markdown(result) in SPEED and profile_step.by_kind_markdown(result) in SPEED
+    assert profile_step.parts_markdown(result["steps"]["512x512, 10, float32"]) in SPEED
+    assert {found["commit"][:7] for found in result["steps"].values()} <= set(re.findall(r"\b[0-9a-f]{7}\b", SPEED))
 
 
 def test_stem_in_the_docs_is_the_result():

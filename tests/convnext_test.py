@@ -455,7 +455,7 @@ def test_the_encoders_of_both_families_have_names_of_their_own():
 # ---- The whole method ----
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_whole_method_runs_with_it(tmp_path):
     """configs/cs_cvd.py:convnext_tiny on one domain: train, select, label embeddings, Univ-full, then from its weights.
 

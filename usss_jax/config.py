@@ -108,7 +108,8 @@ def default_config() -> ConfigDict:
     c.weight_decay = 1e-4
     c.poly_power = 0.9
     c.seed = 0
-    c.remat = ""  # levels of the encoder, such as 0-2 or all, that the backward pass computes again to save memory
+    # Levels of the encoder, such as 0-2 or all, that the backward pass computes again to save memory; not on CPU.
+    c.remat = ""
     c.shard_parameters = False  # split large parameters and their momentum over the devices: less memory on each
     # Rhythm, in steps
     c.eval_every = 50

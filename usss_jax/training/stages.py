@@ -69,6 +69,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
     claim_workdir(config, workdir)
     if weights is None:
         print("pretrained is empty: the encoder starts from random weights, which departs from the paper (ImageNet's)")
+    if config.remat and mesh.devices.flat[0].platform == "cpu":
+        print(f"remat={config.remat} saves no memory on CPU, where XLA computes nothing again; elsewhere it does")
     with alone_in(workdir):
         return train_all(config, pools, workdir, singles, mesh, weights, given)
 
