@@ -228,6 +228,14 @@ def test_table_of_the_docs_is_that_of_the_benchmark(benchmark, file):
     assert benchmark.markdown(result) in SPEED and result["commit"][:7] in SPEED
 
 
+def test_dilation_is_quoted_as_measured():
+    result = json.loads((RESULTS / "convolutions_cpu.json").read_text())
+    assert convolutions.dilation_markdown(result) in SPEED
+    ours = result["milliseconds"]["0.25"]["ours"]
+    slower = max(ours["level6"][part] / ours["level8"][part] for part in convolutions.PARTS)
+    assert f"by at most {slower:.1f} times here" in SPEED
+
+
 def test_memory_from_the_start_on_is_quoted_as_measured():
     result = json.loads((RESULTS / "step_cpu.json").read_text())
     values = [f"{value:.2f}" for cases in result["whole_memory_ratio"].values() for value in cases.values()]
