@@ -149,7 +149,8 @@ def winograd(x, kernel, *, dilation: int = 1, precision=None):
     outputs = kernel.shape[-1]
     d, n, m = dilation, -(-height // (2 * dilation)), -(-width // (2 * dilation))
     below, right = 2 * d * (n + 1) - height - d, 2 * d * (m + 1) - width - d
-    of_filters = known_after(x, _G)  # else all filters are made at the start, and kept for further passes
+    # Else all filters are made at the start, and kept for further passes.
+    of_filters = known_after(x, jnp.asarray(_G, x.dtype))
     x = jnp.pad(x, ((0, 0), (d, below), (d, right), (0, 0)))
     # A tile's 4 rows lie `dilation` apart: its own pair and the pair after it.
     pairs = x.reshape(batch, n + 1, 2, d, m + 1, 2, d, inputs).transpose(2, 5, 0, 1, 3, 4, 6, 7)
