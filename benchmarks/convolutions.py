@@ -119,8 +119,12 @@ class Worker:
         command = [sys.executable, "-m", "benchmarks.convolutions", "--serve", name, *map(str, setting)]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
-        self.seconds: dict = {level: {part: [] for part in PARTS} for level in LEVELS}
         self.failed = ""
+        self.forget()
+
+    def forget(self):
+        """Begin anew: what was measured so far does not count."""
+        self.seconds: dict = {level: {part: [] for part in PARTS} for level in LEVELS}
 
     def measure(self, level: str):
         """Let it measure a level; a process that died is remembered as failed and not asked again."""
@@ -158,7 +162,7 @@ def compare(batch: int, size: int, width: float, repeats: int, rounds: int) -> d
                 time.sleep(PAUSE)
         if turn == 0:  # some were still getting ready
             for worker in workers.values():
-                worker.seconds = {level: {part: [] for part in PARTS} for level in LEVELS}
+                worker.forget()
     return {name: worker.result() for name, worker in workers.items()}
 
 
