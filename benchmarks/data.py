@@ -120,7 +120,7 @@ def measure_domain(name: str, root: pathlib.Path, workers: int, rounds: int, sec
     loaders = {"ours, cold": (ours, cold), "ours, cached": (ours, cached)}
     if with_torch:
         loaders["torch"] = (torch_loader, cold)
-        _, files, images = find_images(domain, root / domain.folder, "train", with_masks=True)
+        _, files, images, *_ = find_images(domain, root / domain.folder, "train", with_masks=True)
         masks = find_masks(domain, root / domain.folder, files, images)
         paths = [(images[i].path, masks[i]) for i in cold.labeled.ids]
         loaders["torch, Pillow"] = (partial(torch_loader, paths=paths), cold)

@@ -19,9 +19,9 @@ from tensorflow_datasets.core import dataset_builder, splits
 from data_prep import inputs, report
 from data_prep.encode import encode_example
 from data_prep.shards import cannot_write, finished_shard, sync, write_json, write_shard
-from usss_jax.data import decode, records
+from usss_jax.data import masks, records
 from usss_jax.data.domain import Domain
-from usss_jax.data.files import find_masks
+from usss_jax.data.files import match_masks
 from usss_jax.errors import InputError
 
 
@@ -73,13 +73,17 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
     domains: tuple[str, ...] = ()  # names of the domains that the data set serves, the default first
 
-    def find_mask(self, folder, files, key, image):
-        """Return the path of an image's mask; InputError without one."""
-        return find_masks(self.builder_config.domain, folder, files, {key: image})[key]
+    def find_masks(self, folder, files, images):
+        """Return the paths of the masks of images by id, and for each image without one what to say of it."""
+        return match_masks(self.builder_config.domain, folder, files, images)
+
+    @functools.cached_property
+    def _palettes(self):
+        return masks.Palettes()
 
     def decode_mask(self, layout, data, name):
         """Decode a mask to train ids, uint8 [h, w]."""
-        return decode.decode_mask(data, name, self.builder_config.domain, layout)
+        return masks.decode_mask(data, name, self.builder_config.domain, layout, self._palettes)
 
     def _info(self):
         features = {
@@ -109,7 +113,7 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         found, absent = inputs.find_splits(
             config.domain,
             config.source,
-            self.find_mask,
+            self.find_masks,
             missing_mask=config.missing_mask,
             on_bad_example=config.on_bad_example,
         )

@@ -9,7 +9,6 @@ from data_prep import prepare
 from data_prep.builder import DomainBuilder
 from data_prep.idd_polygons import draw_level3
 from usss_jax.data import patterns
-from usss_jax.errors import InputError
 
 
 class Idd(DomainBuilder):
@@ -17,16 +16,16 @@ class Idd(DomainBuilder):
 
     domains = ("idd",)
 
-    def find_mask(self, folder, files, key, image):
-        """Return the path of the PNG of level 3, or that of the polygons if only these are there."""
-        try:
-            return super().find_mask(folder, files, key, image)
-        except InputError:
+    def find_masks(self, folder, files, images):
+        """Find the PNG of level 3, or the polygons where only these are there."""
+        masks, missing = super().find_masks(folder, files, images)
+        for key in list(missing):
             mask = os.path.join(folder, patterns.fill(files.masks, key))
             polygons = mask.replace("_labellevel3Ids.png", "_polygons.json")
             if os.path.isfile(polygons):
-                return polygons
-            raise
+                masks[key] = polygons
+                del missing[key]
+        return masks, missing
 
     def decode_mask(self, layout, data, name):
         """Decode the PNG or draw the polygons: the ids of level 3 are the train ids."""

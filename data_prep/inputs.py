@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from usss_jax.data import files as data_files
 from usss_jax.data.domain import Domain, Files, Layout
@@ -16,8 +16,9 @@ from usss_jax.errors import InputError
 SHARD_EXAMPLES = 500
 SHARD_BYTES = 256 * 2**20  # of the original files
 
-# Path of an image's mask, from the data set's folder, the split's files, the id and the image.
-FindMask = Callable[[str, Files, str, Image], str]
+# Paths of the masks by id, and what to say of images without one, from the data set's folder, the split's files and its
+# images.
+FindMasks = Callable[[str, Files, Mapping[str, Image]], tuple[dict[str, str], dict[str, str]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Split:
 
 
 def find_splits(
-    domain: Domain, folder: str, find_mask: FindMask, *, missing_mask: str, on_bad_example: str
+    domain: Domain, folder: str, find_masks: FindMasks, *, missing_mask: str, on_bad_example: str
 ) -> tuple[list[Split], list[str]]:
     """Find the files of every split; returns the splits and the names of those whose images are not there.
 
@@ -75,7 +76,7 @@ def find_splits(
                 f"split {name!r} of {domain.name}: records need a name of letters, digits and _; not 'all'"
             )
         if name in needed or _has_images(domain, folder, name):
-            found.append(_find_split(domain, folder, name, find_mask, missing_mask, on_bad_example))
+            found.append(_find_split(domain, folder, name, find_masks, missing_mask, on_bad_example))
         else:
             absent.append(name)
     return found, absent
@@ -102,31 +103,26 @@ def _has_images(domain, folder, split):
     return False
 
 
-def _find_split(domain, folder, name, find_mask, missing_mask, on_bad_example):
+def _find_split(domain, folder, name, find_masks, missing_mask, on_bad_example):
     labeled = any(layout.splits[name].masks or layout.splits[name].list_file for layout in _layouts(domain, name))
     no_masks, skipped = None, ()
     try:
-        layout, files, images = data_files.find_images(domain, folder, name, labeled)
+        layout, files, images, *_ = data_files.find_images(domain, folder, name, labeled)
     except InputError as error:  # perhaps masks that are to be drawn, or images without any that are to be kept
         if not labeled:
             raise
-        layout, files, images = data_files.find_images(domain, folder, name, False)
+        layout, files, images, *_ = data_files.find_images(domain, folder, name, False)
         no_masks = error
-        labeled = not files.list_file or any(image.mask for image in images.values())
-    masks, errors = {}, {}
-    for key, image in images.items() if labeled else ():
-        try:
-            masks[key] = find_mask(folder, files, key, image)
-        except InputError as error:
-            errors[key] = error
+        labeled = bool(files.images) or any(image.mask for image in images.values())
+    masks, errors = find_masks(folder, files, images) if labeled else ({}, {})
     if missing_mask == "error" and errors:
         if not masks and no_masks:
             raise no_masks
         if on_bad_example == "error":
             first = next(iter(errors.values()))
-            raise InputError(f"{first} (--missing_mask=keep keeps such images without label)") from first
+            raise InputError(f"{first} (--missing_mask=keep keeps such images without label)")
         images = {key: image for key, image in images.items() if key in masks}
-        skipped = tuple(map(str, errors.values()))
+        skipped = tuple(errors.values())
     items = tuple(_item(key, image.path, masks.get(key), folder) for key, image in images.items())
     return Split(name, labeled, layout, items, skipped)
 

@@ -10,10 +10,7 @@ import pytest
 from PIL import Image
 from small_files import H, W, camvid, complaint, open_camvid, smooth, write_ids, write_image
 
-from usss_jax.data.decode import decode_image, decode_mask, resize_image, resize_label
-from usss_jax.data.domain import IGNORE, Layout
-from usss_jax.data.domains import get_domain
-from usss_jax.data.sources import open_source
+from usss_jax.data.decode import decode_image, resize_image, resize_label
 from usss_jax.errors import InputError
 
 
@@ -24,51 +21,6 @@ def encoded(image, file_format, **options):
 
 
 # ---- formats of images and masks ------------------------------------------------------------------------
-
-
-def test_palette_mask_is_read_as_indices_not_colours(tmp_path):
-    write_image(tmp_path / "images/00001.png")
-    indices = np.resize(np.array([7, 26, 33], np.uint8), H * W).reshape(H, W)
-    mask = Image.fromarray(indices)
-    mask.putpalette([value for i in range(256) for value in (255 - i, i // 2, 7)])
-    (tmp_path / "labels").mkdir()
-    mask.save(tmp_path / "labels/00001.png")
-    assert Image.open(tmp_path / "labels/00001.png").mode == "P"
-    label = open_source(get_domain("gta5"), tmp_path, "all", size=(H, W))[0]["label"]
-    assert np.array_equal(label, np.select([indices == 7, indices == 26], [0, 13], 18))
-
-
-@pytest.mark.parametrize(
-    "raw_ids,ignore_ids,want",
-    [
-        (((0,), (255,)), (), [0, 1]),  # an optimiser packed the levels 0 and 255
-        (((0,), (1,)), (), [0, 1]),  # other software packed the ids 0 and 1
-        (((0,),), (1,), [0, IGNORE]),
-        (((0,), (1,)), (255,), None),  # either may be meant
-        (((0,), (2,)), (), "raw id 255 is not in the table"),
-    ],
-)
-def test_grey_mask_of_one_bit_is_read_as_the_table_allows(raw_ids, ignore_ids, want):
-    bits = np.eye(H, W, dtype=bool)
-    data = encoded(Image.fromarray(bits), "PNG")
-    assert data[24] == 1
-    domain, layout = get_domain("idd_lite"), Layout({}, raw_ids, ignore_ids)
-    if isinstance(want, list):
-        assert np.array_equal(decode_mask(data, "m.png", domain, layout), np.array(want)[bits.astype(int)])
-    else:
-        with pytest.raises(InputError, match=want or "m.png: a 1-bit mask.*save it with 8 bits"):
-            decode_mask(data, "m.png", domain, layout)
-
-
-@pytest.mark.parametrize("bits", [1, 2, 4])
-def test_palette_of_few_bits_is_read_as_indices(bits):
-    """Encoders pack the indices of a small palette."""
-    indices = np.arange(H * W, dtype=np.uint8).reshape(H, W) % min(2**bits, 11)
-    mask = Image.fromarray(indices)
-    mask.putpalette([9, 0, 0] * 2**bits)
-    data = encoded(mask, "PNG", bits=bits)
-    assert data[24] == bits
-    assert np.array_equal(decode_mask(data, "m.png", get_domain("camvid"), get_domain("camvid").layouts[0]), indices)
 
 
 @pytest.mark.parametrize("kind", ["grey", "grey and alpha", "alpha", "palette", "palette and alpha", "one bit"])
@@ -117,12 +69,6 @@ def test_image_that_exif_turns_is_refused(file_format, order, orientation):
         decode_image(data, "photos/a.jpg")
     text = complaint(error)
     assert text.startswith(f"photos/a.jpg: EXIF orientation {orientation}") and "mogrify -auto-orient" in text
-
-
-def test_mask_that_exif_turns_is_refused():
-    domain = get_domain("camvid")
-    with pytest.raises(InputError, match=r"m\.png: EXIF orientation 6"):
-        decode_mask(with_exif(6, "PNG"), "m.png", domain, domain.layouts[0])
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
@@ -266,47 +212,6 @@ def test_unreadable_file_is_named(tmp_path):
     assert source.ids == ["a", "b"], "a broken link must not vanish"
     with pytest.raises(InputError, match=r"b\.png: cannot be read"):
         source[1]
-
-
-def test_mask_saved_as_jpeg_is_refused(tmp_path):
-    camvid(tmp_path, ["a"])
-    Image.new("L", (W, H)).save(tmp_path / "trainannot/a.png", format="JPEG")
-    with pytest.raises(InputError, match="changes class ids; save masks as PNG"):
-        open_camvid(tmp_path)[0]
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
-def test_colour_picture_in_place_of_ids_is_refused(tmp_path, mode):
-    camvid(tmp_path, ["a"])
-    Image.new(mode, (W, H)).save(tmp_path / "trainannot/a.png")
-    with pytest.raises(InputError, match=r"a\.png: has colours or alpha, not class ids"):
-        open_camvid(tmp_path)[0]
-
-
-def test_colour_mask_of_16_bits_is_refused():
-    layout = Layout({}, encoding="color")
-    data = cv2.imencode(".png", np.zeros((H, W, 3), np.uint16))[1].tobytes()
-    with pytest.raises(InputError, match=r"m\.png: has 16 bits per channel; save colour masks with 8 bits"):
-        decode_mask(data, "m.png", get_domain("camvid"), layout)
-
-
-def test_16_bit_channels_in_place_of_ids_are_refused(tmp_path):
-    camvid(tmp_path, ["a"])
-    cv2.imwrite(str(tmp_path / "trainannot/a.png"), np.zeros((H, W, 3), np.uint16))
-    with pytest.raises(
-        InputError, match=r"a\.png: has colours or alpha, not class ids; give the mask of ids, or encoding: ids16"
-    ):
-        open_camvid(tmp_path)[0]
-
-
-def test_unknown_id_names_the_file_the_ids_and_what_is_allowed(tmp_path):
-    camvid(tmp_path, ["a"])
-    write_ids(tmp_path / "trainannot/a.png", [0, 12, 200])
-    with pytest.raises(InputError) as error:
-        open_camvid(tmp_path)[0]
-    text = complaint(error)
-    assert text.startswith(str(tmp_path / "trainannot/a.png"))
-    assert "12, 200 are not" in text and "0-11" in text and "camvid" in text
 
 
 def test_mask_of_another_size_names_both_files(tmp_path):

@@ -126,7 +126,7 @@ def test_images_of_several_splits_are_found(tmp_path):
         ),
         ("", "txt: this list names no image; write one a line"),
         ("# a\n\n", "txt: this list names no image"),
-        (b"\xff\xfea\0", "txt: this list is not UTF-8 text; save it as UTF-8"),
+        (b"\xe4", "txt: this list is not UTF-8 text; save it as UTF-8"),
     ],
 )
 def test_wrong_list_is_named_with_its_line(tmp_path, text, message):

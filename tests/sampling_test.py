@@ -17,8 +17,8 @@ class Masks:
     def __len__(self):
         return 3
 
-    def __getitem__(self, index):
-        return {"label": self.labels[index]}
+    def label(self, index):
+        return self.labels[index]
 
 
 def test_pixels_are_counted_per_image_and_class_without_the_ignored_ones():

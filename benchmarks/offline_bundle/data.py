@@ -16,9 +16,10 @@ import cv2
 import numpy as np
 
 from usss_jax.data import patterns
-from usss_jax.data.decode import check_same_size, decode_image, decode_raw, read_file, resize_image, resize_label
+from usss_jax.data.decode import check_same_size, decode_image, read_file, resize_image, resize_label
 from usss_jax.data.domain import Domain, Files, Layout
 from usss_jax.data.files import find_images, find_masks
+from usss_jax.data.masks import decode_raw
 from usss_jax.errors import InputError
 
 
@@ -78,7 +79,7 @@ def needed(domain: Domain, root: str) -> Iterator[Pair]:
     for split, masked in (dict.fromkeys(domain.unlabeled_splits, False) | with_masks).items():
         if not os.path.isdir(root):
             raise InputError(f"no folder {root!r} for domain {domain.name!r}; to get it: {domain.how_to_get}")
-        layout, files, images = find_images(domain, root, split, masked)
+        layout, files, images, *_ = find_images(domain, root, split, masked)
         masks = find_masks(domain, root, files, images) if masked else {}
         for key, image in images.items():
             yield Pair(image.path, masks.get(key), files, layout)
@@ -98,7 +99,7 @@ def write_resized(pair: Pair, domain: Domain, root: str, folder: pathlib.Path, s
         raise InputError(f"{pair.image}: {domain.name} names images with their ending; PNG cannot replace it")
     write_png(folder / name, cv2.cvtColor(resize_image(image, size), cv2.COLOR_RGB2BGR))
     if pair.mask:
-        raw = decode_raw(read_file(pair.mask), pair.mask, pair.layout)
+        raw = decode_raw(read_file(pair.mask), pair.mask, domain, pair.layout).values
         check_same_size(raw, image, pair.mask, pair.image)
         raw = resize_label(raw, size)
         if pair.layout.encoding == "color":

@@ -52,6 +52,15 @@ class CachedSource:
             self._keep(index, example)
         return dict(example)
 
+    def label(self, index) -> np.ndarray:
+        """Label of an example alone, which is not kept."""
+        example = self._examples.get(range(len(self.ids))[operator.index(index)])
+        return example["label"] if example else self._source.label(index)
+
+    def file_size(self, index) -> tuple[int, int]:
+        """(h, w) of an image before it is resized."""
+        return self._source.file_size(index)
+
     def _keep(self, index, example):
         with self._lock:
             if index not in self._examples and self._budget.take(sum(array.nbytes for array in example.values())):

@@ -20,22 +20,23 @@ class LabelClass:
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """Where the files of one split are, below the domain's folder: by patterns (data/patterns.py) or by a list."""
+    """Where the files of one split are, below the domain's folder: by patterns (data/patterns.py), a list or both."""
 
     images: str = ""  # pattern; without an extension any will do
     masks: str | None = None  # None: a split without labels
     mask_shift: int = 0  # the number in the mask's name minus the number in the image's
-    list_file: str | None = None  # text file with a line "image [mask]" for each image, in place of patterns
+    list_file: str | None = None  # text file: with patterns a line for each of their images that is wanted, else
+    # with a line "image [mask]" for each image
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """One way in which a data set lies on disk.
 
-    encoding "ids": grey levels or palette indices; "color": colours of the class table; "ids16": PNG of 8 or
-    16 bits with the class in its first channel (SYNTHIA). holdout=k: train and val share a folder; of the
-    sorted ids the k-th, the 2k-th, ... are val and the others train, while a split of another name has all
-    of them.
+    encoding "ids": class ids; "color": colours of the class table; "ids16": the class in the first channel (SYNTHIA);
+    data/masks.py says how each kind of file is read. other_colors: colours that the table lacks are ignored, not an
+    error. holdout=k: train and val share a folder; of the sorted ids the k-th, the 2k-th, ... are val and the others
+    train, while a split of another name has all of them.
     """
 
     splits: dict[str, Files] = dataclasses.field(hash=False)
@@ -43,6 +44,7 @@ class Layout:
     ignore_ids: tuple[int, ...] = ()
     ignore_colors: tuple[tuple[int, int, int], ...] = ()
     encoding: str = "ids"
+    other_colors: bool = False  # of "color": ignore every other one
     holdout: int | None = None
 
 
@@ -95,7 +97,8 @@ def lookup_table(domain: Domain, layout: Layout) -> np.ndarray:
         raw_ids = {r | g << 8 | b << 16: train_id for (r, g, b), train_id in train_ids.items()}
     else:
         raw_ids = dict.fromkeys(layout.ignore_ids, IGNORE) | {r: i for i, ids in enumerate(layout.raw_ids) for r in ids}
-    table = np.full(1 << (24 if layout.encoding == "color" else 16), UNKNOWN, np.uint8)
+    other = IGNORE if layout.encoding == "color" and layout.other_colors else UNKNOWN
+    table = np.full(1 << (24 if layout.encoding == "color" else 16), other, np.uint8)
     table[list(raw_ids)] = list(raw_ids.values())
     table.flags.writeable = False
     return table

@@ -12,7 +12,7 @@ from usss_jax.data.domain import ENCODINGS, UNKNOWN, Domain, Files, LabelClass, 
 from usss_jax.errors import InputError
 
 _YAML_KEYS = (
-    *("name", "title", "root", "classes", "encoding", "ignore_ids", "ignore_colors", "size", "crop"),
+    *("name", "title", "root", "classes", "encoding", "ignore_ids", "ignore_colors", "other_colors", "size", "crop"),
     *("splits", "holdout", "select_split", "report_split", "unlabeled_splits", "how_to_get"),
 )
 
@@ -22,9 +22,10 @@ def load_yaml(path: str) -> Domain:
 
     Keys: `name`, `size` [h, w], `classes` (a list of {name, color: [r, g, b], ids: raw id or list of them}) and
     `splits` must be there. The others, with their defaults: `root` (relative to this file; without it the domain's
-    folder is data_root), `title` (the name), `encoding` (ids: grey levels of 8 or 16 bits, or palette indices; color:
-    the classes' colours, which then have no ids; ids16: the first channel of a colour PNG), `ignore_ids` (none),
-    `ignore_colors` (black, unless a class is), `crop` (size), `select_split` (val), `report_split` (select_split),
+    folder is data_root), `title` (the name), `encoding` (ids: class ids, as grey levels, palette indices or three equal
+    channels; color: the classes' colours, which then have no ids; ids16: the first channel of a colour PNG; see
+    data/masks.py), `ignore_ids` (none), `ignore_colors` (black, unless a class is), `other_colors` (error; or ignore:
+    every colour that no class has is ignored), `crop` (size), `select_split` (val), `report_split` (select_split),
     `unlabeled_splits` (train, and unlabeled if there is such a split), `holdout`, `how_to_get`.
 
     `splits` maps names to what is, below root, one of
@@ -38,6 +39,8 @@ def load_yaml(path: str) -> Domain:
                                                                   each image, its paths below root too, with a tab
                                                                   or blanks between them; the id is the image's path
                                                                   without extension; lines with # are comments
+      {list: train.txt, images: JPEGImages, masks: SegmentationClass}   those of these images that a list names, by id
+                                                                  or path
 
     A split without masks has no labels; {id} in masks is the image's id in any form. Images end with .png, .jpg or
     .jpeg (any of these if the pattern says none), masks with .png. `holdout: k` makes val every k-th of the images
@@ -106,9 +109,12 @@ def _yaml_layout(spec, path):
     encoding = spec.get("encoding", "ids")
     if encoding not in ENCODINGS:
         raise InputError(f"{path}: encoding: {encoding!r} must be one of {', '.join(ENCODINGS)}")
-    unused = "ignore_ids" if encoding == "color" else "ignore_colors"
-    if unused in spec:
-        raise InputError(f"{path}: {unused}: has no meaning with encoding {encoding}; remove it")
+    for unused in ("ignore_ids",) if encoding == "color" else ("ignore_colors", "other_colors"):
+        if unused in spec:
+            raise InputError(f"{path}: {unused}: has no meaning with encoding {encoding}; remove it")
+    other_colors = spec.get("other_colors", "error")
+    if other_colors not in ("error", "ignore"):
+        raise InputError(f"{path}: other_colors: {other_colors!r} must be error or ignore")
     classes, raw_ids = _yaml_classes(spec["classes"], f"{path}: classes", encoding)
     colors = [c.color for c in classes]
     ignore_colors = () if encoding != "color" or (0, 0, 0) in colors else ((0, 0, 0),)
@@ -123,7 +129,10 @@ def _yaml_layout(spec, path):
     else:
         _check_distinct([i for raw in raw_ids for i in raw] + list(ignore_ids), f"{path}: ids, ignore_ids", "raw id")
     splits = _yaml_splits(spec["splits"], f"{path}: splits", spec.get("holdout"))
-    return Layout(splits, raw_ids, ignore_ids, ignore_colors, encoding, spec.get("holdout")), classes
+    return (
+        Layout(splits, raw_ids, ignore_ids, ignore_colors, encoding, other_colors == "ignore", spec.get("holdout")),
+        classes,
+    )
 
 
 def _yaml_classes(entries, where, encoding):
@@ -165,13 +174,15 @@ def _yaml_splits(entries, where, holdout):
 
 
 def _yaml_files(entry, where):
-    if "list" in entry:
-        _check_keys(entry, where, ("list",), required=())
-        return Files(list_file=_below_root(entry["list"], f"{where}: list"))
-    _check_keys(entry, where, ("images", "masks", "list"), required=("images",))
+    _check_keys(entry, where, ("images", "masks", "list"), required=() if "list" in entry else ("images",))
+    list_file = _below_root(entry["list"], f"{where}: list") if "list" in entry else None
+    if "images" not in entry:
+        if "masks" in entry:
+            raise InputError(f"{where}: masks beside list needs images too, which says where the list's ids are")
+        return Files(list_file=list_file)
     images = _yaml_pattern(entry["images"], f"{where}: images", patterns.EXTENSIONS)
     if "masks" not in entry:
-        return Files(images)
+        return Files(images, list_file=list_file)
     masks = _yaml_pattern(entry["masks"], f"{where}: masks", (".png",))
     stars = patterns.stars(masks)
     if stars and stars != patterns.stars(images):
@@ -181,7 +192,7 @@ def _yaml_files(entry, where):
         )
     if patterns.match_id(images, patterns.fill(masks, "x", "x" * stars)):
         raise InputError(f"{where}: images: would also match the masks; give its extension or another folder")
-    return Files(images, masks)
+    return Files(images, masks, list_file=list_file)
 
 
 def _yaml_pattern(text, where, extensions):

@@ -2,11 +2,13 @@
 
 import os
 import posixpath
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from usss_jax.data import lists, patterns
 from usss_jax.data.domain import Domain, Files, Layout
+from usss_jax.data.folders import Names, below, there_are, walk
 from usss_jax.errors import InputError
 
 
@@ -18,100 +20,188 @@ class Image(NamedTuple):
     line: str = ""
 
 
-def find_images(
-    domain: Domain, root: str | os.PathLike, split: str, with_masks: bool
-) -> tuple[Layout, Files, dict[str, Image]]:
-    """Return the first layout that has images, and any mask if wanted, with its files and the images sorted by id.
+class Found(NamedTuple):
+    """What a split has on disk.
+
+    Attributes:
+      layout: the layout that fits, and `files` of the split in it.
+      images: by id, sorted.
+      unread: paths of images of formats that are not read, which nothing must pass over in silence.
+      others: paths of what else lies among the images: notes, or files that end otherwise than the pattern says.
+    """
+
+    layout: Layout
+    files: Files
+    images: dict[str, Image]
+    unread: list[str]
+    others: list[str]
+
+
+def find_images(domain: Domain, root: str | os.PathLike, split: str, with_masks: bool) -> Found:
+    """Find the images of a split by the layout that has images and, if wanted, most masks; the first of equal ones.
 
     Raises InputError if no layout has, saying what was looked for and how to get it, if a list is wrong, or for images
     of formats that are not read, which would else be left out in silence.
     """
-    layout, files, images, unread = find_readable(domain, root, split, with_masks)
-    if unread:
-        raise InputError(_unread_text(domain, root, split, unread))
-    return layout, files, images
+    found = find_readable(domain, root, split, with_masks)
+    if found.unread:
+        raise InputError(_unread_text(domain, root, split, found.unread))
+    return found
 
 
-def find_readable(
-    domain: Domain, root: str | os.PathLike, split: str, with_masks: bool
-) -> tuple[Layout, Files, dict[str, Image], list[str]]:
-    """Do as find_images, but return the paths of images of formats that are not read beside those that are."""
+def find_readable(domain: Domain, root: str | os.PathLike, split: str, with_masks: bool) -> Found:
+    """Do as find_images, but return images of formats that are not read beside those that are."""
     tried = [(layout, layout.splits[split]) for layout in domain.layouts if split in layout.splits]
-    found_images = False
-    all_unread: set[str] = set()
-    for layout, files in tried:
-        images, unread = _listed(root, files.list_file) if files.list_file else _matching(root, files.images)
-        found_images |= bool(images)
-        all_unread |= set(unread)
-        if images and (not with_masks or _any_mask(root, files, images)):
-            images = dict(sorted(images.items()))
-            return layout, files, _hold_out(images, layout.holdout, split, domain), unread
-    if not found_images and all_unread:
-        raise InputError(_unread_text(domain, root, split, sorted(all_unread)))
-    if not found_images:
-        looked_for = ", ".join(dict.fromkeys(patterns.shown(files.images) for _, files in tried))
-        what, remedy = f"no images; looked for {looked_for}", f"to get them: {domain.how_to_get}"
-    elif not any(files.masks for _, files in tried):
-        what, remedy = "it has no labels", "use a split that has, or open it without masks"
-    else:
-        looked_for = ", ".join(dict.fromkeys(patterns.shown(files.masks) for _, files in tried if files.masks))
-        what, remedy = f"images but no masks; looked for {looked_for}", f"to get them: {domain.how_to_get}"
-    raise InputError(f"{root}: split {split!r} of domain {domain.name!r}: {what}; {remedy}")
+    found = [_find(root, layout, files, domain, split) for layout, files in tried]
+    if not any(one.images for one in found):
+        if unread := sorted({path for one in found for path in one.unread}):
+            raise InputError(_unread_text(domain, root, split, unread))
+        looked_for = dict.fromkeys(files.images or str(files.list_file) for _, files in tried)
+        what = f"no images; looked for {', '.join(map(patterns.shown, looked_for))}"
+        raise _nothing(domain, root, split, what, f"to get them: {domain.how_to_get}", looked_for)
+    with_images = [one for one in found if one.images]
+    best = with_images[0]
+    if with_masks:
+        counts = [_count_masks(root, one) for one in with_images]
+        best = with_images[counts.index(max(counts))]
+        if not max(counts) and not any(map(_may_have_masks, found)):
+            raise _nothing(domain, root, split, "it has no labels", "use a split that has, or open it without masks")
+        if not max(counts) and best.files.masks:  # a list names its masks: which of them is missing is told later
+            looked_for = dict.fromkeys(one.files.masks for one in found if one.files.masks)
+            what = f"images but no masks; looked for {', '.join(map(patterns.shown, looked_for))}"
+            expected = [_expected(key, image, one.files, root)[0] for one in found for key, image in one.images.items()]
+            raise _nothing(domain, root, split, what, f"to get them: {domain.how_to_get}", expected[:1])
+    return best._replace(images=_hold_out(best.images, best.layout.holdout, split, domain))
+
+
+def _nothing(domain, root, split, what, remedy, looked_for=()):
+    names = Names(root)
+    near = [name for path in looked_for for name in names.nearest(path.replace("/{id}", "").replace("{id}", ""))]
+    return InputError(f"{root}: split {split!r} of domain {domain.name!r}: {what}{there_are(near[:3])}; {remedy}")
 
 
 def _unread_text(domain, root, split, paths):
-    endings = " or ".join(sorted({os.path.splitext(path)[1].lower() for path in paths}))
-    what, them = f"{len(paths)} files such as {paths[0]} are {endings} images, which are not read", "them"
+    endings = " or ".join(sorted({os.path.splitext(path)[1].lower() or "without an ending" for path in paths}))
+    what, them = f"{len(paths)} files such as {paths[0]} are images that are not read ({endings})", "them"
     if len(paths) == 1:
-        what, them = f"{paths[0]} is a {endings} image, which is not read", "it"
-    remedy = f"convert {them} to PNG or JPEG, or move {them} away"
+        what, them = f"{paths[0]} is an image that is not read ({endings})", "it"
+    remedy = f"convert {them} to PNG or JPEG (files that end with .png or .jpg), or move {them} away"
     return f"{root}: split {split!r} of domain {domain.name!r}: {what}; {remedy}"
 
 
-def find_masks(domain: Domain, root: str | os.PathLike, files: Files, images: dict[str, Image]) -> dict[str, str]:
+def others_text(others: Sequence[str]) -> str:
+    """Count of other files by ending, with one of them: "3 other files among the images (.txt 2, .md 1), such as X"."""
+    endings = Counter(os.path.splitext(path)[1].lower() or "no ending" for path in others)
+    kinds = ", ".join(f"{ending} {count}" for ending, count in endings.most_common())
+    files = "file" if len(others) == 1 else "files"
+    return f"{len(others)} other {files} among the images ({kinds}), such as {others[0]}"
+
+
+# ---- masks ---------------------------------------------------------------------------------------------
+
+
+def find_masks(domain: Domain, root: str | os.PathLike, files: Files, images: Mapping[str, Image]) -> dict[str, str]:
     """Path of the mask of every image; raises InputError naming an image without one."""
-    masks = {}
-    for key, image in images.items():
-        masks[key] = os.path.join(root, _mask_of(key, image, files, root))
-        if not os.path.isfile(masks[key]):
-            where = f"{image.line}: " if image.line else ""
-            raise InputError(
-                f"{where}{image.path} has no mask: looked for {masks[key]}; add it, remove the image, or open only "
-                f"the ids that have masks. To get all masks of {domain.name}: {domain.how_to_get}"
-            )
+    masks, missing = match_masks(domain, root, files, images)
+    if missing:
+        raise InputError(next(iter(missing.values())))
     return masks
 
 
-def _mask_of(key, image, files, root):
-    if files.list_file:
+def match_masks(
+    domain: Domain, root: str | os.PathLike, files: Files, images: Mapping[str, Image]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Paths of the masks that are there, and for every other image what to say of it, by id.
+
+    A mask whose name is not quite the expected one is taken if it is the only one: another case, above all of the
+    ending (.PNG), composed or decomposed letters, or the image's ending before the mask's (a.jpg.png for a.jpg).
+    """
+    names = Names(root)
+    expected: dict[str, list[str]] = {}
+    missing: dict[str, str] = {}
+    for key, image in images.items():
+        try:
+            expected[key] = _expected(key, image, files, root)
+        except InputError as error:
+            missing[key] = str(error)
+    masks = {}
+    for key, paths in expected.items():
+        path = os.path.join(root, paths[0])
+        if os.path.isfile(path):
+            masks[key] = path
+    taken = set(masks.values())
+    for key, paths in expected.items():
+        if key in masks:
+            continue
+        alike = [path for one in paths for path in names.alike(one) if path not in taken]
+        if len(set(alike)) == 1 and os.path.isfile(alike[0]):
+            masks[key] = alike[0]
+            continue
+        image = images[key]
+        where = f"{image.line}: " if image.line else ""
+        instead = f"; {' and '.join(alike)} may be meant, rename one" if alike else there_are(names.nearest(paths[0]))
+        missing[key] = (
+            f"{where}{image.path} has no mask: looked for {os.path.join(root, paths[0])}{instead}; add it, remove the "
+            f"image, or open only the ids that have masks. To get all masks of {domain.name}: {domain.how_to_get}"
+        )
+    return {key: masks[key] for key in images if key in masks}, missing
+
+
+def _expected(key, image, files, root):
+    """Paths of the mask of an image below root, the usual one first."""
+    if files.masks is None:
         if image.mask is None:
             raise InputError(
                 f"{image.line}: names no mask for {image.path}; add its path to the line, or open only the ids that "
                 "have masks"
             )
-        return image.mask
+        return [image.mask]
     if files.mask_shift:
         if not (key.isascii() and key.isdigit()):
             raise InputError(f"{image.path}: {key!r} must be a number to find its mask; rename or remove the image")
-        return patterns.fill(files.masks, f"{int(key) + files.mask_shift:0{len(key)}d}")
-    return patterns.fill(files.masks, key, patterns.captures(files.images, _below(root, image.path)))
+        return [patterns.fill(files.masks, f"{int(key) + files.mask_shift:0{len(key)}d}")]
+    found = patterns.captures(files.images, below(root, image.path)) or ()
+    with_ending = key + os.path.splitext(image.path)[1]
+    return [patterns.fill(files.masks, key, found)] + (
+        [patterns.fill(files.masks, with_ending)] if "{id}" in files.masks else []
+    )
 
 
-def _any_mask(root, files, images):
-    if files.list_file:
-        return any(image.mask for image in images.values())
-    return bool(files.masks) and any(True for _ in matches(root, files.masks))
+def _may_have_masks(found):
+    return bool(found.files.masks) or any(image.mask for image in found.images.values())
+
+
+def _count_masks(root, found):
+    """Number of images that have a mask."""
+    if not _may_have_masks(found):
+        return 0
+    domain = Domain("", "", (), (), "", (1, 1), (1, 1))  # only for messages that nobody sees
+    return len(match_masks(domain, root, found.files, found.images)[0])
 
 
 # ---- images --------------------------------------------------------------------------------------------
 
 
-def _matching(root, pattern):
-    """Images of a pattern by id, and the sorted paths of those in formats that are not read."""
-    images, unread = {}, {}
+def _find(root, layout, files, domain, split):
+    if not files.list_file:
+        images, unread, others = _matching(root, files)
+    elif files.images:
+        images, unread, others = _matching(root, files)
+        path = os.path.join(root, files.list_file)
+        images = {key: images[key] for key in lists.read_ids(path, domain, images, (split,))}
+        unread, others = [], []  # the list says what is wanted
+    else:
+        images, unread, others = _listed(root, files.list_file), [], []
+    return Found(layout, files, dict(sorted(images.items())), unread, others)
+
+
+def _matching(root, files):
+    """Images of a pattern by id; sorted paths of images that are not read, and of what else is there."""
+    images, unread, others = {}, {}, []
+    pattern = files.images
     for path in _walk(root, pattern):
-        below = _below(root, path)
-        key, other = patterns.match_id(pattern, below), patterns.match_other_format(pattern, below)
+        name = below(root, path)
+        key, other = patterns.match_id(pattern, name), patterns.match_other(pattern, name)
         if key in images:
             both = " and ".join(sorted((images[key].path, path)))
             raise InputError(f"{both} are two images with the same id {key!r}; remove one")
@@ -121,41 +211,90 @@ def _matching(root, pattern):
             raise InputError(f"{path!a}: the name of this file is not UTF-8 text; rename it") from error
         if key is not None:
             images[key] = Image(path)
-        elif other is not None:
+        elif other is None or (files.masks and patterns.match_id(files.masks, name)):
+            continue  # not where images are, or a mask
+        elif patterns.has_ending(pattern) or not _is_image(path):
+            others.append(path)
+        else:
             unread[path] = other
     # One that is also there as PNG or JPEG is not lost: what it was converted from, or depth beside colour.
-    return images, sorted(path for path, key in unread.items() if key not in images)
+    unread_paths = sorted(path for path, key in unread.items() if key not in images)
+    return images, unread_paths, sorted(others)
+
+
+# How image files of any format begin, so that an unusual ending hides none.
+_STARTS = (
+    *(b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP", b"\0\0\0\x0cJXL", b"\xff\x0a"),
+    *(
+        b"P1",
+        b"P2",
+        b"P3",
+        b"P4",
+        b"P5",
+        b"P6",
+        b"P7",
+        b"Pf",
+        b"PF",
+        b"qoif",
+        b"8BPS",
+        b"v/1\x01",
+        b"#?R",
+        b"\x93NUMPY",
+    ),
+)
+
+
+def _is_image(path):
+    """Whether a file that no pattern matches is an image all the same, by its ending or its first bytes."""
+    if path.lower().endswith(patterns.OTHER_FORMATS):
+        return True
+    try:
+        with open(path, "rb") as file:
+            start = file.read(16)
+    except OSError:
+        return False
+    is_webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
+    return start.startswith(_STARTS) or is_webp or start[4:8] == b"ftyp"
 
 
 def _listed(root, name):
-    """Images of a list by id; it names none in formats that are not read."""
-    path, images = os.path.join(root, name), {}
+    """Images of a list of paths by id."""
+    path, images, names = os.path.join(root, name), {}, Names(root)
     for number, text in lists.read_lines(path):
         line = f"{path}:{number}"
         name, mask = lists.columns(text)
-        _check_listed(name, patterns.EXTENSIONS, line)
+        name = _check_listed(name, patterns.EXTENSIONS, line, root)
         if mask is not None:
-            _check_listed(mask, (".png",), line)
-        image = Image(os.path.join(root, posixpath.normpath(name)), mask and posixpath.normpath(mask), line)
-        if not os.path.isfile(image.path):
-            raise InputError(f"{line}: there is no image {image.path}; add it, or correct or remove this line")
+            mask = _check_listed(mask, (".png",), line, root)
+        file = os.path.join(root, name)
+        if not os.path.isfile(file):
+            alike = names.alike(name)
+            if len(alike) != 1 or not os.path.isfile(alike[0]):
+                near = there_are(names.nearest(name))
+                raise InputError(f"{line}: there is no image {file}{near}; add it, or correct or remove this line")
+            file = alike[0]
+        image = Image(file, mask, line)
         key = patterns.stem(name)
         if other := images.get(key):
             raise InputError(
                 f"{line}: {image.path} has the same id {key!r} as {other.path} of {other.line}; remove one line"
             )
         images[key] = image
-    return images, []
+    return images
 
 
-def _check_listed(name, extensions, line):
-    if posixpath.isabs(name) or ".." in name.split("/"):
-        raise InputError(f"{line}: {name!r} must be a path below the domain's root: no absolute path and no ..")
+def _check_listed(name, extensions, line, root):
+    """Path below root that a line names; a "/" before it, or the root itself, is no matter."""
+    name = name.removeprefix(os.path.join(os.path.abspath(root), "")).lstrip("/")
+    if ".." in name.split("/"):
+        raise InputError(f"{line}: {name!r} must be a path below the domain's root, without ..")
     if not name.lower().endswith(extensions):
         raise InputError(
             f"{line}: {name!r} does not end with {' or '.join(extensions)}; a line is an image, or an image, a tab "
-            "and its mask (.png)"
+            "and its mask (.png). If the lines are ids, say where the files are beside the list: {list: FILE, images: "
+            "FOLDER, masks: FOLDER}"
         )
+    return posixpath.normpath(name)
 
 
 def _hold_out(images, every, split, domain):
@@ -172,49 +311,15 @@ def _hold_out(images, every, split, domain):
     return chosen
 
 
-# ---- folders -------------------------------------------------------------------------------------------
-
-
 def matches(root: str | os.PathLike, pattern: str) -> Iterator[tuple[str, str]]:
     """Yield (id, path) of the files below root that match a pattern (data/patterns.py)."""
     for path in _walk(root, pattern):
-        key = patterns.match_id(pattern, _below(root, path))
+        key = patterns.match_id(pattern, below(root, path))
         if key is not None:
             yield key, path
 
 
-def _below(root, path):
-    """Path of a file below root, with "/" between folders."""
-    return path[len(os.path.join(root, "")) :].replace(os.sep, "/")
-
-
 def _walk(root, pattern):
     """Return all files below the folder of a pattern, whether they match or not."""
-    start = os.path.join(root, patterns.folder(pattern))
-    return _files_below(start) if os.path.isdir(start) else ()
-
-
-def _files_below(folder, parents=()):
-    """Yield all files below a folder but hidden ones; a link back to a folder it lies in is not followed."""
-    real = os.path.realpath(folder)
-    if real in parents:
-        return
-    try:
-        with os.scandir(folder) as opened:
-            entries = list(opened)
-    except OSError as error:
-        raise InputError(f"{folder}: this folder cannot be read ({error.strerror}); correct its permissions") from error
-    for entry in entries:
-        if entry.name.startswith("."):  # a desktop's or an editor's files, such as ._0001.png
-            continue
-        if _is_folder(entry):
-            yield from _files_below(entry.path, (*parents, real))
-        else:  # broken links too: reading them is an error, leaving them out would be silent
-            yield entry.path
-
-
-def _is_folder(entry):
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+    start = Names(root).folder(patterns.folder(pattern))
+    return walk(start) if os.path.isdir(start) else ()

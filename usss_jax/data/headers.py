@@ -1,22 +1,24 @@
 """What the bytes of a PNG or JPEG file say before its pixels are decoded, and whether the file is whole."""
 
 import zlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from usss_jax.errors import InputError
 
-_PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _EXIF_START = b"Exif\0\0"
 
 
 class Header(NamedTuple):
-    """Format ("PNG" or "JPEG"), bits per channel, channels in the file, and what else decoders pass over."""
+    """Format ("PNG" or "JPEG"), size, bits per channel, channels in the file, and what else decoders pass over."""
 
     format: str
+    size: tuple[int, int]  # height, width
     bits: int
     channels: int  # a palette has 1
-    palette: bool
+    palette: bytes  # red, green, blue of each entry; empty without one
     alpha: bool  # whether there may be transparent pixels
     orientation: int  # EXIF: 1 is upright
 
@@ -27,7 +29,7 @@ def read_header(data: bytes, name: str) -> Header:
     Raises InputError naming a file of another format, or one with damage that decoders may pass over in silence,
     returning a picture that is partly grey.
     """
-    if data.startswith(_PNG_START):
+    if data.startswith(PNG_START):
         header, fault = _read_png(data)
     elif data.startswith(b"\xff\xd8"):
         header, fault = _read_jpeg(data)
@@ -40,10 +42,10 @@ def read_header(data: bytes, name: str) -> Header:
 
 def _read_png(data):
     """Header, or None and what is wrong; every chunk has a checksum."""
-    if not data.startswith(b"\0\0\0\x0dIHDR", len(_PNG_START)):
+    if not data.startswith(b"\0\0\0\x0dIHDR", len(PNG_START)):
         return None, "is damaged (a PNG file without a header)" if len(data) > 15 else "is truncated"
-    view, at = memoryview(data), len(_PNG_START)
-    orientation, alpha = 1, False
+    view, at = memoryview(data), len(PNG_START)
+    orientation, alpha, palette = 1, False, b""
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(view[at : at + 4], "big")
         if end > len(data):
@@ -53,18 +55,35 @@ def _read_png(data):
         kind = data[at + 4 : at + 8]
         if kind == b"IEND":
             bits, color = data[24], data[25]
-            return Header("PNG", bits, _PNG_CHANNELS.get(color, 0), color == 3, alpha or color >= 4, orientation), None
+            if color == 3 and (not palette or len(palette) % 3):
+                return None, "is damaged (a palette image without a palette)"
+            size = int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+            channels, palette = _PNG_CHANNELS.get(color, 0), palette if color == 3 else b""
+            return Header("PNG", size, bits, channels, palette, alpha or color >= 4, orientation), None
         if kind == b"tRNS":
             alpha = True
+        elif kind == b"PLTE":
+            palette = data[at + 8 : end - 4]
         elif kind == b"eXIf":
             orientation = _orientation(data[at + 8 : end - 4].removeprefix(_EXIF_START))
         at = end
     return None, "is truncated"
 
 
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield kind and content of each chunk of a PNG file that `read_header` has found whole."""
+    at = len(PNG_START)
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        yield data[at + 4 : at + 8], data[at + 8 : at + 8 + size]
+        if data[at + 4 : at + 8] == b"IEND":
+            return
+        at += 12 + size
+
+
 def _read_jpeg(data):
     """Header, or None and what is wrong; there are no checksums, so that damage of the pixels goes unseen."""
-    at, bits, channels, orientation = 2, 8, 0, 1
+    at, size, bits, channels, orientation = 2, (0, 0), 8, 0, 1
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xFF:  # may fill up before a marker
@@ -73,13 +92,14 @@ def _read_jpeg(data):
         if marker == 0xDA:  # the pixels: they contain no end marker, and thumbnails lie before them
             if data.rfind(b"\xff\xd9", at) < 0:
                 break
-            return Header("JPEG", bits, channels, False, False, orientation), None
-        size = int.from_bytes(data[at + 2 : at + 4], "big")
+            return Header("JPEG", size, bits, channels, b"", False, orientation), None
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
             bits, channels = int.from_bytes(data[at + 4 : at + 5], "big"), int.from_bytes(data[at + 9 : at + 10], "big")
+            size = int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
         elif marker == 0xE1 and data.startswith(_EXIF_START, at + 4):
-            orientation = _orientation(data[at + 4 + len(_EXIF_START) : at + 2 + size])
-        at += 2 + size
+            orientation = _orientation(data[at + 4 + len(_EXIF_START) : at + 2 + length])
+        at += 2 + length
     return None, "is truncated"
 
 

@@ -9,18 +9,22 @@ from usss_jax.data import patterns
 from usss_jax.data.domain import Domain
 from usss_jax.errors import InputError
 
-# Blanks inside a path are no matter, because an image ends with its extension; a tab divides any two paths.
-_COLUMNS = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, patterns.EXTENSIONS))}))\s+(.+)", re.IGNORECASE)
+# Blanks and commas inside a path are no matter, because an image ends with its extension; a tab divides any two paths.
+_COLUMNS = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, patterns.EXTENSIONS))}))\s*[\s,;]\s*(.+)", re.IGNORECASE)
 
 
 def read_lines(path: str | os.PathLike) -> list[tuple[int, str]]:
     """Read the lines of a list with their numbers, but for empty ones and those that start with #.
 
-    Windows line ends and a byte order mark are no matter. Raises InputError if it cannot be read or has no line.
+    What Windows makes of a list is no matter: its line ends, a byte order mark, UTF-16, a backslash between folders.
+    Raises InputError if it cannot be read or has no line.
     """
     try:
-        with open(os.path.expanduser(path), encoding="utf-8-sig") as file:
-            lines = [(number, line.lstrip().rstrip(" \n")) for number, line in enumerate(file, start=1)]
+        with open(os.path.expanduser(path), "rb") as file:
+            data = file.read()
+        text = data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+        rows = (line.lstrip().rstrip(" ").replace("\\", "/") for line in re.split("\r\n|\r|\n", text))
+        lines = list(enumerate(rows, start=1))
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: this list is not UTF-8 text; save it as UTF-8") from error
     except OSError as error:
@@ -32,14 +36,14 @@ def read_lines(path: str | os.PathLike) -> list[tuple[int, str]]:
 
 
 def columns(line: str) -> tuple[str, str | None]:
-    """Image and mask of a line "image [mask]": divided by a tab, or by blanks after the image's extension."""
+    """Image and mask of a line "image [mask]": divided by a tab, or by blanks or a comma after the image's ending."""
     if "\t" in line:
         image, _, mask = line.partition("\t")
     elif match := _COLUMNS.fullmatch(line):
         image, mask = match.groups()
     else:
         image, mask = line, ""
-    return image.strip(), mask.strip() or None
+    return image.strip(" \t\"'"), mask.strip(" \t\"',;") or None
 
 
 def read_ids(
@@ -48,13 +52,14 @@ def read_ids(
     """Read which of `ids`, all from `splits` of the domain, a list names; in its order.
 
     A line is an id, the path of an image (with folders before the domain's own, or from some folder of it on), or
-    the last part of exactly one of these; the extension may differ or be missing. A second column, the mask, is not
-    read: masks are the domain's. Raises InputError naming the line that fits no image, several, or one named before.
+    the last part of exactly one of these; the extension may differ or be missing, and letters be composed or
+    decomposed. A second column, the mask, is not read: masks are the domain's. Raises InputError naming the line that
+    fits no image, several, or one named before.
     """
     index = _Index(domain, ids, splits)
     lines: dict[str, int] = {}
     for number, text in read_lines(path):
-        found = index.find(text) or index.find(columns(text)[0])
+        found = index.find(text) or index.find(columns(text)[0]) or index.find(re.split(r"[\s,;]", text)[0])
         if not found:
             close = difflib.get_close_matches(patterns.stem(columns(text)[0]), index.ids, n=1, cutoff=0.0)
             hint = f"; closest is {close[0]!r}" if close else ""
@@ -82,7 +87,7 @@ class _Index:
         self._paths = {}  # whole paths, without extension
         self._ends = {}  # paths and ids, from any of their folders on
         files = [layout.splits[s] for layout in domain.layouts for s in splits if s in layout.splits]
-        forms = dict.fromkeys("{id}" if f.list_file else f.images for f in files)
+        forms = dict.fromkeys(f.images or "{id}" for f in files)
         for key in self.ids:
             _add_ends(self._ends, key, key)
             for form in forms:

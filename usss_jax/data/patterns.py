@@ -10,8 +10,31 @@ import posixpath
 import re
 from collections.abc import Sequence
 
-EXTENSIONS = (".png", ".jpg", ".jpeg")
-OTHER_FORMATS = (".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".ppm", ".pgm", ".npy", ".heic", ".avif")
+from usss_jax.data.folders import normal
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi")
+SHOWN = (".png", ".jpg", ".jpeg")  # in messages
+OTHER_FORMATS = (
+    *(".tif", ".tiff", ".bmp", ".dib", ".gif", ".webp", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pam"),
+    *(
+        ".pfm",
+        ".npy",
+        ".npz",
+        ".heic",
+        ".heif",
+        ".avif",
+        ".jxl",
+        ".jxr",
+        ".tga",
+        ".exr",
+        ".hdr",
+        ".dng",
+        ".cr2",
+        ".cr3",
+    ),
+    *(".nef", ".arw", ".orf", ".raf", ".rw2", ".psd", ".svg", ".ico", ".dds", ".pcx", ".ras", ".sgi", ".rgb", ".qoi"),
+    *(".xcf", ".eps", ".mp4", ".avi", ".mov", ".mkv", ".webm"),
+)
 _WILD = re.compile(r"\{id\}|\*\*/|\*")
 
 
@@ -37,12 +60,15 @@ def match_id(pattern: str, path: str) -> str | None:
     return None if found is None else "/".join(text for text in found if text)
 
 
-def match_other_format(pattern: str, path: str) -> str | None:
-    """Id of a file that would match if its format, of OTHER_FORMATS, was read; None if the pattern has an extension."""
-    base, extension = posixpath.splitext(path)
-    if _extension(pattern) or extension.lower() not in OTHER_FORMATS:
-        return None
-    return match_id(pattern, base + EXTENSIONS[0])
+def match_other(pattern: str, path: str) -> str | None:
+    """Id of a file that would match if it ended with one of EXTENSIONS, or with the pattern's own; else None."""
+    base = posixpath.splitext(path)[0]
+    return match_id(pattern, base + (_extension(pattern) or EXTENSIONS[0]))
+
+
+def has_ending(pattern: str) -> bool:
+    """Whether a pattern says how its files end."""
+    return bool(_extension(pattern))
 
 
 def fill(pattern: str, key: str, found: Sequence[str] = ()) -> str:
@@ -60,14 +86,14 @@ def path_of_id(pattern: str, key: str) -> str | None:
 
 def stem(path: str) -> str:
     """Path without a doubled "/", "./" and the extension of an image."""
-    path = posixpath.normpath(path)
+    path = normal(posixpath.normpath(path))
     base, extension = posixpath.splitext(path)
     return base if extension.lower() in EXTENSIONS else path
 
 
 def shown(pattern: str) -> str:
     """Pattern for messages, such as train/*.{png,jpg,jpeg}."""
-    ending = "" if _extension(pattern) else f".{{{','.join(e[1:] for e in EXTENSIONS)}}}"
+    ending = "" if _extension(pattern) or not _WILD.search(pattern) else f".{{{','.join(e[1:] for e in SHOWN)}}}"
     return pattern.replace("{id}", "*") + ending
 
 
@@ -76,6 +102,7 @@ _REGEX = {"{id}": "(.+)", "**/": "(?:(.+)/)?", "*": "([^/]+?)"}
 
 @functools.cache
 def _of_path(pattern):
+    pattern = normal(pattern)
     extension = _extension(pattern)
     body = pattern.removesuffix(extension)
     literals, wild = _WILD.split(body), _WILD.findall(body)

@@ -40,7 +40,7 @@ class Pools:
     domain: Domain
     crop: tuple[int, int]
     labeled: sources.Source
-    unlabeled: sources.Source
+    unlabeled: sources.Examples
     select: sources.Source
     report: sources.Source
     scale: tuple[float, float] = (1.0, 1.0)
@@ -232,7 +232,7 @@ def open_pools(
     )
 
 
-def _open_unlabeled(domain, root, size, names, unlabeled_list, labeled, includes_labeled) -> sources.Source:
+def _open_unlabeled(domain, root, size, names, unlabeled_list, labeled, includes_labeled) -> sources.Examples:
     """Images of some splits (those of the list if there is one), and the labeled ones of train or not."""
 
     def open_split(split, ids=None):

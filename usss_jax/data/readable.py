@@ -4,10 +4,13 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from usss_jax.data.progress import Progress
-from usss_jax.data.sources import Source
+from usss_jax.data.sources import Examples
 from usss_jax.errors import InputError
+
+AnyExamples = TypeVar("AnyExamples", bound=Examples)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +22,7 @@ class BadExample:
     error: str
 
 
-def readable(source: Source, use: str, threads: int) -> tuple[Source, list[BadExample]]:
+def readable(source: AnyExamples, use: str, threads: int) -> tuple[AnyExamples, list[BadExample]]:
     """Read every example of a source once; return the source without those that raise InputError, and these.
 
     Each is printed. Raises InputError if none is left.

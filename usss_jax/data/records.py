@@ -16,6 +16,7 @@ import numpy as np
 
 from usss_jax.data.decode import check_same_size, decode_image, resize_image, resize_label
 from usss_jax.data.domain import IGNORE, Domain
+from usss_jax.data.headers import read_header
 from usss_jax.data.sources import RECORDS, pick
 from usss_jax.errors import InputError
 
@@ -80,9 +81,7 @@ class RecordSource:
         return len(self.ids)
 
     def __getitem__(self, index):
-        key = self.ids[operator.index(index)]
-        record = self._reader.read(key, self._rows[key])
-        name = f"{self._reader.folder}: {key!r} of split {self._reader.split!r}"
+        record, name = self._read(index)
         image = decode_image(record["image"], name)
         example = {"image": resize_image(image, self._size)}
         if self._with_masks:
@@ -90,6 +89,22 @@ class RecordSource:
             check_same_size(label, image, name, "in the same record")
             example["label"] = resize_label(label, self._size)
         return example
+
+    def label(self, index) -> np.ndarray:
+        """Label of an example alone."""
+        record, name = self._read(index)
+        return resize_label(_decode_label(record["label"], name, self._domain), self._size)
+
+    def file_size(self, index) -> tuple[int, int]:
+        """(h, w) of the image in the record."""
+        record, name = self._read(index)
+        return read_header(record["image"], name).size
+
+    def _read(self, index):
+        key = self.ids[operator.index(index)]
+        return self._reader.read(
+            key, self._rows[key]
+        ), f"{self._reader.folder}: {key!r} of split {self._reader.split!r}"
 
     def select(self, ids: Iterable[str]) -> "RecordSource":
         """Restrict to the given ids, in their order; raises InputError naming an id that is not there."""

@@ -12,7 +12,7 @@ def count_pixels(source: Source, num_classes: int, threads: int = 4) -> np.ndarr
     """Labeled pixels of every class in every image of a source with masks, int64 [N, C]."""
 
     def count(index: int) -> np.ndarray:
-        return np.bincount(source[index]["label"].ravel(), minlength=256)[:num_classes]
+        return np.bincount(source.label(index).ravel(), minlength=256)[:num_classes]
 
     with ThreadPoolExecutor(threads) as pool:
         return np.stack(list(pool.map(count, range(len(source)))))

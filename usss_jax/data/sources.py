@@ -4,21 +4,23 @@ import difflib
 import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 
 from usss_jax.data import synthetic
-from usss_jax.data.decode import check_same_size, decode_image, decode_mask, read_file, resize_image, resize_label
+from usss_jax.data.decode import check_same_size, decode_image, read_file, resize_image, resize_label
 from usss_jax.data.domain import Domain, Layout
-from usss_jax.data.files import find_images, find_masks
+from usss_jax.data.files import find_images, match_masks
+from usss_jax.data.headers import read_header
+from usss_jax.data.masks import Palettes, decode_mask
 from usss_jax.errors import InputError
 
 RECORDS = "tfds:"  # before the folder of prepared records
 
 
-class Source(Protocol):
-    """What all sources have in common; nothing is decoded before an example is asked for."""
+class Examples(Protocol):
+    """Examples by index, each with an id; nothing is decoded before one is asked for."""
 
     @property
     def ids(self) -> Sequence[str]:
@@ -31,8 +33,20 @@ class Source(Protocol):
         """Example {"image": uint8 [h, w, 3]}, with masks "label": uint8 [h, w] of train ids, 255 = ignore."""
         ...
 
-    def select(self, ids: Iterable[str]) -> "Source":
+    def select(self, ids: Iterable[str]) -> Self:
         """Restrict to the given ids, in their order; raises InputError naming an id that is not there."""
+        ...
+
+
+class Source(Examples, Protocol):
+    """What the sources of images have besides."""
+
+    def label(self, index) -> np.ndarray:
+        """Label of an example alone, without decoding its image."""
+        ...
+
+    def file_size(self, index) -> tuple[int, int]:
+        """(h, w) of an image before it is resized."""
         ...
 
 
@@ -69,30 +83,41 @@ def open_source(
         return open_records(domain, root, split, size=size, with_masks=with_masks, ids=ids, skip=skip)
     if root is None or not os.path.isdir(root):
         raise InputError(f"no folder {str(root)!r} for domain {domain.name!r}; to get it: {domain.how_to_get}")
-    layout, files, images = find_images(domain, root, split, with_masks)
+    found = find_images(domain, root, split, with_masks)
+    images = found.images
     if ids is not None:
         images = pick(images, ids, f"split {split!r} of domain {domain.name!r} in {root}")
     masks = None
-    if with_masks and skip is None:
-        masks = find_masks(domain, root, files, images)
-    elif with_masks and skip is not None:
-        masks = {}
-        for key, image in images.items():
-            try:
-                masks |= find_masks(domain, root, files, {key: image})
-            except InputError as error:
-                skip(key, str(error))
-    kept = images if masks is None else masks
-    return FolderSource(domain, layout, {key: images[key].path for key in kept}, masks, size)
+    if with_masks:
+        masks, missing = match_masks(domain, root, found.files, images)
+        for key, message in missing.items():
+            if skip is None:
+                raise InputError(message)
+            skip(key, message)
+        images = {key: images[key] for key in masks}
+    paths = {key: image.path for key, image in images.items()}
+    return FolderSource(domain, found.layout, paths, masks, size, Palettes(), tuple(found.others))
 
 
 class FolderSource:
-    """Images, and masks unless `masks` is None, of a data set in a plain folder; ids are sorted as text."""
+    """Images, and masks unless `masks` is None, of a data set in a plain folder; ids are sorted as text.
 
-    def __init__(self, domain: Domain, layout: Layout, images: dict, masks: dict | None, size: tuple[int, int]):
-        self.ids = list(images)
+    `others` are files among the images that are none.
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        layout: Layout,
+        images: dict[str, str],
+        masks: dict[str, str] | None,
+        size: tuple[int, int],
+        palettes: Palettes,
+        others: Sequence[str] = (),
+    ):
+        self.ids, self.others = list(images), others
         self._domain, self._layout, self._size = domain, layout, size
-        self._images, self._masks = images, masks
+        self._images, self._masks, self._palettes = images, masks, palettes
 
     def __len__(self):
         return len(self.ids)
@@ -102,17 +127,29 @@ class FolderSource:
         image = decode_image(read_file(self._images[key]), self._images[key])
         example = {"image": resize_image(image, self._size)}
         if self._masks is not None:
-            path = self._masks[key]
-            label = decode_mask(read_file(path), path, self._domain, self._layout)
-            check_same_size(label, image, path, self._images[key])
+            label = self._decode_mask(self._masks[key])
+            check_same_size(label, image, self._masks[key], self._images[key])
             example["label"] = resize_label(label, self._size)
         return example
+
+    def label(self, index) -> np.ndarray:
+        """Mask of an example alone, as `__getitem__` has it."""
+        assert self._masks is not None
+        return resize_label(self._decode_mask(self._masks[self.ids[index]]), self._size)
+
+    def file_size(self, index) -> tuple[int, int]:
+        """(h, w) of the image before it is resized."""
+        path = self._images[self.ids[index]]
+        return read_header(read_file(path), path).size
+
+    def _decode_mask(self, path):
+        return decode_mask(read_file(path), path, self._domain, self._layout, self._palettes)
 
     def select(self, ids: Iterable[str]) -> "FolderSource":
         """Restrict to the given ids, in their order; raises InputError naming an id that is not there."""
         images = pick(self._images, ids, f"this source of domain {self._domain.name!r}")
         masks = None if self._masks is None else {key: self._masks[key] for key in images}
-        return FolderSource(self._domain, self._layout, images, masks, self._size)
+        return FolderSource(self._domain, self._layout, images, masks, self._size, self._palettes, self.others)
 
 
 class SyntheticSource:
@@ -128,6 +165,14 @@ class SyntheticSource:
     def __getitem__(self, index):
         image, label = synthetic.render(self._domain, self._split, int(self.ids[index]), self._size)
         return {"image": image, "label": label} if self._with_masks else {"image": image}
+
+    def label(self, index) -> np.ndarray:
+        """Mask of an example alone."""
+        return synthetic.render(self._domain, self._split, int(self.ids[index]), self._size)[1]
+
+    def file_size(self, index) -> tuple[int, int]:
+        """(h, w): it is drawn at the size that is wanted."""
+        return self._size
 
     def select(self, ids: Iterable[str]) -> "SyntheticSource":
         """Restrict to the given ids, in their order; raises InputError naming an id that is not there."""

@@ -15,11 +15,11 @@ import numpy as np
 from usss_jax.data.augment import CropFlip, stack
 from usss_jax.data.pools import Pools
 from usss_jax.data.sampling import rare_class_probabilities
-from usss_jax.data.sources import Source
+from usss_jax.data.sources import Examples
 from usss_jax.errors import InputError
 
 
-def stream(source: Source, pool: Pools, seed: int) -> grain.MapDataset:
+def stream(source: Examples, pool: Pools, seed: int) -> grain.MapDataset:
     """Endless stream of augmented examples of one of the pool's sources: a new order every epoch, small ones cycle."""
     return _augment(grain.MapDataset.source(source).seed(seed).shuffle().repeat(), pool)
 

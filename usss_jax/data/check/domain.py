@@ -29,7 +29,10 @@ class SplitReport:
       error: why it could not be listed, "" if it could; `no_masks`: why it has no masks at all, "" if it has.
       missing: images that its list names and that are not there.
       unread: files of images in formats that are not read.
+      others: files among the images that are none.
       without_mask: ids of images whose mask is missing; `without_image`: masks whose image is missing.
+      companions: files beside the masks that nothing reads.
+      by_color: palette masks whose colours contradict their indices, and decide.
       same_as: splits that have all of its files, which were not opened again.
       sizes: number of images of each (h, w).
       raw: pixels of each raw value of the masks, with the train id it means (255: ignore, None: not in the table).
@@ -49,8 +52,11 @@ class SplitReport:
     no_masks: str = ""
     missing: list[str] = dataclasses.field(default_factory=list)
     unread: Sequence[str] = ()
+    others: Sequence[str] = ()
     without_mask: Sequence[str] = ()
     without_image: list[str] = dataclasses.field(default_factory=list)
+    companions: list[str] = dataclasses.field(default_factory=list)
+    by_color: list[str] = dataclasses.field(default_factory=list)
     same_as: tuple[str, ...] = ()
     sizes: Counter[tuple[int, int]] = dataclasses.field(default_factory=Counter)
     raw: Counter[tuple[int, int | None]] = dataclasses.field(default_factory=Counter)
@@ -169,6 +175,7 @@ def _list_splits(report: DomainReport, uses: Uses) -> dict[str, Listing]:
             continue
         split.ids, split.images, split.masks, split.unread = listing.ids, listing.images, listing.masks, listing.unread
         split.without_mask, split.no_masks, split.colors = listing.without_mask, listing.no_masks, listing.colors
+        split.others = listing.others
     errors = {split.error for split in report.splits.values()}
     if not listings and len(errors) == 1 and not any(split.missing for split in report.splits.values()):
         report.error = errors.pop()  # of the folder as a whole
@@ -176,7 +183,7 @@ def _list_splits(report: DomainReport, uses: Uses) -> dict[str, Listing]:
     if used_masks and root is not None:
         for name, strays in masks_without_image(domain, root, used_masks).items():
             if name in report.splits:
-                report.splits[name].without_image = strays
+                report.splits[name].without_image, report.splits[name].companions = strays
     return listings
 
 
@@ -198,6 +205,8 @@ def _choose(report: DomainReport, listings: Mapping[str, Listing], limit: int | 
 def _add(split, key, facts: Facts, target):
     split.examined += 1
     split.faults += [(key, *fault) for fault in facts.faults]
+    if facts.by_color:
+        split.by_color.append(split.masks[key])
     if facts.digest is not None:
         split.digests[key] = facts.digest
     if facts.size is not None:

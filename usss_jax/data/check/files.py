@@ -3,14 +3,16 @@
 import dataclasses
 import hashlib
 import os
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from usss_jax.data import lists, sources
-from usss_jax.data.decode import check_same_size, decode_image, decode_mask, decode_raw, read_file
-from usss_jax.data.domain import UNKNOWN, Domain, Files, Layout, lookup_table
-from usss_jax.data.files import find_images, find_masks, find_readable
+from usss_jax.data.decode import check_same_size, decode_image, read_file
+from usss_jax.data.domain import UNKNOWN, Domain, Layout, lookup_table
+from usss_jax.data.files import find_readable, match_masks, matches
+from usss_jax.data.masks import Palettes, decode_raw, train_ids
 from usss_jax.errors import InputError
 
 
@@ -23,12 +25,14 @@ class Facts:
       size: (h, w) of the image file.
       raw: pixels of each raw value of the mask, colours as red + 2**8 * green + 2**16 * blue; None without a mask
         that can be read.
+      by_color: whether the mask is a palette image that is read by its colours, since its indices contradict them.
       faults: (kind, file, message) of whatever is wrong.
     """
 
     digest: bytes | None = None
     size: tuple[int, int] | None = None
     raw: dict[int, int] | None = None
+    by_color: bool = False
     faults: tuple[tuple[str, str, str], ...] = ()
 
 
@@ -42,6 +46,7 @@ class Listing:
       images: files of the images; empty for records and drawn domains.
       masks: files of the masks there are.
       unread: files of images in formats that are not read.
+      others: files among the images that are none.
       without_mask: ids that have none although the split has masks.
       no_masks: why the split as a whole has no masks, "" if it has.
       target: train id (255: ignore) of a raw value of the masks, None for one that the table lacks.
@@ -53,6 +58,7 @@ class Listing:
     images: dict[str, str] = dataclasses.field(default_factory=dict)
     masks: dict[str, str] = dataclasses.field(default_factory=dict)
     unread: Sequence[str] = ()
+    others: Sequence[str] = ()
     without_mask: Sequence[str] = ()
     no_masks: str = ""
     target: Callable[[int], int | None] = int
@@ -66,23 +72,20 @@ def list_split(domain: Domain, root: str | None, split: str, size: tuple[int, in
         return _list_source(domain, root, split, size)
     why = ""
     try:
-        layout, files, found, unread = find_readable(domain, str(root), split, with_masks=True)
+        found = find_readable(domain, str(root), split, with_masks=True)
     except InputError as error:
         why = str(error)
-        layout, files, found, unread = find_readable(domain, str(root), split, with_masks=False)
-    images = {key: image.path for key, image in found.items()}
-    masks: dict[str, str] = {}
-    for key, image in found.items() if not why else ():
-        try:
-            masks |= find_masks(domain, str(root), files, {key: image})
-        except InputError:
-            continue
+        found = find_readable(domain, str(root), split, with_masks=False)
+    layout, palettes = found.layout, Palettes()
+    images = {key: image.path for key, image in found.images.items()}
+    masks = {} if why else match_masks(domain, str(root), found.files, found.images)[0]
     return Listing(
         list(images),
-        lambda key: look_at_files(images[key], masks.get(key), domain, layout),
+        lambda key: look_at_files(images[key], masks.get(key), domain, layout, palettes),
         images,
         masks,
-        unread,
+        found.unread,
+        found.others,
         without_mask=[key for key in images if key not in masks] if not why else [],
         no_masks=why,
         target=_targets(domain, layout),
@@ -90,24 +93,35 @@ def list_split(domain: Domain, root: str | None, split: str, size: tuple[int, in
     )
 
 
-def masks_without_image(domain: Domain, root: str, used: set[str]) -> dict[str, list[str]]:
-    """Mask files of each split that belong to none of the `used` ones; those of a list are all used."""
-    strays: dict[str, list[str]] = {}
+def masks_without_image(domain: Domain, root: str, used: set[str]) -> dict[str, tuple[list[str], list[str]]]:
+    """Mask files of each split that belong to none of the `used` ones, and those of them that are mere companions.
+
+    A companion lies beside the mask of an image and has its name with more behind it, such as NAME_inst_label.png
+    beside NAME_label.png in IDD-Lite.
+    """
+    strays: dict[str, tuple[list[str], list[str]]] = {}
     seen = {os.path.normpath(path) for path in used}
-    patterns = [(split, files.masks) for layout in domain.layouts for split, files in layout.splits.items()]
-    for split, pattern in dict.fromkeys(patterns):
-        if pattern is None:
+    of_splits = [(split, files) for layout in domain.layouts for split, files in layout.splits.items() if files.masks]
+    for split, files in of_splits:
+        found = {os.path.normpath(path): key for key, path in matches(root, str(files.masks))}
+        if not set(found) & seen:  # another layout than the one that is there
             continue
-        as_images = dataclasses.replace(domain, layouts=(Layout({split: Files(pattern)}),))
-        try:
-            found = find_images(as_images, root, split, with_masks=False)[2].values()
-        except InputError:  # no masks at all
-            continue
-        paths = {os.path.normpath(mask.path) for mask in found}
-        if paths & seen:  # the layout that is there, not another one beside it
-            strays.setdefault(split, []).extend(sorted(paths - seen))
-            seen |= paths
+        keys = {key for path, key in found.items() if path in seen}
+        if files.list_file:  # which leaves out others of the images
+            keys |= {key for key, _ in matches(root, files.images)}
+        left = sorted(path for path, key in found.items() if path not in seen and key not in keys)
+        companions = [path for path in left if _is_companion(found[path], keys)]
+        alone, beside = strays.setdefault(split, ([], []))
+        alone += [path for path in left if path not in companions]
+        beside += companions
+        seen |= set(found)
     return strays
+
+
+def _is_companion(key, keys):
+    return any(
+        key[:at] in keys and re.search(r"[^\W\d_]", key[at:]) for at, letter in enumerate(key) if letter in "_-. "
+    )
 
 
 def missing_in_list(domain: Domain, root: str, split: str) -> list[str]:
@@ -123,16 +137,16 @@ def missing_in_list(domain: Domain, root: str, split: str) -> list[str]:
         except InputError:
             continue
         for number, text in lines:
-            image = os.path.join(root, lists.columns(text)[0])
-            if not os.path.isfile(image):
+            image = os.path.join(root, lists.columns(text)[0].lstrip("/"))
+            if not files.images and not os.path.isfile(image):
                 missing.append(f"{path}:{number}: {image}")
     return missing
 
 
-def look_at_files(image: str, mask: str | None, domain: Domain, layout: Layout) -> Facts:
+def look_at_files(image: str, mask: str | None, domain: Domain, layout: Layout, palettes: Palettes) -> Facts:
     """Open an image and its mask, if it has one, and say what they hold and what is wrong with either."""
     digest = pixels = raw = None
-    faults = []
+    by_color, faults = False, []
     try:
         data = read_file(image)
         digest = hashlib.blake2b(data, digest_size=16).digest()
@@ -142,10 +156,12 @@ def look_at_files(image: str, mask: str | None, domain: Domain, layout: Layout) 
     if mask is not None:
         try:
             data = read_file(mask)
-            values = decode_raw(data, mask, layout)
+            found = decode_raw(data, mask, domain, layout)
+            values, by_color = found.values, found.by == "colour"
             raw = count_values(values)
             if any(_targets(domain, layout)(value) is None for value in raw):
-                decode_mask(data, mask, domain, layout)  # raises: says which value, and what to do
+                train_ids(found, mask, domain, layout)  # raises: says which value, and what to do
+            palettes.check(found, mask)
         except InputError as error:
             faults.append(("unusable file", mask, str(error)))
         if raw is not None and pixels is not None:
@@ -153,7 +169,7 @@ def look_at_files(image: str, mask: str | None, domain: Domain, layout: Layout) 
                 check_same_size(values, pixels, mask, image)
             except InputError as error:
                 faults.append(("size of mask", mask, str(error)))
-    return Facts(digest, None if pixels is None else pixels.shape[:2], raw, tuple(faults))
+    return Facts(digest, None if pixels is None else pixels.shape[:2], raw, by_color, tuple(faults))
 
 
 def count_values(values: np.ndarray) -> dict[int, int]:

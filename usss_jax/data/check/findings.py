@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from usss_jax.data.check.domain import LABELED_USES, DomainReport, SplitReport
 from usss_jax.data.domain import IGNORE
+from usss_jax.data.files import others_text
 from usss_jax.data.sources import RECORDS
 
 FAULT, WARNING, NOTE = "fault", "warning", "note"
@@ -80,7 +81,7 @@ def _of_files(report: DomainReport, split: SplitReport, labeled_list: bool) -> I
             yield finding(if_used, "no images", split.error)
         return
     if split.unread:
-        endings = ", ".join(sorted({os.path.splitext(path)[1].lower() for path in split.unread}))
+        endings = ", ".join(sorted({os.path.splitext(path)[1].lower() or "no ending" for path in split.unread}))
         what = f"{plural(len(split.unread), 'image')} in formats that are not read ({endings})"
         yield finding(if_used, "unread images", what, split.unread, "convert them to PNG or JPEG, or move them away")
     if split.no_masks and needs_masks:
@@ -96,6 +97,19 @@ def _of_files(report: DomainReport, split: SplitReport, labeled_list: bool) -> I
     if split.without_image:
         what = f"{plural(len(split.without_image), 'mask')} without an image, which nothing will read"
         yield finding(FAULT, "mask without image", what, split.without_image, "add the images or remove the masks")
+    if split.others:
+        remedy = "they are left out; move them away if that is not meant"
+        yield finding(NOTE, "other files", others_text(split.others), remedy=remedy)
+    if split.companions:
+        what = f"{plural(len(split.companions), 'file')} beside the masks, which nothing reads"
+        yield finding(NOTE, "companions", what, split.companions)
+    if split.by_color:
+        what = (
+            f"{plural(len(split.by_color), 'palette mask')} whose colours are those of other classes than their "
+            "indices mean; the colours decide"
+        )
+        remedy = "if the indices are right, correct the colours of the classes, or save the masks as grey images"
+        yield finding(WARNING, "palettes", what, split.by_color, remedy)
     for _, kind, _, message in split.faults:  # the message has file and remedy
         yield finding(FAULT, kind, message)
     if split.same_as:

@@ -1,0 +1,288 @@
+"""Mask files to train ids: which value of a file says the class.
+
+Masks are PNG files, interlaced or not. By the layout's `encoding`, the class is
+
+| pixels of the file           | ids                                      | ids16             | color          |
+|------------------------------|------------------------------------------|-------------------|----------------|
+| grey, 8 bits                 | the level                                | the level         | the grey       |
+| grey, 16 bits                | the level                                | the level         | refused        |
+| grey, 1, 2 or 4 bits         | the sample (0, 1, 2, ...) or the level   | as for ids        | the grey       |
+|                              | (0 to 255), whichever the table has;     |                   |                |
+|                              | refused if both may be meant             |                   |                |
+| three channels, all equal    | the channel                              | the first channel | the colour     |
+| three channels that differ   | refused                                  | the first channel | the colour     |
+| palette of greys alone       | the level; if the table lacks it and all | level             | the grey       |
+|                              | colours are those of classes, the colour |                   |                |
+| palette with colours         | the index, unless a class's colour is at | the entry's first | the colour     |
+|                              | the index of another class: then the     | channel           |                |
+|                              | colour, or refused if some used entry    |                   |                |
+|                              | has no class's colour                    |                   |                |
+| an alpha channel             | as without if it is opaque, else refused | as for ids        | as for ids     |
+
+Channels of 16 bits are refused for `color`, as is JPEG for all. A palette of greys is what lossless optimisers make of
+a grey mask. Indices are taken only where they mean the same in all masks: two masks whose palettes give an index
+different colours are refused. In a palette black stands for ignore where the layout has ids to ignore and no class is
+black.
+"""
+
+import threading
+import zlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from usss_jax.data.decode import check_upright, decode_pixels
+from usss_jax.data.domain import IGNORE, UNKNOWN, Domain, Layout, lookup_table
+from usss_jax.data.headers import PNG_START, Header, png_chunks, read_header
+from usss_jax.errors import InputError
+
+Color = tuple[int, int, int]
+BLACK = (0, 0, 0)
+
+
+class RawMask(NamedTuple):
+    """What a mask holds, before it is mapped to train ids.
+
+    Attributes:
+      values: [h, w]: raw ids, uint8 or uint16, or colours, uint32, red + 2**8 * green + 2**16 * blue.
+      by: "value", or of a palette "index", "level" or "colour".
+      palette: colour of each index that the mask uses, if it is read by index or colour.
+    """
+
+    values: np.ndarray
+    by: str = "value"
+    palette: Mapping[int, Color] = {}
+
+
+class Palettes:
+    """Remembers which colour an index has in the masks read so far by their index; threads may share it."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, tuple[Color, str]] = {}
+        self._lock = threading.Lock()
+
+    def check(self, raw: RawMask, name: str):
+        """Raise InputError, naming both masks, if an index has another colour than in an earlier mask."""
+        if raw.by != "index":
+            return
+        with self._lock:
+            for index, color in raw.palette.items():
+                known, other = self._seen.setdefault(index, (color, name))
+                if known != color:
+                    raise InputError(
+                        f"{name}: palette index {index} has the colour {color} here but {known} in {other}, so the "
+                        "indices do not mean the same in all masks; save them as grey images of the class ids, or "
+                        "give the classes the colours of the palettes"
+                    )
+
+    def __reduce__(self):
+        return Palettes, ()
+
+
+def decode_mask(data: bytes, name: str, domain: Domain, layout: Layout, palettes: Palettes | None = None) -> np.ndarray:
+    """Decode a PNG mask of that layout to train ids, uint8 [h, w], 255 = ignore.
+
+    With `palettes` its palette is compared with those of earlier masks. Raises InputError naming the file if it is
+    damaged or not such a mask, or has an id that the table lacks.
+    """
+    raw = decode_raw(data, name, domain, layout)
+    if palettes is not None:
+        palettes.check(raw, name)
+    return train_ids(raw, name, domain, layout)
+
+
+def train_ids(raw: RawMask, name: str, domain: Domain, layout: Layout) -> np.ndarray:
+    """Map raw values to train ids, uint8 [h, w]; raises InputError naming the file and the values not in the table."""
+    table, values = lookup_table(domain, layout), raw.values
+    labels = cv2.LUT(values, table[:256]) if values.dtype == np.uint8 else table.take(values)
+    if (labels == UNKNOWN).any():
+        raise InputError(f"{name}: {_unknown(np.unique(values[labels == UNKNOWN]), raw.by, domain, layout)}")
+    return labels
+
+
+def decode_raw(data: bytes, name: str, domain: Domain, layout: Layout) -> RawMask:
+    """Decode a PNG mask to what it holds, by the table above.
+
+    Raises InputError naming the file if it is damaged or not such a mask.
+    """
+    header = read_header(data, name)
+    if header.format != "PNG":
+        raise InputError(f"{name}: is a JPEG file, whose compression changes class ids; save masks as PNG")
+    check_upright(header, name)
+    if layout.encoding == "color":
+        return RawMask(_colors(data, name, header))
+    if header.palette:
+        return _of_palette(data, name, header, domain, layout)
+    if header.channels == 1:
+        mode = cv2.IMREAD_UNCHANGED if header.bits == 16 else cv2.IMREAD_GRAYSCALE
+        levels = decode_pixels(data, name, mode)
+        return RawMask(levels if header.bits >= 8 else _of_few_bits(levels, header.bits, name, layout))
+    channels = _opaque(decode_pixels(data, name, cv2.IMREAD_UNCHANGED), name)  # blue, green, red
+    if layout.encoding == "ids" and (channels != channels[:, :, :1]).any():
+        remedy = "if its colours are the classes'" if header.bits <= 8 else "after saving it with 8 bits"
+        raise InputError(
+            f"{name}: has colours, not class ids; give the mask of ids, or encoding: color {remedy}, or encoding: "
+            "ids16 if its first channel is the class"
+        )
+    return RawMask(np.ascontiguousarray(channels[:, :, 2]))
+
+
+def _opaque(pixels, name):
+    """Colour channels [h, w, 3] of pixels [h, w, 3 or 4]."""
+    if pixels.shape[2] == 4 and (pixels[:, :, 3] != np.iinfo(pixels.dtype).max).any():
+        raise InputError(
+            f"{name}: has transparent pixels, whose class is unclear; remove the alpha channel (mogrify -alpha off "
+            "FILE)"
+        )
+    return pixels[:, :, :3]
+
+
+def _colors(data, name, header: Header):
+    """Colours as red + 2**8 * green + 2**16 * blue, uint32 [h, w]."""
+    if header.bits > 8:
+        raise InputError(f"{name}: has {header.bits} bits per channel; save colour masks with 8 bits")
+    if header.channels in (2, 4):
+        _opaque(decode_pixels(data, name, cv2.IMREAD_UNCHANGED), name)
+    pixels = cv2.cvtColor(decode_pixels(data, name, cv2.IMREAD_COLOR_RGB), cv2.COLOR_RGB2RGBA)
+    return pixels.view("<u4")[:, :, 0] & 0xFFFFFF
+
+
+def _of_few_bits(levels, bits, name, layout):
+    """Ids of a grey PNG of 1, 2 or 4 bits, whose levels OpenCV spreads over 0 to 255.
+
+    An optimiser makes such files from levels like 0 and 255, other software from ids like 0 and 1: the class table
+    tells which is meant.
+    """
+    known = {i for ids in layout.raw_ids for i in ids} | set(layout.ignore_ids)
+    spread = set(np.unique(levels).tolist())
+    step = 255 // (2**bits - 1)
+    fits = spread <= known, {level // step for level in spread} <= known
+    if all(fits) and spread != {0}:
+        raise InputError(
+            f"{name}: a {bits}-bit mask, in which the table allows both the ids 0 to {2**bits - 1} and levels up "
+            "to 255; save it with 8 bits"
+        )
+    return levels // step if fits[1] else levels
+
+
+# ---- palettes ------------------------------------------------------------------------------------------
+
+
+def _of_palette(data, name, header, domain, layout) -> RawMask:
+    # Samples of a palette image are stored as those of a grey one: as such OpenCV reads the indices, of any size.
+    indices = decode_pixels(_as_grey(data), name, cv2.IMREAD_GRAYSCALE)
+    if header.bits < 8:
+        indices //= 255 // (2**header.bits - 1)
+    colors = np.frombuffer(header.palette, np.uint8).reshape(-1, 3)
+    used = np.flatnonzero(cv2.calcHist([indices], [0], None, [256], [0, 256])).tolist()
+    if used[-1] >= len(colors):
+        raise InputError(f"{name}: is damaged (index {used[-1]} is not in its palette); restore this file")
+    entries = [(int(r), int(g), int(b)) for r, g, b in colors]
+    if layout.encoding == "ids16":
+        ids, by = [red for red, _, _ in entries], "value"
+    else:
+        ids, by = palette_ids(entries, used, name, domain, layout)
+    table = np.zeros(256, np.uint8 if max(ids) < 256 else np.uint16)
+    table[: len(ids)] = ids
+    values = table.take(indices)
+    return RawMask(values, by, {i: entries[i] for i in used} if by in ("index", "colour") else {})
+
+
+def palette_ids(
+    entries: list[Color], used: list[int], name: str, domain: Domain, layout: Layout
+) -> tuple[list[int], str]:
+    """Raw id of each entry of a palette, and whether it is its "level", "index" or "colour" (see the table above).
+
+    `used` are the indices that the mask has. Raises InputError naming an index and a colour that contradict each other.
+    """
+    table = lookup_table(domain, layout)
+    classes: dict[Color, set[int]] = {}  # train ids of each colour
+    for train_id, one in enumerate(domain.classes):
+        classes.setdefault(one.color, set()).add(train_id)
+    single = {color: layout.raw_ids[min(ids)] for color, ids in classes.items() if len(ids) == 1}
+    raw_of = {color: raw[0] for color, raw in single.items() if raw}
+    if layout.ignore_ids and BLACK not in classes:
+        raw_of[BLACK] = layout.ignore_ids[0]
+    by_color = all(entries[i] in raw_of for i in used)
+    of_colors = [raw_of.get(color, 0) for color in entries]
+
+    if all(r == g == b for r, g, b in entries):
+        levels = [r for r, _, _ in entries]
+        known = all(table[levels[i]] != UNKNOWN for i in used)
+        by_color = by_color and any(entries[i] in classes for i in used)
+        return (of_colors, "colour") if by_color and not known else (levels, "level")
+
+    wrong = [i for i in _contradicted(entries, table, classes) if i in used or entries.count(entries[i]) == 1]
+    if not wrong:
+        return list(range(len(entries))), "index"
+    if by_color:
+        return of_colors, "colour"
+    stranger = next(i for i in used if entries[i] not in raw_of)
+    index, color = wrong[0], entries[wrong[0]]
+    raise InputError(
+        f"{name}: palette index {index} is {_meaning(table[index], domain)} by the ids of domain {domain.name!r}, but "
+        f"has the colour {color} of {domain.classes[min(classes[color])].name!r}; colours cannot decide, since "
+        f"{entries[stranger]} of index {stranger} is not the colour of one class; save the mask as a grey image of the "
+        "class ids, or correct the classes' colours"
+    )
+
+
+def _contradicted(entries, table, classes):
+    """Indices whose colour is that of another class than the index means.
+
+    Not one to ignore, if the colour's own class has the same colour at its index: as licence plates have that of cars.
+    """
+    right = {color for i, color in enumerate(entries) if color in classes and int(table[i]) in classes[color]}
+    return [
+        i
+        for i, color in enumerate(entries)
+        if color in classes and int(table[i]) not in classes[color] and not (color in right and int(table[i]) == IGNORE)
+    ]
+
+
+def _meaning(train_id, domain):
+    return {IGNORE: "to ignore", UNKNOWN: "unknown"}.get(int(train_id)) or repr(domain.classes[train_id].name)
+
+
+def _as_grey(data):
+    """The PNG file of a palette with its indices as grey levels."""
+    (_, body), *others = [(kind, body) for kind, body in png_chunks(data) if kind in (b"IHDR", b"IDAT")]
+    grey = [(b"IHDR", body[:9] + b"\0" + body[10:]), *others, (b"IEND", b"")]
+    parts = [PNG_START]
+    for kind, content in grey:
+        check = zlib.crc32(content, zlib.crc32(kind))
+        parts += [len(content).to_bytes(4, "big"), kind, content, check.to_bytes(4, "big")]
+    return b"".join(parts)
+
+
+# ---- messages ------------------------------------------------------------------------------------------
+
+
+def _unknown(raw, by, domain, layout):
+    """What to say of raw ids or colours that the table lacks."""
+    if layout.encoding == "color":
+        return (
+            f"colour {_first([(int(c) & 255, int(c) >> 8 & 255, int(c) >> 16) for c in raw])} not in the table of "
+            f"domain {domain.name!r}, which has {', '.join(str(c.color) for c in domain.classes)} and to ignore "
+            f"{', '.join(map(str, layout.ignore_colors)) or 'none'}; correct the mask, add the colours, or set "
+            "other_colors: ignore"
+        )
+    known = np.flatnonzero(lookup_table(domain, layout) != UNKNOWN)
+    kind = {"value": "raw id", "index": "palette index", "level": "grey level of the palette", "colour": "raw id"}[by]
+    return (
+        f"{kind} {_first(raw.tolist())} not in the table of domain {domain.name!r}, which has {_ranges(known)}; make "
+        "the mask in that label space or add the ids to the domain"
+    )
+
+
+def _first(values):
+    more = f" and {len(values) - 5} more" if len(values) > 5 else ""
+    return ", ".join(map(str, values[:5])) + more + (" is" if len(values) == 1 else " are")
+
+
+def _ranges(numbers):
+    """Text such as "0-11, 255" for sorted numbers."""
+    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
