@@ -19,7 +19,7 @@ from tensorflow_datasets.core import dataset_builder, splits
 from data_prep import inputs, report
 from data_prep.encode import encode_example
 from data_prep.shards import cannot_write, finished_shard, sync, write_json, write_shard
-from usss_jax.data import masks, records
+from usss_jax.data import content, masks, records
 from usss_jax.data.domain import Domain
 from usss_jax.data.files import match_masks
 from usss_jax.errors import InputError
@@ -117,7 +117,7 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
             missing_mask=config.missing_mask,
             on_bad_example=config.on_bad_example,
         )
-        source = self._fingerprint([item for s in found for item in s.items], {s.name: s.layout for s in found})
+        source = self._fingerprint([item for s in found for item in s.items])
         if final.exists():
             self._check_finished(final, source)
             _clean_up(final)
@@ -128,16 +128,16 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
                     self._check_finished(final, source)
                     shutil.rmtree(work, ignore_errors=True)
                     return
-                content = work / final.name
-                content.mkdir(exist_ok=True)
+                folder = work / final.name
+                folder.mkdir(exist_ok=True)
                 shards = self._write_shards([job for split in found for job in self._jobs(split, work)], progress)
                 self._describe(found, shards, source)
                 skipped = {split.name: split.skipped for split in found}
-                write_json(content / report.FILE, report.summarise(config, shards, skipped, absent))
-                self.info.write_to_directory(content)
-                for file in (*content.iterdir(), content):
+                write_json(folder / report.FILE, report.summarise(config, shards, skipped, absent))
+                self.info.write_to_directory(folder)
+                for file in (*folder.iterdir(), folder):
                     sync(file)
-                os.rename(content, final)
+                os.rename(folder, final)
                 sync(final.parent)
                 shutil.rmtree(work, ignore_errors=True)  # the records are there; the next run removes what is left
         except OSError as error:
@@ -149,16 +149,17 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     def _check_finished(self, final, source):
         """Raise InputError unless a finished folder is whole and what would be prepared now."""
         config = self.builder_config
-        content = {}
+        written = {}
         for name in ("metadata.json", report.FILE, "dataset_info.json", "features.json"):
             try:
-                content[name] = json.loads((final / name).read_text("utf-8"))
+                written[name] = json.loads((final / name).read_text("utf-8"))
             except (OSError, ValueError) as error:  # such as after a removal that was interrupted
                 said = error.strerror if isinstance(error, OSError) else "damaged"
                 raise InputError(
                     f"{final}: is not complete: {name} cannot be read ({said}); delete this folder and prepare it again"
                 ) from error
-        metadata, skipped = content["metadata.json"], content[report.FILE]["skipped"]
+        metadata, skipped = written["metadata.json"], written[report.FILE]["skipped"]
+        records.check_label_space(final, metadata, config.domain)
         if metadata["source"] != source:
             raise InputError(
                 f"{final}: was prepared from other files: names, sizes or times in {config.source}, or the table of "
@@ -179,18 +180,11 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         for index, items in enumerate(shards):
             path = work / str(self.version) / template.relative_filepath(shard_index=index, num_shards=len(shards))
             notes = work / f"{split.name}-{index:05d}.json"
-            yield Job(split, path, notes, items, self._fingerprint(items, {"": split.layout}))
+            yield Job(split, path, notes, items, self._fingerprint(items))
 
-    def _fingerprint(self, items, layouts):
+    def _fingerprint(self, items):
         config = self.builder_config
-        tables = {
-            name: (
-                repr(dataclasses.replace(layout, splits={})),
-                [c.color for c in config.domain.classes if layout.encoding == "color"],
-            )
-            for name, layout in layouts.items()
-        }
-        settings = [str(self.VERSION), config.domain.class_names, config.size, config.image_format, tables]
+        settings = [str(self.VERSION), content.label_space(config.domain), config.size, config.image_format]
         return inputs.fingerprint(items, settings)
 
     def _write_shards(self, jobs, progress) -> dict[str, list[dict]]:
@@ -247,6 +241,7 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
             usss_jax_records=1,  # of this form; see usss_jax/data/records.py
             domain=config.domain.name,
             classes=config.domain.class_names,
+            label_space=content.label_space(config.domain),
             size=config.size,  # (h, w); None: original files
             lossy=config.image_format == "jpeg",
             source=source,

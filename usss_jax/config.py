@@ -1,5 +1,7 @@
 """All fields of a config with their defaults, and the reading of fields that may differ between domains."""
 
+import os
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +18,7 @@ PAPER_BATCH = 10  # labeled images per domain and step, to which `lr` belongs
 CHOICES = {"on_bad_example": ("error", "skip"), "lr_rule": ("fixed", "linear")}
 AT_LEAST_ONE = (
     *("steps", "single_steps", "batch_size", "unlabeled_batch_size", "eval_batch_size", "embed_dim"),
-    *("eval_every", "checkpoint_every", "log_every", "loader_threads", "embeddings_per_class"),
+    *("eval_every", "checkpoint_every", "log_every", "loader_threads", "embeddings_per_class", "min_classes"),
 )
 POSITIVE = ("lr", "similarity_scale", "width", "rare_temperature", "embedding_lr_scale", "hung_lr")
 NOT_NEGATIVE = (
@@ -49,6 +51,9 @@ def default_config() -> ConfigDict:
     c.unlabeled_includes_labeled = True  # the labeled images are used without their masks too, as in the paper
     c.on_bad_example = (
         "error"  # or "skip": read all files once first, leave out and report what is damaged or has no mask
+    )
+    c.min_classes = (
+        2  # that the labeled images, and each evaluated split, of a domain must show; 1: a lone one is meant
     )
     c.image_size = ""  # * HEIGHTxWIDTH at which images are loaded and evaluated; empty: the domain's own
     c.crop_size = ""  # * HEIGHTxWIDTH of training examples; empty: the domain's own, the whole image if resized
@@ -196,6 +201,55 @@ def per_domain(value: Any, domains: Sequence[str], field: str, read: Callable[[s
     return out
 
 
+def per_domain_paths(value: str, domains: Sequence[str], field: str) -> dict[str, str]:
+    """Read a field that takes one path for all domains, or "name=path,name=path"; paths may hold "=" and commas.
+
+    Returns:
+      Path of every domain, "" where there is none.
+
+    Raises:
+      InputError: for what begins like a list of names and names no domain, unless there is such a path.
+    """
+    text = value.strip()
+    given: dict[str, str] = {}
+    name = "|".join(map(re.escape, domains))
+    parts = re.split(rf",(?=\s*(?:{name})\s*=)", text) if re.match(rf"(?:{name})\s*=", text) else []
+    for part in parts:
+        domain, _, path = (word.strip() for word in part.partition("="))
+        if domain in given:
+            raise InputError(f"{field}={text}: {domain!r} is given twice")
+        given[domain] = path
+    for path in given.values() if parts else [text]:
+        stranger = re.search(r"," + _NAMED, path) if parts else re.match(_NAMED, path)
+        if stranger and not os.path.exists(os.path.expanduser(path)):
+            known = ", ".join(domains)
+            raise InputError(
+                f"{field}={text}: {stranger[1]!r} is not a domain of this run ({known}), and there is no {path}"
+            )
+    return {domain: given.get(domain, "") if parts else text for domain in domains}
+
+
+_NAMED = r"\s*([a-z][a-z0-9_]*)\s*="  # what a list of names and paths begins with
+
+
+def with_absolute_paths(config: ConfigDict, domains: Sequence[str]) -> ConfigDict:
+    """Copy of a checked config whose domain files, lists and data_root are absolute: it can be read from any folder."""
+    changed: dict[str, Any] = {
+        "domains": tuple(absolute(d) if d.lower().endswith((".yaml", ".yml")) else d for d in config.domains)
+    }
+    for field in ("data_root", "labeled_list", "unlabeled_list"):
+        paths = {d: absolute(path) for d, path in per_domain_paths(config[field], domains, field).items() if path}
+        by_name = config[field].strip() not in per_domain_paths(config[field], domains, field).values()
+        changed[field] = ",".join(f"{d}={p}" for d, p in paths.items()) if by_name else next(iter(paths.values()), "")
+    return ConfigDict(config.to_dict() | changed)
+
+
+def absolute(path: str) -> str:
+    """Absolute path; "tfds:" before the folder of records stays there."""
+    prefix = "tfds:" if path.startswith("tfds:") else ""
+    return prefix + os.path.abspath(os.path.expanduser(path.removeprefix(prefix)))
+
+
 def read_size(text: str) -> tuple[int, int]:
     """Read "HEIGHTxWIDTH"."""
     height, _, width = text.partition("x")
@@ -251,7 +305,13 @@ def read_count(word: str) -> Callable[[str], int | str]:
 # Fields that may change between two runs of the same workdir: they alter no number.
 FREE_FIELDS = (
     *("variants", "single_from", "data_root", "checkpoint_every", "log_every", "cache_gb", "loader_threads"),
-    *("shard_parameters", "remat"),
+    *("shard_parameters", "remat", "min_classes"),
+)
+
+# Fields that say where data and files are: what they name is compared, by value (data/content.py), not how.
+NAMING_FIELDS = (
+    *("domains", "labeled_per_domain", "split_seed", "labeled_list", "unlabeled_splits", "unlabeled_list"),
+    *("unlabeled_includes_labeled", "image_size", "crop_size", "pretrained", "label_embeddings"),
 )
 
 # Fields that single-domain networks do not depend on: they may differ between a run and that of its `single_from`.

@@ -72,11 +72,12 @@ def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
         raise InputError(str(e).replace("--config.data_root", "--data_root")) from e
     with config.unlocked():
         config.single_from = config.single_from or str(workdir)
-    singles = workdir_lib.singles_folder(config, workdir, list(pools))
+    data = {name: pool.content for name, pool in pools.items()}
+    singles = workdir_lib.singles_folder(config, workdir, data)
     for stage in variants.single_stages(config, pools):
         stages.finished_summary(stage, singles)  # raises if it was trained on other data
     if out is None:
-        workdir_lib.claim_workdir(config, workdir)
+        workdir_lib.claim_workdir(config, workdir, data)
     mesh = sharding.create_mesh(jax.devices())
     path = stages.embeddings_file(out or workdir)
     with contextlib.nullcontext() if out else workdir_lib.alone_in(workdir):

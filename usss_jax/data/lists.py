@@ -10,7 +10,8 @@ from usss_jax.data.domain import Domain
 from usss_jax.errors import InputError
 
 # Blanks and commas inside a path are no matter, because an image ends with its extension; a tab divides any two paths.
-_COLUMNS = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, patterns.EXTENSIONS))}))\s*[\s,;]\s*(.+)", re.IGNORECASE)
+_ENDING = "|".join(map(re.escape, patterns.EXTENSIONS))
+_COLUMNS = re.compile(rf"[\"']?(.+?(?:{_ENDING}))[\"']?\s*[\s,;]\s*(.+)", re.IGNORECASE)
 
 
 def read_lines(path: str | os.PathLike) -> list[tuple[int, str]]:

@@ -3,20 +3,24 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from usss_jax.config import per_domain, read_count, read_one_of, read_range, read_size, read_splits
+from usss_jax.config import per_domain, per_domain_paths, read_count, read_one_of, read_range, read_size, read_splits
 from usss_jax.data import lists, sources, splits
 from usss_jax.data.cache import Budget, CachedSource
+from usss_jax.data.content import hash_of, label_space
 from usss_jax.data.domain import Domain
 from usss_jax.data.domains import get_domain
+from usss_jax.data.files import others_text
+from usss_jax.data.labels import Labels, about_classes, check_orientation, read_labels
 from usss_jax.data.readable import BadExample, readable, report_skipped
-from usss_jax.data.sampling import count_pixels
 from usss_jax.errors import InputError
+
+LABELED = "labeled images"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Pools:
       flip: whether half of the training examples are mirrored.
       rare_temperature: of rare-class sampling of the labeled images; None: uniform.
       skipped: examples that cannot be used and were left out (on_bad_example="skip").
+      left_out: a line for each folder that has files beside the images.
       budget: memory for decoded images; all domains of a run share it.
     """
 
@@ -47,12 +52,43 @@ class Pools:
     flip: bool = True
     rare_temperature: float | None = None
     skipped: tuple[BadExample, ...] = ()
+    left_out: tuple[str, ...] = ()
     budget: Budget = dataclasses.field(default_factory=lambda: Budget(0))
 
     @functools.cached_property
+    def labels(self) -> dict[str, Labels]:
+        """What the masks show of the "labeled images" and of the splits for selection and report; reads all of them."""
+        return {
+            what: read_labels(source, self.domain.num_classes, f"{self.domain.name}, {what}")
+            for what, source in self.labeled_sources.items()
+        }
+
+    @property
+    def labeled_sources(self) -> dict[str, sources.Source]:
+        """The sources with masks: the "labeled images", and by their names the splits for selection and report."""
+        return {LABELED: self.labeled, self.domain.select_split: self.select, self.domain.report_split: self.report}
+
+    @property
     def label_counts(self) -> np.ndarray:
-        """Labeled pixels of every class in every labeled image, int64 [N, C]; reads all of them the first time."""
-        return count_pixels(self.labeled, self.domain.num_classes)
+        """Labeled pixels of every class in every labeled image, int64 [N, C]."""
+        return self.labels[LABELED].counts
+
+    @functools.cached_property
+    def content(self) -> dict[str, Any]:
+        """The data of this domain in a run, by value, as JSON (data/content.py); reads all labels."""
+        space = label_space(self.domain)
+        if not any(layout.encoding == "color" for layout in self.domain.layouts):
+            del space["colors"]  # for pictures; where colours decide on palettes, the labels tell
+        return {
+            **space,
+            "size": list(self.domain.size),
+            "crop": list(self.crop),
+            "select_split": self.domain.select_split,
+            "report_split": self.domain.report_split,
+            "labeled images": hash_of(self.labeled.ids),
+            "unlabeled images": hash_of(self.unlabeled.ids),
+            "labels": {what: one.digest for what, one in self.labels.items()},
+        }
 
     @property
     def labeled_ids(self) -> Sequence[str]:
@@ -78,6 +114,21 @@ def open_all(config: ConfigDict) -> dict[str, Pools]:
     }
 
 
+def about_data(pools: Mapping[str, Pools], least_classes: int) -> Iterator[str]:
+    """Read all labels of a run, and yield a line for whatever its data lacks or leaves out.
+
+    Raises:
+      InputError: if the labeled images, or a split that is evaluated, show fewer classes than `least_classes`, or if
+        images are to be loaded at a size with height and width exchanged.
+    """
+    for name, pool in pools.items():
+        check_orientation(pool.domain, pool.labeled)
+        lines = [f"{text}; they are left out" for text in pool.left_out]
+        for what, source in pool.labeled_sources.items():
+            lines += about_classes(pool.domain, what, source.ids, pool.labels[what], least_classes)
+        yield from (f"[{name}] {line}" for line in lines)
+
+
 def pool_options(config: ConfigDict, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Read what a config says to `open_pools` of each domain; raises InputError for a wrong field."""
 
@@ -86,9 +137,9 @@ def pool_options(config: ConfigDict, names: Sequence[str]) -> dict[str, dict[str
 
     fields = {
         "labeled": read("labeled_per_domain", read_count("all")),
-        "labeled_list": read("labeled_list"),
+        "labeled_list": per_domain_paths(config.labeled_list, names, "labeled_list"),
         "unlabeled_splits": read("unlabeled_splits", read_splits),
-        "unlabeled_list": read("unlabeled_list"),
+        "unlabeled_list": per_domain_paths(config.unlabeled_list, names, "unlabeled_list"),
         "size": read("image_size", read_size),
         "crop": read("crop_size", read_size),
         "scale": read("scale", read_range),
@@ -119,11 +170,10 @@ def domain_root(data_root: str, domain: Domain, names: Sequence[str]) -> str | N
     """
     if domain.synthetic:
         return None
-    named = "=" in data_root and not {"/", ":"} & set(data_root.partition("=")[0])  # a path may hold a "=" too
-    root = (per_domain(data_root, names, "data_root", str)[domain.name] if named else data_root) or ""
+    root = per_domain_paths(data_root, names, "data_root")[domain.name]
     if root.startswith(sources.RECORDS):
         return sources.RECORDS + str(pathlib.Path(root.removeprefix(sources.RECORDS)).expanduser())
-    if named and root:
+    if root and root != data_root.strip():  # given by name: the domain's own folder
         return str(pathlib.Path(root).expanduser())
     folder = pathlib.Path(root).expanduser() / domain.folder  # absolute for a YAML domain with a root of its own
     if not root and not folder.is_absolute():
@@ -177,6 +227,7 @@ def open_pools(
       InputError: for missing data, a missing mask, N larger than the pool, nothing left to train on.
     """
     skipped: list[BadExample] = []
+    domain = dataclasses.replace(domain, size=size or domain.size)
 
     def open_split(split: str, use: str, ids: Sequence[str] | None = None) -> sources.Source:
         """With masks; images without are an error, or skipped."""
@@ -216,6 +267,7 @@ def open_pools(
             opened[use], bad = readable(source, f"{domain.name}, {use}", threads)
             skipped += bad
     budget = budget or Budget(0)
+    others = [source.others for source in (train, *opened.values()) if isinstance(source, sources.FolderSource)]
     cached = {use: CachedSource(source, budget) for use, source in opened.items()}
     return Pools(
         domain,
@@ -228,6 +280,7 @@ def open_pools(
         flip=flip,
         rare_temperature=rare_temperature,
         skipped=tuple(skipped),
+        left_out=tuple(others_text(paths) for paths in dict.fromkeys(others) if paths),
         budget=budget,
     )
 

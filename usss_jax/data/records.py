@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from usss_jax.data.content import differences, label_space
 from usss_jax.data.decode import check_same_size, decode_image, resize_image, resize_label
 from usss_jax.data.domain import IGNORE, Domain
 from usss_jax.data.headers import read_header
@@ -40,11 +41,7 @@ def open_records(
     """
     size = domain.size if size is None else size
     folder, metadata = _find_folder(domain, pathlib.Path(root.removeprefix(RECORDS)).expanduser(), size)
-    if metadata["classes"] != list(domain.class_names):
-        raise InputError(
-            f"{folder}: was prepared with the classes {', '.join(metadata['classes'])}, but {domain.name} has "
-            f"{', '.join(domain.class_names)}; prepare it again"
-        )
+    check_label_space(folder, metadata, domain)
     known = metadata["splits"]
     if split not in known:
         close = difflib.get_close_matches(split, known, n=1)
@@ -65,6 +62,18 @@ def open_records(
         skip(key, message)
         del rows[key]
     return RecordSource(domain, _Reader(str(folder), split), rows, size, with_masks)
+
+
+def check_label_space(folder: pathlib.Path, metadata: Mapping[str, Any], domain: Domain):
+    """Raise InputError, naming what differs, if records were prepared for a domain of other classes, ids or files."""
+    if "label_space" not in metadata:
+        raise InputError(f"{folder}: was prepared by an older version; delete this folder and prepare it again")
+    if changed := differences(metadata["label_space"], label_space(domain)):
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise InputError(
+            f"{folder}: {domain.name} has changed since it was prepared: {'; '.join(changed[:3])}{more}; delete this "
+            "folder and prepare it again, or restore the domain"
+        )
 
 
 class RecordSource:

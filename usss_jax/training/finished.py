@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from usss_jax.config import checked, default_config, per_domain, read_size
+from usss_jax.data.content import differences, label_space
 from usss_jax.data.domains import get_domain
 from usss_jax.errors import InputError
 from usss_jax.models.universal import UniversalModel
@@ -84,6 +85,12 @@ def open_stage(folder: pathlib.Path) -> FinishedStage:
     config = checked(ConfigDict({**default_config().to_dict(), **written}))
     domains = [get_domain(domain) for domain in config.domains]
     class_names = {domain.name: domain.class_names for domain in domains}
+    if (folder.parent / "data.json").exists():
+        before = _read(folder.parent, "data.json", "")["domains"]
+        for domain in domains:
+            now = label_space(domain)
+            if changed := differences({key: before[domain.name].get(key, now[key]) for key in now}, now, domain.name):
+                raise InputError(f"{folder} was trained on other data: {changed[0]}; restore the domain")
     for domain, scores in summary["domains"].items():
         if tuple(scores["iou"]) != class_names.get(domain):
             raise InputError(f"{folder} was trained with other classes of {domain} than it has now; restore them")

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from usss_jax import config as config_lib
-from usss_jax.data.pools import Pools, open_all
+from usss_jax.data.pools import Pools, about_data, open_all
 from usss_jax.errors import InputError
 from usss_jax.evaluation.evaluate import predict
 from usss_jax.training import encoder_weights, hosts, label_embeddings, label_sources, logs, sharding
@@ -55,7 +55,11 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
         raise InputError(f"embed_dim={config.embed_dim} must be from 1 to the encoder's {channels} channels (PCA)")
     device_augment(config)  # a wrong value is seen before data is read
     pools = hosts.together(open_all, config)
+    for line in hosts.together(lambda: list(about_data(pools, config.min_classes))):
+        print(line, flush=True)
+    data = {name: pool.content for name, pool in pools.items()}
     check_same_run(config, pools)
+    config = config_lib.with_absolute_paths(config, list(pools))
     unlabeled_passes(config, pools, list(pools))  # likewise
     # Before the workdir is claimed: other weights, or another file, may be needed.
     weights = encoder_weights.load(config.pretrained, model, mesh) if config.pretrained else None
@@ -65,8 +69,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
         given = label_sources.make(
             config.label_embeddings, classes, config.embed_dim, config.seed, config.embeddings_per_class, config.theta
         )
-    singles = singles_folder(config, workdir, list(pools))
-    claim_workdir(config, workdir)
+    singles = singles_folder(config, workdir, data)
+    claim_workdir(config, workdir, data)
     if weights is None:
         print("pretrained is empty: the encoder starts from random weights, which departs from the paper (ImageNet's)")
     if config.remat and mesh.devices.flat[0].platform == "cpu":
@@ -84,6 +88,7 @@ def check_same_run(config: ConfigDict, pools: Mapping[str, Pools]):
     for name, pool in pools.items():
         for use in ("labeled", "unlabeled", "select", "report"):
             what[f"list of {use} images of {name}"] = list(getattr(pool, use).ids)
+        what[f"content of domain {name}"] = pool.content
     hosts.check_same(what, "give every host the same flags and the same images")
 
 

@@ -1,9 +1,11 @@
 """To which config a workdir belongs, and which networks may come from another one."""
 
 import contextlib
+import hashlib
 import json
+import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 try:
@@ -13,7 +15,8 @@ except ImportError:  # Windows
 
 from ml_collections import ConfigDict
 
-from usss_jax.config import FREE_FIELDS, NOT_OF_SINGLES, default_config
+from usss_jax.config import FREE_FIELDS, NAMING_FIELDS, NOT_OF_SINGLES, default_config
+from usss_jax.data.content import differences
 from usss_jax.errors import InputError
 from usss_jax.training import hosts, logs
 
@@ -26,26 +29,66 @@ def read_object(path: pathlib.Path) -> dict[str, Any]:
     return content
 
 
-def claim_workdir(config: ConfigDict, workdir: pathlib.Path):
-    """Write the config into a fresh workdir; raise InputError if it belongs to another one, or is not all hosts'."""
-    hosts.from_writer(_claim, config, workdir)
+def claim_workdir(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
+    """Write config and data into a fresh workdir; raise InputError if it belongs to others, or is not all hosts'.
+
+    `data` is the content of every domain (Pools.content). Where data and files lie is no matter, what they are is.
+    """
+    hosts.from_writer(_claim, config, workdir, data)
     hosts.check_shared(workdir)
 
 
-def _claim(config: ConfigDict, workdir: pathlib.Path):
-    path = workdir / "config.json"
+def _claim(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
+    config_path, data_path = workdir / "config.json", workdir / "data.json"
     mine = json.loads(json.dumps(config.to_dict()))
+    named = {"domains": dict(data), "files": {field: _identity(mine[field]) for field in FILE_FIELDS}}
     try:
-        theirs = read_object(path) if path.exists() else None
-        logs.write_json(path, theirs or mine)
+        theirs = read_object(config_path) if config_path.exists() else None
+        before = read_object(data_path) if theirs and data_path.exists() else None
     except (OSError, ValueError) as e:
-        raise InputError(f"workdir {workdir}: {path} cannot be used ({e}); give another --workdir") from e
+        raise InputError(f"workdir {workdir}: {config_path} cannot be used ({e}); give another --workdir") from e
     if theirs:
         theirs = {**default_config().to_dict(), **theirs}  # a field that came later had its default then
-        changed = [f for f in mine if f not in FREE_FIELDS and theirs[f] != mine[f]]
+        compared = set(mine) - set(FREE_FIELDS) - (set(NAMING_FIELDS) if before else set())
+        changed = [f"{f} was {theirs[f]!r}, is now {mine[f]!r}" for f in mine if f in compared and theirs[f] != mine[f]]
         if changed:
-            text = ", ".join(f"{f} was {theirs[f]!r}, is now {mine[f]!r}" for f in changed)
-            raise InputError(f"workdir {workdir} belongs to another config: {text}; give another --workdir")
+            raise InputError(
+                f"workdir {workdir} belongs to another config: {', '.join(changed)}; give another --workdir"
+            )
+    if theirs and before:
+        changed = differences(before.get("domains"), named["domains"])
+        changed += [
+            f"{field} was {theirs[field]!r}, is now {mine[field]!r}, whose content is another"
+            for field in FILE_FIELDS
+            if before["files"].get(field) != named["files"][field] and not _is_gone(mine[field], theirs[field])
+        ]
+        if changed:
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            raise InputError(
+                f"workdir {workdir} was trained on other data: {'; '.join(changed[:3])}{more}; give another --workdir, "
+                "or restore the data"
+            )
+    logs.write_json(data_path, named)
+    logs.write_json(config_path, {**(theirs or mine), **{field: mine[field] for field in NAMING_FIELDS}})
+
+
+FILE_FIELDS = ("pretrained", "label_embeddings")
+
+
+def _identity(value: str) -> str:
+    """What a field that may name a file stands for, wherever the file is: the hash of its content, or the value."""
+    kind, path = ("words:", value[6:]) if value.startswith("words:") else ("", value)
+    file = pathlib.Path(os.path.expanduser(path))
+    file = file / "summary.json" if file.is_dir() else file  # of a stage
+    if not path or not file.is_file():
+        return value
+    with file.open("rb") as content:
+        return f"{kind}sha256 {hashlib.file_digest(content, 'sha256').hexdigest()}"
+
+
+def _is_gone(mine: str, theirs: str) -> bool:
+    """Whether a field names what it did, and that is no longer there: what was made of it is in the workdir."""
+    return mine == theirs and _identity(mine) == mine
 
 
 @contextlib.contextmanager
@@ -75,8 +118,8 @@ def _lock(workdir: pathlib.Path, stack: contextlib.ExitStack):
         print(f"workdir {workdir} cannot be locked ({e}): see to it that no other process trains it")
 
 
-def singles_folder(config: ConfigDict, workdir: pathlib.Path, domains: Sequence[str]) -> pathlib.Path:
-    """Workdir of the single-domain networks: this one, or that of `single_from`.
+def singles_folder(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]) -> pathlib.Path:
+    """Workdir of the single-domain networks: this one, or that of `single_from`; `data` as for claim_workdir.
 
     Raises:
       InputError: if that one has no finished networks, or its config makes other ones.
@@ -84,20 +127,26 @@ def singles_folder(config: ConfigDict, workdir: pathlib.Path, domains: Sequence[
     if not config.single_from:
         return workdir
     folder = pathlib.Path(config.single_from).expanduser()
-    hosts.from_writer(_check_singles, config, folder, list(domains))
+    hosts.from_writer(_check_singles, config, folder, data)
     return folder
 
 
-def _check_singles(config: ConfigDict, folder: pathlib.Path, domains: Sequence[str]):
+def _check_singles(config: ConfigDict, folder: pathlib.Path, data: Mapping[str, Any]):
     try:
         theirs = read_object(folder / "config.json")
+        before = read_object(folder / "data.json") if (folder / "data.json").exists() else None
     except (OSError, ValueError) as e:
         raise InputError(f"single_from={folder}: no workdir of a run ({e})") from e
     mine = json.loads(json.dumps(config.to_dict()))
     theirs = {**default_config().to_dict(), **theirs}
-    for field in sorted(set(mine) - set(NOT_OF_SINGLES)):
+    for field in sorted(set(mine) - set(NOT_OF_SINGLES) - (set(NAMING_FIELDS) if before else set())):
         if theirs[field] != mine[field]:
             raise InputError(f"single_from={folder}: {field} was {theirs[field]!r} there and is {mine[field]!r} here")
-    for name in domains:
+    for name, content in data.items():
+        theirs_of = before["domains"].get(name, {}) if before else content
+        without = {"unlabeled images": None}  # which single-domain networks do not see
+        changed = differences({**theirs_of, **without}, {**content, **without}, name)
+        if changed:
+            raise InputError(f"single_from={folder}: was trained on other data of {name}: {changed[0]}; train it again")
         if not (folder / f"single_{name}" / "summary.json").exists():
             raise InputError(f"single_from={folder}: single_{name} is not finished there; run it with variants=single")

@@ -52,6 +52,7 @@ class Task:
     domain: Domain
     root: str | None
     options: dict[str, Any]
+    least_classes: int = 2
 
 
 def main(argv: list[str]) -> int:
@@ -67,7 +68,7 @@ def main(argv: list[str]) -> int:
         name = task.domain.name
         report, found = examine(task)
         if task.options and not report.error:
-            labeled[name], more = check_labeled(report, task.options, found)
+            labeled[name], more = check_labeled(report, task.options, found, task.least_classes)
             found += more
         sheet = draw_sheet(report)
         if sheet is not None:
@@ -107,9 +108,10 @@ def read_tasks(argv: list[str]) -> list[Task]:
     if len(set(known)) < len(known):
         raise InputError(f"domains {', '.join(known)}: two of them have the same name; rename one in its file")
     options = pool_options(config, known) if config else {}
+    least = config.min_classes if config else 2
     data_root = config.data_root if config else DATA_ROOT.value
     try:
-        return [Task(d, domain_root(data_root, d, known), options.get(d.name, {})) for d in domains]
+        return [Task(d, domain_root(data_root, d, known), options.get(d.name, {}), least) for d in domains]
     except InputError as error:
         raise error if config else InputError(str(error).replace("--config.data_root", "--data_root")) from error
 
@@ -126,7 +128,7 @@ def examine(task: Task) -> tuple[DomainReport, list[Finding]]:
             limit=LIMIT.value,
             progress=progress.start,
         )
-    found = find_faults(report, labeled_list=bool(task.options.get("labeled_list")))
+    found = find_faults(report, labeled_list=bool(task.options.get("labeled_list")), least_classes=task.least_classes)
     if report.error and (hint := _own_folder(task)):
         found = [dataclasses.replace(found[0], remedy=hint)]
     return report, found

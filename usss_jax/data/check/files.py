@@ -13,6 +13,7 @@ from usss_jax.data.decode import check_same_size, decode_image, read_file
 from usss_jax.data.domain import UNKNOWN, Domain, Layout, lookup_table
 from usss_jax.data.files import find_readable, match_masks, matches
 from usss_jax.data.masks import Palettes, decode_raw, train_ids
+from usss_jax.data.patterns import EXTENSIONS
 from usss_jax.errors import InputError
 
 
@@ -136,6 +137,8 @@ def missing_in_list(domain: Domain, root: str, split: str) -> list[str]:
             lines = lists.read_lines(path) if files.list_file else []
         except InputError:
             continue
+        if any(not lists.columns(text)[0].lower().endswith(EXTENSIONS) for _, text in lines):
+            continue  # ids, of which list_split says how to write them
         for number, text in lines:
             image = os.path.join(root, lists.columns(text)[0].lstrip("/"))
             if not files.images and not os.path.isfile(image):

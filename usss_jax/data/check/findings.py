@@ -44,8 +44,14 @@ def finder(report: DomainReport, split: str = "") -> Callable[..., Finding]:
     return finding
 
 
-def find_faults(report: DomainReport, labeled_list: bool = False) -> list[Finding]:
-    """Judge a domain; `labeled_list`: only the images of such a list need masks in train."""
+def find_faults(report: DomainReport, labeled_list: bool = False, least_classes: int = 2) -> list[Finding]:
+    """Judge a domain.
+
+    Args:
+      report: of its examination.
+      labeled_list: only the images of such a list need masks in train.
+      least_classes: that each evaluated split must show (min_classes).
+    """
     finding = finder(report)
     if report.error:
         return [finding(FAULT, "folder", report.error)]
@@ -58,7 +64,7 @@ def find_faults(report: DomainReport, labeled_list: bool = False) -> list[Findin
         out.append(finding(NOTE, "records", what, remedy="check the folder"))
     for split in report.splits.values():
         out += _of_files(report, split, labeled_list)
-    return [*out, *_of_classes(report), *_of_copies(report)]
+    return [*out, *_of_classes(report, least_classes), *_of_copies(report)]
 
 
 def plural(count: int, noun: str) -> str:
@@ -116,7 +122,12 @@ def _of_files(report: DomainReport, split: SplitReport, labeled_list: bool) -> I
         yield finding(NOTE, "not opened again", f"has the files of {' and '.join(split.same_as)}")
     height, width = report.size
     squeezed = {s: n for s, n in split.sizes.items() if not 1 / 1.1 < s[1] * height / (s[0] * width) < 1.1}
-    if squeezed:
+    if split.sizes and all((h - w) * (height - width) < 0 for h, w in split.sizes):
+        shown = [f"{h}x{w}" for h, w in split.sizes]
+        what = f"images are loaded at {height}x{width} (height x width), but the files have"
+        remedy = f"did you mean {width}x{height}? Sizes are height, width"
+        yield finding(FAULT if split.uses else NOTE, "orientation", what, shown, remedy)
+    elif squeezed:
         what = f"{sum(squeezed.values())} of {split.examined} images are squeezed to {width}x{height}, from"
         remedy = "set image_size to another shape if that is not meant"
         yield finding(NOTE, "aspect ratio", what, [f"{w}x{h}" for h, w in squeezed], remedy)
@@ -125,7 +136,7 @@ def _of_files(report: DomainReport, split: SplitReport, labeled_list: bool) -> I
 # ---- content -------------------------------------------------------------------------------------------
 
 
-def _of_classes(report: DomainReport) -> Iterator[Finding]:
+def _of_classes(report: DomainReport, least_classes: int) -> Iterator[Finding]:
     """What the masks that were opened say of the classes: of the domain as a whole, then of each split."""
     labeled = [split for split in report.splits.values() if split.classes]
     seen = {index for split in labeled for classes in split.classes.values() for index in classes}
@@ -139,6 +150,12 @@ def _of_classes(report: DomainReport) -> Iterator[Finding]:
         yield finding(WARNING, "absent classes", "no pixel in any mask that was opened of", nowhere, remedy)
     for split in labeled:
         yield from _of_masks(report, split, seen)
+        shown = {index for classes in split.classes.values() for index in classes}
+        if EVALUATION & set(split.uses) and split.examined == len(split.ids) and len(shown) < max(1, least_classes):
+            names = [report.domain.class_names[index] for index in sorted(shown)]
+            what = f"all labeled pixels are {', '.join(names)}" if names else "no pixel is labeled"
+            remedy = "training would stop: compare the ids of the table with those of the masks"
+            yield finder(report, split.name)(FAULT, "lone class", what, remedy=remedy)
 
 
 def _of_masks(report: DomainReport, split: SplitReport, seen: set[int]) -> Iterator[Finding]:

@@ -23,7 +23,7 @@ class Labeled:
 
 
 def check_labeled(
-    report: DomainReport, options: Mapping[str, Any], faults: Sequence[Finding]
+    report: DomainReport, options: Mapping[str, Any], faults: Sequence[Finding], least_classes: int = 2
 ) -> tuple[Labeled | None, list[Finding]]:
     """Choose the labeled images as a training would and judge the choice.
 
@@ -31,6 +31,7 @@ def check_labeled(
       report: of the domain.
       options: of open_pools.
       faults: already found, which are not told twice.
+      least_classes: that the labeled images must show (min_classes).
 
     Returns:
       The choice, None if a training would stop before it; what is wrong with it.
@@ -43,7 +44,7 @@ def check_labeled(
             return None, []
         return None, [finder(report)(FAULT, "stops", f"training would stop at once: {error}")]
     meant = options["unlabeled_includes_labeled"]
-    return find_labeled(report, list(pools.labeled.ids), list(pools.unlabeled.ids), meant)
+    return find_labeled(report, list(pools.labeled.ids), list(pools.unlabeled.ids), meant, least_classes)
 
 
 def _is_told(error: str, faults: Sequence[Finding]) -> bool:
@@ -54,7 +55,7 @@ def _is_told(error: str, faults: Sequence[Finding]) -> bool:
 
 
 def find_labeled(
-    report: DomainReport, ids: Sequence[str], unlabeled: Sequence[str], meant: bool
+    report: DomainReport, ids: Sequence[str], unlabeled: Sequence[str], meant: bool, least_classes: int = 2
 ) -> tuple[Labeled, list[Finding]]:
     """Judge the labeled set of a domain that was examined; find_faults tells which images are in the evaluation too.
 
@@ -63,6 +64,7 @@ def find_labeled(
       ids: of the labeled images, all in train.
       unlabeled: ids of the unlabeled images; with the split and "/" before them if two splits share an id.
       meant: whether labeled images are to be among the unlabeled ones (unlabeled_includes_labeled); then all are.
+      least_classes: that the labeled images must show (min_classes).
     """
     train, finding = report.splits["train"], finder(report, "train")
     out = []
@@ -85,7 +87,11 @@ def find_labeled(
     whole = report.limit is None or len(opened) == len(ids)
     never = [name for index, name in enumerate(report.domain.class_names) if index not in seen]
     never = never if opened and whole else []  # what was not opened is no reason to warn
-    if never:
+    if opened and whole and len(seen) < max(1, least_classes):
+        names = ", ".join(report.domain.class_names[index] for index in sorted(seen)) or "none"
+        what = f"training would stop at once: the classes of the {plural(len(ids), 'labeled image')} are {names}"
+        out.append(finding(FAULT, "lone class", what, remedy="label more images, or correct the ids"))
+    elif never:
         what = f"no pixel in the {plural(len(ids), 'labeled image')} of"
         remedy = "they cannot be learned: label more images, or take another split_seed or labeled_list"
         out.append(finding(WARNING, "classes never labeled", what, never, remedy))
