@@ -167,7 +167,7 @@ def test_workdir_refuses_other_labels_and_other_images(project, tmp_path):
         claim(project, tmp_path / "run")
     write_mask(project, "val", "b", ALL)
     (project / "list.txt").write_text("a\nb\n")
-    with pytest.raises(InputError, match="mine.labeled images was"):
+    with pytest.raises(InputError, match=r"mine\.labeled images was"):
         claim(project, tmp_path / "run", labeled_list=str(project / "list.txt"))
 
 
@@ -186,7 +186,7 @@ def test_files_of_weights_are_known_by_their_content(project, tmp_path):
         (tmp_path / name).write_bytes(content)
     claim(project, tmp_path / "run", label_embeddings=str(tmp_path / "a.npz"))
     claim(project, tmp_path / "run", label_embeddings=str(tmp_path / "b.npz"))
-    with pytest.raises(InputError, match="label_embeddings was .*b.npz', is now .*c.npz', whose content is another"):
+    with pytest.raises(InputError, match=r"label_embeddings was .*b.npz', is now .*c.npz', whose content is another"):
         claim(project, tmp_path / "run", label_embeddings=str(tmp_path / "c.npz"))
     (tmp_path / "b.npz").unlink()  # what was made of it is in the workdir
     claim(project, tmp_path / "run", label_embeddings=str(tmp_path / "b.npz"))
@@ -219,7 +219,7 @@ def test_paths_may_hold_equals_signs_and_commas(value, paths):
 
 def test_relative_path_with_an_equals_sign_is_one_if_it_is_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="'split' is not a domain of this run .a, b., and there is no split=1/l.txt"):
+    with pytest.raises(InputError, match=r"'split' is not a domain of this run .a, b., and there is no split=1/l.txt"):
         per_domain_paths("split=1/l.txt", ["a", "b"], "labeled_list")
     (tmp_path / "split=1").mkdir()
     (tmp_path / "split=1/l.txt").write_text("x")
