@@ -22,6 +22,7 @@ from data_prep.shards import cannot_write, finished_shard, sync, write_json, wri
 from usss_jax.data import decode, records
 from usss_jax.data.domain import Domain
 from usss_jax.data.files import find_masks
+from usss_jax.data.sizes import height_width
 from usss_jax.errors import InputError
 
 
@@ -50,7 +51,7 @@ class RecordsConfig(tfds.core.BuilderConfig):
     workers: int = 1
 
     def __post_init__(self):
-        size = f"_{self.size[1]}x{self.size[0]}" if self.size else ""
+        size = f"_{height_width(self.size)}" if self.size else ""
         self.name = self.domain.name + size + ("_jpeg" if self.image_format == "jpeg" else "")
 
 

@@ -99,12 +99,12 @@ def test_wrong_ids_are_named_like_those_of_the_folder(made):
 def test_records_of_another_size_are_refused(made):
     """Resized twice, they would give other pixels than the folder."""
     with pytest.raises(InputError) as error:
-        opened(made / "out/camvid/camvid_50x30/1.0.0", (15, 25))
+        opened(made / "out/camvid/camvid_30x50/1.0.0", (15, 25))
     text = complaint(error)
-    assert "have 50x30 pixels (WIDTHxHEIGHT) but 25x15 are wanted" in text
-    assert "prepare them again with --size=25x15, or set image_size=30x50 (HEIGHTxWIDTH) of training" in text
-    with pytest.raises(InputError, match=r"have 50x30 pixels .* but 480x360 are wanted"):  # the domain's own
-        opened(made / "out/camvid/camvid_50x30/1.0.0", None)
+    assert "are 30x50 (height x width) but 15x25 is wanted" in text
+    assert "prepare them again with --size=15x25, or set image_size=30x50 of training" in text
+    with pytest.raises(InputError, match=r"are 30x50 .* but 360x480 is wanted"):  # the domain's own
+        opened(made / "out/camvid/camvid_30x50/1.0.0", None)
     folder, source = open_both(made, size=(15, 25))
     same(folder, source)
     same(folder, opened(made / "out/camvid/camvid/1.0.0", (15, 25)))  # original files
@@ -160,7 +160,7 @@ def opened(root, size=SIZE, domain=CAMVID, split="train", **arguments):
 
 
 @pytest.mark.parametrize(
-    ("size", "folder"), [(SIZE, "camvid"), ((24, 32), "camvid_32x24"), ((30, 50), "camvid_50x30"), ((9, 9), "camvid")]
+    ("size", "folder"), [(SIZE, "camvid"), ((24, 32), "camvid_24x32"), ((30, 50), "camvid_30x50"), ((9, 9), "camvid")]
 )
 def test_fitting_size_is_found_below_the_data_dir(made, size, folder):
     for root in (made / "out", made / "out/camvid"):
@@ -168,7 +168,7 @@ def test_fitting_size_is_found_below_the_data_dir(made, size, folder):
 
 
 def test_versioned_folder_itself_may_be_given(made):
-    folder = made / "out/camvid/camvid_32x24/1.0.0"
+    folder = made / "out/camvid/camvid_24x32/1.0.0"
     assert opened(folder, (24, 32))._reader.folder == str(folder)
 
 
@@ -179,14 +179,14 @@ def test_several_of_which_none_fits_are_listed(made, tmp_path):
     with pytest.raises(InputError) as error:
         opened(tmp_path / "out")
     text = complaint(error)
-    assert "have 32x24 and 50x30 pixels" in text and "but 64x48 are wanted" in text
+    assert "are 24x32 and 30x50 (height x width)" in text and "but 48x64 is wanted" in text
     assert "image_size=24x32 or 30x50 " in text
 
 
 def test_several_of_the_same_size_are_listed(made, tmp_path):
     shutil.copytree(made / "out", tmp_path / "out")
     prepare(made / "folder", tmp_path / "out", size=(24, 32), image_format="jpeg")
-    with pytest.raises(InputError, match=r"Give one folder: .*camvid_32x24/1.0.0, .*camvid_32x24_jpeg/1.0.0"):
+    with pytest.raises(InputError, match=r"Give one folder: .*camvid_24x32/1.0.0, .*camvid_24x32_jpeg/1.0.0"):
         opened(tmp_path / "out", (24, 32))
 
 
@@ -309,7 +309,7 @@ def test_damaged_metadata_is_named(version):
     [
         (np.full(SIZE, 11, np.uint8), "label 11, but camvid has 0-10"),
         (np.zeros((*SIZE, 3), np.uint8), "no grey PNG of 8 bits"),
-        (np.zeros((5, 5), np.uint8), "the mask is 5x5 but its image in the same record is 64x48"),
+        (np.zeros((5, 5), np.uint8), "the mask is 5x5 but its image in the same record is 48x64"),
         (None, "no grey PNG of 8 bits"),
     ],
 )

@@ -16,6 +16,7 @@ from usss_jax.data.domain import Domain
 from usss_jax.data.domains import get_domain
 from usss_jax.data.readable import BadExample, readable, report_skipped
 from usss_jax.data.sampling import count_pixels
+from usss_jax.data.sizes import check_orientation
 from usss_jax.errors import InputError
 
 
@@ -70,7 +71,7 @@ def open_all(config: ConfigDict) -> dict[str, Pools]:
     names = list(domains)
     if len(names) != len(config.domains):
         raise InputError(f"domains={list(config.domains)}: two of them have the same name; rename one in its file")
-    options = pool_options(config, names)
+    options = pool_options(config, domains)
     budget = Budget(int(config.cache_gb * 1e9))
     return {
         name: open_pools(domain, domain_root(config.data_root, domain, names), budget=budget, **options[name])
@@ -78,8 +79,9 @@ def open_all(config: ConfigDict) -> dict[str, Pools]:
     }
 
 
-def pool_options(config: ConfigDict, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Read what a config says to `open_pools` of each domain; raises InputError for a wrong field."""
+def pool_options(config: ConfigDict, domains: Mapping[str, Domain]) -> dict[str, dict[str, Any]]:
+    """Read what a config says to `open_pools` of each domain, by name; raises InputError for a wrong field."""
+    names = list(domains)
 
     def read(field, reader=str):
         return per_domain(config[field], names, field, reader)
@@ -94,6 +96,8 @@ def pool_options(config: ConfigDict, names: Sequence[str]) -> dict[str, dict[str
         "scale": read("scale", read_range),
         "sampling": read("sampling", read_one_of("uniform", "rare")),
     }
+    check_orientation(domains, fields["size"], "image_size")
+    check_orientation(domains, fields["crop"], "crop_size")
     for name in names:
         if fields["labeled"][name] is None and not fields["labeled_list"][name]:
             raise InputError(f"labeled_per_domain={config.labeled_per_domain} says nothing of {name}")

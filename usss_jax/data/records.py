@@ -16,6 +16,7 @@ import numpy as np
 
 from usss_jax.data.decode import check_same_size, decode_image, resize_image, resize_label
 from usss_jax.data.domain import IGNORE, Domain
+from usss_jax.data.sizes import height_width
 from usss_jax.data.sources import RECORDS, pick
 from usss_jax.errors import InputError
 
@@ -167,16 +168,15 @@ def _find_folder(domain, root, size):
         if fitting:
             folders = ", ".join(str(folder) for folder, _ in fitting)
             raise InputError(
-                f"{root}: several records of domain {domain.name!r} there, which of them for {size[1]}x{size[0]} "
-                f"pixels? Give one folder: {folders}"
+                f"{root}: several records of domain {domain.name!r} there, which of them for {height_width(size)} "
+                f"(height x width)? Give one folder: {folders}"
             )
     sizes = sorted({tuple(metadata["size"]) for metadata in found.values()})
-    prepared = " and ".join(f"{width}x{height}" for height, width in sizes)
-    instead = " or ".join(f"{height}x{width}" for height, width in sizes)
+    prepared, instead = (word.join(map(height_width, sizes)) for word in (" and ", " or "))
     raise InputError(
-        f"{root}: the records of domain {domain.name!r} there have {prepared} pixels (WIDTHxHEIGHT) but "
-        f"{size[1]}x{size[0]} are wanted; prepare them again with --size={size[1]}x{size[0]}, or set "
-        f"image_size={instead} (HEIGHTxWIDTH) of training"
+        f"{root}: the records of domain {domain.name!r} there are {prepared} (height x width) but "
+        f"{height_width(size)} is wanted; prepare them again with --size={height_width(size)}, or set "
+        f"image_size={instead} of training"
     )
 
 

@@ -106,7 +106,7 @@ def read_tasks(argv: list[str]) -> list[Task]:
     known = [domain.name for domain in domains]
     if len(set(known)) < len(known):
         raise InputError(f"domains {', '.join(known)}: two of them have the same name; rename one in its file")
-    options = pool_options(config, known) if config else {}
+    options = pool_options(config, dict(zip(known, domains, strict=True))) if config else {}
     data_root = config.data_root if config else DATA_ROOT.value
     try:
         return [Task(d, domain_root(data_root, d, known), options.get(d.name, {})) for d in domains]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from usss_jax.data.check.domain import LABELED_USES, DomainReport, SplitReport
 from usss_jax.data.domain import IGNORE
+from usss_jax.data.sizes import height_width
 from usss_jax.data.sources import RECORDS
 
 FAULT, WARNING, NOTE = "fault", "warning", "note"
@@ -103,9 +104,9 @@ def _of_files(report: DomainReport, split: SplitReport, labeled_list: bool) -> I
     height, width = report.size
     squeezed = {s: n for s, n in split.sizes.items() if not 1 / 1.1 < s[1] * height / (s[0] * width) < 1.1}
     if squeezed:
-        what = f"{sum(squeezed.values())} of {split.examined} images are squeezed to {width}x{height}, from"
+        what = f"{sum(squeezed.values())} of {split.examined} images are squeezed to {height}x{width} (height x width)"
         remedy = "set image_size to another shape if that is not meant"
-        yield finding(NOTE, "aspect ratio", what, [f"{w}x{h}" for h, w in squeezed], remedy)
+        yield finding(NOTE, "aspect ratio", f"{what}, from", list(map(height_width, squeezed)), remedy)
 
 
 # ---- content -------------------------------------------------------------------------------------------
