@@ -11,11 +11,18 @@ import sys
 from absl import app, flags, logging
 
 from data_prep import report
-from data_prep.builder import DomainBuilder, RecordsConfig
 from usss_jax.data.domains import get_domain
 from usss_jax.data.progress import Progress
+from usss_jax.data.records import import_tfds
 from usss_jax.data.sizes import check_orientation
 from usss_jax.errors import InputError
+
+try:
+    import_tfds()
+    from data_prep.builder import DomainBuilder, RecordsConfig
+except InputError as error:  # not in `run`, before which every module here defines a builder of tfds
+    print(f"data_prep: error: {error}", file=sys.stderr)
+    sys.exit(2)
 
 SOURCE = flags.DEFINE_string("source", None, "Folder of the original data set.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder below which the records are written.")

@@ -21,7 +21,9 @@ from usss_jax.data.domain import IGNORE
 from usss_jax.data.domains import get_domain
 from usss_jax.data.sources import open_source
 from usss_jax.errors import InputError
+from usss_jax.pretraining import images
 
+REPO = pathlib.Path(__file__).parent.parent
 CAMVID = get_domain("camvid")
 SIZE = (48, 64)  # of the made-up images
 
@@ -324,3 +326,27 @@ def test_wrong_label_is_named(made, monkeypatch, label, message):
 
 def test_ignore_is_in_the_labels(made):
     assert list(open_both(made))[1][0]["label"][0, 0] == IGNORE
+
+
+# ---- without the packages ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lacking", ["tensorflow_datasets", "array_record"])
+def test_without_their_packages_records_say_what_to_install(made, monkeypatch, lacking):
+    """Also array_record alone: tfds needs it only when it opens a file."""
+    for name in [name for name in sys.modules if name.split(".")[0] == lacking]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, lacking, None)
+    for read in (lambda: list(open_both(made))[1], lambda: images.open_data(f"tfds:{made / 'out'}")):
+        with pytest.raises(InputError, match=rf"{lacking}.*pip install 'usss_jax\[records\]'"):
+            read()
+    assert next(open_both(made))[0]["image"].shape == (*SIZE, 3)  # of the folder
+
+
+def test_without_them_preparing_is_one_line():
+    code = (
+        "import runpy, sys; sys.modules['array_record'] = None; runpy.run_module('data_prep.camvid', None, '__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith("data_prep: error: ") and "'usss_jax[records]'" in line

@@ -9,6 +9,7 @@ import json
 import operator
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -38,6 +39,7 @@ def open_records(
     open_source. Raises InputError for whatever is missing, cut short, of another domain, or of another size only:
     resizing twice would give other pixels than resizing the original files once.
     """
+    import_tfds()
     size = domain.size if size is None else size
     folder, metadata = _find_folder(domain, pathlib.Path(root.removeprefix(RECORDS)).expanduser(), size)
     if metadata["classes"] != list(domain.class_names):
@@ -65,6 +67,19 @@ def open_records(
         skip(key, message)
         del rows[key]
     return RecordSource(domain, _Reader(str(folder), split), rows, size, with_masks)
+
+
+def import_tfds() -> ModuleType:
+    """Import tensorflow_datasets, which takes half a second; InputError where what it needs is not installed."""
+    try:
+        import tensorflow_datasets as tfds
+        from array_record.python import array_record_module  # noqa: F401  # tfds imports it when it opens a file
+    except ImportError as error:
+        raise InputError(
+            f"records need packages that are not installed ({error}): pip install 'usss_jax[records]', or use the "
+            "original folder (there is no array_record for Windows)"
+        ) from error
+    return tfds
 
 
 class RecordSource:
@@ -106,8 +121,7 @@ class _Reader:
 
     @functools.cached_property
     def _examples(self) -> Sequence[Mapping[str, Any]]:
-        import tensorflow_datasets as tfds  # takes half a second, which only who reads records should wait
-
+        tfds = import_tfds()
         skip = tfds.decode.SkipDecoding()
         builder = tfds.builder_from_directory(self.folder)
         return builder.as_data_source(self.split, decoders={"image": skip, "label": skip})

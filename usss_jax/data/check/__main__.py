@@ -101,7 +101,7 @@ def read_tasks(argv: list[str]) -> list[Task]:
         raise InputError("give either --config=configs/cs_cvd.py or --domain=camvid (a name or a YAML file)")
     if by_config and DATA_ROOT.value:
         raise InputError("--data_root goes with --domain; with a config it is --config.data_root")
-    config = checked(entry.load_config()) if by_config else None
+    config = checked(entry.CONFIG.value) if by_config else None
     domains = [get_domain(name) for name in (config.domains if config else names(str(DOMAIN.value)))]
     known = [domain.name for domain in domains]
     if len(set(known)) < len(known):
