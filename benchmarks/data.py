@@ -33,6 +33,7 @@ from usss_jax.data.cache import Budget
 from usss_jax.data.domains import get_domain
 from usss_jax.data.files import find_images, find_masks
 from usss_jax.data.pools import Pools, open_pools
+from usss_jax.data.sizes import height_width
 from usss_jax.training import logs
 
 BATCH = 10
@@ -183,8 +184,7 @@ def markdown(result: dict) -> str:
         cells = ["n/a" if rate is None else f"{rate:.0f}" for rate in rates]
         ratios = [of["cold_over_torch"], of["cached_over_torch"]]
         cells += ["n/a" if ratio is None else f"{ratio:.1f}" for ratio in ratios]
-        height, width = of["size"]
-        lines.append(f"| {name}, {width}x{height} | {' | '.join(cells)} |")
+        lines.append(f"| {name}, {height_width(of['size'])} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks.evaluation --out=benchmarks/results/evaluation.json
     python -m benchmarks.evaluation --images=8 --batch=2 --repeats=1     # a CPU
 
-Made-up images that lie in memory, 1024x512 as Cityscapes is evaluated by default; compiling is told apart.
+Made-up images that lie in memory, 512x1024 as Cityscapes is evaluated by default; compiling is told apart.
 """
 
 import argparse

@@ -4,7 +4,7 @@
     python -m benchmarks.step_gpu --out=benchmarks/results/step_gpu.json
     python -m benchmarks.step_gpu --sizes 64x64 --batch=1 --width=0.5 --steps=2    # a CPU, to try it out
 
-The step of benchmarks/step_cpu.py with labeled and unlabeled batches of 10 at 512x512 and at CamVid's 480x360:
+The step of benchmarks/step_cpu.py with labeled and unlabeled batches of 10 at 512x512 and at CamVid's 360x480:
 `reference` is PyTorch in float32 with TF32 off; `tuned` PyTorch with channels_last, bfloat16 autocast and
 torch.compile; ours in `float32` and `bfloat16`. Every one runs in a process of its own. `share_of_matmul_rate` is the
 convolution FLOPs of a step (benchmarks/flops.py) per second over the measured rate of a large bfloat16 matrix product.

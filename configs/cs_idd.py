@@ -10,7 +10,7 @@ DATA holds `cityscapes/` and `idd/` (leftImg8bit, gtFine with `*_gtFine_labellev
 | (none)          | N=100, ResNet-18  | 37.94 / 25.21 / 31.58                | 36.48 / 27.45 / 31.97 |
 | resnet50,n=1500 | N=1500, ResNet-50 | 63.55 / 53.21 / 58.38                | 64.12 / 55.14 / 59.63 |
 
-The setting and the further arguments, `anchored` and `cpu`, are those of configs/cs_cvd.py; both domains at 1024x512
+The setting and the further arguments, `anchored` and `cpu`, are those of configs/cs_cvd.py; both domains at 512x1024
 with 512x512 crops. Time and scores of ours: not measured yet.
 """
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import json
 import os
@@ -11,6 +10,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -22,6 +26,7 @@ from data_prep.shards import cannot_write, finished_shard, sync, write_json, wri
 from usss_jax.data import content, masks, records
 from usss_jax.data.domain import Domain
 from usss_jax.data.files import match_masks
+from usss_jax.data.sizes import height_width
 from usss_jax.errors import InputError
 
 
@@ -50,7 +55,7 @@ class RecordsConfig(tfds.core.BuilderConfig):
     workers: int = 1
 
     def __post_init__(self):
-        size = f"_{self.size[1]}x{self.size[0]}" if self.size else ""
+        size = f"_{height_width(self.size)}" if self.size else ""
         self.name = self.domain.name + size + ("_jpeg" if self.image_format == "jpeg" else "")
 
 
@@ -269,7 +274,8 @@ def _work_folder(final: pathlib.Path) -> Iterator[pathlib.Path]:
     with contextlib.ExitStack() as stack:
         try:
             lock = stack.enter_context(open(work / "lock", "w"))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, FileNotFoundError) as error:  # the latter: it is just removing the folder
             raise InputError(f"{work}: another run is preparing this; wait for it, or stop it") from error
         yield work

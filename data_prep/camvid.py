@@ -1,6 +1,6 @@
 """CamVid in SegNet's layout, 11 classes, as records.
 
-python -m data_prep.camvid --source=DIR --data_dir=DIR [--size=480x360] [--workers=N]
+python -m data_prep.camvid --source=DIR --data_dir=DIR [--size=360x480] [--workers=N]
 """
 
 from data_prep import prepare

@@ -1,6 +1,6 @@
 """Cityscapes, or its version of 256x256 pixels, 19 classes, as records.
 
-python -m data_prep.cityscapes --source=DIR --data_dir=DIR [--domain=cityscapes256] [--size=1024x512] [--workers=N]
+python -m data_prep.cityscapes --source=DIR --data_dir=DIR [--domain=cityscapes256] [--size=512x1024] [--workers=N]
 """
 
 from data_prep import prepare

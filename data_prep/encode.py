@@ -8,7 +8,8 @@ import numpy as np
 from tensorflow_datasets.core import example_serializer
 
 from data_prep.inputs import Item
-from usss_jax.data.decode import check_same_size, decode_image, read_file, resize_image, resize_label, width_height
+from usss_jax.data.decode import check_same_size, decode_image, read_file, resize_image, resize_label
+from usss_jax.data.sizes import height_width
 
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 
@@ -20,7 +21,7 @@ class Encoded:
     Attributes:
       record: serialized example.
       histogram: pixels of each label value, int64 [256]; None without label.
-      image_size: "WIDTHxHEIGHT" of the original image.
+      image_size: "HEIGHTxWIDTH" of the original image.
     """
 
     record: bytes
@@ -60,7 +61,7 @@ def encode_example(
     if image.shape[:2] != size:
         data = _encode_image(resize_image(image, size)[:, :, ::-1], image_format)
     record = _serialize({"id": item.id, "image": data, "label": label}, features)
-    return Encoded(record, histogram, width_height(image))
+    return Encoded(record, histogram, height_width(image.shape))
 
 
 def _encode_image(pixels, image_format):

@@ -1,6 +1,6 @@
 """GTA5, 19 classes, as records.
 
-python -m data_prep.gta5 --source=DIR --data_dir=DIR [--size=1024x560] [--workers=N]
+python -m data_prep.gta5 --source=DIR --data_dir=DIR [--size=560x1024] [--workers=N]
 """
 
 from data_prep import prepare

@@ -1,6 +1,6 @@
 """IDD Segmentation, 26 classes of level 3, as records; masks that are not there as PNG are drawn from the polygons.
 
-python -m data_prep.idd --source=DIR --data_dir=DIR [--size=1024x512] [--workers=N]
+python -m data_prep.idd --source=DIR --data_dir=DIR [--size=512x1024] [--workers=N]
 """
 
 import os

@@ -1,6 +1,6 @@
 """IDD-Lite, 7 classes, as records.
 
-python -m data_prep.idd_lite --source=DIR --data_dir=DIR [--size=320x227] [--workers=N]
+python -m data_prep.idd_lite --source=DIR --data_dir=DIR [--size=227x320] [--workers=N]
 """
 
 from data_prep import prepare

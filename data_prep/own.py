@@ -1,6 +1,6 @@
 """A data set of your own, described by a YAML file, as records.
 
-python -m data_prep.own --domain=FILE.yaml --data_dir=DIR [--source=DIR] [--size=WIDTHxHEIGHT] [--workers=N]
+python -m data_prep.own --domain=FILE.yaml --data_dir=DIR [--source=DIR] [--size=HEIGHTxWIDTH] [--workers=N]
 """
 
 from data_prep import prepare

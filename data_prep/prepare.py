@@ -11,15 +11,23 @@ import sys
 from absl import app, flags, logging
 
 from data_prep import report
-from data_prep.builder import DomainBuilder, RecordsConfig
 from usss_jax.data.domains import get_domain
 from usss_jax.data.progress import Progress
+from usss_jax.data.records import import_tfds
+from usss_jax.data.sizes import check_orientation
 from usss_jax.errors import InputError
+
+try:
+    import_tfds()
+    from data_prep.builder import DomainBuilder, RecordsConfig
+except InputError as error:  # not in `run`, before which every module here defines a builder of tfds
+    print(f"data_prep: error: {error}", file=sys.stderr)
+    sys.exit(2)
 
 SOURCE = flags.DEFINE_string("source", None, "Folder of the original data set.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder below which the records are written.")
 DOMAIN = flags.DEFINE_string("domain", None, "Which of the data set's domains, or a .yaml file.")
-SIZE = flags.DEFINE_string("size", None, "WIDTHxHEIGHT to resize to; without it the original files are kept.")
+SIZE = flags.DEFINE_string("size", None, "HEIGHTxWIDTH to resize to; without it the original files are kept.")
 IMAGE_FORMAT = flags.DEFINE_enum("image_format", "png", ["png", "jpeg"], "Of resized images; jpeg is lossy.")
 ON_BAD_EXAMPLE = flags.DEFINE_enum("on_bad_example", "error", ["error", "skip"], "What a damaged file does.")
 MISSING_MASK = flags.DEFINE_enum("missing_mask", "error", ["error", "keep"], "keep: images without label are fine.")
@@ -112,13 +120,8 @@ def _size(domain):
             )
         return None
     match = re.fullmatch(r"(\d+)x(\d+)", SIZE.value)
-    width, height = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not (0 < width < 65536 and 0 < height < 65536):
-        raise InputError(f"--size={SIZE.value}: must be WIDTHxHEIGHT in pixels, for instance 1024x512")
-    own_height, own_width = domain.size
-    if (width - height) * (own_width - own_height) < 0:
-        raise InputError(
-            f"--size={SIZE.value} is WIDTHxHEIGHT, so {height} rows of {width}, but images of {domain.name} are "
-            f"{own_width} wide and {own_height} high; did you mean --size={height}x{width}?"
-        )
-    return height, width
+    size = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not all(0 < side < 65536 for side in size):
+        raise InputError(f"--size={SIZE.value}: must be HEIGHTxWIDTH in pixels, for instance 512x1024")
+    check_orientation({domain.name: domain}, {domain.name: size}, "--size")
+    return size

@@ -84,7 +84,7 @@ def as_text(report: dict) -> str:
     """Write the report for people."""
     lines = [f"{report['records']}: {report['mb']} MB; images: {report['images']}; {report['seconds']} s of work", ""]
     lines += _table(
-        ["split", "images", "pairs", "without label", "ignore", "shards", "MB", "ids", "image sizes"],
+        ["split", "images", "pairs", "without label", "ignore", "shards", "MB", "ids", "image sizes (height x width)"],
         [
             [
                 *(name, s["images"], s["pairs"], s["without_label"], f"{s['ignore_share']:.2%}", s["shards"], s["mb"]),

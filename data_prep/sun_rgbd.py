@@ -1,6 +1,6 @@
 """SUN RGB-D, 13 or 37 classes, as records.
 
-python -m data_prep.sun_rgbd --source=DIR --data_dir=DIR [--domain=sun37] [--size=640x480] [--workers=N]
+python -m data_prep.sun_rgbd --source=DIR --data_dir=DIR [--domain=sun37] [--size=480x640] [--workers=N]
 """
 
 from data_prep import prepare

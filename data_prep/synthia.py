@@ -1,6 +1,6 @@
 """SYNTHIA-RAND-CITYSCAPES with its 16-bit masks, 16 classes, as records.
 
-python -m data_prep.synthia --source=DIR --data_dir=DIR [--size=1024x608] [--workers=N]
+python -m data_prep.synthia --source=DIR --data_dir=DIR [--size=608x1024] [--workers=N]
 """
 
 from data_prep import prepare

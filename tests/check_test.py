@@ -103,7 +103,7 @@ def test_all_faults_are_told_at_once(mine, tmp_path):
     assert "faults (7), to be mended" in result.stdout and "7 faults, 0 warnings" in result.stdout
     for told in (
         *("t1.png; add the masks", "t2.png: is truncated", "t3.png: is empty", "raw id 77", "t4.png"),
-        *("the mask is 32x24", "t5.png", "train/t0.png = val/v1.png", "1 mask without an image", "val_masks/v2.png"),
+        *("the mask is 24x32", "t5.png", "train/t0.png = val/v1.png", "1 mask without an image", "val_masks/v2.png"),
     ):
         assert told in result.stdout, told
     content = json.loads((tmp_path / "out/check.json").read_text())
@@ -178,7 +178,7 @@ def test_data_root_is_that_of_a_config_and_the_domains_own_folder_is_recognized(
     write_camvid(tmp_path / "camvid")
     for root in (tmp_path, f"camvid={tmp_path / 'camvid'}"):
         result = run(tmp_path, "--domain=camvid", f"--data_root={root}")
-        assert result.returncode == 0 and result.stderr == "" and "loaded at 480x360" in result.stdout
+        assert result.returncode == 0 and result.stderr == "" and "loaded at 360x480 (height x width)" in result.stdout
         splits = json.loads((tmp_path / "out/check.json").read_text())["domains"]["camvid"]["splits"]
         assert {split: found["images"] for split, found in splits.items()} == {"train": 4, "val": 5, "test": 6}
     result = run(tmp_path, "--domain=camvid", f"--data_root={tmp_path / 'camvid'}")
@@ -214,6 +214,7 @@ def test_drawn_domains_are_cheap_and_clean(tmp_path):
         (["--domain=absent.yaml"], "absent.yaml"),
         (["--config=configs/demo.py", "--config.alhpa=2"], "did you mean 'alpha'"),
         (["--config=configs/demo.py", "--config.image_size=9"], "image_size"),
+        (["--config=configs/demo.py", "--config.image_size=96x64"], "did you mean 64x96?"),
         (["--config=configs/demo.py", "--data_root=x"], "--config.data_root"),
         (["--config=configs/absent.py"], "configs/absent.py"),
     ],
@@ -336,10 +337,10 @@ def test_sizes_are_counted_and_a_squeezed_shape_is_noted(mine):
     report, findings = checked(yaml)
     assert report.splits["train"].sizes == {SIZE: 6, (48, 128): 1}
     assert of_level(findings, NOTE) == [
-        "mine, train: 1 of 7 images are squeezed to 64x48, from: 128x48; set image_size to another shape if that is "
-        "not meant"
+        "mine, train: 1 of 7 images are squeezed to 48x64 (height x width), from: 48x128; set image_size to "
+        "another shape if that is not meant"
     ]
-    assert "64x48 (6), 128x48 (1)" in domain_text(report, None)
+    assert "48x64 (6), 48x128 (1)" in domain_text(report, None)
 
 
 def test_records_are_checked_as_far_as_they_can(tmp_path):

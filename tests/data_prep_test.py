@@ -179,7 +179,7 @@ ALL = [
 def test_records_of_every_data_set_are_the_folder(tmp_path, builder_class, name, make, counts, absent):
     source, domain = tmp_path / "source", get_domain(name)
     make(source)
-    for size, config in ((None, name), ((10, 14), f"{name}_14x10")):
+    for size, config in ((None, name), ((10, 14), f"{name}_10x14")):
         report, folder = prepare(builder_class, source, tmp_path / "out", domain, size=size)
         assert folder == tmp_path / "out" / builder_class.name / config / "1.0.0"
         assert {split: s["images"] for split, s in report["splits"].items()} == counts
@@ -236,7 +236,7 @@ def test_resized_images_are_png_unless_jpeg_is_asked_for(tmp_path, image_format)
     metadata = json.loads((folder / "metadata.json").read_text())
     lossy = image_format == "jpeg"
     assert metadata["lossy"] == report["lossy"] == lossy and ("lossy" in report["images"]) == lossy
-    assert metadata["size"] == [24, 32] and folder.parent.name == "camvid_32x24" + "_jpeg" * lossy
+    assert metadata["size"] == [24, 32] and folder.parent.name == "camvid_24x32" + "_jpeg" * lossy
     example = raw(folder, "train")[0]
     whole = open_source(get_domain("camvid"), source, "train", size=(48, 64))[0]
     decoded = np.asarray(Image.open(io.BytesIO(example["image"])))
@@ -657,7 +657,7 @@ def test_report_counts_what_is_there(tmp_path):
     report, folder = prepare(camvid.Camvid, source, tmp_path / "out")
     train = report["splits"]["train"]
     assert (train["images"], train["pairs"], train["without_label"], train["shards"]) == (3, 3, 0, 1)
-    assert train["image_sizes"] == {"64x48": 2, "30x20": 1}
+    assert train["image_sizes"] == {"48x64": 2, "20x30": 1}
     assert train["classes"]["road"]["pixels"] >= 600 and len(train["classes"]) == 11
     counted = sum(c["pixels"] for c in train["classes"].values())
     pixels = 2 * 48 * 64 + 600
@@ -706,7 +706,7 @@ def unknown_id(source):
 
 def mismatch(source):
     write_mask(source / "trainannot/0001TP_000001.png", 0, [0], size=(48, 65))
-    return source / "trainannot/0001TP_000001.png", "the mask is 65x48 but its image"
+    return source / "trainannot/0001TP_000001.png", "the mask is 48x65 but its image"
 
 
 def broken_link(source):
@@ -843,10 +843,10 @@ def run(builder_class, *words):
 
 def test_command_line(tmp_path, capfd):
     source = tiny_camvid(tmp_path / "source")
-    words = (f"--source={source}", f"--data_dir={tmp_path}/out", "--size=32x24", "--workers=2")
+    words = (f"--source={source}", f"--data_dir={tmp_path}/out", "--size=24x32", "--workers=2")
     assert run(camvid.Camvid, *words) == 0
     out = capfd.readouterr().out
-    assert "camvid_32x24" in out and "bicyclist" in out and f"--config.data_root=tfds:{tmp_path}/out" in out
+    assert "camvid_24x32" in out and "bicyclist" in out and f"--config.data_root=tfds:{tmp_path}/out" in out
     assert run(camvid.Camvid, *words) == 0
     assert "is prepared already" in capfd.readouterr().out
 
@@ -872,9 +872,9 @@ GOOD = ("--source=source", "--data_dir=out")
         (camvid.Camvid, ("--image_format=gif", *GOOD), "--image_format=gif"),
         (camvid.Camvid, ("--image_format=jpeg", *GOOD), "needs --size"),
         (camvid.Camvid, ("--on_bad_example=x", *GOOD), "--on_bad_example=x"),
-        (camvid.Camvid, ("--size=32", *GOOD), "--size=32: must be WIDTHxHEIGHT"),
-        (camvid.Camvid, ("--size=0x5", *GOOD), "--size=0x5: must be WIDTHxHEIGHT"),
-        (camvid.Camvid, ("--size=24x32", *GOOD), "did you mean --size=32x24?"),
+        (camvid.Camvid, ("--size=32", *GOOD), "--size=32: must be HEIGHTxWIDTH"),
+        (camvid.Camvid, ("--size=0x5", *GOOD), "--size=0x5: must be HEIGHTxWIDTH"),
+        (camvid.Camvid, ("--size=32x24", *GOOD), "did you mean 24x32?"),
         (camvid.Camvid, ("--domain=idd", *GOOD), "--domain=idd: this data set has camvid"),
         (cityscapes.Cityscapes, ("--domain=camvid", *GOOD), "has cityscapes, cityscapes256"),
         (own.Own, GOOD, "give the .yaml file of your domain"),

@@ -220,7 +220,7 @@ def test_mask_of_another_size_names_both_files(tmp_path):
     with pytest.raises(InputError) as error:
         open_camvid(tmp_path, size=(6, 8))[0]
     text = complaint(error)
-    assert "trainannot/a.png" in text and "train/a.png" in text and "17x12" in text and "16x12" in text
+    assert "trainannot/a.png" in text and "train/a.png" in text and "12x17" in text and "12x16" in text
 
 
 # ---- sizes ----------------------------------------------------------------------------------------------

@@ -197,7 +197,7 @@ def test_options_against_collapse_and_the_direct_entropy_train(data_root, tmp_pa
 @pytest.mark.nightly
 def test_records_train_like_the_folder_they_were_made_from(data_root, tmp_path):
     """The same losses to the last bit, and the same hash of the labeled images."""
-    prepared = [f"--source={data_root / 'camvid'}", f"--data_dir={tmp_path / 'records'}", "--size=64x48"]
+    prepared = [f"--source={data_root / 'camvid'}", f"--data_dir={tmp_path / 'records'}", "--size=48x64"]
     done = subprocess.run(
         [sys.executable, "-m", "data_prep.camvid", *prepared], cwd=REPO, capture_output=True, text=True
     )

@@ -1,5 +1,6 @@
 """Which images a run uses, and how: labeled, unlabeled, for selection and report."""
 
+import dataclasses
 import json
 import sys
 
@@ -9,7 +10,7 @@ import tiny_data
 from usss_jax.config import checked, default_config
 from usss_jax.data import streams
 from usss_jax.data.domains import get_domain
-from usss_jax.data.pools import open_all, open_pools
+from usss_jax.data.pools import open_all, open_pools, pool_options
 from usss_jax.errors import InputError
 
 SIZE = (48, 64)
@@ -230,6 +231,37 @@ def test_a_wrong_field_is_told(camvid, tmp_path, changes, told):
     with pytest.raises(InputError) as error:
         open_all(config(tmp_path, **changes))
     assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "given,meant",
+    [
+        ({"image_size": "64x48"}, {"image_size": "camvid=48x64,tall=64x48"}),
+        ({"image_size": "48x64"}, {"image_size": "camvid=48x64,tall=64x48"}),
+        ({"image_size": "camvid=64x48,tall=48x64"}, {"image_size": "camvid=48x64,tall=64x48"}),
+        ({"image_size": "tall=48x64"}, {"image_size": "tall=64x48"}),
+        ({"image_size": "", "crop_size": "camvid=8x4,tall=8x8"}, {"crop_size": "camvid=4x8,tall=8x8"}),
+    ],
+)
+def test_width_given_before_height_is_refused_and_what_is_proposed_is_taken(tmp_path, given, meant):
+    camvid = get_domain("camvid")
+    domains = {"camvid": camvid, "tall": dataclasses.replace(camvid, name="tall", size=(480, 360))}
+    c = config(tmp_path, **given)
+    with pytest.raises(InputError) as error:
+        pool_options(c, domains)
+    ((field, size),) = meant.items()
+    assert str(error.value).endswith(f"did you mean {size}?") and str(error.value).startswith(f"{field}=")
+    c[field] = size
+    pool_options(c, domains)
+
+
+def test_size_of_turned_images_is_told_before_data_is_read(tmp_path):
+    with pytest.raises(InputError) as error:
+        open_all(config(tmp_path / "nowhere", domains=("camvid",), image_size="96x48"))
+    assert str(error.value) == (
+        "image_size=96x48 is HEIGHTxWIDTH, so 96 rows of 48 pixels, but images of camvid are 480 wide and 360 high; "
+        "did you mean 48x96?"
+    )
 
 
 def test_a_wrong_choice_is_told(tmp_path):

@@ -21,7 +21,9 @@ from usss_jax.data.domain import IGNORE
 from usss_jax.data.domains import get_domain
 from usss_jax.data.sources import open_source
 from usss_jax.errors import InputError
+from usss_jax.pretraining import images
 
+REPO = pathlib.Path(__file__).parent.parent
 CAMVID = get_domain("camvid")
 SIZE = (48, 64)  # of the made-up images
 
@@ -99,12 +101,12 @@ def test_wrong_ids_are_named_like_those_of_the_folder(made):
 def test_records_of_another_size_are_refused(made):
     """Resized twice, they would give other pixels than the folder."""
     with pytest.raises(InputError) as error:
-        opened(made / "out/camvid/camvid_50x30/1.0.0", (15, 25))
+        opened(made / "out/camvid/camvid_30x50/1.0.0", (15, 25))
     text = complaint(error)
-    assert "have 50x30 pixels (WIDTHxHEIGHT) but 25x15 are wanted" in text
-    assert "prepare them again with --size=25x15, or set image_size=30x50 (HEIGHTxWIDTH) of training" in text
-    with pytest.raises(InputError, match=r"have 50x30 pixels .* but 480x360 are wanted"):  # the domain's own
-        opened(made / "out/camvid/camvid_50x30/1.0.0", None)
+    assert "are 30x50 (height x width) but 15x25 is wanted" in text
+    assert "prepare them again with --size=15x25, or set image_size=30x50 of training" in text
+    with pytest.raises(InputError, match=r"are 30x50 .* but 360x480 is wanted"):  # the domain's own
+        opened(made / "out/camvid/camvid_30x50/1.0.0", None)
     folder, source = open_both(made, size=(15, 25))
     same(folder, source)
     same(folder, opened(made / "out/camvid/camvid/1.0.0", (15, 25)))  # original files
@@ -160,7 +162,7 @@ def opened(root, size=SIZE, domain=CAMVID, split="train", **arguments):
 
 
 @pytest.mark.parametrize(
-    ("size", "folder"), [(SIZE, "camvid"), ((24, 32), "camvid_32x24"), ((30, 50), "camvid_50x30"), ((9, 9), "camvid")]
+    ("size", "folder"), [(SIZE, "camvid"), ((24, 32), "camvid_24x32"), ((30, 50), "camvid_30x50"), ((9, 9), "camvid")]
 )
 def test_fitting_size_is_found_below_the_data_dir(made, size, folder):
     for root in (made / "out", made / "out/camvid"):
@@ -168,7 +170,7 @@ def test_fitting_size_is_found_below_the_data_dir(made, size, folder):
 
 
 def test_versioned_folder_itself_may_be_given(made):
-    folder = made / "out/camvid/camvid_32x24/1.0.0"
+    folder = made / "out/camvid/camvid_24x32/1.0.0"
     assert opened(folder, (24, 32))._reader.folder == str(folder)
 
 
@@ -179,14 +181,14 @@ def test_several_of_which_none_fits_are_listed(made, tmp_path):
     with pytest.raises(InputError) as error:
         opened(tmp_path / "out")
     text = complaint(error)
-    assert "have 32x24 and 50x30 pixels" in text and "but 64x48 are wanted" in text
+    assert "are 24x32 and 30x50 (height x width)" in text and "but 48x64 is wanted" in text
     assert "image_size=24x32 or 30x50 " in text
 
 
 def test_several_of_the_same_size_are_listed(made, tmp_path):
     shutil.copytree(made / "out", tmp_path / "out")
     prepare(made / "folder", tmp_path / "out", size=(24, 32), image_format="jpeg")
-    with pytest.raises(InputError, match=r"Give one folder: .*camvid_32x24/1.0.0, .*camvid_32x24_jpeg/1.0.0"):
+    with pytest.raises(InputError, match=r"Give one folder: .*camvid_24x32/1.0.0, .*camvid_24x32_jpeg/1.0.0"):
         opened(tmp_path / "out", (24, 32))
 
 
@@ -221,11 +223,17 @@ def change_metadata(version, change):
     path.write_text(json.dumps(metadata))
 
 
-def test_other_classes_are_refused(version):
-    change_metadata(version, lambda m: m["classes"].reverse())
+def test_records_of_a_domain_that_has_changed_are_refused(version):
+    change_metadata(version, lambda m: m["label_space"]["ids"].update(sky=[3]))
     with pytest.raises(InputError) as error:
         opened(version)
-    assert "was prepared with the classes bicyclist" in complaint(error) and "camvid has sky" in complaint(error)
+    assert "camvid has changed since it was prepared: ids.sky was [3], is now [0]; delete this" in complaint(error)
+
+
+def test_records_that_do_not_say_what_their_labels_mean_are_refused(version):
+    change_metadata(version, lambda m: m.pop("label_space"))
+    with pytest.raises(InputError, match="was prepared by an older version; delete this folder and prepare it again"):
+        opened(version)
 
 
 def test_unknown_split_names_those_there_are(version):
@@ -309,7 +317,7 @@ def test_damaged_metadata_is_named(version):
     [
         (np.full(SIZE, 11, np.uint8), "label 11, but camvid has 0-10"),
         (np.zeros((*SIZE, 3), np.uint8), "no grey PNG of 8 bits"),
-        (np.zeros((5, 5), np.uint8), "the mask is 5x5 but its image in the same record is 64x48"),
+        (np.zeros((5, 5), np.uint8), "the mask is 5x5 but its image in the same record is 48x64"),
         (None, "no grey PNG of 8 bits"),
     ],
 )
@@ -324,3 +332,27 @@ def test_wrong_label_is_named(made, monkeypatch, label, message):
 
 def test_ignore_is_in_the_labels(made):
     assert list(open_both(made))[1][0]["label"][0, 0] == IGNORE
+
+
+# ---- without the packages ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lacking", ["tensorflow_datasets", "array_record"])
+def test_without_their_packages_records_say_what_to_install(made, monkeypatch, lacking):
+    """Also array_record alone: tfds needs it only when it opens a file."""
+    for name in [name for name in sys.modules if name.split(".")[0] == lacking]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, lacking, None)
+    for read in (lambda: list(open_both(made))[1], lambda: images.open_data(f"tfds:{made / 'out'}")):
+        with pytest.raises(InputError, match=rf"{lacking}.*pip install 'usss_jax\[records\]'"):
+            read()
+    assert next(open_both(made))[0]["image"].shape == (*SIZE, 3)  # of the folder
+
+
+def test_without_them_preparing_is_one_line():
+    code = (
+        "import runpy, sys; sys.modules['array_record'] = None; runpy.run_module('data_prep.camvid', None, '__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith("data_prep: error: ") and "'usss_jax[records]'" in line

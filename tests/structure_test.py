@@ -18,7 +18,7 @@ ALLOWED = {
     "inference": set(),
     "training": {"models", "objectives", "data", "evaluation", "inference", "config"},
     "pretraining": {"models", "data", "training", "evaluation"},
-    "tables": {"config", "data.domains"},
+    "tables": {"config", "config_files", "data.domains"},
 }
 
 
@@ -63,6 +63,13 @@ def test_library_reads_no_flags_and_no_environment():
     for path in PACKAGE.rglob("*.py"):
         if str(path.relative_to(PACKAGE)) not in entry_points:
             assert not re.search(r"os\.environ|getenv|absl.*flags|FLAGS", path.read_text()), path
+
+
+def test_records_alone_need_what_the_extra_of_that_name_installs():
+    for path in PACKAGE.rglob("*.py"):
+        if path.name != "records.py":
+            assert not re.search(r"(import|from) (tensorflow_datasets|array_record)", path.read_text()), path
+    assert not re.search(r"^(import|from) (tensorflow|array_record)", (PACKAGE / "data/records.py").read_text(), re.M)
 
 
 def test_readme_tree_is_the_real_one():

@@ -12,6 +12,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from usss_jax.config import default_config
+from usss_jax.config_files import find_config, read_config, split_argument
 from usss_jax.errors import InputError
 
 COMPILED = flags.DEFINE_string(
@@ -22,13 +23,16 @@ COMPILED = flags.DEFINE_string(
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, for instance configs/demo.py[:argument].")
 
 
-def load_config() -> ConfigDict:
-    """Return the config; InputError if its file could not be read (ml_collections says so on first use only)."""
-    try:
-        CONFIG.value.keys()
-    except OSError as e:
-        raise unloadable(e) from e
-    return CONFIG.value
+class ConfigParser(flags.ArgumentParser):
+    """Finds the project's own config files from any folder; ml_collections' parser knows the current one alone."""
+
+    def parse(self, argument: str) -> ConfigDict:
+        """Read the file of PATH[:argument]; raises InputError if it is not there or cannot be read."""
+        path, given = split_argument(argument)
+        return read_config(find_config(path), given).lock()
+
+
+flags.FLAGS["config"].parser = ConfigParser()
 
 
 def keep_compiled():
@@ -53,13 +57,6 @@ def keep_compiled():
     jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
-def unloadable(error: Exception) -> InputError:
-    """Build the one line for a config file that cannot be loaded: the last line of what went wrong."""
-    return InputError(
-        f"--config: cannot be loaded: {type(error).__name__}: {str(error).strip().splitlines()[-1].strip()}"
-    )
-
-
 def parse_flags(
     argv: list[str], known: Callable[[], ConfigDict] = default_config, example: str = "configs/demo.py"
 ) -> list[str]:
@@ -70,8 +67,9 @@ def parse_flags(
     try:
         return flags.FLAGS(argv)
     except flags.Error as e:
-        reason = str(e).strip().splitlines()[-1]  # for an error in a config file: the last line of its traceback
-        raise InputError(reason.removeprefix("usss_jax.errors.InputError: ")) from e
+        if isinstance(e.__context__, InputError):  # of the config file
+            raise InputError(f"--config: {e.__context__}") from e
+        raise InputError(str(e).strip().splitlines()[-1]) from e
     except (AttributeError, KeyError) as e:  # ml_collections, for a field that the config does not have
         fields = [m[1] for word in argv if (m := re.match(r"--?(?:no)?config\.([\w.]+)", word))]
         wrong = [field for field in fields if field not in known()]
@@ -81,12 +79,10 @@ def parse_flags(
                 f"--config: has no field {lacking[0]!r}, it is for another command; give one such as {example}"
             ) from e
         if not wrong:
-            raise unloadable(e) from e
+            raise
         close = difflib.get_close_matches(wrong[0], known(), n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known())}"
         raise InputError(f"--config.{wrong[0]}: the config has no such field; {hint}") from e
-    except Exception as e:  # whatever the config file, which is code, raises
-        raise unloadable(e) from e
 
 
 def run(

@@ -23,7 +23,7 @@ def main(argv: list[str]):
             raise InputError(
                 f"--{flag} is missing: python -m usss_jax.main --config=configs/demo.py --workdir=runs/demo"
             )
-    config = entry.load_config()
+    config = entry.CONFIG.value
     multihost.start()
     entry.keep_compiled()
     from usss_jax.training import stages  # after the flags: a typo should not wait for JAX

@@ -25,7 +25,7 @@ def main(argv: list[str]):
                 f"--{flag} is missing: python -m usss_jax.pretrain --config=configs/imagenet.py --config.data=DIR "
                 "--workdir=runs/imagenet"
             )
-    config = entry.load_config()
+    config = entry.CONFIG.value
     multihost.start()
     entry.keep_compiled()
     from usss_jax.pretraining import loop  # after the flags: a typo should not wait for JAX

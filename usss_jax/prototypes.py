@@ -38,7 +38,7 @@ def main(argv: list[str]):
     entry.keep_compiled()
     if PER_CLASS.value and not OUT.value:
         raise InputError(f"--embeddings_per_class needs --out: {workdir}/prototypes has those of its own config")
-    config = entry.load_config() if flags.FLAGS["config"].present else config_of(workdir)
+    config = entry.CONFIG.value if flags.FLAGS["config"].present else config_of(workdir)
     with config.unlocked():
         if PER_CLASS.value:
             config.embeddings_per_class = PER_CLASS.value

@@ -198,10 +198,10 @@ def check_sizes(runs: pathlib.Path, data: Mapping[str, Any], checked: set[pathli
         for domain in config["domains"]:
             stored = data.get(domain, {}).get("size")
             if stored and stored != (asked := asked_size(config["image_size"], domain) or data[domain]["own_size"]):
-                sizes = [f"{width}x{height}" for height, width in (stored, asked)]
+                sizes = [f"{height}x{width}" for height, width in (stored, asked)]
                 raise InputError(
-                    f"{path.parent.name}: {domain} was packed at {sizes[0]} but is to be loaded at {sizes[1]} (width x "
-                    "height); pack with the config's image_size as --size"
+                    f"{path.parent.name}: {domain} was packed at {sizes[0]} but is to be loaded at {sizes[1]} "
+                    "(height x width); pack with the config's image_size as --size"
                 )
 
 

@@ -23,6 +23,7 @@ from usss_jax.config import names, per_domain, read_size
 from usss_jax.data.domain import Domain
 from usss_jax.data.domains import get_domain
 from usss_jax.data.pools import domain_root
+from usss_jax.data.sizes import check_orientation, height_width
 from usss_jax.errors import InputError
 
 HERE = pathlib.Path(__file__).parent
@@ -63,6 +64,7 @@ def pack(flags: argparse.Namespace):
     check_folders(domains)
     known = [domain.name for domain in domains]
     sizes = per_domain(flags.size, known, "--size", read_size)
+    check_orientation(dict(zip(known, domains, strict=True)), sizes, "--size")
     tracked = tracked_files(PROJECT)
     wheels.check_pip(flags.pip_python, flags.python)
     options = wheels.pip_options(flags.python, flags.platform, flags.wheels)
@@ -80,7 +82,7 @@ def pack(flags: argparse.Namespace):
             root = domain_root(flags.data_root, domain, known) or ""
             data[domain.name] = pack_domain(domain, root, folder, sizes[domain.name])
             stored = data[domain.name]["size"]
-            how = f"PNG at {stored[1]}x{stored[0]}" if stored else "original files"
+            how = f"PNG at {height_width(stored)}" if stored else "original files"
             say(f"{domain.name}: {data[domain.name]['images']} images, {how}")
         files = [(f"project/{name}", PROJECT / name) for name in tracked]
         files += [(str(p.relative_to(scratch)), p) for p in sorted(scratch.rglob("*")) if p.is_file()]

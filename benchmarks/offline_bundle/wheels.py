@@ -14,9 +14,6 @@ from usss_jax.errors import InputError
 # What the target has, unless a list says so (--target_has).
 TARGET = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
-# Imported only where prepared records are read (usss_jax/data/records.py); with them come pyarrow and others.
-ONLY_FOR_RECORDS = ("tensorflow-datasets", "importlib-resources")
-
 _LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 
 
@@ -48,9 +45,9 @@ def platform_tags(platform: str) -> list[str]:
 
 
 def project_requirements(pyproject: pathlib.Path, with_records: bool) -> list[str]:
-    """Requirements of the project; without those that only records need, unless `with_records`."""
-    requirements = tomllib.loads(pyproject.read_text())["project"]["dependencies"]
-    return [r for r in requirements if with_records or name_of(r) not in ONLY_FOR_RECORDS]
+    """Requirements of the project, and those of its extra `records` too if `with_records`."""
+    project = tomllib.loads(pyproject.read_text())["project"]
+    return [*project["dependencies"], *(project["optional-dependencies"]["records"] if with_records else ())]
 
 
 def read_target(path: pathlib.Path) -> dict[str, str]:

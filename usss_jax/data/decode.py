@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from usss_jax.data.headers import Header, read_header
+from usss_jax.data.sizes import height_width
 from usss_jax.errors import InputError
 
 
@@ -42,8 +43,8 @@ def check_same_size(label: np.ndarray, image: np.ndarray, mask_name: str, image_
     """Raise InputError unless a label [h, w] is as large as its image [h, w, 3]; the names are of their files."""
     if label.shape != image.shape[:2]:
         raise InputError(
-            f"{mask_name}: the mask is {width_height(label)} but its image {image_name} is {width_height(image)}; "
-            "replace the wrong one or leave this id out"
+            f"{mask_name}: the mask is {height_width(label.shape)} but its image {image_name} is "
+            f"{height_width(image.shape)} (height x width); replace the wrong one or leave this id out"
         )
 
 
@@ -106,8 +107,3 @@ def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return label
     rows, columns = ((2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(size, label.shape, strict=True))
     return label.take(rows, axis=0).take(columns, axis=1)
-
-
-def width_height(array) -> str:
-    """Size of an image or mask for messages."""
-    return f"{array.shape[1]}x{array.shape[0]}"

@@ -84,19 +84,3 @@ def _too_few(domain, what, present):
         f"{domain.name}: {shown}; compare the ids of the domain with those of the masks (python -m "
         f"usss_jax.data.check), or take more or other images{meant}"
     )
-
-
-def check_orientation(domain: Domain, source: Source, few: int = 8):
-    """Raise InputError if a few of the images are all wide and the domain's size is high, or the other way round.
-
-    That is what a size in the order width, height does, and it squeezes every image.
-    """
-    places = np.unique(np.linspace(0, len(source) - 1, few).astype(int)).tolist()
-    sizes = [source.file_size(index) for index in places]
-    height, width = domain.size
-    if all((h - w) * (height - width) < 0 for h, w in sizes):
-        h, w = sizes[0]
-        raise InputError(
-            f"{domain.name}: images are to be loaded at {height}x{width}, that is {height} high and {width} wide, but "
-            f"{source.ids[0]!r} is {h} high and {w} wide; sizes are height, width: did you mean {width}x{height}?"
-        )

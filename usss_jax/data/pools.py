@@ -16,8 +16,9 @@ from usss_jax.data.content import hash_of, label_space
 from usss_jax.data.domain import Domain
 from usss_jax.data.domains import get_domain
 from usss_jax.data.files import others_text
-from usss_jax.data.labels import Labels, about_classes, check_orientation, read_labels
+from usss_jax.data.labels import Labels, about_classes, read_labels
 from usss_jax.data.readable import BadExample, readable, report_skipped
+from usss_jax.data.sizes import check_orientation
 from usss_jax.errors import InputError
 
 LABELED = "labeled images"
@@ -106,7 +107,7 @@ def open_all(config: ConfigDict) -> dict[str, Pools]:
     names = list(domains)
     if len(names) != len(config.domains):
         raise InputError(f"domains={list(config.domains)}: two of them have the same name; rename one in its file")
-    options = pool_options(config, names)
+    options = pool_options(config, domains)
     budget = Budget(int(config.cache_gb * 1e9))
     return {
         name: open_pools(domain, domain_root(config.data_root, domain, names), budget=budget, **options[name])
@@ -122,15 +123,32 @@ def about_data(pools: Mapping[str, Pools], least_classes: int) -> Iterator[str]:
         images are to be loaded at a size with height and width exchanged.
     """
     for name, pool in pools.items():
-        check_orientation(pool.domain, pool.labeled)
+        check_file_orientation(pool.domain, pool.labeled)
         lines = [f"{text}; they are left out" for text in pool.left_out]
         for what, source in pool.labeled_sources.items():
             lines += about_classes(pool.domain, what, source.ids, pool.labels[what], least_classes)
         yield from (f"[{name}] {line}" for line in lines)
 
 
-def pool_options(config: ConfigDict, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Read what a config says to `open_pools` of each domain; raises InputError for a wrong field."""
+def check_file_orientation(domain: Domain, source: sources.Source, few: int = 8):
+    """Raise InputError if a few of the images are all wide and the domain's size is high, or the other way round.
+
+    That is what a size in the order width, height does, and it squeezes every image.
+    """
+    places = np.unique(np.linspace(0, len(source) - 1, few).astype(int)).tolist()
+    sizes = [source.file_size(index) for index in places]
+    height, width = domain.size
+    if all((h - w) * (height - width) < 0 for h, w in sizes):
+        h, w = sizes[0]
+        raise InputError(
+            f"{domain.name}: images are to be loaded at {height}x{width}, that is {height} high and {width} wide, but "
+            f"{source.ids[0]!r} is {h} high and {w} wide; sizes are height, width: did you mean {width}x{height}?"
+        )
+
+
+def pool_options(config: ConfigDict, domains: Mapping[str, Domain]) -> dict[str, dict[str, Any]]:
+    """Read what a config says to `open_pools` of each domain, by name; raises InputError for a wrong field."""
+    names = list(domains)
 
     def read(field, reader=str):
         return per_domain(config[field], names, field, reader)
@@ -145,6 +163,8 @@ def pool_options(config: ConfigDict, names: Sequence[str]) -> dict[str, dict[str
         "scale": read("scale", read_range),
         "sampling": read("sampling", read_one_of("uniform", "rare")),
     }
+    check_orientation(domains, fields["size"], "image_size")
+    check_orientation(domains, fields["crop"], "crop_size")
     for name in names:
         if fields["labeled"][name] is None and not fields["labeled_list"][name]:
             raise InputError(f"labeled_per_domain={config.labeled_per_domain} says nothing of {name}")

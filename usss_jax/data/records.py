@@ -9,6 +9,7 @@ import json
 import operator
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -18,6 +19,7 @@ from usss_jax.data.content import differences, label_space
 from usss_jax.data.decode import check_same_size, decode_image, resize_image, resize_label
 from usss_jax.data.domain import IGNORE, Domain
 from usss_jax.data.headers import read_header
+from usss_jax.data.sizes import height_width
 from usss_jax.data.sources import RECORDS, pick
 from usss_jax.errors import InputError
 
@@ -39,6 +41,7 @@ def open_records(
     open_source. Raises InputError for whatever is missing, cut short, of another domain, or of another size only:
     resizing twice would give other pixels than resizing the original files once.
     """
+    import_tfds()
     size = domain.size if size is None else size
     folder, metadata = _find_folder(domain, pathlib.Path(root.removeprefix(RECORDS)).expanduser(), size)
     check_label_space(folder, metadata, domain)
@@ -74,6 +77,19 @@ def check_label_space(folder: pathlib.Path, metadata: Mapping[str, Any], domain:
             f"{folder}: {domain.name} has changed since it was prepared: {'; '.join(changed[:3])}{more}; delete this "
             "folder and prepare it again, or restore the domain"
         )
+
+
+def import_tfds() -> ModuleType:
+    """Import tensorflow_datasets, which takes half a second; InputError where what it needs is not installed."""
+    try:
+        import tensorflow_datasets as tfds
+        from array_record.python import array_record_module  # noqa: F401  # tfds imports it when it opens a file
+    except ImportError as error:
+        raise InputError(
+            f"records need packages that are not installed ({error}): pip install 'usss_jax[records]', or use the "
+            "original folder (there is no array_record for Windows)"
+        ) from error
+    return tfds
 
 
 class RecordSource:
@@ -129,8 +145,7 @@ class _Reader:
 
     @functools.cached_property
     def _examples(self) -> Sequence[Mapping[str, Any]]:
-        import tensorflow_datasets as tfds  # takes half a second, which only who reads records should wait
-
+        tfds = import_tfds()
         skip = tfds.decode.SkipDecoding()
         builder = tfds.builder_from_directory(self.folder)
         return builder.as_data_source(self.split, decoders={"image": skip, "label": skip})
@@ -191,16 +206,15 @@ def _find_folder(domain, root, size):
         if fitting:
             folders = ", ".join(str(folder) for folder, _ in fitting)
             raise InputError(
-                f"{root}: several records of domain {domain.name!r} there, which of them for {size[1]}x{size[0]} "
-                f"pixels? Give one folder: {folders}"
+                f"{root}: several records of domain {domain.name!r} there, which of them for {height_width(size)} "
+                f"(height x width)? Give one folder: {folders}"
             )
     sizes = sorted({tuple(metadata["size"]) for metadata in found.values()})
-    prepared = " and ".join(f"{width}x{height}" for height, width in sizes)
-    instead = " or ".join(f"{height}x{width}" for height, width in sizes)
+    prepared, instead = (word.join(map(height_width, sizes)) for word in (" and ", " or "))
     raise InputError(
-        f"{root}: the records of domain {domain.name!r} there have {prepared} pixels (WIDTHxHEIGHT) but "
-        f"{size[1]}x{size[0]} are wanted; prepare them again with --size={size[1]}x{size[0]}, or set "
-        f"image_size={instead} (HEIGHTxWIDTH) of training"
+        f"{root}: the records of domain {domain.name!r} there are {prepared} (height x width) but "
+        f"{height_width(size)} is wanted; prepare them again with --size={height_width(size)}, or set "
+        f"image_size={instead} of training"
     )
 
 

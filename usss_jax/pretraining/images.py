@@ -15,6 +15,7 @@ from usss_jax.data.decode import decode_image, read_file
 from usss_jax.data.headers import read_header
 from usss_jax.data.patterns import EXTENSIONS, OTHER_FORMATS
 from usss_jax.data.readable import readable
+from usss_jax.data.records import import_tfds
 from usss_jax.data.sources import RECORDS, pick
 from usss_jax.errors import InputError
 
@@ -173,9 +174,8 @@ def open_tfds(root: pathlib.Path) -> DataSet:
     Raises:
       InputError: if no such data set was prepared there, or one of another form.
     """
+    tfds = import_tfds()
     folder = _version_folder(root)
-    import tensorflow_datasets as tfds  # takes half a second, which only who reads records should wait
-
     try:
         builder = tfds.builder_from_directory(str(folder))
         splits, features = builder.info.splits, builder.info.features

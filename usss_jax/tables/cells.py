@@ -1,13 +1,13 @@
 """Cells of a sweep: one command each, for one row (or the networks that rows share) and one seed."""
 
 import dataclasses
-import importlib.util
 import pathlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from usss_jax.config import default_config, names
+from usss_jax.config_files import find_config, read_config
 from usss_jax.data.domains import get_domain
 from usss_jax.errors import InputError
 from usss_jax.tables.layout import Setting, read_json, result_file, seed_folder
@@ -197,23 +197,13 @@ def read_overrides(arguments: Sequence[str]) -> dict[str, str]:
 
 def config_file(pair: str) -> pathlib.Path:
     """File of a pair: its path, or its name in configs/; InputError if it is not there."""
-    path = pathlib.Path(pair) if pair.endswith(".py") else pathlib.Path("configs", f"{pair}.py")
-    if not path.is_file():
-        raise InputError(f"pair={pair}: there is no {path}; give the path of a config file")
-    return path
+    try:
+        return find_config(pair if pair.endswith(".py") else f"configs/{pair}.py")
+    except InputError as e:
+        raise InputError(f"pair={pair}: {e}") from e
 
 
 def domain_names(path: pathlib.Path, argument: str, overrides: Mapping[str, str]) -> list[str]:
     """Names of the domains of a config; InputError if the file or its argument cannot be used."""
-    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        config = module.get_config(argument)
-    except InputError as e:
-        raise InputError(f"{path}: {e}") from e
-    except Exception as e:  # whatever the file, which is code, raises
-        raise InputError(f"{path}: cannot be loaded: {type(e).__name__}: {e}") from e
-    domains = names(overrides.get("domains", config.domains))
+    domains = names(overrides.get("domains", read_config(path, argument).domains))
     return [get_domain(domain).name for domain in domains]

@@ -1,12 +1,16 @@
 """Running the cells of a sweep one after another, each in a process of its own."""
 
-import fcntl
 import pathlib
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 from usss_jax.errors import InputError
 from usss_jax.tables.cells import Cell
@@ -50,7 +54,8 @@ def run_cell(cell: Cell, say: Callable[[str], None]) -> str:
     cell.log.parent.mkdir(parents=True, exist_ok=True)
     with cell.log.open("a") as log:
         try:
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl:
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return f"another process works on it; see {cell.log}"
         log.write(f"\n$ {cell.printed_command()}\n")

@@ -102,12 +102,12 @@ def read_tasks(argv: list[str]) -> list[Task]:
         raise InputError("give either --config=configs/cs_cvd.py or --domain=camvid (a name or a YAML file)")
     if by_config and DATA_ROOT.value:
         raise InputError("--data_root goes with --domain; with a config it is --config.data_root")
-    config = checked(entry.load_config()) if by_config else None
+    config = checked(entry.CONFIG.value) if by_config else None
     domains = [get_domain(name) for name in (config.domains if config else names(str(DOMAIN.value)))]
     known = [domain.name for domain in domains]
     if len(set(known)) < len(known):
         raise InputError(f"domains {', '.join(known)}: two of them have the same name; rename one in its file")
-    options = pool_options(config, known) if config else {}
+    options = pool_options(config, dict(zip(known, domains, strict=True))) if config else {}
     least = config.min_classes if config else 2
     data_root = config.data_root if config else DATA_ROOT.value
     try:

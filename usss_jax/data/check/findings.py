@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from usss_jax.data.check.domain import LABELED_USES, DomainReport, SplitReport
 from usss_jax.data.domain import IGNORE
 from usss_jax.data.files import others_text
+from usss_jax.data.sizes import height_width
 from usss_jax.data.sources import RECORDS
 
 FAULT, WARNING, NOTE = "fault", "warning", "note"
@@ -123,14 +124,14 @@ def _of_files(report: DomainReport, split: SplitReport, labeled_list: bool) -> I
     height, width = report.size
     squeezed = {s: n for s, n in split.sizes.items() if not 1 / 1.1 < s[1] * height / (s[0] * width) < 1.1}
     if split.sizes and all((h - w) * (height - width) < 0 for h, w in split.sizes):
-        shown = [f"{h}x{w}" for h, w in split.sizes]
         what = f"images are loaded at {height}x{width} (height x width), but the files have"
         remedy = f"did you mean {width}x{height}? Sizes are height, width"
-        yield finding(FAULT if split.uses else NOTE, "orientation", what, shown, remedy)
+        level = FAULT if split.uses else NOTE
+        yield finding(level, "orientation", what, list(map(height_width, split.sizes)), remedy)
     elif squeezed:
-        what = f"{sum(squeezed.values())} of {split.examined} images are squeezed to {width}x{height}, from"
+        what = f"{sum(squeezed.values())} of {split.examined} images are squeezed to {height}x{width} (height x width)"
         remedy = "set image_size to another shape if that is not meant"
-        yield finding(NOTE, "aspect ratio", what, [f"{w}x{h}" for h, w in squeezed], remedy)
+        yield finding(NOTE, "aspect ratio", f"{what}, from", list(map(height_width, squeezed)), remedy)
 
 
 # ---- content -------------------------------------------------------------------------------------------

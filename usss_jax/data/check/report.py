@@ -9,15 +9,15 @@ from usss_jax.data.check.domain import DomainReport, SplitReport
 from usss_jax.data.check.findings import FAULT, NOTE, WARNING, Finding
 from usss_jax.data.check.labeled import Labeled
 from usss_jax.data.domain import IGNORE
+from usss_jax.data.sizes import height_width
 
 SHOWN = 10  # findings of a kind; check.json has all
 
 
 def domain_text(report: DomainReport, labeled: Labeled | None) -> str:
     """Tables of one domain: its splits, and the pixels of its classes by raw value; and its labeled set."""
-    height, width = report.size
-    where = report.root or "drawn"
-    lines = [f"{report.domain.name}: {report.domain.title}", f"  {where}, loaded at {width}x{height} (width x height)"]
+    where, size = report.root or "drawn", height_width(report.size)
+    lines = [f"{report.domain.name}: {report.domain.title}", f"  {where}, loaded at {size} (height x width)"]
     if not report.error:
         lines += ["", *_aligned(_split_rows(report), left=2), "", *_aligned(_class_rows(report), left=2)]
     if labeled:
@@ -43,8 +43,8 @@ def findings_text(findings: Sequence[Finding]) -> str:
 
 
 def domain_json(report: DomainReport, labeled: Labeled | None) -> dict[str, Any]:
-    """Everything about one domain, for JSON; sizes as WIDTHxHEIGHT."""
-    out: dict[str, Any] = {"root": report.root, "size": _size(report.size), "seconds": round(report.seconds, 2)}
+    """Everything about one domain, for JSON; sizes as HEIGHTxWIDTH."""
+    out: dict[str, Any] = {"root": report.root, "size": height_width(report.size), "seconds": round(report.seconds, 2)}
     out["labeled"] = dataclasses.asdict(labeled) if labeled else None
     out["splits"] = {}
     for name, split in report.splits.items():
@@ -56,7 +56,7 @@ def domain_json(report: DomainReport, labeled: Labeled | None) -> dict[str, Any]
             "masks": _masks(split),
             "opened": split.examined,
             "error": split.error or split.no_masks,
-            "image_sizes": {_size(size): count for size, count in split.sizes.items()},
+            "image_sizes": {height_width(size): count for size, count in split.sizes.items()},
             "faulty_files": [
                 dict(zip(("id", "kind", "file", "message"), fault, strict=True)) for fault in split.faults
             ],
@@ -78,7 +78,7 @@ def _split_rows(report):
         if split.error:
             rows.append((split.name, uses, "0", "0", "0", "0", "-"))
             continue
-        sizes = [f"{_size(size)}" + f" ({count})" * (len(split.sizes) > 1) for size, count in split.sizes.most_common()]
+        sizes = [height_width(s) + f" ({count})" * (len(split.sizes) > 1) for s, count in split.sizes.most_common()]
         more = f" and {len(sizes) - 3} more" if len(sizes) > 3 else ""
         faulty = len({(fault[0], fault[2]) for fault in split.faults})
         counts = (len(split.ids), _masks(split), split.examined, faulty)
@@ -136,10 +136,6 @@ def _value(value, colors):
     if value < 0:
         return "others"
     return f"({value & 255}, {value >> 8 & 255}, {value >> 16})" if colors else str(value)
-
-
-def _size(size):
-    return f"{size[1]}x{size[0]}"
 
 
 def _share(count, total):
