@@ -10,6 +10,14 @@ from usss_jax.data.domain import Domain, Files, Layout
 from usss_jax.errors import InputError
 
 
+class NoMasksError(InputError):
+    """A split has images and no mask at all; `what` is the message without its remedy."""
+
+    def __init__(self, what: str, remedy: str, split: str):
+        super().__init__(f"{what}; {remedy}")
+        self.what, self.split = what, split
+
+
 class Image(NamedTuple):
     """Path of an image; if a list names it, also the mask there, below the root, and the line as "FILE:LINE"."""
 
@@ -48,15 +56,16 @@ def find_readable(
             return layout, files, _hold_out(images, layout.holdout, split, domain), unread
     if not found_images and all_unread:
         raise InputError(_unread_text(domain, root, split, sorted(all_unread)))
+    where = f"{root}: split {split!r} of domain {domain.name!r}"
     if not found_images:
         looked_for = ", ".join(dict.fromkeys(patterns.shown(files.images) for _, files in tried))
-        what, remedy = f"no images; looked for {looked_for}", f"to get them: {domain.how_to_get}"
-    elif not any(files.masks for _, files in tried):
+        raise InputError(f"{where}: no images; looked for {looked_for}; to get them: {domain.how_to_get}")
+    if not any(files.masks for _, files in tried):
         what, remedy = "it has no labels", "use a split that has, or open it without masks"
     else:
         looked_for = ", ".join(dict.fromkeys(patterns.shown(files.masks) for _, files in tried if files.masks))
         what, remedy = f"images but no masks; looked for {looked_for}", f"to get them: {domain.how_to_get}"
-    raise InputError(f"{root}: split {split!r} of domain {domain.name!r}: {what}; {remedy}")
+    raise NoMasksError(f"{where}: {what}", remedy, split)
 
 
 def _unread_text(domain, root, split, paths):
