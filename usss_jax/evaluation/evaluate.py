@@ -27,11 +27,11 @@ def predict(variables, images, *, domain: str, model: UniversalModel, classes: S
     """
     features = model.apply(variables, images, method="encode")
     logits = model.apply(variables, features, domain, method="decode")
-    if classes is not None:
-        logits = jnp.take(logits, np.asarray(classes), axis=-1)
-    return map_pixels(partial(jnp.argmax, axis=-1), logits, size=images.shape[1:3], mode=model.upsample).astype(
-        jnp.int32
-    )
+
+    def arg_max(scores):
+        return jnp.argmax(scores if classes is None else scores[..., np.asarray(classes)], axis=-1)
+
+    return map_pixels(arg_max, logits, size=images.shape[1:3], mode=model.upsample).astype(jnp.int32)
 
 
 def padded_batches(source, batch_size: int, share: tuple[int, int] = (0, 1)) -> Iterator[dict]:

@@ -86,7 +86,7 @@ def about_unlabeled(pool: Pools) -> str:
         scored = f"its {split} split has no masks, so it has no score"
     elif not pool.scored_by:
         scored = "it has no score, since no labeled domain has all of its classes"
-    return f"{name} has no labels: cross, full and direct alone train on its {len(pool.unlabeled)} images; {scored}"
+    return f"{name} has no labels: only cross, full and direct train on its {len(pool.unlabeled)} images; {scored}"
 
 
 OF_A_HOST = ("data_root", "cache_gb", "loader_threads")  # fields that may differ between hosts
