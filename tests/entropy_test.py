@@ -76,6 +76,14 @@ def test_the_cross_term_is_the_sum_over_the_other_domains(own):
         np.testing.assert_allclose(watch[domain]["entropy"], value, rtol=1e-12)
 
 
+def test_a_domain_without_label_embeddings_has_the_cross_term_with_every_other_alone():
+    embedding, embeddings = random_case()
+    with jax.enable_x64(True):
+        within, cross, watch = entropy_terms(jnp.asarray(embedding), "unlabeled", embeddings, same_size)
+    assert float(within) == 0 and set(watch) == {"a", "b", "c"}
+    np.testing.assert_allclose(cross, sum(mean_entropy(embedding @ e.T) for e in embeddings.values()), rtol=1e-12)
+
+
 def test_with_one_domain_the_cross_term_is_zero():
     embedding, embeddings = random_case(sizes=[("a", 3)])
     within, cross, watch = entropy_terms(jnp.asarray(embedding), "a", embeddings, same_size)

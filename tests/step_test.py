@@ -167,6 +167,8 @@ CASES = {
         {"camvid": (2, 2, 16, 24), "city": (3, 1, 21, 24)},
     ),
     "one_domain": ({"sun": (2, 16, 24)}, {"sun": (2, 2, 16, 24)}),
+    # "sun" has neither label embeddings nor a within term: its cross term is with those of the two others.
+    "domain_without_labels": (SAME, {"city": (1, 2, 16, 24), "sun": (2, 2, 16, 24)}),
 }
 
 

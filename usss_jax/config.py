@@ -43,7 +43,8 @@ def default_config() -> ConfigDict:
     # Data
     c.domains = flexible(["cityscapes", "camvid"])  # names (data/domains.py) or YAML files
     c.data_root = ""  # * folder with one sub-folder per domain; given by name the domain's own; "tfds:DIR": records
-    c.labeled_per_domain = flexible(100)  # * N, or "all"
+    # * N, or "all"; or 0: without labels, trained by the entropy terms alone, no decoder of its own, needs no masks
+    c.labeled_per_domain = flexible(100)
     c.split_seed = 0  # chooses the labeled images
     c.labeled_list = ""  # * text file that names the labeled images, in place of labeled_per_domain
     c.unlabeled_splits = ""  # * splits of the unlabeled images, such as train+train_extra; empty: the domain's own
@@ -289,14 +290,14 @@ def read_splits(text: str) -> tuple[str, ...]:
     return splits
 
 
-def read_count(word: str) -> Callable[[str], int | str]:
-    """Return a reader of a positive whole number or the given word."""
+def read_count(word: str, least: int = 1) -> Callable[[str], int | str]:
+    """Return a reader of a whole number, `least` or more, or the given word."""
 
     def read(text: str) -> int | str:
         if text == word:
             return word
-        if not text.isdigit() or int(text) < 1:
-            raise ValueError(f"give a positive whole number or {word}")
+        if not text.isdigit() or int(text) < least:
+            raise ValueError(f"give a whole number, {least} or more, or {word}")
         return int(text)
 
     return read

@@ -57,7 +57,7 @@ def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
     """
     import jax  # after the flags: a typo should not wait for JAX
 
-    from usss_jax.data.pools import open_all
+    from usss_jax.data.pools import open_all, with_labels
     from usss_jax.training import hosts, label_embeddings, label_sources, sharding, stages, variants
     from usss_jax.training import workdir as workdir_lib
 
@@ -66,14 +66,15 @@ def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
     if out is not None and stages.has_embeddings(out):
         raise InputError(f"--out={out}: has label embeddings already; give another folder")
     try:
-        pools = hosts.together(open_all, config)
-        stages.check_same_run(config, pools)
+        everything = hosts.together(open_all, config)
+        stages.check_same_run(config, everything)
     except InputError as e:
         raise InputError(str(e).replace("--config.data_root", "--data_root")) from e
+    pools = with_labels(everything)
     with config.unlocked():
         config.single_from = config.single_from or str(workdir)
-    data = {name: pool.content for name, pool in pools.items()}
-    singles = workdir_lib.singles_folder(config, workdir, data)
+    data = {name: pool.content for name, pool in everything.items()}
+    singles = workdir_lib.singles_folder(config, workdir, {name: data[name] for name in pools})
     for stage in variants.single_stages(config, pools):
         stages.finished_summary(stage, singles)  # raises if it was trained on other data
     if out is None:

@@ -26,7 +26,7 @@ def load_yaml(path: str) -> Domain:
     channels; color: the classes' colours, which then have no ids; ids16: the first channel of a colour PNG; see
     data/masks.py), `ignore_ids` (none), `ignore_colors` (black, unless a class is), `other_colors` (error; or ignore:
     every colour that no class has is ignored), `crop` (size), `select_split` (val), `report_split` (select_split),
-    `unlabeled_splits` (train, and unlabeled if there is such a split), `holdout`, `how_to_get`.
+    `unlabeled_splits` (train and unlabeled, those of them that there are), `holdout`, `how_to_get`.
 
     `splits` maps names to what is, below root, one of
 
@@ -227,7 +227,7 @@ def _below_root(text, where):
 def _yaml_unlabeled(spec, path):
     where, splits = f"{path}: unlabeled_splits", list(spec["splits"])
     if "unlabeled_splits" not in spec:
-        return ("train", "unlabeled") if "unlabeled" in splits else ("train",)
+        return tuple(split for split in ("train", "unlabeled") if split in splits) or ("train",)
     chosen = _list(spec["unlabeled_splits"], where)
     if not chosen:
         raise InputError(f"{where}: names no split; name some of {', '.join(splits)}, or remove the key")
@@ -239,7 +239,9 @@ def _yaml_unlabeled(spec, path):
 
 
 def _yaml_split(spec, key, default, path):
-    split = spec.get(key, default)
+    if key not in spec:
+        return default  # may not be there: a domain without labels needs none
+    split = spec[key]
     if not isinstance(split, str) or split not in spec["splits"]:
         raise InputError(f"{path}: {key}: {split!r} is not one of the splits {', '.join(spec['splits'])}")
     return split

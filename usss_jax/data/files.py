@@ -12,6 +12,14 @@ from usss_jax.data.folders import Names, below, there_are, walk
 from usss_jax.errors import InputError
 
 
+class NoMasksError(InputError):
+    """A split has images and no mask at all; `what` is the message without its remedy."""
+
+    def __init__(self, what: str, remedy: str, split: str):
+        super().__init__(f"{what}; {remedy}")
+        self.what, self.split = what, split
+
+
 class Image(NamedTuple):
     """Path of an image; if a list names it, also the mask there, below the root, and the line as "FILE:LINE"."""
 
@@ -65,12 +73,14 @@ def find_readable(domain: Domain, root: str | os.PathLike, split: str, with_mask
         counts = [_count_masks(root, one) for one in with_images]
         best = with_images[counts.index(max(counts))]
         if not max(counts) and not any(map(_may_have_masks, found)):
-            raise _nothing(domain, root, split, "it has no labels", "use a split that has, or open it without masks")
+            what = f"{root}: split {split!r} of domain {domain.name!r}: it has no labels"
+            raise NoMasksError(what, "use a split that has, or open it without masks", split)
         if not max(counts) and best.files.masks:  # a list names its masks: which of them is missing is told later
             looked_for = dict.fromkeys(one.files.masks for one in found if one.files.masks)
             what = f"images but no masks; looked for {', '.join(map(patterns.shown, looked_for))}"
             expected = [_expected(key, image, one.files, root)[0] for one in found for key, image in one.images.items()]
-            raise _nothing(domain, root, split, what, f"to get them: {domain.how_to_get}", expected[:1])
+            error = _nothing(domain, root, split, what, "", expected[:1])
+            raise NoMasksError(str(error).removesuffix("; "), f"to get them: {domain.how_to_get}", split)
     return best._replace(images=_hold_out(best.images, best.layout.holdout, split, domain))
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ from usss_jax.data.cache import Budget, CachedSource
 from usss_jax.data.content import hash_of, label_space
 from usss_jax.data.domain import Domain
 from usss_jax.data.domains import get_domain
-from usss_jax.data.files import others_text
+from usss_jax.data.files import NoMasksError, others_text
 from usss_jax.data.labels import Labels, about_classes, read_labels
 from usss_jax.data.readable import BadExample, readable, report_skipped
 from usss_jax.data.sizes import check_orientation
@@ -28,10 +28,13 @@ LABELED = "labeled images"
 class Pools:
     """Sources of one domain (see data/sources.py).
 
+    A domain without labels in this run (labeled_per_domain=0) has no labeled images, and select and report images only
+    where its splits have masks; no checkpoint is chosen by them.
+
     Attributes:
       domain: its class table.
       crop: (h, w) of training examples.
-      labeled: the N labeled training images with masks.
+      labeled: the N labeled training images with masks; empty for a domain without labels.
       unlabeled: training images without masks: theirs are never opened.
       select: images with masks on which the best checkpoint is chosen.
       report: images with masks whose scores are reported.
@@ -41,6 +44,7 @@ class Pools:
       skipped: examples that cannot be used and were left out (on_bad_example="skip").
       left_out: a line for each folder that has files beside the images.
       budget: memory for decoded images; all domains of a run share it.
+      scored_by: of a domain without labels: the domain whose decoder is scored on its select and report images.
     """
 
     domain: Domain
@@ -55,6 +59,7 @@ class Pools:
     skipped: tuple[BadExample, ...] = ()
     left_out: tuple[str, ...] = ()
     budget: Budget = dataclasses.field(default_factory=lambda: Budget(0))
+    scored_by: str | None = None
 
     @functools.cached_property
     def labels(self) -> dict[str, Labels]:
@@ -67,7 +72,9 @@ class Pools:
     @property
     def labeled_sources(self) -> dict[str, sources.Source]:
         """The sources with masks: the "labeled images", and by their names the splits for selection and report."""
-        return {LABELED: self.labeled, self.domain.select_split: self.select, self.domain.report_split: self.report}
+        domain = self.domain
+        found = {LABELED: self.labeled, domain.select_split: self.select, domain.report_split: self.report}
+        return {what: source for what, source in found.items() if len(source)}
 
     @property
     def label_counts(self) -> np.ndarray:
@@ -109,10 +116,35 @@ def open_all(config: ConfigDict) -> dict[str, Pools]:
         raise InputError(f"domains={list(config.domains)}: two of them have the same name; rename one in its file")
     options = pool_options(config, domains)
     budget = Budget(int(config.cache_gb * 1e9))
-    return {
-        name: open_pools(domain, domain_root(config.data_root, domain, names), budget=budget, **options[name])
-        for name, domain in domains.items()
-    }
+    pools: dict[str, Pools] = {}
+    without: dict[str, NoMasksError] = {}
+    for name, domain in domains.items():
+        try:
+            root = domain_root(config.data_root, domain, names)
+            pools[name] = open_pools(domain, root, budget=budget, **options[name])
+        except NoMasksError as e:
+            if e.split != "train":
+                raise
+            without[name] = e
+    labeled = with_labels(pools)
+    for name, error in without.items():
+        if not labeled:
+            raise error
+        values = {n: 0 if n in without else of["labeled"] for n, of in options.items()}
+        lists = f", and no labeled_list for {name}" if options[name]["labeled_list"] else ""
+        raise InputError(
+            f"{error.what}; add its masks, or train on its images without labels: {splits.labeled_field(values)}{lists}"
+        )
+    for name, pool in pools.items():
+        if name not in labeled:
+            has_all = (d for d, p in labeled.items() if {*pool.domain.class_names} <= {*p.domain.class_names})
+            pools[name] = dataclasses.replace(pool, scored_by=next(has_all, None))
+    return pools
+
+
+def with_labels(pools: Mapping[str, Pools]) -> dict[str, Pools]:
+    """Those of the domains that have labels in this run, in their order."""
+    return {name: pool for name, pool in pools.items() if len(pool.labeled)}
 
 
 def about_data(pools: Mapping[str, Pools], least_classes: int) -> Iterator[str]:
@@ -123,7 +155,8 @@ def about_data(pools: Mapping[str, Pools], least_classes: int) -> Iterator[str]:
         images are to be loaded at a size with height and width exchanged.
     """
     for name, pool in pools.items():
-        check_file_orientation(pool.domain, pool.labeled)
+        for source in pool.labeled_sources.values():
+            check_file_orientation(pool.domain, source)
         lines = [f"{text}; they are left out" for text in pool.left_out]
         for what, source in pool.labeled_sources.items():
             lines += about_classes(pool.domain, what, source.ids, pool.labels[what], least_classes)
@@ -154,7 +187,7 @@ def pool_options(config: ConfigDict, domains: Mapping[str, Domain]) -> dict[str,
         return per_domain(config[field], names, field, reader)
 
     fields = {
-        "labeled": read("labeled_per_domain", read_count("all")),
+        "labeled": read("labeled_per_domain", read_count("all", least=0)),
         "labeled_list": per_domain_paths(config.labeled_list, names, "labeled_list"),
         "unlabeled_splits": read("unlabeled_splits", read_splits),
         "unlabeled_list": per_domain_paths(config.unlabeled_list, names, "unlabeled_list"),
@@ -165,9 +198,7 @@ def pool_options(config: ConfigDict, domains: Mapping[str, Domain]) -> dict[str,
     }
     check_orientation(domains, fields["size"], "image_size")
     check_orientation(domains, fields["crop"], "crop_size")
-    for name in names:
-        if fields["labeled"][name] is None and not fields["labeled_list"][name]:
-            raise InputError(f"labeled_per_domain={config.labeled_per_domain} says nothing of {name}")
+    splits.check_given(str(config.labeled_per_domain), fields["labeled"], fields["labeled_list"])
     rare = {name: config.rare_temperature if s == "rare" else None for name, s in fields.pop("sampling").items()}
     return {
         name: {
@@ -228,7 +259,8 @@ def open_pools(
     Args:
       domain: the domain.
       root: its folder, or "tfds:DIR"; None for a synthetic one.
-      labeled: N, or "all"; not used with `labeled_list`.
+      labeled: N, or "all"; 0: without labels, then no mask is needed, and none of train opened. Not used with
+        `labeled_list`.
       split_seed: chooses the labeled images (data/splits.py).
       labeled_list: text file of the labeled images (data/lists.py); only these need masks.
       unlabeled_splits: splits whose images are unlabeled; None for the domain's own.
@@ -244,10 +276,12 @@ def open_pools(
       budget: memory for decoded images.
 
     Raises:
+      NoMasksError: an InputError, for a split that needs masks and has none.
       InputError: for missing data, a missing mask, N larger than the pool, nothing left to train on.
     """
-    skipped: list[BadExample] = []
+    without_labels = labeled == 0 and not labeled_list
     domain = dataclasses.replace(domain, size=size or domain.size)
+    skipped: list[BadExample] = []
 
     def open_split(split: str, use: str, ids: Sequence[str] | None = None) -> sources.Source:
         """With masks; images without are an error, or skipped."""
@@ -258,36 +292,53 @@ def open_pools(
         tolerant = skip if on_bad_example == "skip" else None
         return sources.open_source(domain, root, split, size=size, ids=ids, skip=tolerant)
 
+    def open_scored(split: str, use: str) -> sources.Source:
+        """With masks; for a domain without labels whose split has none, or is not there, empty."""
+        if without_labels and split not in domain.splits:
+            return nothing
+        try:
+            return open_split(split, use)
+        except NoMasksError:
+            if without_labels:
+                return nothing
+            raise
+
     if labeled_list:
         train = sources.open_source(domain, root, "train", size=size, with_masks=False)
         chosen = open_split("train", "labeled", lists.read_ids(labeled_list, domain, train.ids))
+    elif without_labels:
+        chosen = None
     elif labeled is not None:
         train = open_split("train", "labeled")
         chosen = train.select(splits.choose_labeled(train.ids, labeled, split_seed, domain.name))
     else:
         raise ValueError("open_pools needs a number of labeled images or a list of them")
+    unlabeled = _open_unlabeled(
+        domain,
+        root,
+        size,
+        unlabeled_splits or domain.unlabeled_splits,
+        unlabeled_list,
+        chosen.ids if chosen else (),
+        unlabeled_includes_labeled,
+    )
+    nothing = cast(sources.Source, unlabeled.select(()))
     opened = {
-        "labeled": chosen,
-        "unlabeled": _open_unlabeled(
-            domain,
-            root,
-            size,
-            unlabeled_splits or domain.unlabeled_splits,
-            unlabeled_list,
-            chosen.ids,
-            unlabeled_includes_labeled,
-        ),
-        "select": open_split(domain.select_split, "select"),
+        "labeled": nothing if chosen is None else chosen,
+        "unlabeled": unlabeled,
+        "select": open_scored(domain.select_split, "select"),
     }
     if domain.report_split != domain.select_split:
-        opened["report"] = open_split(domain.report_split, "report")
+        opened["report"] = open_scored(domain.report_split, "report")
     if on_bad_example == "skip":
         report_skipped(skipped)
         for use, source in opened.items():
+            if without_labels and not len(source):
+                continue
             opened[use], bad = readable(source, f"{domain.name}, {use}", threads)
             skipped += bad
     budget = budget or Budget(0)
-    others = [source.others for source in (train, *opened.values()) if isinstance(source, sources.FolderSource)]
+    others = [source.others for source in opened.values() if isinstance(source, sources.FolderSource)]
     cached = {use: CachedSource(source, budget) for use, source in opened.items()}
     return Pools(
         domain,
@@ -312,7 +363,7 @@ def _open_unlabeled(domain, root, size, names, unlabeled_list, labeled, includes
         return sources.open_source(domain, root, split, size=size, with_masks=False, ids=ids)
 
     parts = {split: open_split(split) for split in names}
-    if includes_labeled and "train" not in parts:
+    if includes_labeled and labeled and "train" not in parts:
         parts["train"] = open_split("train", labeled)
     source = _Joined(parts)
     in_train = [source.name("train", i) for i in labeled] if "train" in parts else []

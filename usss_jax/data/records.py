@@ -18,6 +18,7 @@ import numpy as np
 from usss_jax.data.content import differences, label_space
 from usss_jax.data.decode import check_same_size, decode_image, resize_image, resize_label
 from usss_jax.data.domain import IGNORE, Domain
+from usss_jax.data.files import NoMasksError
 from usss_jax.data.headers import read_header
 from usss_jax.data.sizes import height_width
 from usss_jax.data.sources import RECORDS, pick
@@ -53,7 +54,7 @@ def open_records(
     check_files(folder, known[split]["shards"])
     where = f"split {split!r} of domain {domain.name!r} in {folder}"
     if with_masks and not known[split]["labeled"]:
-        raise InputError(f"{where}: it has no labels; use a split that has, or open it without masks")
+        raise NoMasksError(f"{where}: it has no labels", "use a split that has, or open it without masks", split)
     rows = {key: row for row, key in enumerate(known[split]["ids"])}
     if ids is not None:
         rows = pick(rows, ids, where)

@@ -73,7 +73,10 @@ def open_source(
     if split not in domain.splits:
         close = difflib.get_close_matches(split, domain.splits, n=1)
         hint = f", did you mean {close[0]!r}?" if close else ";"
-        raise InputError(f"domain {domain.name!r} has no split {split!r}{hint} it has {', '.join(domain.splits)}")
+        raise InputError(
+            f"domain {domain.name!r} has no split {split!r}{hint} it has {', '.join(domain.splits)}; "
+            "name one of these, or add the split to the domain's file"
+        )
     if domain.synthetic is not None:
         source = SyntheticSource(domain, split, size, with_masks)
         return source if ids is None else source.select(ids)

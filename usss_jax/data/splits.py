@@ -49,6 +49,32 @@ def choose_labeled(ids: Sequence[str], n: int | str, seed: int, domain: str) -> 
     return chosen
 
 
+def check_given(text: str, labeled: Mapping[str, int | str | None], listed: Mapping[str, str | None]):
+    """Raise InputError unless every domain has one of a number and a list, and some domain is labeled."""
+    field = f"labeled_per_domain={text}"
+    some = any(listed[name] or labeled[name] for name in labeled)
+    for name, value in labeled.items():
+        if value is None and not listed[name]:
+            given = {n: (0 if some else "all") if v is None and not listed[n] else v for n, v in labeled.items()}
+            raise InputError(
+                f"{field} says nothing of {name}; give its number of labeled images, all, or 0 for a domain without "
+                f"labels: {labeled_field(given)}"
+            )
+        if value == 0 and listed[name]:
+            remedy = labeled_field({**labeled, name: "all"})
+            raise InputError(
+                f"{field}: {name} is to have no labels, but labeled_list={listed[name]} names some; leave {name} "
+                f"out of labeled_list, or give {remedy}, whose place the list takes"
+            )
+    if not some:
+        raise InputError(f"{field}: no domain has labels; give one of {', '.join(labeled)} a number or all")
+
+
+def labeled_field(values: Mapping[str, int | str | None]) -> str:
+    """The field labeled_per_domain with these values; None: left out, since a labeled_list takes its place."""
+    return "labeled_per_domain=" + ",".join(f"{name}={value}" for name, value in values.items() if value is not None)
+
+
 def rank(ids: Sequence[str], seed: int, domain: str) -> list[str]:
     """Order of the ids by the rule: the first n of it are labeled."""
     return sorted(ids, key=lambda i: hashlib.sha256(f"{seed}:{domain}:{i}".encode()).digest())

@@ -13,7 +13,7 @@ import grain
 import numpy as np
 
 from usss_jax.data.augment import CropFlip, stack
-from usss_jax.data.pools import Pools
+from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.sampling import rare_class_probabilities
 from usss_jax.data.sources import Examples
 from usss_jax.errors import InputError
@@ -79,7 +79,7 @@ def step_batches(
     """Batches of one training step after the other; item s belongs to step s.
 
     Args:
-      pools: per domain.
+      pools: per domain; one without labeled images has no part in "labeled".
       batch_size: global number of labeled images of every domain.
       unlabeled_batch_size: global number of images of an unlabeled micro-batch.
       unlabeled_batches: U_k, micro-batches per step and domain; None or empty for supervised training.
@@ -91,7 +91,7 @@ def step_batches(
       "unlabeled": {domain: {"image": uint8 [U, B, h, w, 3]}}} with this host's share of every batch.
     """
     parts: dict[tuple[str, str], grain.MapDataset] = {}
-    for name, pool in pools.items():
+    for name, pool in with_labels(pools).items():
         seed_ = _seed(seed, name, "labeled")
         if pool.rare_temperature is None:
             examples = stream(pool.labeled, pool, seed_)

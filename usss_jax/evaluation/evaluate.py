@@ -1,6 +1,6 @@
 """Evaluation over a whole split: whole images, arg max and confusion matrix on device."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -20,13 +20,18 @@ THREADS = 4  # that decode the images of a batch
 T = TypeVar("T")
 
 
-def predict(variables, images, *, domain: str, model: UniversalModel):
-    """Class of every pixel: images uint8 [B, H, W, 3] -> train ids int32 [B, H, W] of `domain` (G_k(F(x)), arg max)."""
+def predict(variables, images, *, domain: str, model: UniversalModel, classes: Sequence[int] | None = None):
+    """Class of every pixel: images uint8 [B, H, W, 3] -> train ids int32 [B, H, W] of `domain` (G_k(F(x)), arg max).
+
+    With `classes`, train ids of the domain, the most likely of these alone, as its place among them.
+    """
     features = model.apply(variables, images, method="encode")
     logits = model.apply(variables, features, domain, method="decode")
-    return map_pixels(partial(jnp.argmax, axis=-1), logits, size=images.shape[1:3], mode=model.upsample).astype(
-        jnp.int32
-    )
+
+    def arg_max(scores):
+        return jnp.argmax(scores if classes is None else scores[..., np.asarray(classes)], axis=-1)
+
+    return map_pixels(arg_max, logits, size=images.shape[1:3], mode=model.upsample).astype(jnp.int32)
 
 
 def padded_batches(source, batch_size: int, share: tuple[int, int] = (0, 1)) -> Iterator[dict]:
@@ -63,12 +68,18 @@ def _stack(examples: list[dict], batch_size: int) -> dict:
     return batch
 
 
-def create_evaluator(mesh: Mesh, domain: str, num_classes: int, *, model: UniversalModel):
-    """Return `evaluate(variables, source, batch_size) -> int64 [C, C]` for one domain; compiled once per image size."""
+def create_evaluator(
+    mesh: Mesh, domain: str, num_classes: int, *, model: UniversalModel, classes: Sequence[int] | None = None
+):
+    """Return `evaluate(variables, source, batch_size) -> int64 [C, C]` for one domain; compiled once per image size.
+
+    With `classes` the source's labels are places among these train ids of the domain (see `predict`), and
+    `num_classes` is their number: images of another domain, in whose label space they are.
+    """
 
     @partial(jax.jit, in_shardings=(replicated(mesh), batch_sharding(mesh)), out_shardings=replicated(mesh))
     def count(variables, batch):
-        predictions = predict(variables, batch["image"], domain=domain, model=model)
+        predictions = predict(variables, batch["image"], domain=domain, model=model, classes=classes)
         return confusion_matrix(batch["label"], predictions, num_classes)
 
     def evaluate(variables, source, batch_size: int) -> np.ndarray:

@@ -35,7 +35,7 @@ def entropy_terms(
 
     Args:
       embedding: E's output for images of domain `own` at the encoder's stride, [B, h, w, d].
-      own: name of the images' domain.
+      own: name of the images' domain; one without label embeddings, since it has no labels, has no within term.
       label_embeddings: per domain [n, d], rows of unit length.
       mean_over_pixels: (function, scores [B, h, w, n]) -> mean of the function of the upsampled scores over all pixels
         (models/strips.py); the upsampling follows the scores, which is exact.
@@ -43,8 +43,8 @@ def entropy_terms(
       diversity: see `score_entropies`.
 
     Returns:
-      (within, cross, watch): two scalars in nats, the cross term summed over the other domains (0 if there is none),
-      and per domain of label embeddings the scalars that show a collapse: "entropy" (mean over pixels),
+      (within, cross, watch): two scalars in nats, the cross term summed over the other domains (each 0 if there is
+      none), and per domain of label embeddings the scalars that show a collapse: "entropy" (mean over pixels),
       "entropy_of_mean" (of the mean prediction over the encoder's cells; high is good) and "top_share" (share of
       cells whose most similar embedding is the most used one; left out if there is one embedding alone).
     """
@@ -64,7 +64,8 @@ def score_entropies(scores: Mapping[str, jax.Array], own: str, mean_over_pixels:
     Returns:
       (within, cross, watch), see `entropy_terms`.
     """
-    within, cross, watch = 0.0, 0.0, {}
+    zero = jnp.zeros((), next(iter(scores.values())).dtype)
+    within, cross, watch = zero, zero, {}
     for domain, values in scores.items():
         entropy = mean_over_pixels(pixel_entropy, values)
         term = entropy - diversity * entropy_of_mean(values) if diversity else entropy
@@ -73,7 +74,7 @@ def score_entropies(scores: Mapping[str, jax.Array], own: str, mean_over_pixels:
         else:
             cross = cross + term
         watch[domain] = {"entropy": entropy, **_usage(jax.lax.stop_gradient(values))}
-    return within, jnp.asarray(cross, next(iter(scores.values())).dtype), watch
+    return within, cross, watch
 
 
 def _usage(scores):

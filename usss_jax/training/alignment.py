@@ -47,13 +47,13 @@ def compare_stages(
       InputError: for stages, classes or data with which this cannot be done.
     """
     stages = open_stages(folders)
-    class_names = stages[0].class_names
+    sources, split_names = open_sources(stages[0], split, data_root)
+    class_names = {d: names for d, names in stages[0].class_names.items() if d in sources}
     groups = match_classes(classes, class_names) if classes.strip() else match_all(class_names)
     check_pairs(groups)
     scatter = import_scatter() if picture else None
     if scatter and perplexity >= (most := pixels * sum(map(len, groups))):
         raise InputError(f"perplexity={perplexity:g} must be below the number of points, here {most}: give more pixels")
-    sources, split_names = open_sources(stages[0], split, data_root)
     _make_folder(out)
 
     mesh = sharding.create_mesh()
@@ -187,15 +187,15 @@ def draw_pixels(
 
 
 def open_sources(stage: FinishedStage, split: str, data_root: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Per domain of a stage the source of "report" or "select", and the name of that split."""
+    """Per domain of a stage that has masks there the source of "report" or "select", and the name of that split."""
     config = stage.config.copy_and_resolve_references()
     config.data_root = data_root or config.data_root
     try:
         pools = open_all(config)
     except InputError as e:
         raise InputError(str(e).replace("--config.data_root", "--data_root")) from e
-    names = {d: getattr(pool.domain, f"{split}_split") for d, pool in pools.items()}
-    return {d: getattr(pool, split) for d, pool in pools.items()}, names
+    found = {d: getattr(pool, split) for d, pool in pools.items() if len(getattr(pool, split))}
+    return found, {d: getattr(pools[d].domain, f"{split}_split") for d in found}
 
 
 def describe(stage: FinishedStage, checkpoint: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from usss_jax.data import streams
 from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.data.cache import Budget
-from usss_jax.data.pools import Pools
+from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.splits import split_hash
 from usss_jax.errors import InputError
 from usss_jax.evaluation import metrics
@@ -45,7 +45,8 @@ class Stage:
       label_embeddings: per domain [n, d]; empty for supervised training.
       unlabeled_batches: U_k per domain; empty for supervised training.
       label_classes: per domain the train id of each label embedding.
-      trained: domains whose images are trained on; empty: all of `pools`. The others are only evaluated.
+      trained: domains whose images are trained on; empty: all of `pools`. The others are only evaluated. A domain
+        without labels is trained on only if it has `unlabeled_batches`.
       initial: variables of a finished network that the stage begins from; None: random, or pretrained, weights.
     """
 
@@ -63,6 +64,10 @@ class Stage:
     def trained_pools(self) -> dict[str, Pools]:
         """Images of the domains that are trained on."""
         return {domain: pool for domain, pool in self.pools.items() if domain in (self.trained or self.pools)}
+
+    def scored_pools(self, use: str) -> dict[str, Pools]:
+        """Domains with images of a use ("select" or "report") and a decoder that can be scored on them."""
+        return {d: p for d, p in self.pools.items() if len(getattr(p, use)) and (len(p.labeled) or p.scored_by)}
 
     def trains(self, part: str) -> bool:
         """Whether a part of the model (encoder, decoder_DOMAIN, embedding) changes."""
@@ -156,12 +161,13 @@ def train_and_evaluate(
         share=hosts.share(),
     )
     batch_shardings = sharding.step_batch_shardings(mesh)
-    evaluators = {d: create_evaluator(mesh, d, p.domain.num_classes, model=model) for d, p in stage.pools.items()}
+    evaluators = create_evaluators(stage, model, mesh)
 
     def evaluate(variables, use: str) -> dict[str, np.ndarray]:
         """Confusion matrix per domain on the sources of one use ("select" or "report")."""
         variables = sharding.whole(variables, mesh)
-        return {d: evaluators[d](variables, getattr(p, use), config.eval_batch_size) for d, p in stage.pools.items()}
+        pools = stage.scored_pools(use)
+        return {d: evaluators[d](variables, getattr(p, use), config.eval_batch_size) for d, p in pools.items()}
 
     seconds_before = progress["seconds"]
 
@@ -170,7 +176,7 @@ def train_and_evaluate(
         return {"progress": progress, "config": config.to_dict(), **describe_data(stage)}
 
     # ---- Loop ----
-    images_per_step = len(stage.trained_pools) * config.batch_size
+    images_per_step = len(with_labels(stage.trained_pools)) * config.batch_size
     images_per_step += sum(stage.unlabeled_batches.values()) * config.unlabeled_batch_size
     meter = Meter(stage.name, stage.steps, images_per_step, progress)
     iterator = streams.iterate(batches, start, config.loader_threads)
@@ -200,7 +206,7 @@ def train_and_evaluate(
                     scores = {d: metrics.mean_iou(c) for d, c in confusions.items()}
                     if absent := [d for d, value in scores.items() if value is None]:
                         raise InputError(f"{absent[0]}: its select split has no labeled pixel; check the masks there")
-                    scores["average"] = average(scores[d] for d in stage.trained_pools)
+                    scores["average"] = average(scores[d] for d in with_labels(stage.trained_pools))
                     writer.write(step, {f"select_miou/{d}": value for d, value in scores.items()})
                     say(
                         stage.name,
@@ -240,6 +246,19 @@ def train_and_evaluate(
     return summary
 
 
+def create_evaluators(stage: Stage, model: UniversalModel, mesh: Mesh) -> dict[str, Callable]:
+    """`create_evaluator` per domain; of one without labels for the decoder that scores it, by names of classes."""
+    evaluators = {}
+    for name, pool in stage.pools.items():
+        classes = None
+        if pool.scored_by:
+            theirs = stage.pools[pool.scored_by].domain.class_names
+            classes = [theirs.index(c) for c in pool.domain.class_names]
+        decoder, count = pool.scored_by or name, pool.domain.num_classes
+        evaluators[name] = create_evaluator(mesh, decoder, count, model=model, classes=classes)
+    return evaluators
+
+
 def device_augment(config: ConfigDict) -> DeviceAugment:
     """Augmentation inside the step, by the config's fields; InputError for one out of range."""
     return DeviceAugment(config.color_jitter, config.grey, config.blur, config.mix)
@@ -253,18 +272,26 @@ SUMMARIZED = (
 
 def summarize(config: ConfigDict, stage: Stage, result: Mapping, progress: Mapping) -> dict[str, Any]:
     """Content of summary.json from the confusion matrices of the last and the best checkpoint."""
-    domains = {}
+    domains: dict[str, dict[str, Any]] = {}
+    without_labels: dict[str, dict[str, Any]] = {}
     for name, pool in stage.pools.items():
-        ious = {which: metrics.iou(result[which][name]) for which in ("last", "best")}
-        domains[name] = {
-            "miou_last": metrics.mean_iou(result["last"][name]),
-            "miou_best": metrics.mean_iou(result["best"][name]),
-            "select_miou_best": progress["best"]["domains"][name],
-            "iou": dict(zip(pool.domain.class_names, ious["best"], strict=True)),
-            "iou_last": dict(zip(pool.domain.class_names, ious["last"], strict=True)),
-            "split": pool.domain.report_split,
-            "select_split": pool.domain.select_split,
-            "image_size": list(pool.report[0]["image"].shape[:2]),
+        scores: dict[str, Any] = {}
+        if name in result["best"]:
+            ious = {which: metrics.iou(result[which][name]) for which in ("last", "best")}
+            scores = {
+                "miou_last": metrics.mean_iou(result["last"][name]),
+                "miou_best": metrics.mean_iou(result["best"][name]),
+                "iou": dict(zip(pool.domain.class_names, ious["best"], strict=True)),
+                "iou_last": dict(zip(pool.domain.class_names, ious["last"], strict=True)),
+                "split": pool.domain.report_split,
+                "select_split": pool.domain.select_split,
+            }
+        if not len(pool.labeled):
+            scores["scored_by"] = pool.scored_by
+        (domains if len(pool.labeled) else without_labels)[name] = {
+            **scores,
+            "select_miou_best": progress["best"]["domains"].get(name),
+            "image_size": list((pool.report if len(pool.report) else pool.unlabeled)[0]["image"].shape[:2]),
             "images": {
                 "labeled": len(pool.labeled),
                 "unlabeled": len(pool.unlabeled),
@@ -277,6 +304,7 @@ def summarize(config: ConfigDict, stage: Stage, result: Mapping, progress: Mappi
     return {
         "stage": stage.name,
         "domains": domains,
+        "without_labels": without_labels,
         "average_last": average(d["miou_last"] for d in domains.values()),
         "average_best": average(d["miou_best"] for d in domains.values()),
         "select_average_best": progress["best"]["average"],
@@ -305,11 +333,11 @@ def shared_budget(stage: Stage) -> Budget:
 
 
 def describe_data(stage: Stage) -> dict[str, Any]:
-    """Label spaces and labeled images, as every checkpoint states them."""
+    """Label spaces of the decoders and labeled images, as every checkpoint states them."""
     unlabeled = {name: stage.pools[name].unlabeled.ids for name in stage.unlabeled_batches}
     return {
-        "classes": {name: list(pool.domain.class_names) for name, pool in stage.pools.items()},
-        "split_hash": split_hash({name: pool.labeled_ids for name, pool in stage.trained_pools.items()}),
+        "classes": {name: list(pool.domain.class_names) for name, pool in with_labels(stage.pools).items()},
+        "split_hash": split_hash({n: pool.labeled_ids for n, pool in with_labels(stage.trained_pools).items()}),
         "unlabeled_hash": split_hash(unlabeled) if unlabeled else None,
     }
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from usss_jax.data.pools import Pools
+from usss_jax.data.pools import Pools, with_labels
 from usss_jax.models.universal import UniversalModel, create_model
 from usss_jax.training import hosts
 from usss_jax.training.checkpoint import Checkpoints
@@ -32,8 +32,8 @@ def create_model_of(config: ConfigDict, num_classes: Mapping[str, int], embed_di
 
 
 def stage_model(config: ConfigDict, pools: Mapping[str, Pools], embed_dim: int) -> UniversalModel:
-    """Model with the decoders of the given domains."""
-    return create_model_of(config, {d: p.domain.num_classes for d, p in pools.items()}, embed_dim)
+    """Model with the decoders of those of the given domains that have labels."""
+    return create_model_of(config, {d: p.domain.num_classes for d, p in with_labels(pools).items()}, embed_dim)
 
 
 def best_variables(folder: pathlib.Path, model: UniversalModel, mesh: Mesh) -> tuple[dict, str]:

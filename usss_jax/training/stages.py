@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from usss_jax import config as config_lib
-from usss_jax.data.pools import Pools, about_data, open_all
+from usss_jax.data.pools import Pools, about_data, open_all, with_labels
 from usss_jax.errors import InputError
 from usss_jax.evaluation.evaluate import predict
 from usss_jax.training import encoder_weights, hosts, label_embeddings, label_sources, logs, sharding
@@ -40,12 +40,6 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
       InputError: for whatever is wrong with config, data or workdir; nothing already computed is lost.
     """
     config = config_lib.checked(config)
-    transfers = [v for v in config.variants if v in ("frozen", "finetune")]
-    if transfers and len(config.domains) == 1:
-        raise InputError(
-            f"variants: {transfers[0]} trains on every other domain, and {config.domains[0]} is the only one; leave "
-            "it out, or add a domain"
-        )
     mesh = sharding.widest_mesh(devices or jax.devices(), config.batch_size, config.unlabeled_batch_size)
     model = create_model_of(config, {"any": 1}, 0)  # a wrong name is seen before data is read
     channels = model.encoder.out_channels
@@ -59,24 +53,44 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
         print(line, flush=True)
     data = {name: pool.content for name, pool in pools.items()}
     check_same_run(config, pools)
+    labeled = with_labels(pools)
+    transfers = [v for v in config.variants if v in ("frozen", "finetune")]
+    if transfers and len(labeled) == 1:
+        raise InputError(
+            f"variants: {transfers[0]} trains on every other domain, and {next(iter(labeled))} is the only one with "
+            "labels; leave it out, or add a domain"
+        )
+    unlabeled_passes(config, pools, list(pools))  # a wrong value is seen before anything is trained
     config = config_lib.with_absolute_paths(config, list(pools))
-    unlabeled_passes(config, pools, list(pools))  # likewise
     # Before the workdir is claimed: other weights, or another file, may be needed.
     weights = encoder_weights.load(config.pretrained, model, mesh) if config.pretrained else None
     given = None
     if not of_networks and set(config.variants) & {"cross", "full"} and not has_embeddings(workdir):
-        classes = {name: pool.domain.class_names for name, pool in pools.items()}
+        classes = {name: pool.domain.class_names for name, pool in labeled.items()}
         given = label_sources.make(
             config.label_embeddings, classes, config.embed_dim, config.seed, config.embeddings_per_class, config.theta
         )
-    singles = singles_folder(config, workdir, data)
+    singles = singles_folder(config, workdir, {name: data[name] for name in labeled})
     claim_workdir(config, workdir, data)
+    for pool in (pool for name, pool in pools.items() if name not in labeled):
+        print(about_unlabeled(pool))
     if weights is None:
         print("pretrained is empty: the encoder starts from random weights, which departs from the paper (ImageNet's)")
     if config.remat and mesh.devices.flat[0].platform == "cpu":
         print(f"remat={config.remat} saves no memory on CPU, where XLA computes nothing again; elsewhere it does")
     with alone_in(workdir):
         return train_all(config, pools, workdir, singles, mesh, weights, given)
+
+
+def about_unlabeled(pool: Pools) -> str:
+    """One line on what a run does with a domain without labels."""
+    name, split = pool.domain.name, pool.domain.report_split
+    scored = f"the decoder of {pool.scored_by} is scored on the masks of its {split} split, which choose no checkpoint"
+    if not len(pool.report):
+        scored = f"its {split} split has no masks, so it has no score"
+    elif not pool.scored_by:
+        scored = "it has no score, since no labeled domain has all of its classes"
+    return f"{name} has no labels: only cross, full and direct train on its {len(pool.unlabeled)} images; {scored}"
 
 
 OF_A_HOST = ("data_root", "cache_gb", "loader_threads")  # fields that may differ between hosts
@@ -115,14 +129,14 @@ def train_all(
     embeddings: dict[str, np.ndarray] = {}
     label_classes: dict[str, tuple[int, ...]] = {}
     if unsupervised:
-        embeddings, label_classes = make_label_embeddings(config, pools, workdir, singles, mesh, given)
+        embeddings, label_classes = make_label_embeddings(config, with_labels(pools), workdir, singles, mesh, given)
     for variant in universal:
         stage = universal_stage(config, variant, pools, embeddings, label_classes)
         summaries[variant] = run_stage(config, stage, workdir, mesh, weights)
 
     for name, summary in hosts.from_writer(written_summaries, workdir).items():  # of earlier commands too
         summaries.setdefault(name, summary)
-    table = results_table(summaries, list(pools))
+    table = results_table(summaries, list(with_labels(pools)))
     if hosts.is_writer():
         (workdir / "table.md").write_text(table)
     if universal:
@@ -230,15 +244,23 @@ def prototypes_of_networks(config: ConfigDict, pools: Mapping[str, Pools], singl
 def draw_predictions(
     config: ConfigDict, pools: Mapping[str, Pools], variants: Sequence[str], workdir: pathlib.Path, mesh: Mesh
 ):
-    """Write predictions.png: image, truth and every variant's prediction (best checkpoint), two images per domain."""
-    examples = {d: [p.report[i] for i in sorted({0, len(p.report) // 2})] for d, p in pools.items()}
+    """Write predictions.png: image, truth and every variant's prediction (best checkpoint), two images per domain.
+
+    Those of a domain without labels are shown with the prediction of every decoder, and with a truth if there is one.
+    """
+    examples = {}
+    for domain, pool in pools.items():
+        source = pool.report if len(pool.report) else pool.unlabeled
+        examples[domain] = [source[i] for i in sorted({0, len(source) // 2})]
+    labeled = with_labels(pools)
+    pairs = [(d, decoder) for d in pools for decoder in ([d] if d in labeled else labeled)]
     predictions = {}
     for variant in variants:
         model = stage_model(config, pools, 0 if variant in WITHOUT_EMBEDDINGS else config.embed_dim)
         variables, _ = best_variables(workdir / variant, model, mesh)
-        for domain, chosen in examples.items():
-            images = np.stack([e["image"] for e in chosen])
-            predictor = jax.jit(partial(predict, domain=domain, model=model), out_shardings=sharding.replicated(mesh))
-            predictions[variant, domain] = np.asarray(predictor(variables, images))
+        for domain, decoder in pairs:
+            images = np.stack([e["image"] for e in examples[domain]])
+            predictor = jax.jit(partial(predict, domain=decoder, model=model), out_shardings=sharding.replicated(mesh))
+            predictions[variant, domain, decoder] = np.asarray(predictor(variables, images))
     if hosts.is_writer():
         draw_comparison(workdir / "predictions.png", pools, examples, predictions, variants)

@@ -122,7 +122,7 @@ def unsupervised_loss(params, batch_stats, images, label_embeddings, *, model: U
     Args:
       params, batch_stats: of the model.
       images: per domain [B, H, W, 3].
-      label_embeddings: of every domain [n, d].
+      label_embeddings: of every domain with labels [n, d]; the others have no within term.
       model, objective: see there.
 
     Returns:
@@ -172,7 +172,8 @@ def gradients(
     Args:
       state: the state.
       batch: {"labeled": {domain: {"image", "label"}}, "unlabeled": {domain: {"image": [U, B, H, W, 3]}}}; "unlabeled"
-        may be absent or empty. U and the image size may differ between domains.
+        may be absent or empty. U and the image size may differ between domains. A domain without labels is in
+        "unlabeled" alone.
       model, objective, augment: see there.
       label_classes: per domain the train id of each label embedding; needed if the objective embeds labeled images.
       seed: of the augmentation, whose key depends on it and the step alone.

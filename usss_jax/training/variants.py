@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from usss_jax.config import per_domain, read_count
-from usss_jax.data.pools import Pools
+from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.streams import epoch_steps, micro_batches
 from usss_jax.training.adversarial_state import Adversarial
 from usss_jax.training.loop import Stage
@@ -18,7 +18,7 @@ from usss_jax.training.step import Objective
 
 def single_stages(config: ConfigDict, pools: Mapping[str, Pools]) -> Iterator[Stage]:
     """Networks of one domain each, on its labeled images alone."""
-    for name, pool in pools.items():
+    for name, pool in with_labels(pools).items():
         yield Stage(f"single_{name}", {name: pool}, config.single_steps, Objective(0, 0), {}, {})
 
 
@@ -30,7 +30,8 @@ def transfer_stages(
     frozen_X_Y: a decoder for Y on the frozen encoder of X ("train on X" of the paper's tables). finetune_X_Y: encoder
     and a decoder for Y are trained on Y; X is evaluated too, which tells what was forgotten.
     """
-    for variant, (source, target) in itertools.product(("frozen", "finetune"), itertools.permutations(pools, 2)):
+    pairs = itertools.permutations(with_labels(pools), 2)
+    for variant, (source, target) in itertools.product(("frozen", "finetune"), pairs):
         if variant not in config.variants:
             continue
         initial, _ = best_variables(singles / f"single_{source}", stage_model(config, {source: pools[source]}, 0), mesh)
@@ -62,7 +63,7 @@ def adversarial_stages(config: ConfigDict, pools: Mapping[str, Pools]) -> Iterat
         config.width,
         config.precision,
     )
-    for name, pool in pools.items():
+    for name, pool in with_labels(pools).items():
         passes = unlabeled_passes(config, pools, [name])
         yield Stage(f"hung_{name}", {name: pool}, config.single_steps, objective, {}, passes)
 
@@ -70,7 +71,10 @@ def adversarial_stages(config: ConfigDict, pools: Mapping[str, Pools]) -> Iterat
 def universal_stage(
     config: ConfigDict, variant: str, pools: Mapping[str, Pools], embeddings: Mapping, classes: Mapping
 ) -> Stage:
-    """Univ-basic, -cross or -full (section 4.2 of the paper), or the direct entropy of the decoders (appendix C)."""
+    """Univ-basic, -cross or -full (section 4.2 of the paper), or the direct entropy of the decoders (appendix C).
+
+    A domain without labels is only evaluated by Univ-basic; in the others its images have the cross term alone.
+    """
     if variant == "basic":
         return Stage(variant, pools, config.steps, Objective(0, 0), {}, {})
     passes = unlabeled_passes(config, pools, list(pools))
@@ -94,5 +98,5 @@ def universal_stage(
 def unlabeled_passes(config: ConfigDict, pools: Mapping[str, Pools], domains: Sequence[str]) -> dict[str, int]:
     """U_k: unlabeled micro-batches per step for the domains that are trained together, by the config's rule."""
     rules = per_domain(config.unlabeled_batches, list(pools), "unlabeled_batches", read_count("pool"))
-    epoch = epoch_steps({d: pools[d] for d in domains}, config.batch_size)
+    epoch = epoch_steps(with_labels({d: pools[d] for d in domains}), config.batch_size)
     return {d: micro_batches(rules[d] or "pool", pools[d], epoch, config.unlabeled_batch_size) for d in domains}

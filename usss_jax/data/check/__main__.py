@@ -9,6 +9,8 @@ labeled image among the unlabeled ones in spite of unlabeled_includes_labeled=Fa
 has. Exit code 0: there are none. Warnings, which may be meant, leave it 0: classes that one split or the chosen labeled
 images lack, masks that are mostly ignored, other images that two splits share. Exit code 2: the flags are wrong.
 
+A domain to which a config gives no labels (labeled_per_domain=NAME=0) needs no masks.
+
 Unlike a training it opens every mask of every split that has masks, also those of images that are not labeled.
 """
 
@@ -78,7 +80,7 @@ def main(argv: list[str]) -> int:
         print(domain_text(report, labeled.get(name)), end="\n\n", flush=True)
 
     chosen = {name: one.ids for name, one in labeled.items() if one}
-    code = split_hash(chosen) if len(chosen) == len(tasks) else None
+    code = split_hash({name: ids for name, ids in chosen.items() if ids}) if len(chosen) == len(tasks) else None
     lines = [dataclasses.asdict(finding) for finding in findings]
     everything = {"domains": content, "split_hash": code, "limit": LIMIT.value, "findings": lines}
     _write(out / "check.json", json.dumps(everything, indent=1) + "\n")
@@ -118,17 +120,19 @@ def read_tasks(argv: list[str]) -> list[Task]:
 
 def examine(task: Task) -> tuple[DomainReport, list[Finding]]:
     """Open the files of a domain and judge them."""
+    listed = bool(task.options.get("labeled_list"))
+    without_labels = task.options.get("labeled") == 0 and not listed
     with contextlib.closing(Progress()) as progress:
         report = check_domain(
             task.domain,
             task.root,
-            uses_of(task.domain, task.options.get("unlabeled_splits")),
+            uses_of(task.domain, task.options.get("unlabeled_splits"), without_labels),
             size=task.options.get("size"),
             threads=THREADS.value,
             limit=LIMIT.value,
             progress=progress.start,
         )
-    found = find_faults(report, labeled_list=bool(task.options.get("labeled_list")), least_classes=task.least_classes)
+    found = find_faults(report, listed, without_labels, task.least_classes)
     if report.error and (hint := _own_folder(task)):
         found = [dataclasses.replace(found[0], remedy=hint)]
     return report, found

@@ -98,7 +98,9 @@ class DomainReport:
     seconds: float = 0.0
 
 
-def uses_of(domain: Domain, unlabeled_splits: Sequence[str] | None = None) -> dict[str, tuple[str, ...]]:
+def uses_of(
+    domain: Domain, unlabeled_splits: Sequence[str] | None = None, without_labels: bool = False
+) -> dict[str, tuple[str, ...]]:
     """Splits of a domain by their order, each with what it is used for."""
     wanted = {
         "labeled": ("train",),
@@ -106,6 +108,9 @@ def uses_of(domain: Domain, unlabeled_splits: Sequence[str] | None = None) -> di
         "select": (domain.select_split,),
         "report": (domain.report_split,),
     }
+    if without_labels:  # evaluated where it can be
+        scored = {use: tuple(s for s in wanted[use] if s in domain.splits) for use in ("select", "report")}
+        wanted |= {"labeled": ()} | scored
     order = dict.fromkeys([*(split for use in USES for split in wanted[use]), *domain.splits])
     order = dict.fromkeys(sorted(order, key=lambda split: not any(split in wanted[use] for use in LABELED_USES)))
     return {split: tuple(use for use in USES if split in wanted[use]) for split in order}

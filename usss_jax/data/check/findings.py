@@ -45,12 +45,15 @@ def finder(report: DomainReport, split: str = "") -> Callable[..., Finding]:
     return finding
 
 
-def find_faults(report: DomainReport, labeled_list: bool = False, least_classes: int = 2) -> list[Finding]:
+def find_faults(
+    report: DomainReport, labeled_list: bool = False, without_labels: bool = False, least_classes: int = 2
+) -> list[Finding]:
     """Judge a domain.
 
     Args:
-      report: of its examination.
-      labeled_list: only the images of such a list need masks in train.
+      report: of the domain.
+      labeled_list: whether only the images of such a list need masks in train.
+      without_labels: whether it is used without labels: no mask is needed, and a class may be in none.
       least_classes: that each evaluated split must show (min_classes).
     """
     finding = finder(report)
@@ -64,8 +67,9 @@ def find_faults(report: DomainReport, labeled_list: bool = False, least_classes:
         )
         out.append(finding(NOTE, "records", what, remedy="check the folder"))
     for split in report.splits.values():
-        out += _of_files(report, split, labeled_list)
-    return [*out, *_of_classes(report, least_classes), *_of_copies(report)]
+        needs_masks = not (without_labels or (labeled_list and split.name == "train"))
+        out += _of_files(report, split, needs_masks and bool(LABELED_USES & set(split.uses)))
+    return [*out, *_of_classes(report, without_labels, least_classes), *_of_copies(report)]
 
 
 def plural(count: int, noun: str) -> str:
@@ -76,9 +80,8 @@ def plural(count: int, noun: str) -> str:
 # ---- files ---------------------------------------------------------------------------------------------
 
 
-def _of_files(report: DomainReport, split: SplitReport, labeled_list: bool) -> Iterator[Finding]:
+def _of_files(report: DomainReport, split: SplitReport, needs_masks: bool) -> Iterator[Finding]:
     finding = finder(report, split.name)
-    needs_masks = bool(LABELED_USES & set(split.uses)) and not (labeled_list and split.name == "train")
     if_used = FAULT if split.uses else NOTE
     if split.error:
         if len(split.missing) > 1:  # the error names one
@@ -92,7 +95,8 @@ def _of_files(report: DomainReport, split: SplitReport, labeled_list: bool) -> I
         what = f"{plural(len(split.unread), 'image')} in formats that are not read ({endings})"
         yield finding(if_used, "unread images", what, split.unread, "convert them to PNG or JPEG, or move them away")
     if split.no_masks and needs_masks:
-        yield finding(FAULT, "no masks", split.no_masks)
+        remedy = f"or use {report.domain.name} without labels, beside a domain with labels: its labeled_per_domain is 0"
+        yield finding(FAULT, "no masks", split.no_masks, remedy=remedy if "labeled" in split.uses else "")
     if split.without_mask:
         yield finding(
             FAULT if needs_masks else NOTE,
@@ -137,13 +141,13 @@ def _of_files(report: DomainReport, split: SplitReport, labeled_list: bool) -> I
 # ---- content -------------------------------------------------------------------------------------------
 
 
-def _of_classes(report: DomainReport, least_classes: int) -> Iterator[Finding]:
+def _of_classes(report: DomainReport, without_labels: bool, least_classes: int) -> Iterator[Finding]:
     """What the masks that were opened say of the classes: of the domain as a whole, then of each split."""
     labeled = [split for split in report.splits.values() if split.classes]
     seen = {index for split in labeled for classes in split.classes.values() for index in classes}
     nowhere = [name for index, name in enumerate(report.domain.class_names) if index not in seen]
     finding = finder(report)
-    if labeled and nowhere and all(split.examined == len(split.ids) for split in labeled):
+    if nowhere and labeled and not without_labels and all(split.examined == len(split.ids) for split in labeled):
         remedy = "the table and the masks do not fit: correct one of them, or remove these classes"
         yield finding(FAULT, "absent classes", "no pixel in any mask of", nowhere, remedy)
     elif labeled and nowhere:

@@ -43,6 +43,8 @@ def check_labeled(
         if _is_told(str(error), faults):
             return None, []
         return None, [finder(report)(FAULT, "stops", f"training would stop at once: {error}")]
+    if not len(pools.labeled):
+        return Labeled([], len(pools.unlabeled), 0, []), []
     meant = options["unlabeled_includes_labeled"]
     return find_labeled(report, list(pools.labeled.ids), list(pools.unlabeled.ids), meant, least_classes)
 
