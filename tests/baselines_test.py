@@ -96,7 +96,7 @@ def test_networks_of_another_run_are_used_and_not_trained_anew(workdir, tmp_path
     [
         ({"lr": 0.2}, "lr was 0.1 there and is 0.2 here"),
         ({"single_steps": 3}, "single_steps was 2 there and is 3 here"),
-        ({"domains": ["city_street", "town_street", "indoor_room"]}, "domains was"),
+        ({"domains": ["city_street", "town_street", "indoor_room"]}, "it has no network of indoor_room"),
     ],
 )
 def test_networks_of_a_run_with_another_config_are_refused(workdir, tmp_path, fields, message):
@@ -179,9 +179,9 @@ def test_transfer_from_a_domain_to_none_is_refused(tmp_path, variant):
 def test_a_config_that_is_no_object_is_told(tmp_path):
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(InputError, match=r"config\.json cannot be used \(it holds no JSON object\)"):
-        workdir_lib.claim_workdir(checked(tiny()), tmp_path)
+        workdir_lib.claim_workdir(checked(tiny()), tmp_path, {})
     with pytest.raises(InputError, match=r"no workdir of a run \(it holds no JSON object\)"):
-        workdir_lib.singles_folder(checked(tiny(single_from=str(tmp_path))), tmp_path / "new", [])
+        workdir_lib.singles_folder(checked(tiny(single_from=str(tmp_path))), tmp_path / "new", {})
 
 
 @pytest.mark.parametrize(
@@ -228,9 +228,9 @@ def test_a_workdir_from_before_a_field_existed_has_its_default(tmp_path):
     old = json.loads(json.dumps(config.to_dict()))
     del old["entropy_warmup"]
     (tmp_path / "config.json").write_text(json.dumps(old))
-    workdir_lib.claim_workdir(config, tmp_path)
+    workdir_lib.claim_workdir(config, tmp_path, {})
     with pytest.raises(InputError, match="entropy_warmup was 0, is now 5"):
-        workdir_lib.claim_workdir(checked(tiny(entropy_warmup=5)), tmp_path)
+        workdir_lib.claim_workdir(checked(tiny(entropy_warmup=5)), tmp_path, {})
 
 
 def test_a_workdir_that_another_process_trains_is_refused(tmp_path):

@@ -128,6 +128,7 @@ def test_warnings_leave_the_exit_code_0(mine, tmp_path):
     for path in (data / "val_masks").iterdir():
         tiny_data.write(path, np.ones(SIZE, np.uint8))
     options = [f"--config={REPO / 'configs/demo.py'}", f"--config.domains={yaml}", "--config.image_size="]
+    options.append("--config.min_classes=1")
     tiny_data.write(data / "train_masks/t4.png", np.eye(*SIZE, dtype=np.uint8))  # the others are ignored
     (tmp_path / "one.txt").write_text("t4\n")
     result = run(tmp_path, *options, f"--config.labeled_list={tmp_path / 'one.txt'}")
@@ -552,6 +553,10 @@ def test_classes_that_no_labeled_image_has_are_a_warning(tmp_path):
     assert "1 mask without any labeled pixel" in of_level(findings, WARNING)[0]
     labeled, findings = find_labeled(report, ["a", "b"], ["a", "b", "c"], meant=True)
     assert labeled.never_seen == ["rest"]
+    assert of_level(findings, FAULT)[0].startswith(
+        "mine, train: training would stop at once: the classes of the 2 labeled images are road; "
+    )
+    _, findings = find_labeled(report, ["a", "b"], ["a", "b", "c"], meant=True, least_classes=1)
     assert of_level(findings, WARNING)[0].startswith("mine, train: no pixel in the 2 labeled images of: rest; ")
     assert find_labeled(report, ["a", "c"], ["a"], meant=True)[1] == []
     assert "void" in of_level(find_labeled(report, ["a", "c", "void"], ["a"], meant=True)[1], WARNING)[0]
@@ -559,9 +564,10 @@ def test_classes_that_no_labeled_image_has_are_a_warning(tmp_path):
 
 def test_class_that_no_mask_has_is_a_fault_and_one_that_a_split_lacks_a_warning(mine):
     yaml, data = mine
-    yaml.write_text(YAML.replace("ids: [2, 3]}", "ids: [2, 3]}\n  - {name: moon, color: [9, 9, 9], ids: [4]}"))
+    more = "ids: [2]}\n  - {name: tree, color: [1, 9, 9], ids: [3]}\n  - {name: moon, color: [9, 9, 9], ids: [4]}"
+    yaml.write_text(YAML.replace("ids: [2, 3]}", more))
     for path in (data / "val_masks").iterdir():
-        tiny_data.write(path, np.ones(SIZE, np.uint8))
+        tiny_data.write(path, 1 + 2 * np.eye(*SIZE, dtype=np.uint8))
     _, findings = checked(yaml)
     (fault,), (warning,) = of_level(findings, FAULT), of_level(findings, WARNING)
     assert fault.startswith("mine: no pixel in any mask of: moon; the table and the masks do not fit: correct one of")

@@ -115,8 +115,8 @@ def test_size_in_the_order_width_height_is_refused(project):
     with pytest.raises(InputError) as error:
         lines_of(project)
     assert complaint(error) == (
-        f"mine: images are to be loaded at {W}x{H}, that is {W} high and {H} wide, but 'a' is {H} high and {W} wide; "
-        f"sizes are height, width: did you mean {H}x{W}?"
+        f"mine: images are to be loaded at {W}x{H}, that is {W} high and {H} wide, but all of them are wide, such as "
+        f"'a': {H} high and {W} wide; sizes are height, width: did you mean {H}x{W}?"
     )
     write_image(project / "data/train/b.png", size=(W, H))  # pictures in both orientations
     write_mask_of_size = png(np.resize(ALL, H * W).reshape(W, H))

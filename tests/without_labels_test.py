@@ -168,7 +168,8 @@ def test_a_labeled_domain_without_its_select_split_is_told_what_to_do(tmp_path):
 
 def test_the_check_finds_no_fault_in_missing_masks_if_the_config_gives_no_labels(folder):
     domain = get_domain(str(folder / "target.yaml"))
-    options = pool_options(checked(tiny(folder)), ["city_street", "target"])["target"]
+    domains = {"city_street": get_domain("city_street"), "target": domain}
+    options = pool_options(checked(tiny(folder)), domains)["target"]
     report = check_domain(domain, domain.folder, uses_of(domain, without_labels=True))
     assert not [f for f in find_faults(report, without_labels=True) if f.level == FAULT and f.kind == "no masks"]
     labeled, found = check_labeled(report, options, [])

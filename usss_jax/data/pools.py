@@ -155,28 +155,31 @@ def about_data(pools: Mapping[str, Pools], least_classes: int) -> Iterator[str]:
         images are to be loaded at a size with height and width exchanged.
     """
     for name, pool in pools.items():
-        for source in pool.labeled_sources.values():
-            check_file_orientation(pool.domain, source)
+        check_file_orientation(pool)
         lines = [f"{text}; they are left out" for text in pool.left_out]
         for what, source in pool.labeled_sources.items():
             lines += about_classes(pool.domain, what, source.ids, pool.labels[what], least_classes)
         yield from (f"[{name}] {line}" for line in lines)
 
 
-def check_file_orientation(domain: Domain, source: sources.Source, few: int = 8):
+def check_file_orientation(pool: Pools, few: int = 8):
     """Raise InputError if a few of the images are all wide and the domain's size is high, or the other way round.
 
     That is what a size in the order width, height does, and it squeezes every image.
     """
-    places = np.unique(np.linspace(0, len(source) - 1, few).astype(int)).tolist()
-    sizes = [source.file_size(index) for index in places]
-    height, width = domain.size
-    if all((h - w) * (height - width) < 0 for h, w in sizes):
-        h, w = sizes[0]
-        raise InputError(
-            f"{domain.name}: images are to be loaded at {height}x{width}, that is {height} high and {width} wide, but "
-            f"{source.ids[0]!r} is {h} high and {w} wide; sizes are height, width: did you mean {width}x{height}?"
-        )
+    height, width = pool.domain.size
+    if not pool.labeled_sources:
+        return
+    for source in pool.labeled_sources.values():
+        for index in np.unique(np.linspace(0, len(source) - 1, few).astype(int)).tolist():
+            h, w = source.file_size(index)
+            if (h - w) * (height - width) >= 0:
+                return
+    raise InputError(
+        f"{pool.domain.name}: images are to be loaded at {height}x{width}, that is {height} high and {width} wide, but "
+        f"all of them are {'wide' if w > h else 'high'}, such as {source.ids[0]!r}: {h} high and {w} wide; sizes are "
+        f"height, width: did you mean {width}x{height}?"
+    )
 
 
 def pool_options(config: ConfigDict, domains: Mapping[str, Domain]) -> dict[str, dict[str, Any]]:

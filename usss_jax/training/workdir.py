@@ -143,7 +143,9 @@ def _check_singles(config: ConfigDict, folder: pathlib.Path, data: Mapping[str, 
         if theirs[field] != mine[field]:
             raise InputError(f"single_from={folder}: {field} was {theirs[field]!r} there and is {mine[field]!r} here")
     for name, content in data.items():
-        theirs_of = before["domains"].get(name, {}) if before else content
+        if before and name not in before["domains"]:
+            raise InputError(f"single_from={folder}: it has no network of {name}; run it with that domain, too")
+        theirs_of = before["domains"][name] if before else content
         without = {"unlabeled images": None}  # which single-domain networks do not see
         changed = differences({**theirs_of, **without}, {**content, **without}, name)
         if changed:
