@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from logging import CRITICAL, getLogger
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -137,6 +138,7 @@ def run(
     `before`) and exit code 130 and 143; inside a training loop after a checkpoint was saved.
     """
     logging.set_verbosity(logging.WARNING)
+    quieten_orbax()
     for stream in (sys.stdout, sys.stderr):  # a console of another encoding shows escapes, and nothing is lost
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -149,6 +151,18 @@ def run(
         stop(str(e), e.code)
     except OSError as e:
         stop(f"error: {line_of(e)}", 2)
+
+
+def quieten_orbax():
+    """Show nothing of what Orbax and TensorStore tell at length, in threads, of errors that reach the caller too."""
+    logging.get_absl_logger().addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
+    getLogger("asyncio").setLevel(CRITICAL)
+
+    def show(unraisable):  # TensorStore comes here if what waited for it is gone
+        if str(unraisable.exc_value) != "Event loop is closed":
+            sys.__unraisablehook__(unraisable)
+
+    sys.unraisablehook = show
 
 
 def stop(text: str, code: int):

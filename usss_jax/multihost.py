@@ -39,6 +39,7 @@ GRACE = 1.0  # seconds that a process whose neighbour failed has to say what it 
 LINGER = 3.0  # seconds that a process which fails stays, so that the others read its line before a connection closes
 LAST = 6.0  # seconds that process 0, which keeps the keys, stays: JAX aborts the others as soon as it is gone
 
+_connected = threading.Event()
 _ending = threading.Event()  # this process has begun to end by itself
 _told = threading.Event()  # another process has failed: whatever this one runs into now follows from that
 
@@ -122,6 +123,7 @@ def connect(given: dict[str, Any], timeout: int):
         raise InputError(f"--multihost: {type(e).__name__}: {str(e).strip().splitlines()[0]}") from e
     finally:
         alarm.cancel()
+    _connected.set()
     threading.Thread(target=watch, daemon=True).start()
     if jax.process_index() > 0:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for the rest of the process)
@@ -212,4 +214,4 @@ def wait_if_told():
 
 def connected() -> bool:
     """Whether `start` has connected this process to others."""
-    return "jax" in sys.modules and client() is not None
+    return _connected.is_set()

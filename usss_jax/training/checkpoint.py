@@ -1,7 +1,5 @@
 """Checkpoints with Orbax: trees of arrays, and a JSON of everything else that is needed to resume exactly."""
 
-import contextlib
-import logging
 import os
 import pathlib
 import re
@@ -30,12 +28,11 @@ class Checkpoints:
         self._open()
 
     def _open(self):
-        with _quiet():
-            self._checkpointer = ocp.training.Checkpointer(
-                self._folder.absolute(),
-                preservation_policy=ocp.training.preservation_policies.LatestN(self._keep),
-                cleanup_tmp_directories=True,
-            )
+        self._checkpointer = ocp.training.Checkpointer(
+            self._folder.absolute(),
+            preservation_policy=ocp.training.preservation_policies.LatestN(self._keep),
+            cleanup_tmp_directories=True,
+        )
 
     def steps(self) -> list[int]:
         """Steps of all checkpoints, oldest first; of several processes, what process 0 sees."""
@@ -48,10 +45,9 @@ class Checkpoints:
           OSError: if it cannot be written (disk full); it names the folder. Earlier checkpoints stay.
         """
         exists = any(c.step == step for c in self._checkpointer.checkpoints)
+        content = {**trees, "meta": dict(meta)}
         try:
-            with _quiet():
-                content = {**trees, "meta": dict(meta)}
-                self._checkpointer.save_checkpointables(step, content, force=True, overwrite=exists)
+            self._checkpointer.save_checkpointables(step, content, force=True, overwrite=exists)
         except Exception as e:
             if number := _system_error(e):
                 raise OSError(number, os.strerror(number), str(self._folder / str(step))) from e
@@ -72,8 +68,7 @@ class Checkpoints:
         damaged: list[int] = []
         for step in reversed(self.steps()):
             try:
-                with _quiet():
-                    found = self.restore(step, **like), self.meta(step)
+                found = self.restore(step, **like), self.meta(step)
             except InputError as e:
                 if jax.process_count() > 1:
                     text = f"{self._folder / str(step)} is damaged; move it away, and the one before it is used"
@@ -122,8 +117,7 @@ class Checkpoints:
     def _load(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
         path = self._folder / str(step)
         try:
-            with _quiet():
-                return self._checkpointer.load_checkpointables(step, wanted)
+            return self._checkpointer.load_checkpointables(step, wanted)
         except Exception as e:  # Orbax and TensorStore raise whatever the damage led to
             what = f"is damaged ({_cause(e)})" if path.exists() else "is missing"
             remedy = f"restore it, or move {self._folder.parent} away and run its training again"
@@ -164,15 +158,3 @@ def _system_error(error: Exception) -> int:
 def _cause(error: Exception) -> str:
     """What an error of Orbax began with, shortly."""
     return f"{reason(list(_chain(error))[-1]):.100}"  # type: ignore[arg-type]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Orbax from logging at length what it raises too."""
-    logger = logging.getLogger("absl")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
