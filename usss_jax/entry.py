@@ -44,17 +44,19 @@ def start_jax():
         was asked for is unusable.
     """
     import jax  # after the flags: a typo should not wait for JAX
+    from jax.extend.backend import clear_backends
 
     asked = jax.config.jax_platforms
     try:
         jax.devices()
-    except RuntimeError as e:
+    except (RuntimeError, AssertionError) as e:  # the latter if it knows the name, and has no plugin for it
         if not asked:
             raise
+        why = f" ({reason(e)})" if isinstance(e, RuntimeError) else ""
         jax.config.update("jax_platforms", None)
-        raise InputError(
-            f"JAX_PLATFORMS={asked}: JAX finds no such device here ({reason(e)}); there is {jax.default_backend()}"
-        ) from e
+        clear_backends()
+        there = jax.default_backend()
+        raise InputError(f"JAX_PLATFORMS={asked}: JAX finds no such device here{why}; there is {there}") from e
     keep_compiled()
 
 

@@ -65,8 +65,8 @@ def write_whole(path: pathlib.Path, text: str):
 
 
 def named(error: OSError, path: pathlib.Path) -> OSError:
-    """The same error, of this file: a full disk is told without a name."""
-    return OSError(error.errno or 0, reason(error), str(path))
+    """The same error, of this file if it names none, as that of a full disk does."""
+    return OSError(error.errno or 0, reason(error), error.filename2 or error.filename or str(path))
 
 
 def reason(error: Exception) -> str:

@@ -25,6 +25,7 @@ class Checkpoints:
     def __init__(self, folder: pathlib.Path, keep: int = 2):
         self._folder = folder
         self._keep = keep
+        self._failed = False
         self._open()
 
     def _open(self):
@@ -49,6 +50,7 @@ class Checkpoints:
         try:
             self._checkpointer.save_checkpointables(step, content, force=True, overwrite=exists)
         except Exception as e:
+            self._failed = True
             if number := _system_error(e):
                 raise OSError(number, os.strerror(number), str(self._folder / str(step))) from e
             raise
@@ -125,7 +127,11 @@ class Checkpoints:
 
     def close(self):
         """Finish pending work."""
-        self._checkpointer.close()
+        try:
+            self._checkpointer.close()
+        except Exception:
+            if not self._failed:  # else `save` has told it
+                raise
 
     def __enter__(self):
         return self
