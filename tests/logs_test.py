@@ -23,12 +23,15 @@ def test_metrics_are_one_json_object_per_line(tmp_path):
 
 
 def test_resuming_drops_lines_after_the_checkpoint_and_says_how_many_are_damaged(tmp_path, capsys):
-    good = b'{"step": 1, "loss": 3.0}\n', b'{"step": 2, "loss": 2.0}\n{"step": 3, "loss": 1.0}\n'
-    bad = (
-        b'{"step": 2, "lo{"step": 2, "loss": 9.0}\n[1]\n\xff\xfe\n{"loss": 1.0}\n' + b"[" * 100_000 + b"\n",
+    parts = [
+        b'{"step": 1, "loss": 3.0}\n',
+        b'{"step": 2, "lo{"step": 2, "loss": 9.0}\n',
+        b'[1]\n\xff\xfe\n{"loss": 1.0}\n',
+        b"[" * 100_000 + b"\n",
+        b'{"step": 2, "loss": 2.0}\n{"step": 3, "loss": 1.0}\n',
         b"\0" * 300,
-    )
-    (tmp_path / "metrics.jsonl").write_bytes(good[0] + bad[0] + good[1] + bad[1])
+    ]
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join(parts))
     writer = logs.MetricWriter(tmp_path, 2)
     writer.write(3, {"loss": 1.5})
     writer.close()

@@ -9,7 +9,11 @@ import pytest
 
 from usss_jax import signals
 
-BEGIN = "import signal, sys, time\nfrom usss_jax import signals\n"
+# The first: a test that runs after & ignores it, and so would this.
+BEGIN = """import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from usss_jax import signals
+"""
 AT_ONCE = f"""{BEGIN}
 signals.end_in_one_line("usss_jax: told to end")
 print("kept", end="")
@@ -36,7 +40,6 @@ def start(code, *words):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # not as of a job after &
     )
     assert process.stderr.readline() == "ready\n"
     return process
