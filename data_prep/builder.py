@@ -273,7 +273,7 @@ def _work_folder(final: pathlib.Path) -> Iterator[pathlib.Path]:
     work.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:
-            lock = stack.enter_context(open(work / "lock", "w"))
+            lock = stack.enter_context(open(work / "lock", "w", encoding="utf-8"))
             if fcntl:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, FileNotFoundError) as error:  # the latter: it is just removing the folder

@@ -11,11 +11,13 @@ import sys
 from absl import app, flags, logging
 
 from data_prep import report
+from usss_jax import signals
 from usss_jax.data.domains import get_domain
 from usss_jax.data.progress import Progress
 from usss_jax.data.records import import_tfds
 from usss_jax.data.sizes import check_orientation
 from usss_jax.errors import InputError
+from usss_jax.local_files import line_of, local_path
 
 try:
     import_tfds()
@@ -57,12 +59,16 @@ def prepare(builder_class: type[DomainBuilder], config: RecordsConfig, data_dir:
 def run(builder_class: type[DomainBuilder], argv: list[str] | None = None) -> None:
     """Prepare what the flags say; bad input becomes one line on stderr and exit code 2."""
     logging.set_verbosity(logging.ERROR)
+    for stream in (sys.stdout, sys.stderr):  # a console of another encoding shows escapes
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    signals.end_in_one_line("data_prep: stopped; run again to resume: finished shards are kept")
     try:
         app.run(functools.partial(_main, builder_class), argv=argv, flags_parser=_parse_flags)
     except InputError as error:
         _stop(f"error: {error}", 2)
-    except KeyboardInterrupt:
-        _stop("stopped; run again to go on: finished shards are kept", 130)
+    except OSError as error:
+        _stop(f"error: {line_of(error)}", 2)
 
 
 def _stop(line, code):
@@ -90,14 +96,14 @@ def _main(builder_class, argv):
             raise InputError(f"--{flag} is missing; give --source=DIR --data_dir=DIR")
     config = RecordsConfig(
         domain=domain,
-        source=os.path.expanduser(str(source)),
+        source=str(local_path(str(source), "--source")),
         size=_size(domain),
         image_format=IMAGE_FORMAT.value,
         on_bad_example=ON_BAD_EXAMPLE.value,
         missing_mask=MISSING_MASK.value,
         workers=WORKERS.value,
     )
-    prepare(builder_class, config, os.path.abspath(os.path.expanduser(str(DATA_DIR.value))))
+    prepare(builder_class, config, os.path.abspath(local_path(str(DATA_DIR.value), "--data_dir")))
 
 
 def _domain(builder_class):

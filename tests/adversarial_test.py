@@ -387,7 +387,7 @@ def test_a_tiny_set_is_learned_and_going_on_from_a_checkpoint_is_exact(tmp_path)
                 like, _ = create_adversarial_state(MODEL, tx, 1, MESH, objective=objective, steps=steps)
             state, scalars = step(state, batch)
             seen.append(jax.device_get(scalars))
-        again = checkpoints.restore(state=like)["state"]
+        again = checkpoints.restore(38, state=like)["state"]
     assert int(again.step) == 38
     for _ in range(2):
         again, scalars = step(again, batch)

@@ -1,10 +1,15 @@
 """Checkpoints come back as they were written, onto the devices that are there."""
 
+import os
+import shutil
+import subprocess
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from usss_jax.errors import InputError
 from usss_jax.models.drn import DRN
 from usss_jax.models.universal import UniversalModel
 from usss_jax.training import optim, sharding
@@ -24,11 +29,10 @@ def state():
 def test_state_and_meta_come_back_exactly(state, tmp_path):
     meta = {"progress": {"best": None, "seconds": 1.5}, "classes": {"a": ["x", "y", "z"]}}
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.latest_step() is None
+        assert checkpoints.resume(print, state=state) is None
         checkpoints.save(7, {"state": state}, meta)
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.latest_step() == 7
-        trees, read = checkpoints.restore(state=jax.tree.map(jnp.zeros_like, state)), checkpoints.meta()
+        trees, read = checkpoints.resume(print, state=jax.tree.map(jnp.zeros_like, state))
     assert read == meta
     jax.tree.map(np.testing.assert_array_equal, trees["state"], state)
     assert type(trees["state"]) is type(state)
@@ -46,7 +50,7 @@ def test_variables_are_restored_without_the_optimiser(state, tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(3, {"variables": state.variables}, {"step": 3})
         like = abstract_variables(MODEL, mesh)
-        variables = checkpoints.restore(variables=like)["variables"]
+        variables = checkpoints.restore(3, variables=like)["variables"]
     jax.tree.map(np.testing.assert_array_equal, variables, state.variables)
 
 
@@ -55,4 +59,78 @@ def test_unfinished_checkpoint_is_not_seen(state, tmp_path):
         checkpoints.save(3, {"variables": state.variables}, {"step": 3})
     (tmp_path / "9.orbax-checkpoint-tmp").mkdir()
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.latest_step() == 3
+        assert checkpoints.steps() == [3]
+
+
+@pytest.fixture(scope="module")
+def two(state, tmp_path_factory):
+    """Folder of a stage with checkpoints of steps 3 and 7."""
+    folder = tmp_path_factory.mktemp("stage") / "full"
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        for step in (3, 7):
+            checkpoints.save(step, {"state": state.replace(step=jnp.int32(step))}, {"step": step})
+    return folder
+
+
+def cut(folder):
+    """As a full quota or a power loss leaves the largest file."""
+    os.truncate(max(folder.rglob("*"), key=lambda path: path.is_file() and path.stat().st_size), 10)
+
+
+DAMAGES = {
+    "cut": lambda folder: cut(folder / "7" / "state"),
+    "no meta": lambda folder: shutil.rmtree(folder / "7" / "meta"),
+    "meta cut": lambda folder: (folder / "7" / "meta" / "_METADATA").write_text(""),
+    "empty": lambda folder: (shutil.rmtree(folder / "7"), (folder / "7").mkdir()),
+    "stray": lambda folder: (folder / "7").rename(folder / "elsewhere") and (folder / "9999").mkdir(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_newest_checkpoint_is_told_and_set_aside_and_the_one_before_it_used(two, state, tmp_path, damage):
+    shutil.copytree(two, tmp_path / "full")
+    folder = tmp_path / "full" / "checkpoints"
+    DAMAGES[damage](folder)
+    name = "9999" if damage == "stray" else "7"
+    said = []
+    with Checkpoints(folder) as checkpoints:
+        trees, meta = checkpoints.resume(said.append, state=state)
+        assert int(trees["state"].step) == 3 and meta == {"step": 3}
+        (line,) = said
+        assert f"{folder / name} is damaged" in line and "resumes from step 3" in line
+        assert (folder / f"damaged_{name}").is_dir() and checkpoints.steps() == [3]
+        for step in (4, 5):  # which must not be deleted in place of one that counts as newer
+            checkpoints.save(step, {"state": state}, {"step": step})
+        assert checkpoints.steps() == [4, 5]
+
+
+def test_if_no_checkpoint_is_whole_the_folder_to_be_moved_away_is_told(two, state, tmp_path):
+    shutil.copytree(two, tmp_path / "full")
+    for step in ("3", "7"):
+        cut(tmp_path / "full" / "checkpoints" / step / "state")
+    with Checkpoints(tmp_path / "full" / "checkpoints") as checkpoints:
+        with pytest.raises(InputError, match=f"no checkpoint in it is whole; move {tmp_path / 'full'} away"):
+            checkpoints.resume(print, state=state)
+        assert checkpoints.steps() == [3, 7]  # nothing was renamed
+        with pytest.raises(InputError, match="checkpoints/7: the checkpoint is damaged"):
+            checkpoints.restore(7, state=state)
+        with pytest.raises(InputError, match="checkpoints/5: the checkpoint is missing"):
+            checkpoints.restore(5, state=state)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounts a small file system, as root")
+def test_full_disk_names_the_folder_and_leaves_the_checkpoint_before(state, tmp_path):
+    size = sum(array.nbytes for array in jax.tree.leaves(state))
+    options = ["mount", "-t", "tmpfs", "-o", f"size={int(1.9 * size)}", "none", str(tmp_path)]
+    if subprocess.run(options, capture_output=True).returncode:
+        pytest.skip("may not mount")
+    try:
+        with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+            checkpoints.save(1, {"state": state}, {"step": 1})
+            with pytest.raises(OSError, match="No space left") as told:
+                checkpoints.save(2, {"state": state}, {"step": 2})
+            assert told.value.filename == str(tmp_path / "checkpoints" / "2")
+        with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+            assert checkpoints.resume(print, state=state)[1] == {"step": 1}
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)

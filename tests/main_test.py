@@ -123,7 +123,7 @@ def test_killed_run_goes_on_from_its_last_checkpoint_and_ends_alike(data_root, t
 
     again = run("configs/cs_cvd.py", broken, *options)
     assert again.returncode == 0, again.stderr
-    assert re.search(r"\[full\] goes on from step [2-5]0", again.stdout)
+    assert re.search(r"\[full\] resumes from step [2-5]0", again.stdout)
 
     def losses(workdir):
         lines = [json.loads(line) for line in (workdir / "full" / "metrics.jsonl").read_text().splitlines()]

@@ -58,7 +58,7 @@ def test_checkpoint_of_one_device_goes_on_with_eight_and_back(words, one, tmp_pa
         flags = [f"--config.shard_parameters={devices == 8}", "--config.checkpoint_every=5", f"--workdir={tmp_path}"]
         code, out, err = run([*words, *flags], devices)
         assert code == 0, err
-        assert f"[full] goes on from step {begins}\n" in out
+        assert f"[full] resumes from step {begins}\n" in out
         assert_same_training(one / "full", tmp_path / "full")
 
 

@@ -562,7 +562,7 @@ def test_cell_runs_from_the_bundle_stops_in_time_and_goes_on_elsewhere(bundle, t
     text = second.communicate(timeout=300)[0]
     assert second.returncode == 0, text
     log = (tmp_path / "b/runs/cs_cvd_n2_cpu/seed0/basic.log").read_text()
-    assert "goes on from step" in log
+    assert "resumes from step" in log
     summary = json.loads((tmp_path / "b/results/cs_cvd_n2_cpu/basic/seed0.json").read_text())
     assert summary["commit"] == json.loads((bundle / "manifest.json").read_text())["commit"]
     assert (tmp_path / "b/site/offline_a.py").exists() and not (tmp_path / "b/site/jax.py").exists()

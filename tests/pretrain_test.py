@@ -217,7 +217,7 @@ def test_killed_run_goes_on_from_its_last_checkpoint_and_ends_alike(records, tmp
     process.wait()
     assert not (broken / "summary.json").exists(), "the run ended before it could be killed"
     again = subprocess.run(command(broken, data, jitter), **there, check=True, capture_output=True, text=True)
-    assert "goes on from step" in again.stdout and "goes on from step 0" not in again.stdout
+    assert "resumes from step" in again.stdout and "resumes from step 0" not in again.stdout
 
     def losses(workdir):
         lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

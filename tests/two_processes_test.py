@@ -173,11 +173,11 @@ def test_sigterm_to_one_process_saves_and_stops_both_and_they_go_on(words, one, 
     for code, _, err in finish(processes):
         assert code == 75, err
         (line,) = [line for line in err.splitlines() if line.startswith("usss_jax: ")]
-        assert "[full]" not in line and "told to end; the same command goes on from step" in line
+        assert "[full]" not in line and "told to end; the same command resumes from step" in line
     assert not (tmp_path / "full" / "summary.json").exists(), "the run ended before it could be told to"
     code, out, err = run(given)
     assert code == 0, err
-    assert "[full] goes on from step" in out
+    assert "[full] resumes from step" in out
     assert_same_training(one / "full", tmp_path / "full")
 
 

@@ -15,13 +15,12 @@ class; = stands between classes that mean the same without saying so. Without it
 synonym and have labeled pixels in both domains.
 """
 
-import pathlib
-
 from absl import flags
 
 from usss_jax import entry
 from usss_jax.config import names
 from usss_jax.errors import InputError
+from usss_jax.local_files import check_paths, local_path
 
 STAGES = flags.DEFINE_string("stages", None, "Folders of finished stages, with commas: RUN/basic,RUN/full.")
 CLASSES = flags.DEFINE_string("classes", "", "What is compared, such as building,sky,cityscapes:road=sun13:floor.")
@@ -40,14 +39,17 @@ def main(argv: list[str]):
         raise InputError(f"{argv[1]!r} is not a flag; see python -m usss_jax.class_plot --help")
     if flags.FLAGS["config"].present:
         raise InputError("--config is not needed: every stage's folder has its own")
-    folders = [pathlib.Path(name).expanduser() for name in names(STAGES.value or "")]
+    folders = [local_path(name, "--stages") for name in names(STAGES.value or "")]
     if not folders:
         raise InputError("--stages is missing: python -m usss_jax.class_plot --stages=RUN/basic,RUN/full --out=OUT")
+    check_paths(DATA_ROOT.value, "--data_root")
+    out = entry.folder_of(OUT)
+    entry.start_jax()
     from usss_jax.training import alignment  # after the flags: a typo should not wait for JAX
 
     alignment.compare_stages(
         folders,
-        pathlib.Path(str(OUT.value)).expanduser(),
+        out,
         classes=CLASSES.value,
         split=SPLIT.value,
         data_root=DATA_ROOT.value,

@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 
 from usss_jax.errors import InputError
+from usss_jax.local_files import check_paths
 
 VARIANTS = ("single", "frozen", "finetune", "hung", "basic", "cross", "full", "direct")
 
@@ -27,6 +28,8 @@ NOT_NEGATIVE = (
     *("hung_adversarial", "hung_adversarial_unlabeled", "hung_semi", "hung_threshold", "hung_semi_start"),
 )
 SHARES = ("theta", "hung_threshold", "hung_semi_start")
+SEEDS = ("seed", "split_seed")
+PATHS = ("domains", "data_root", "labeled_list", "unlabeled_list", "pretrained", "single_from", "label_embeddings")
 
 
 def flexible(value) -> FieldReference:
@@ -154,15 +157,25 @@ def checked(config: ConfigDict) -> ConfigDict:
     for field in SHARES:
         if config[field] > 1:
             raise InputError(f"{field}={config[field]} must be from 0 to 1")
+    for field in SEEDS:
+        check_seed(field, config[field])
+    for field in PATHS:
+        check_paths(",".join(domains) if field == "domains" else str(config[field]), field)
     if config.embeddings_per_class > 1 and config.theta < 1:
         raise InputError(f"embeddings_per_class={config.embeddings_per_class} needs theta=1: Eq. 7 moves class means")
     plain = config.to_dict() | {"domains": tuple(domains), "variants": tuple(variants)}
     return ConfigDict(plain)
 
 
+def check_seed(field: str, value: int):
+    """Raise InputError for a seed that grain refuses, or of which JAX would leave out the upper bits."""
+    if not 0 <= value < 2**32:
+        raise InputError(f"{field}={value} must be from 0 to {2**32 - 1}")
+
+
 def names(value: str | Sequence[str]) -> list[str]:
-    """Read a list of names: a sequence, or "a,b"."""
-    items = value.split(",") if isinstance(value, str) else list(value)
+    """Read a list of names: a sequence, or "a,b"; anything else is one name, which nothing has."""
+    items = value.split(",") if isinstance(value, str) else value if isinstance(value, Sequence) else [value]
     return [str(item).strip() for item in items if str(item).strip()]
 
 

@@ -1,19 +1,24 @@
 """What the entry points share: the config flag, and one line and exit code 2 for bad input."""
 
+import contextlib
 import difflib
+import os
 import pathlib
 import re
 import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from logging import CRITICAL, getLogger
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from usss_jax import signals
 from usss_jax.config import default_config
 from usss_jax.config_files import find_config, read_config, split_argument
 from usss_jax.errors import InputError
+from usss_jax.local_files import line_of, local_path, reason
 
 COMPILED = flags.DEFINE_string(
     "compilation_cache",
@@ -35,26 +40,58 @@ class ConfigParser(flags.ArgumentParser):
 flags.FLAGS["config"].parser = ConfigParser()
 
 
+def start_jax():
+    """See to it that JAX has a device, and let it keep compiled programs in --compilation_cache.
+
+    Raises:
+      InputError: if there is no device of the platform that was asked for, or if a folder for compiled programs that
+        was asked for is unusable.
+    """
+    import jax  # after the flags: a typo should not wait for JAX
+    from jax.extend.backend import clear_backends
+
+    asked = jax.config.jax_platforms
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as e:  # the latter if it knows the name, and has no plugin for it
+        if not asked:
+            raise
+        why = f" ({reason(e)})" if isinstance(e, RuntimeError) else ""
+        jax.config.update("jax_platforms", None)
+        clear_backends()
+        there = jax.default_backend()
+        raise InputError(f"JAX_PLATFORMS={asked}: JAX finds no such device here{why}; there is {there}") from e
+    keep_compiled()
+
+
 def keep_compiled():
     """Let JAX keep compiled programs in --compilation_cache; InputError if a folder that was asked for is unusable."""
-    import jax  # after the flags: a typo should not wait for JAX
+    import jax
 
     asked = flags.FLAGS["compilation_cache"].present
     if not COMPILED.value or (jax.config.jax_compilation_cache_dir and not asked):
         return
-    folder = pathlib.Path(COMPILED.value).expanduser()
     try:
+        folder = local_path(COMPILED.value, "--compilation_cache")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as e:
-        if asked:
+    except (OSError, InputError) as e:
+        if not asked:
+            print(f"compiled programs are not kept: {line_of(e) if isinstance(e, OSError) else e}")
+        elif isinstance(e, OSError):
             raise InputError(
                 f"--compilation_cache={COMPILED.value}: {e.strerror}; give another folder, or nothing to keep none"
             ) from e
-        print(f"compiled programs are not kept: {folder}: {e.strerror}")
+        else:
+            raise
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def folder_of(flag: flags.FlagHolder) -> pathlib.Path:
+    """Path that a flag gives; InputError for a URL or an unknown home folder."""
+    return local_path(str(flag.value), f"--{flag.name}")
 
 
 def parse_flags(
@@ -90,12 +127,48 @@ def run(
     argv: list[str] | None = None,
     known: Callable[[], ConfigDict] = default_config,
     example: str = "configs/demo.py",
+    ended: str = "told to end",
+    before: Callable[[int], None] | None = None,
 ):
-    """Parse the flags, exit with what `main` returns; bad input is one line on stderr and exit code 2."""
+    """Parse the flags, exit with what `main` returns; bad input is one line on stderr and exit code 2.
+
+    So are files that cannot be read or written. Ctrl-C and SIGTERM end with the line `ended` (signals.py, which calls
+    `before`) and exit code 130 and 143; inside a training loop after a checkpoint was saved.
+    """
     logging.set_verbosity(logging.WARNING)
+    quieten_orbax()
+    for stream in (sys.stdout, sys.stderr):  # a console of another encoding shows escapes, and nothing is lost
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    signals.end_in_one_line(f"usss_jax: {ended}", before)
     try:
         app.run(main, argv=argv, flags_parser=partial(parse_flags, known=known, example=example))
     except InputError as e:
+        stop(f"error: {e}", 2)
+    except signals.Ended as e:
+        stop(str(e), e.code)
+    except OSError as e:
+        stop(f"error: {line_of(e)}", 2)
+
+
+def quieten_orbax():
+    """Show nothing of what Orbax and TensorStore tell at length, in threads, of errors that reach the caller too."""
+    logging.get_absl_logger().addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
+    getLogger("asyncio").setLevel(CRITICAL)
+
+    def show(unraisable):  # TensorStore comes here if what waited for it is gone
+        if str(unraisable.exc_value) != "Event loop is closed":
+            sys.__unraisablehook__(unraisable)
+
+    sys.unraisablehook = show
+
+
+def stop(text: str, code: int):
+    """Exit with one line on stderr."""
+    try:
         sys.stdout.flush()
-        print(f"usss_jax: error: {e}", file=sys.stderr, flush=True)
-        sys.exit(2)
+    except OSError:  # nobody reads it any more, or its disk is full: not to be tried again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(OSError):
+        print("usss_jax: " + "\\n".join(text.splitlines()), file=sys.stderr, flush=True)
+    sys.exit(code)

@@ -3,8 +3,6 @@
 python -m usss_jax.main --config=configs/demo.py --workdir=runs/demo
 """
 
-import pathlib
-
 from absl import flags
 
 from usss_jax import entry, multihost
@@ -24,11 +22,12 @@ def main(argv: list[str]):
                 f"--{flag} is missing: python -m usss_jax.main --config=configs/demo.py --workdir=runs/demo"
             )
     config = entry.CONFIG.value
+    workdir = entry.folder_of(WORKDIR)
     multihost.start()
-    entry.keep_compiled()
+    entry.start_jax()
     from usss_jax.training import stages  # after the flags: a typo should not wait for JAX
 
-    stages.run(config, pathlib.Path(str(WORKDIR.value)).expanduser())
+    stages.run(config, workdir)
 
 
 if __name__ == "__main__":

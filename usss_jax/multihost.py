@@ -23,7 +23,7 @@ from typing import Any
 
 from absl import flags
 
-from usss_jax import entry
+from usss_jax import entry, signals
 from usss_jax.errors import InputError
 
 MULTIHOST = flags.DEFINE_bool("multihost", False, "Train together with other processes, each of which gets this flag.")
@@ -38,8 +38,8 @@ POLL = 1.0  # seconds between two looks at that key
 GRACE = 1.0  # seconds that a process whose neighbour failed has to say what it knows itself
 LINGER = 3.0  # seconds that a process which fails stays, so that the others read its line before a connection closes
 LAST = 6.0  # seconds that process 0, which keeps the keys, stays: JAX aborts the others as soon as it is gone
-PREEMPTED = 75  # exit code: try again later (sysexits.h)
 
+_connected = threading.Event()
 _ending = threading.Event()  # this process has begun to end by itself
 _told = threading.Event()  # another process has failed: whatever this one runs into now follows from that
 
@@ -123,9 +123,10 @@ def connect(given: dict[str, Any], timeout: int):
         raise InputError(f"--multihost: {type(e).__name__}: {str(e).strip().splitlines()[0]}") from e
     finally:
         alarm.cancel()
+    _connected.set()
     threading.Thread(target=watch, daemon=True).start()
     if jax.process_index() > 0:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for the rest of the process)
     print(f"{jax.process_count()} processes with {jax.device_count()} devices train together", flush=True)
 
 
@@ -180,24 +181,29 @@ def say_error(text: str):
 
 def run(main: Callable[[list[str]], int | None], **options):
     """`entry.run` for entry points that call `start`; options are those of `entry.run`."""
+    ended = "told to end; the same command resumes from the last checkpoint, if there is one"
     try:
-        entry.run(main, **options)
+        entry.run(main, ended=ended, before=tell_others, **options)
     except SystemExit as e:
         if not e.code or not connected():
+            raise
+        if isinstance(e.__context__, signals.Ended):  # so do all others
+            _ending.set()
             raise
         wait_if_told()
         fail(str(e.__context__ or "see its output"), e.code if isinstance(e.code, int) else 1)
     except Exception as e:
-        if type(e).__name__ == "Preempted":  # training/hosts.py, which is not imported for a typo in a flag
-            _ending.set()
-            sys.stdout.flush()
-            print(f"usss_jax: {e}", file=sys.stderr, flush=True)
-            sys.exit(PREEMPTED)
         if not connected():
             raise
         wait_if_told()
         traceback.print_exc()
         fail(f"{type(e).__name__}: {(str(e).strip() or 'see its output').splitlines()[0]}", 1)
+
+
+def tell_others(code: int):
+    """End this process, which was told to by a signal, and let the others know."""
+    if connected():
+        fail("it was told to end", code)
 
 
 def wait_if_told():
@@ -208,4 +214,4 @@ def wait_if_told():
 
 def connected() -> bool:
     """Whether `start` has connected this process to others."""
-    return "jax" in sys.modules and client() is not None
+    return _connected.is_set()

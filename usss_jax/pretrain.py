@@ -3,8 +3,6 @@
 python -m usss_jax.pretrain --config=configs/imagenet.py --config.data=DIR --workdir=runs/imagenet
 """
 
-import pathlib
-
 from absl import flags
 
 from usss_jax import entry, multihost
@@ -26,11 +24,12 @@ def main(argv: list[str]):
                 "--workdir=runs/imagenet"
             )
     config = entry.CONFIG.value
+    workdir = entry.folder_of(WORKDIR)
     multihost.start()
-    entry.keep_compiled()
+    entry.start_jax()
     from usss_jax.pretraining import loop  # after the flags: a typo should not wait for JAX
 
-    loop.run(config, pathlib.Path(str(WORKDIR.value)).expanduser())
+    loop.run(config, workdir)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from usss_jax import entry, multihost
 from usss_jax.config import checked, default_config
 from usss_jax.errors import InputError
+from usss_jax.local_files import read_object, reason
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run whose single-domain networks are finished.")
 PER_CLASS = flags.DEFINE_integer("embeddings_per_class", None, "K, in place of the config's; needs --out.", 1)
@@ -33,9 +34,9 @@ def main(argv: list[str]):
         raise InputError(f"{argv[1]!r} is not a flag; fields are set by --config.FIELD=VALUE")
     if not WORKDIR.value:
         raise InputError("--workdir is missing: python -m usss_jax.prototypes --workdir=runs/demo")
-    workdir = pathlib.Path(WORKDIR.value).expanduser()
+    workdir = entry.folder_of(WORKDIR)
     multihost.start()
-    entry.keep_compiled()
+    entry.start_jax()
     if PER_CLASS.value and not OUT.value:
         raise InputError(f"--embeddings_per_class needs --out: {workdir}/prototypes has those of its own config")
     config = entry.CONFIG.value if flags.FLAGS["config"].present else config_of(workdir)
@@ -45,7 +46,7 @@ def main(argv: list[str]):
         if DATA_ROOT.value:
             config.data_root = DATA_ROOT.value
     config = checked(config)
-    make(config, workdir, pathlib.Path(OUT.value).expanduser() if OUT.value else None)
+    make(config, workdir, entry.folder_of(OUT) if OUT.value else None)
 
 
 def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
@@ -91,13 +92,11 @@ def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
 
 def config_of(workdir: pathlib.Path) -> ConfigDict:
     """Read the config of a run; fields that are newer than it have their defaults."""
-    from usss_jax.training.workdir import read_object  # after the flags, as above
-
     config = default_config()
     try:
         theirs = read_object(workdir / "config.json")
     except (OSError, ValueError) as e:
-        raise InputError(f"--workdir={workdir}: no workdir of a run ({e}); give another, or --config") from e
+        raise InputError(f"--workdir={workdir}: no workdir of a run ({reason(e)}); give another, or --config") from e
     unknown = sorted(set(theirs) - set(config))
     if unknown:
         raise InputError(f"--workdir={workdir}: its config has fields that are unknown here: {', '.join(unknown)}")

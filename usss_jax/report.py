@@ -7,12 +7,11 @@ Arguments: the folder of all results, folders of one pair in it, or workdirs; no
 Markdown and writes it with a CSV to --out (OUT.md, OUT.csv).
 """
 
-import pathlib
-
 from absl import flags
 
 from usss_jax import entry
 from usss_jax.errors import InputError
+from usss_jax.local_files import local_path
 from usss_jax.tables import layout, paper, render, rows
 from usss_jax.tables.collect import Found, read_folders
 
@@ -32,7 +31,7 @@ def main(argv: list[str]):
     """Print the report and write it."""
     if flags.FLAGS["config"].present:
         raise InputError("--config: a report takes folders of results, not a config")
-    folders = [pathlib.Path(word).expanduser() for word in argv[1:]]
+    folders = [local_path(word, "folder") for word in argv[1:]]
     if wrong := [item for item in TABLE.value if not item.isdecimal()]:
         raise InputError(f"--table: {wrong[0]!r} is not a whole number")
     tables = [int(item) for item in TABLE.value]
@@ -48,7 +47,7 @@ def main(argv: list[str]):
     text = "\n".join(render.markdown(table, one) for table, one in sections)
     print(text)
     if OUT.value:
-        out = pathlib.Path(OUT.value).expanduser()
+        out = entry.folder_of(OUT)
         layout.write_whole(out.with_name(f"{out.name}.md"), text)
         layout.write_whole(out.with_name(f"{out.name}.csv"), render.csv_text(sections))
         print(f"wrote {out}.md and {out}.csv")

@@ -4,20 +4,21 @@ python -m usss_jax.sweep --table=3 --pair=cs256_cvd --scale=cpu --n=50,100 --see
 python -m usss_jax.sweep --rows=table3/n100/full,table7/n50/k3 --data_root=DATA
 python -m usss_jax.sweep --list
 
-What is finished is not run again, what was interrupted goes on, what fails is told and the next one follows (exit code
+What is finished is not run again, what was interrupted resumes, what fails is told and the next one follows (exit code
 1 at the end). --config.FIELD=VALUE goes to every command. A seed changes weights and order of the images; the labeled
 images are those of split_seed, which stays. usss_jax/report.py makes the table.
 """
 
 import functools
-import pathlib
 import re
 import sys
 
 from absl import flags
 
 from usss_jax import entry
+from usss_jax.config import check_seed
 from usss_jax.errors import InputError
+from usss_jax.local_files import check_paths
 from usss_jax.tables import cells, execute, layout, rows
 
 TABLE = flags.DEFINE_list("table", ["3"], "Tables of the paper, of 2 to 8.")
@@ -68,8 +69,10 @@ def asked_tables() -> list[tuple[int, list[int], list[str]]]:
 
 def plan(overrides: dict[str, str]) -> list[cells.Cell]:
     """All cells that the flags ask for: seed after seed, N after N."""
+    check_paths(DATA_ROOT.value, "--data_root")
     planned: list[cells.Cell] = []
     for seed in numbers("seeds", SEEDS.value):
+        check_seed("--seeds", seed)
         for table, given, chosen in asked_tables():
             rows.check_table(table)
             pair = cells.config_file(PAIR.value or rows.PAPER_PAIR[table])
@@ -81,8 +84,8 @@ def plan(overrides: dict[str, str]) -> list[cells.Cell]:
                     setting,
                     f"{pair}:{argument}",
                     domains,
-                    pathlib.Path(RUNS.value).expanduser(),
-                    pathlib.Path(RESULTS.value).expanduser(),
+                    entry.folder_of(RUNS),
+                    entry.folder_of(RESULTS),
                     DATA_ROOT.value,
                     overrides,
                 )
@@ -118,4 +121,8 @@ def main(argv: list[str], overrides: list[str]) -> int:
 
 if __name__ == "__main__":
     given = [word for word in sys.argv[1:] if word.startswith(("--config.", "-config."))]
-    entry.run(functools.partial(main, overrides=given), [word for word in sys.argv if word not in given])
+    entry.run(
+        functools.partial(main, overrides=given),
+        [word for word in sys.argv if word not in given],
+        ended="told to end; the same command resumes",
+    )

@@ -2,7 +2,9 @@
 
 from ml_collections import ConfigDict
 
+from usss_jax.config import check_seed
 from usss_jax.errors import InputError
+from usss_jax.local_files import check_paths
 
 # What `checked` asks of the fields.
 CHOICES = {"on_bad_example": ("error", "skip")}
@@ -77,6 +79,8 @@ def checked(config: ConfigDict) -> ConfigDict:
     for field in SHARES:
         if config[field] > 1:
             raise InputError(f"{field}={config[field]} must be at most 1")
+    check_seed("seed", config.seed)
+    check_paths(config.data, "data")
     if config.crop > config.eval_resize:
         raise InputError(f"crop={config.crop} must be at most eval_resize={config.eval_resize}, which it is cut from")
     if not config.data:

@@ -3,16 +3,19 @@
 import json
 import pathlib
 import time
+from functools import partial
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from usss_jax import signals
 from usss_jax.data import streams
 from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.errors import InputError
 from usss_jax.evaluation.evaluate import one_behind
+from usss_jax.local_files import read_object, reason
 from usss_jax.models import pretrained
 from usss_jax.models.universal import UniversalModel, create_model
 from usss_jax.pretraining import classify
@@ -25,7 +28,7 @@ from usss_jax.training.compiling import compiled
 from usss_jax.training.logs import say
 from usss_jax.training.meter import Meter
 from usss_jax.training.state import abstract_variables, create_state
-from usss_jax.training.workdir import alone_in, read_object
+from usss_jax.training.workdir import alone_in
 
 STAGE = "pretrain"  # before the lines on the console
 WEIGHTS = "encoder.safetensors"
@@ -36,7 +39,7 @@ OF_A_HOST = ("data", "loader_threads")  # fields that may differ between hosts
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, Any]:
-    """Train, or go on, or return the summary of a finished run; leave WEIGHTS, of the best checkpoint, in the workdir.
+    """Train, or resume, or return the summary of a finished run; leave WEIGHTS, of the best checkpoint, in the workdir.
 
     Raises:
       InputError: for whatever is wrong with config, data or workdir; nothing already computed is lost.
@@ -50,13 +53,25 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, An
         raise InputError(f"batch_size={config.batch_size} is more than the {len(data.train)} training images; lower it")
     claim_workdir(config, data, workdir)
     finished = workdir / "summary.json"
-    if summary := hosts.from_writer(lambda: json.loads(finished.read_text()) if finished.exists() else None):
+    if summary := hosts.from_writer(read_summary, finished):
         say(STAGE, "finished earlier")
         return summary
     mesh = sharding.widest_mesh(devices or jax.devices(), config.batch_size)
     say(STAGE, f"{len(data.classes)} classes, {len(data.train)} images, {len(data.val)} to evaluate")
     with alone_in(workdir):
         return train_and_evaluate(config, data, build_model(config, len(data.classes)), workdir, mesh)
+
+
+def read_summary(path: pathlib.Path) -> dict[str, Any] | None:
+    """Read the summary of a finished run; None if there is none, or a damaged one, which is made again."""
+    if not path.exists():
+        return None
+    try:
+        summary = read_object(path)
+    except (OSError, ValueError) as e:
+        say(STAGE, f"{path} is damaged ({reason(e)}): it is made again from the last checkpoint")
+        return None
+    return summary or None
 
 
 def open_images(config: ConfigDict) -> DataSet:
@@ -113,7 +128,7 @@ def train_and_evaluate(
 ) -> dict[str, Any]:
     """Train from scratch or from the last checkpoint; leave metrics.jsonl, checkpoints, WEIGHTS, summary.json.
 
-    Returns the content of summary.json. Raises InputError if the loss is no longer finite.
+    Returns the content of summary.json. Raises as the loop of a stage does (training/loop.py).
     """
     began = time.monotonic()
 
@@ -126,9 +141,9 @@ def train_and_evaluate(
     last, best = Checkpoints(workdir / "checkpoints"), Checkpoints(workdir / "best")
     progress: dict[str, Any] = {"seconds": 0.0, "train_seconds": 0.0, "wait_seconds": 0.0, "images": 0}
     progress |= {"last": None, "best": None}
-    if last.latest_step() is not None:
-        state, progress = last.restore(state=state)["state"], last.meta()["progress"]
-        say(STAGE, f"goes on from step {int(state.step)}")
+    if found := last.resume(partial(say, STAGE), state=state):
+        state, progress = found[0]["state"], found[1]["progress"]
+        say(STAGE, f"resumes from step {int(state.step)}")
     start, seconds_before = int(state.step), progress["seconds"]
 
     # ---- Step, data, evaluation ----
@@ -147,6 +162,7 @@ def train_and_evaluate(
     meter = Meter(STAGE, steps, config.batch_size, progress)
     writer = logs.MetricWriter(workdir, start)
     iterator = streams.iterate(batches, start, config.loader_threads)
+    told = signals.Told(STAGE)
 
     def next_batch(running=None) -> dict:
         with meter.waiting(running):
@@ -156,13 +172,15 @@ def train_and_evaluate(
         if start < steps:
             batch = next_batch()
             program = compiled(train_step, state, batch, STAGE)
+        if jax.process_count() == 1:
+            told.listen()
         for step in range(start + 1, steps + 1):
             with jax.transfer_guard("disallow"):  # nothing goes to the devices or comes from them unasked
                 state, scalars = program(state, batch)
                 if step < steps:
                     batch = next_batch(scalars["loss"])  # gets there while the step runs
             evaluates = step % eval_every == 0 or step == steps
-            stops = hosts.preempted(step)
+            stops = hosts.PREEMPTED if hosts.preempted(step) else told.code
             saves = evaluates or step % config.checkpoint_every == 0 or stops
             if step == start + 1 or step % config.log_every == 0 or saves:
                 meter.log(step, jax.device_get(scalars), writer)
@@ -176,14 +194,16 @@ def train_and_evaluate(
                     if progress["best"] is None or scores["top1"] > progress["best"]["top1"]:
                         progress["best"] = progress["last"]
                         best.save(step, {"variables": state.variables}, meta())
-            if saves:
+                stops = stops or told.code
+            if saves or stops:
                 with meter.paused():
                     last.save(step, {"state": state}, meta())
-            if stops:
-                raise hosts.Preempted(f"told to end; the same command goes on from step {step}, now saved")
+            if stops := stops or (told.code if step == steps else 0):
+                raise signals.Ended(f"told to end; the same command resumes from step {step}, now saved", stops)
     finally:
         iterator.close()
         writer.close()
+        told.close()
 
     # ---- Weights of the best checkpoint, and the summary ----
     chosen = best.restore(progress["best"]["step"], variables=abstract_variables(model, mesh))["variables"]

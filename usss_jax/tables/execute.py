@@ -4,6 +4,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -12,6 +13,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+from usss_jax import signals
 from usss_jax.errors import InputError
 from usss_jax.tables.cells import Cell
 from usss_jax.tables.layout import keep_result
@@ -52,7 +54,7 @@ def run_cell(cell: Cell, say: Callable[[str], None]) -> str:
         return f"it needs the single-domain networks, and {absent[0]} is missing"
     say(f"  {cell.printed_command()}")
     cell.log.parent.mkdir(parents=True, exist_ok=True)
-    with cell.log.open("a") as log:
+    with cell.log.open("a", encoding="utf-8") as log:
         try:
             if fcntl:
                 fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -72,20 +74,34 @@ def run_cell(cell: Cell, say: Callable[[str], None]) -> str:
 
 
 def wait_for(process: subprocess.Popen) -> int:
-    """Wait for a process, and end it if this one is told to end; return its exit code."""
+    """Wait for a process, and end it if this one is told to end; return its exit code.
+
+    Raises:
+      Ended: if this one was told to end, as soon as the process, which may save a checkpoint first, has ended.
+    """
+    told = 0
 
     def end(number, frame):
-        raise SystemExit(128 + number)
+        nonlocal told
+        if told and number == signal.SIGINT:  # again
+            process.kill()
+        elif not told:
+            told = number
+            process.terminate()
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    listens = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, end) for number in signals.NUMBERS if listens}
     try:
-        return process.wait()
+        code = process.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         if process.poll() is None:
             process.terminate()
             process.wait()
+    if told:
+        raise signals.Ended("told to end; the same command resumes with the cell that was running", 128 + told)
+    return code
 
 
 def remaining(names: Sequence[str], seconds: Sequence[tuple[str, float]]) -> float | None:
@@ -101,7 +117,7 @@ def remaining(names: Sequence[str], seconds: Sequence[tuple[str, float]]) -> flo
 
 def last_line(path: pathlib.Path) -> str:
     """Last line of a log that says something."""
-    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "no output"
 
 

@@ -6,13 +6,13 @@ RESULTS/<pair>_n<N>_<scale>/<row or stage>/seed<k>.json           the same summa
 
 import dataclasses
 import json
-import os
 import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from usss_jax.errors import InputError
+from usss_jax.local_files import read_object, reason, write_whole
 
 SCALES = ("cpu", "full")
 
@@ -50,20 +50,9 @@ def result_file(results: pathlib.Path, setting: Setting, stage: str, seed: int) 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """Read a summary; InputError names the file."""
     try:
-        content = json.loads(path.read_text())
+        return read_object(path)
     except (OSError, ValueError) as e:
-        raise InputError(f"{path} cannot be read: {e}") from e
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is no summary: it holds no object")
-    return content
-
-
-def write_whole(path: pathlib.Path, text: str):
-    """Write a file in one piece: a reader sees the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+        raise InputError(f"{path} cannot be read ({reason(e)}); restore it, or remove it to have it made again") from e
 
 
 def keep_result(summary: pathlib.Path, path: pathlib.Path, asked: Mapping[str, Any]):

@@ -12,10 +12,11 @@ from usss_jax.config import checked, default_config, per_domain, read_size
 from usss_jax.data.content import differences, label_space
 from usss_jax.data.domains import get_domain
 from usss_jax.errors import InputError
+from usss_jax.local_files import read_object, reason
 from usss_jax.models.universal import UniversalModel
 from usss_jax.training.networks import WITHOUT_EMBEDDINGS, best_variables, create_model_of
 from usss_jax.training.results import TITLES
-from usss_jax.training.workdir import read_object
+from usss_jax.training.workdir import check_summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +100,14 @@ def open_stage(folder: pathlib.Path) -> FinishedStage:
 
 def _read(folder: pathlib.Path, file: str, otherwise: str) -> dict[str, Any]:
     try:
-        return read_object(folder / file)
+        content = read_object(folder / file)
+        if file == "summary.json":
+            check_summary(content)
+        return content
     except FileNotFoundError as e:
         raise InputError(f"{folder} {otherwise} ({file} is missing)") from e
     except (OSError, ValueError) as e:
-        raise InputError(f"{folder / file} cannot be read: {e}") from e
+        raise InputError(f"{folder / file} cannot be read ({reason(e)}); restore it, or run its training again") from e
 
 
 def _told_apart(stages: Sequence[FinishedStage]) -> list[str]:

@@ -19,10 +19,7 @@ from jax.experimental import multihost_utils
 from usss_jax.errors import InputError
 
 PATIENCE = 20.0  # seconds until a network file system shows a file of another host
-
-
-class Preempted(Exception):
-    """Training was told to end (SIGTERM) and has saved a checkpoint; the message says so in one line."""
+PREEMPTED = 75  # exit code of several processes that were told to end: try again later (sysexits.h)
 
 
 def is_writer() -> bool:
@@ -106,7 +103,7 @@ def check_shared(folder: pathlib.Path):
 
     def write() -> str:
         word = uuid.uuid4().hex
-        path.write_text(word)
+        path.write_text(word, encoding="utf-8")
         return word
 
     word = from_writer(write)
@@ -125,7 +122,7 @@ def sees(path: pathlib.Path, word: str, patience: float = PATIENCE) -> bool:
     deadline = time.monotonic() + patience
     while True:
         try:
-            if path.read_text() == word:
+            if path.read_text(encoding="utf-8") == word:
                 return True
         except OSError:
             pass
@@ -137,6 +134,6 @@ def sees(path: pathlib.Path, word: str, patience: float = PATIENCE) -> bool:
 def preempted(step: int) -> bool:
     """Whether all processes stop after this step, because one of them was told to end (SIGTERM).
 
-    Must be called after every step. False with one process, which a SIGTERM ends as it always did.
+    Must be called after every step. False with one process, for which signals.py is there.
     """
     return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)

@@ -13,6 +13,7 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from usss_jax import signals
 from usss_jax.data import streams
 from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.data.cache import Budget
@@ -84,7 +85,7 @@ def train_and_evaluate(
     mesh: Mesh,
     weights: Mapping | None,
 ) -> dict[str, Any]:
-    """Train one stage, or go on from its last checkpoint; leave config.json, metrics.jsonl, summary.json, checkpoints.
+    """Train one stage, or resume from its last checkpoint; leave config.json, metrics.jsonl, summary.json, checkpoints.
 
     Args:
       config: see config.py.
@@ -98,7 +99,9 @@ def train_and_evaluate(
       The content of summary.json.
 
     Raises:
-      InputError: if the loss is no longer finite.
+      InputError: if the loss is no longer finite, or a checkpoint that is needed is damaged.
+      OSError: if something cannot be written (disk full); it names the file.
+      Ended: if the process was told to end, after a checkpoint.
     """
     folder = workdir / stage.name
     began = time.monotonic()
@@ -132,11 +135,11 @@ def train_and_evaluate(
     last = Checkpoints(folder / "checkpoints")
     best = Checkpoints(folder / "best")
     progress: dict[str, Any] = {"seconds": 0.0, "train_seconds": 0.0, "wait_seconds": 0.0, "images": 0, "best": None}
-    if last.latest_step() is not None:
-        written = last.meta()
+    if found := last.resume(partial(say, stage.name), state=state):
+        trees, written = found
         check_same_data(stage, written)
-        state, progress = last.restore(state=state)["state"], written["progress"]
-        say(stage.name, f"goes on from step {int(state.step)}")
+        state, progress = trees["state"], written["progress"]
+        say(stage.name, f"resumes from step {int(state.step)}")
     else:
         millions = parameter_overview.count_parameters(state.params) / 1e6
         say(
@@ -180,6 +183,7 @@ def train_and_evaluate(
     images_per_step += sum(stage.unlabeled_batches.values()) * config.unlabeled_batch_size
     meter = Meter(stage.name, stage.steps, images_per_step, progress)
     iterator = streams.iterate(batches, start, config.loader_threads)
+    told = signals.Told(stage.name)
 
     def next_batch(running=None) -> dict:
         with meter.waiting(running):
@@ -189,13 +193,15 @@ def train_and_evaluate(
         if start < stage.steps:
             batch = next_batch()
             program = compiled(train_step, state, batch, stage.name)
+        if jax.process_count() == 1:
+            told.listen()
         for step in range(start + 1, stage.steps + 1):
             with jax.transfer_guard("disallow"):  # nothing goes to the devices or comes from them unasked
                 state, scalars = program(state, batch)
                 if step < stage.steps:
                     batch = next_batch(scalars["loss"])  # gets there while the step runs
             evaluates = step % config.eval_every == 0 or step == stage.steps
-            stops = hosts.preempted(step)
+            stops = hosts.PREEMPTED if hosts.preempted(step) else told.code
             saves = step % config.checkpoint_every == 0 or step == stage.steps or stops
             # Before evaluation and saving too: they wait for the step anyway, and must not keep a loss that is NaN.
             if step == start + 1 or step % config.log_every == 0 or evaluates or saves:
@@ -215,17 +221,18 @@ def train_and_evaluate(
                     if progress["best"] is None or scores["average"] > progress["best"]["average"]:
                         progress["best"] = {"step": step, "average": scores.pop("average"), "domains": scores}
                         best.save(step, {"variables": state.variables}, meta())
-                        saves = True  # so that going on finds `best` as it is told
-            if saves:
+                        saves = True  # so that a resumed run finds `best` as it is told
+                stops = stops or told.code
+            if saves or stops:
                 with meter.paused():
                     last.save(step, {"state": state}, meta())
-            if stops:
-                raise hosts.Preempted(
-                    f"{stage.name}: told to end; the same command goes on from step {step}, now saved"
-                )
+            if stops := stops or (told.code if step == stage.steps else 0):
+                text = f"{stage.name}: told to end; the same command resumes from step {step}, now saved"
+                raise signals.Ended(text, stops)
     finally:
         iterator.close()
         writer.close()
+        told.close()
     budget = shared_budget(stage)
     say(
         stage.name,

@@ -1,6 +1,5 @@
 """Networks by a config's fields, and those of finished stages."""
 
-import json
 import pathlib
 from collections.abc import Mapping
 
@@ -8,6 +7,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from usss_jax.data.pools import Pools, with_labels
+from usss_jax.local_files import read_object
 from usss_jax.models.universal import UniversalModel, create_model
 from usss_jax.training import hosts
 from usss_jax.training.checkpoint import Checkpoints
@@ -38,7 +38,7 @@ def stage_model(config: ConfigDict, pools: Mapping[str, Pools], embed_dim: int) 
 
 def best_variables(folder: pathlib.Path, model: UniversalModel, mesh: Mesh) -> tuple[dict, str]:
     """Variables of a finished stage's best checkpoint, and the checkpoint's name."""
-    step = hosts.from_writer(lambda: json.loads((folder / "summary.json").read_text())["best_step"])
+    step = hosts.from_writer(lambda: read_object(folder / "summary.json")["best_step"])
     with Checkpoints(folder / "best") as checkpoints:
         variables = checkpoints.restore(step, variables=abstract_variables(model, mesh))["variables"]
     return variables, f"{folder.name}/best/{step}"

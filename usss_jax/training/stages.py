@@ -1,10 +1,9 @@
 """The whole method: single-domain networks -> label embeddings -> universal variants -> table and picture.
 
 Every stage has its own folder in the workdir. A stage with a summary.json is finished and not run again; one with
-checkpoints goes on from the last.
+checkpoints resumes from the last.
 """
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -19,6 +18,7 @@ from usss_jax import config as config_lib
 from usss_jax.data.pools import Pools, about_data, open_all, with_labels
 from usss_jax.errors import InputError
 from usss_jax.evaluation.evaluate import predict
+from usss_jax.local_files import read_object, reason, write_whole
 from usss_jax.training import encoder_weights, hosts, label_embeddings, label_sources, logs, sharding
 from usss_jax.training.loop import Stage, check_same_data, device_augment, train_and_evaluate
 from usss_jax.training.networks import WITHOUT_EMBEDDINGS, best_variables, create_model_of, stage_model
@@ -30,7 +30,7 @@ from usss_jax.training.variants import (
     universal_stage,
     unlabeled_passes,
 )
-from usss_jax.training.workdir import alone_in, claim_workdir, singles_folder
+from usss_jax.training.workdir import alone_in, check_summary, claim_workdir, read_summary, singles_folder
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, dict[str, Any]]:
@@ -138,7 +138,7 @@ def train_all(
         summaries.setdefault(name, summary)
     table = results_table(summaries, list(with_labels(pools)))
     if hosts.is_writer():
-        (workdir / "table.md").write_text(table)
+        write_whole(workdir / "table.md", table)
     if universal:
         draw_predictions(config, pools, universal, workdir, mesh)
     print(f"\n{table}")
@@ -146,8 +146,16 @@ def train_all(
 
 
 def written_summaries(workdir: pathlib.Path) -> dict[str, Any]:
-    """Summaries of all finished stages of a workdir by stage."""
-    return {path.parent.name: json.loads(path.read_text()) for path in sorted(workdir.glob("*/summary.json"))}
+    """Summaries of all finished stages of a workdir by stage; says which files are none."""
+    summaries = {}
+    for path in sorted(workdir.glob("*/summary.json")):
+        try:
+            summary = read_object(path)
+            check_summary(summary)
+            summaries[path.parent.name] = summary
+        except (OSError, ValueError) as e:
+            print(f"{path} is no summary of a stage ({reason(e)}): left out of the table", flush=True)
+    return summaries
 
 
 def run_stage(config: ConfigDict, stage: Stage, workdir: pathlib.Path, mesh: Mesh, weights) -> dict[str, Any]:
@@ -162,9 +170,12 @@ def run_stage(config: ConfigDict, stage: Stage, workdir: pathlib.Path, mesh: Mes
 def finished_summary(stage: Stage, workdir: pathlib.Path) -> dict[str, Any] | None:
     """Summary of a stage, None if it is not finished; InputError if it was trained on other data than there is now."""
     path = workdir / stage.name / "summary.json"
-    summary = hosts.from_writer(lambda: json.loads(path.read_text()) if path.exists() else None)
+    summary = hosts.from_writer(read_summary, path)
     if summary is None:
         return None
+    best = path.parent / "best" / str(summary["best_step"])
+    if not hosts.from_writer(best.is_dir):  # before other stages train to their end, for what is made of all
+        raise InputError(f"{best} is missing; restore it, or move {path.parent} away: the same command trains it again")
     classes = {name: list(d["iou"]) for name, d in summary["domains"].items()}
     check_same_data(stage, {**summary, "classes": classes})
     return summary

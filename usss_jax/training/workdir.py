@@ -18,15 +18,30 @@ from ml_collections import ConfigDict
 from usss_jax.config import FREE_FIELDS, NAMING_FIELDS, NOT_OF_SINGLES, default_config
 from usss_jax.data.content import differences
 from usss_jax.errors import InputError
+from usss_jax.local_files import local_path, read_object, reason
 from usss_jax.training import hosts, logs
 
 
-def read_object(path: pathlib.Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object; OSError or ValueError if it cannot be read or holds something else."""
-    content = json.loads(path.read_text())
-    if not isinstance(content, dict):
-        raise ValueError("it holds no JSON object")
-    return content
+def read_summary(path: pathlib.Path) -> dict[str, Any] | None:
+    """Read a stage's summary.json; None if there is none, or a damaged one: the stage is not finished then."""
+    if not path.exists():
+        return None
+    try:
+        summary = read_object(path)
+        check_summary(summary)
+    except (OSError, ValueError) as e:
+        again = "made again from its last checkpoint" if (path.parent / "checkpoints").exists() else "trained again"
+        print(f"{path} is damaged ({reason(e)}): the stage counts as not finished, and is {again}", flush=True)
+        return None
+    return summary
+
+
+def check_summary(summary: Mapping[str, Any]):
+    """Raise ValueError for what is no summary of a stage."""
+    if missing := [key for key in ("domains", "best_step") if key not in summary]:
+        raise ValueError(f"it has no {missing[0]!r}")
+    if not all(isinstance(scores, dict) and "iou" in scores for scores in dict(summary["domains"]).values()):
+        raise ValueError("its 'domains' have no 'iou'")
 
 
 def claim_workdir(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
@@ -44,9 +59,9 @@ def _claim(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
     named = {"domains": dict(data), "files": {field: _identity(mine[field]) for field in FILE_FIELDS}}
     try:
         theirs = read_object(config_path) if config_path.exists() else None
-        before = read_object(data_path) if theirs and data_path.exists() else None
     except (OSError, ValueError) as e:
         raise InputError(f"workdir {workdir}: {config_path} cannot be used ({e}); give another --workdir") from e
+    before = _read_data(data_path) if theirs else None
     if theirs:
         theirs = {**default_config().to_dict(), **theirs}  # a field that came later had its default then
         compared = set(mine) - set(FREE_FIELDS) - (set(NAMING_FIELDS) if before else set())
@@ -72,7 +87,20 @@ def _claim(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
     logs.write_json(config_path, {**(theirs or mine), **{field: mine[field] for field in NAMING_FIELDS}})
 
 
-FILE_FIELDS = ("pretrained", "label_embeddings")
+FILE_FIELDS = ("pretrained", "label_embeddings")  # of a config, that may name a file
+
+
+def _read_data(path: pathlib.Path) -> dict[str, Any] | None:
+    """Read data.json; None where an older version left none."""
+    if not path.exists():
+        return None
+    try:
+        data = read_object(path)
+        if not all(isinstance(data.get(key), dict) for key in ("domains", "files")):
+            raise ValueError("it lacks domains or files")
+    except (OSError, ValueError) as e:
+        raise InputError(f"{path} is damaged ({reason(e)}); delete it if the data is what it was") from e
+    return data
 
 
 def _identity(value: str) -> str:
@@ -108,14 +136,30 @@ def alone_in(workdir: pathlib.Path) -> Iterator[None]:
 
 def _lock(workdir: pathlib.Path, stack: contextlib.ExitStack):
     """Lock the workdir until the stack is closed."""
-    file = stack.enter_context((workdir / ".lock").open("w"))
+    path = workdir / ".lock"
+    try:
+        descriptor = _open_lock(path)
+    except OSError as e:
+        raise InputError(
+            f"{path} cannot be opened ({reason(e)}); remove it if no other process trains this workdir"
+        ) from e
+    stack.callback(os.close, descriptor)
     try:
         if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as e:
         raise InputError(f"workdir {workdir}: another process trains it now; wait for it or give another") from e
     except OSError as e:
         print(f"workdir {workdir} cannot be locked ({e}): see to it that no other process trains it")
+
+
+def _open_lock(path: pathlib.Path) -> int:
+    """Open the file, which may be a colleague's: to read it is enough for a lock (but over NFS)."""
+    quick = getattr(os, "O_NONBLOCK", 0)  # a named pipe does not wait for its other end
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | quick, 0o666)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | quick)
 
 
 def singles_folder(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]) -> pathlib.Path:
@@ -126,7 +170,7 @@ def singles_folder(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str,
     """
     if not config.single_from:
         return workdir
-    folder = pathlib.Path(config.single_from).expanduser()
+    folder = local_path(config.single_from, "single_from")
     hosts.from_writer(_check_singles, config, folder, data)
     return folder
 
@@ -134,9 +178,9 @@ def singles_folder(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str,
 def _check_singles(config: ConfigDict, folder: pathlib.Path, data: Mapping[str, Any]):
     try:
         theirs = read_object(folder / "config.json")
-        before = read_object(folder / "data.json") if (folder / "data.json").exists() else None
     except (OSError, ValueError) as e:
         raise InputError(f"single_from={folder}: no workdir of a run ({e})") from e
+    before = _read_data(folder / "data.json")
     mine = json.loads(json.dumps(config.to_dict()))
     theirs = {**default_config().to_dict(), **theirs}
     for field in sorted(set(mine) - set(NOT_OF_SINGLES) - (set(NAMING_FIELDS) if before else set())):
@@ -150,5 +194,10 @@ def _check_singles(config: ConfigDict, folder: pathlib.Path, data: Mapping[str, 
         changed = differences({**theirs_of, **without}, {**content, **without}, name)
         if changed:
             raise InputError(f"single_from={folder}: was trained on other data of {name}: {changed[0]}; train it again")
-        if not (folder / f"single_{name}" / "summary.json").exists():
+        path = folder / f"single_{name}" / "summary.json"
+        if not path.exists():
             raise InputError(f"single_from={folder}: single_{name} is not finished there; run it with variants=single")
+        try:
+            check_summary(read_object(path))
+        except (OSError, ValueError) as e:
+            raise InputError(f"{path} is damaged ({reason(e)}); run that workdir's own command again") from e

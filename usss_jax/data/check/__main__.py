@@ -17,7 +17,6 @@ Unlike a training it opens every mask of every split that has masks, also those 
 import contextlib
 import dataclasses
 import json
-import pathlib
 import time
 from typing import Any
 
@@ -38,6 +37,7 @@ from usss_jax.data.sources import open_source
 from usss_jax.data.splits import split_hash
 from usss_jax.errors import InputError
 from usss_jax.inference.visualize import save_png
+from usss_jax.local_files import check_paths
 
 flags.declare_key_flag("config")  # so that --help shows it
 DOMAIN = flags.DEFINE_string("domain", None, "Domain to look at, by name or YAML file; several with commas.")
@@ -60,7 +60,7 @@ class Task:
 def main(argv: list[str]) -> int:
     """Check the domains that the flags name, print the report and write it to --out; return the exit code."""
     tasks = read_tasks(argv)
-    out = pathlib.Path(OUT.value).expanduser()
+    out = entry.folder_of(OUT)
     _write(out / "check.json", "{}")  # a folder that cannot be written is told now
     started = time.monotonic()
     findings: list[Finding] = []
@@ -104,6 +104,7 @@ def read_tasks(argv: list[str]) -> list[Task]:
         raise InputError("give either --config=configs/cs_cvd.py or --domain=camvid (a name or a YAML file)")
     if by_config and DATA_ROOT.value:
         raise InputError("--data_root goes with --domain; with a config it is --config.data_root")
+    check_paths(f"{DOMAIN.value},{DATA_ROOT.value}", "--domain or --data_root")
     config = checked(entry.CONFIG.value) if by_config else None
     domains = [get_domain(name) for name in (config.domains if config else names(str(DOMAIN.value)))]
     known = [domain.name for domain in domains]
@@ -142,7 +143,7 @@ def _own_folder(task):
     """Hint for --data_root=DATA/camvid, where DATA was meant."""
     if not DATA_ROOT.value:
         return ""
-    folder, name = pathlib.Path(DATA_ROOT.value).expanduser(), task.domain.name
+    folder, name = entry.folder_of(DATA_ROOT), task.domain.name
     try:
         open_source(task.domain, str(folder), "train", with_masks=False)
     except InputError:

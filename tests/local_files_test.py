@@ -1,0 +1,91 @@
+"""Paths and files of the user: what cannot be used is told in one line, and never half written."""
+
+import errno
+import os
+
+import pytest
+
+from usss_jax import config as config_lib
+from usss_jax.errors import InputError
+from usss_jax.local_files import check_paths, line_of, local_path, read_object, write_whole
+from usss_jax.pretraining.config import checked as checked_pretraining
+from usss_jax.pretraining.config import default_config as pretraining_config
+
+
+@pytest.mark.parametrize("text", ["gs://bucket/x", "s3://b", "hdfs://host/x", "file:///x"])
+def test_url_is_refused_with_the_remedy(text):
+    with pytest.raises(InputError, match=f"--workdir={text}: .*mount it"):
+        local_path(text, "--workdir")
+
+
+def test_unknown_home_is_told():
+    with pytest.raises(InputError, match="--out=~nosuchuser/x: the home folder ~nosuchuser is not known"):
+        local_path("~nosuchuser/x", "--out")
+
+
+@pytest.mark.parametrize("text", ["tfds:DIR", "a=DIR,b=/x", "words:glove.txt", "", "all", "~/data", "C:/x"])
+def test_paths_in_fields_are_let_through(text):
+    check_paths(text, "data_root")
+
+
+@pytest.mark.parametrize("field", ["data_root", "pretrained", "single_from", "labeled_list", "domains"])
+@pytest.mark.parametrize("value", ["a=/x,b=gs://bucket/x", "~nosuchuser/x", "tfds:s3://b", "words:~nosuchuser/v"])
+def test_paths_in_a_config_are_checked(field, value):
+    config = config_lib.default_config()
+    config[field] = value
+    with pytest.raises(InputError, match=f"^{field}="):
+        config_lib.checked(config)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**70])
+def test_seed_out_of_range_is_told_with_the_range(seed):
+    for field in ("seed", "split_seed"):
+        config = config_lib.default_config()
+        config[field] = seed
+        with pytest.raises(InputError, match=f"^{field}={seed} must be from 0 to 4294967295"):
+            config_lib.checked(config)
+    config = pretraining_config()
+    config.seed = seed
+    with pytest.raises(InputError, match=f"^seed={seed} must be"):
+        checked_pretraining(config)
+
+
+def test_a_number_is_no_name():
+    for field in ("domains", "variants"):
+        config = config_lib.default_config()
+        config[field] = 0
+        if field == "variants":
+            with pytest.raises(InputError, match="'0' is not one of"):
+                config_lib.checked(config)
+        else:
+            assert config_lib.checked(config).domains == ("0",)  # which no domain is called
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "empty"),
+        (b"\0\0", "empty"),
+        (b"[1]", "no JSON object"),
+        (b'{"a"', "Expecting"),
+        (b"\xff", "utf-8"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_what_is_no_json_object_is_a_value_error(tmp_path, content, told):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(ValueError, match=told):
+        read_object(tmp_path / "x.json")
+
+
+def test_a_file_that_cannot_be_written_is_named_and_the_old_one_stays(tmp_path):
+    path = tmp_path / "x.json"
+    write_whole(path, "old")
+    (tmp_path / "x.json.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError) as told:
+        write_whole(path, "new")
+    assert path.read_text() == "old"
+    assert line_of(told.value) == (
+        f"{path}: {os.strerror(errno.ENOSPC)}; what was saved before, the last checkpoint too, stays: make room and "
+        "run the command again"
+    )
