@@ -16,7 +16,7 @@ from usss_jax.local_files import read_object, reason
 from usss_jax.models.universal import UniversalModel
 from usss_jax.training.networks import WITHOUT_EMBEDDINGS, best_variables, create_model_of
 from usss_jax.training.results import TITLES
-from usss_jax.training.workdir import check_summary
+from usss_jax.training.workdir import check_summary, read_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +86,11 @@ def open_stage(folder: pathlib.Path) -> FinishedStage:
     config = checked(ConfigDict({**default_config().to_dict(), **written}))
     domains = [get_domain(domain) for domain in config.domains]
     class_names = {domain.name: domain.class_names for domain in domains}
-    if (folder.parent / "data.json").exists():
-        before = _read(folder.parent, "data.json", "")["domains"]
-        for domain in domains:
-            now = label_space(domain)
-            if changed := differences({key: before[domain.name].get(key, now[key]) for key in now}, now, domain.name):
-                raise InputError(f"{folder} was trained on other data: {changed[0]}; restore the domain")
+    data = read_data(folder.parent / "data.json")
+    for domain in domains if data else ():
+        now, before = label_space(domain), data["domains"].get(domain.name, {})
+        if changed := differences({key: before.get(key, now[key]) for key in now}, now, domain.name):
+            raise InputError(f"{folder} was trained on other data: {changed[0]}; restore the domain")
     for domain, scores in summary["domains"].items():
         if tuple(scores["iou"]) != class_names.get(domain):
             raise InputError(f"{folder} was trained with other classes of {domain} than it has now; restore them")

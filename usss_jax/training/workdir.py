@@ -61,7 +61,7 @@ def _claim(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
         theirs = read_object(config_path) if config_path.exists() else None
     except (OSError, ValueError) as e:
         raise InputError(f"workdir {workdir}: {config_path} cannot be used ({e}); give another --workdir") from e
-    before = _read_data(data_path) if theirs else None
+    before = read_data(data_path) if theirs else None
     if theirs:
         theirs = {**default_config().to_dict(), **theirs}  # a field that came later had its default then
         compared = set(mine) - set(FREE_FIELDS) - (set(NAMING_FIELDS) if before else set())
@@ -90,7 +90,7 @@ def _claim(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
 FILE_FIELDS = ("pretrained", "label_embeddings")  # of a config, that may name a file
 
 
-def _read_data(path: pathlib.Path) -> dict[str, Any] | None:
+def read_data(path: pathlib.Path) -> dict[str, Any] | None:
     """Read data.json; None where an older version left none."""
     if not path.exists():
         return None
@@ -180,7 +180,7 @@ def _check_singles(config: ConfigDict, folder: pathlib.Path, data: Mapping[str, 
         theirs = read_object(folder / "config.json")
     except (OSError, ValueError) as e:
         raise InputError(f"single_from={folder}: no workdir of a run ({e})") from e
-    before = _read_data(folder / "data.json")
+    before = read_data(folder / "data.json")
     mine = json.loads(json.dumps(config.to_dict()))
     theirs = {**default_config().to_dict(), **theirs}
     for field in sorted(set(mine) - set(NOT_OF_SINGLES) - (set(NAMING_FIELDS) if before else set())):
