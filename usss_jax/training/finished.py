@@ -86,8 +86,8 @@ def open_stage(folder: pathlib.Path) -> FinishedStage:
     config = checked(ConfigDict({**default_config().to_dict(), **written}))
     domains = [get_domain(domain) for domain in config.domains]
     class_names = {domain.name: domain.class_names for domain in domains}
-    data = read_data(folder.parent / "data.json")
-    for domain in domains if data else ():
+    data = read_data(folder.parent / "data.json") or {"domains": {}}
+    for domain in domains:
         now, before = label_space(domain), data["domains"].get(domain.name, {})
         if changed := differences({key: before.get(key, now[key]) for key in now}, now, domain.name):
             raise InputError(f"{folder} was trained on other data: {changed[0]}; restore the domain")
