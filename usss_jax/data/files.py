@@ -70,7 +70,7 @@ def find_readable(domain: Domain, root: str | os.PathLike, split: str, with_mask
     with_images = [one for one in found if one.images]
     best = with_images[0]
     if with_masks:
-        counts = [_count_masks(root, one) for one in with_images]
+        counts = [len(match_masks(domain, root, one.files, one.images)[0]) for one in with_images]
         best = with_images[counts.index(max(counts))]
         if not max(counts) and not any(map(_may_have_masks, found)):
             what = f"{root}: split {split!r} of domain {domain.name!r}: it has no labels"
@@ -162,8 +162,8 @@ def _expected(key, image, files, root):
     if files.masks is None:
         if image.mask is None:
             raise InputError(
-                f"{image.line}: names no mask for {image.path}; add its path to the line, or open only the ids that "
-                "have masks"
+                f"{image.line or 'its list'}: names no mask for {image.path}; add its path to the line, or open only "
+                "the ids that have masks"
             )
         return [image.mask]
     if files.mask_shift:
@@ -179,14 +179,6 @@ def _expected(key, image, files, root):
 
 def _may_have_masks(found):
     return bool(found.files.masks) or any(image.mask for image in found.images.values())
-
-
-def _count_masks(root, found):
-    """Number of images that have a mask."""
-    if not _may_have_masks(found):
-        return 0
-    domain = Domain("", "", (), (), "", (1, 1), (1, 1))  # only for messages that nobody sees
-    return len(match_masks(domain, root, found.files, found.images)[0])
 
 
 # ---- images --------------------------------------------------------------------------------------------
