@@ -215,7 +215,7 @@ def _matching(root, files):
             images[key] = Image(path)
         elif other is None or (files.masks and patterns.match_id(files.masks, name)):
             continue  # not where images are, or a mask
-        elif patterns.has_ending(pattern) or not _is_image(path):
+        elif patterns.has_ending(pattern) or not is_image(path):
             others.append(path)
         else:
             unread[path] = other
@@ -246,7 +246,7 @@ _STARTS = (
 )
 
 
-def _is_image(path):
+def is_image(path):
     """Whether a file that no pattern matches is an image all the same, by its ending or its first bytes."""
     if path.lower().endswith(patterns.OTHER_FORMATS):
         return True

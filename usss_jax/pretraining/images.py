@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image
 
 from usss_jax.data.decode import decode_image, read_file
+from usss_jax.data.files import is_image
+from usss_jax.data.folders import is_data
 from usss_jax.data.headers import read_header
 from usss_jax.data.patterns import EXTENSIONS, OTHER_FORMATS
 from usss_jax.data.readable import readable
@@ -131,7 +133,9 @@ def _images_below(folder: pathlib.Path) -> Iterator[str]:
         raise InputError(f"{folder}: has no class folders; wanted is {folder.name}/CLASS/IMAGE (.jpg, .jpeg or .png)")
     for name in names:
         files = _entries(folder / name)
-        if wrong := [e.name for e in files if e.is_dir() or e.name.lower().endswith(OTHER_FORMATS)]:
+        if wrong := [
+            e.name for e in files if e.is_dir() or (not e.name.lower().endswith(EXTENSIONS) and is_image(e.path))
+        ]:
             raise InputError(
                 f"{folder / name / wrong[0]}: is neither PNG nor JPEG; a class folder holds images alone, so convert "
                 "it or move it away"
@@ -143,10 +147,10 @@ def _images_below(folder: pathlib.Path) -> Iterator[str]:
 
 
 def _entries(folder: pathlib.Path) -> list[os.DirEntry]:
-    """Entries of a folder but the hidden ones, sorted by name; InputError if it is not there."""
+    """Entries of a folder that may be data, sorted by name; InputError if it is not there."""
     try:
         with os.scandir(folder) as opened:
-            entries = [entry for entry in opened if not entry.name.startswith(".")]
+            entries = [entry for entry in opened if is_data(entry.name)]
     except OSError as error:
         raise InputError(
             f"{folder}: no such folder of images can be read ({error.strerror}); data must hold train/CLASS/IMAGE and "
