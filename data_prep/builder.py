@@ -25,7 +25,7 @@ from data_prep.encode import encode_example
 from data_prep.shards import cannot_write, finished_shard, sync, write_json, write_shard
 from usss_jax.data import content, masks, records
 from usss_jax.data.domain import Domain
-from usss_jax.data.files import match_masks
+from usss_jax.data.files import match_masks, others_text
 from usss_jax.data.sizes import height_width
 from usss_jax.errors import InputError
 
@@ -127,6 +127,9 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
             self._check_finished(final, source)
             _clean_up(final)
             return
+        for split in found:
+            if split.others:
+                print(f"{split.name}: {others_text(split.others)}; they are left out", flush=True)
         try:
             with _work_folder(final) as work:
                 if final.exists():  # another run has published it since

@@ -48,6 +48,7 @@ class Split:
       layout: how its masks are to be read.
       items: images that are there.
       skipped: why others were left out, one line each.
+      others: files among the images that are none.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Split:
     layout: Layout
     items: tuple[Item, ...]
     skipped: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 def find_splits(
@@ -107,11 +109,11 @@ def _find_split(domain, folder, name, find_masks, missing_mask, on_bad_example):
     labeled = any(layout.splits[name].masks or layout.splits[name].list_file for layout in _layouts(domain, name))
     no_masks, skipped = None, ()
     try:
-        layout, files, images, *_ = data_files.find_images(domain, folder, name, labeled)
+        layout, files, images, _, others = data_files.find_images(domain, folder, name, labeled)
     except InputError as error:  # perhaps masks that are to be drawn, or images without any that are to be kept
         if not labeled:
             raise
-        layout, files, images, *_ = data_files.find_images(domain, folder, name, False)
+        layout, files, images, _, others = data_files.find_images(domain, folder, name, False)
         no_masks = error
         labeled = bool(files.images) or any(image.mask for image in images.values())
     masks, errors = find_masks(folder, files, images) if labeled else ({}, {})
@@ -124,7 +126,7 @@ def _find_split(domain, folder, name, find_masks, missing_mask, on_bad_example):
         images = {key: image for key, image in images.items() if key in masks}
         skipped = tuple(errors.values())
     items = tuple(_item(key, image.path, masks.get(key), folder) for key, image in images.items())
-    return Split(name, labeled, layout, items, skipped)
+    return Split(name, labeled, layout, items, skipped, tuple(others))
 
 
 def _item(key, image, mask, folder):

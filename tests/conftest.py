@@ -1,15 +1,19 @@
 """Less compiling, which takes nearly all of the tests' time; also in the processes that tests start.
 
-One cache of compiled programs for the whole session, since many tests run the same tiny programs, and LLVM's quick
-mode. A test of several devices adds their number to XLA_FLAGS for its process.
+Compiled programs are kept for the next run of the tests in a folder for these versions and this CPU, and LLVM works in
+its quick mode. A test of several devices adds their number to XLA_FLAGS for its process.
 """
 
+import contextlib
+import hashlib
 import importlib.metadata
 import os
-import shutil
-import tempfile
+import pathlib
+import platform
+import time
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
+UNUSED = 30 * 24 * 3600.0  # seconds after which a program that no run has asked for goes
 QUICK = ["--xla_backend_optimization_level=0"]
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # another version may not know it, and XLA would abort
     QUICK.append("--xla_cpu_use_fusion_emitters=false")  # compiles the programs of a run in half the time
@@ -18,12 +22,23 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):  # another version 
 def pytest_configure(config):
     """Before anything imports JAX; workers of xdist inherit what their controller has set."""
     if CACHE not in os.environ:
-        os.environ[CACHE] = config.usss_jax_cache = tempfile.mkdtemp(prefix="usss_jax_tests_")
+        os.environ[CACHE] = str(programs())
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     os.environ.setdefault("XLA_FLAGS", " ".join(QUICK))
 
 
-def pytest_unconfigure(config):
-    """Remove the cache that this process made."""
-    if cache := getattr(config, "usss_jax_cache", None):
-        shutil.rmtree(cache, ignore_errors=True)
+def programs():
+    """Folder of the compiled programs, without those that have not been used for long."""
+    cpu = {platform.machine(), platform.processor()}
+    with contextlib.suppress(OSError):  # not Linux
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        cpu |= {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+    of = f"{sorted(cpu)} {importlib.metadata.version('jaxlib')}"
+    key = hashlib.sha256(of.encode()).hexdigest()[:12]
+    folder = pathlib.Path(os.path.expanduser("~"), ".cache", "usss_jax", "tests", key)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in folder.iterdir():
+        with contextlib.suppress(OSError):  # another run has removed it
+            if time.time() - max(file.stat().st_atime, file.stat().st_mtime) > UNUSED:
+                file.unlink()
+    return folder
