@@ -161,6 +161,10 @@ def written_summaries(workdir: pathlib.Path) -> dict[str, Any]:
 def run_stage(config: ConfigDict, stage: Stage, workdir: pathlib.Path, mesh: Mesh, weights) -> dict[str, Any]:
     """Train a stage unless it is finished."""
     if summary := finished_summary(stage, workdir):
+        folder = workdir / stage.name
+        best = folder / "best" / str(summary.get("best_step"))
+        if not hosts.from_writer(best.is_dir):  # before others train to their end, for the picture of all
+            raise InputError(f"{best} is missing; restore it, or move {folder} away: the same command trains it again")
         print(f"[{stage.name}] finished earlier", flush=True)
         return summary
     model = stage_model(config, stage.pools, config.embed_dim if stage.label_embeddings else 0)
@@ -173,9 +177,6 @@ def finished_summary(stage: Stage, workdir: pathlib.Path) -> dict[str, Any] | No
     summary = hosts.from_writer(read_summary, path)
     if summary is None:
         return None
-    best = path.parent / "best" / str(summary["best_step"])
-    if not hosts.from_writer(best.is_dir):  # before other stages train to their end, for what is made of all
-        raise InputError(f"{best} is missing; restore it, or move {path.parent} away: the same command trains it again")
     classes = {name: list(d["iou"]) for name, d in summary["domains"].items()}
     check_same_data(stage, {**summary, "classes": classes})
     return summary

@@ -1,0 +1,76 @@
+"""Lock and summaries of a workdir: whatever lies in their place is told in one line."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from usss_jax.errors import InputError
+from usss_jax.training.workdir import alone_in, read_summary
+
+# As another user, who may only read; without JAX's start, which needs a home.
+COLLEAGUE = """
+import fcntl, os, sys
+sys.path.insert(0, sys.argv[2])
+from usss_jax.training.workdir import _open_lock
+os.setuid(54321)
+try:
+    fcntl.flock(_open_lock(__import__("pathlib").Path(sys.argv[1])), fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError as e:
+    print(type(e).__name__)
+else:
+    print("locked")
+"""
+
+
+def test_only_one_process_is_alone_in_a_workdir(tmp_path):
+    with alone_in(tmp_path), pytest.raises(InputError, match="another process trains it now"), alone_in(tmp_path):
+        pass
+    with alone_in(tmp_path):  # free again
+        pass
+
+
+def test_lock_that_is_a_folder_is_told_and_a_named_pipe_does_not_hang(tmp_path):
+    (tmp_path / "a" / ".lock").mkdir(parents=True)
+    with pytest.raises(InputError, match="a/.lock cannot be opened .*remove it"), alone_in(tmp_path / "a"):
+        pass
+    os.mkfifo(tmp_path / ".lock")
+    with alone_in(tmp_path):
+        pass
+
+
+@pytest.fixture
+def open_to_all():
+    """Folder that other users can enter, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield pathlib.Path(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="becomes another user, as root")
+def test_lock_file_of_a_colleague_is_heeded(open_to_all):
+    folder = open_to_all
+
+    def colleague():
+        repo = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        command = [sys.executable, "-c", COLLEAGUE, str(folder / ".lock"), repo]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+    with alone_in(folder):
+        (folder / ".lock").chmod(0o644)
+        assert colleague() == "BlockingIOError"
+    assert colleague() == "locked"
+    (folder / ".lock").chmod(0o600)
+    assert colleague() == "PermissionError"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"domains": []}', '{"domains": {"a": {}}}'])
+def test_damaged_summary_counts_as_none_and_is_told(tmp_path, capsys, text):
+    path = tmp_path / "summary.json"
+    assert read_summary(path) is None and not capsys.readouterr().out
+    path.write_text(text)
+    assert read_summary(path) is None
+    assert f"{path} is damaged" in capsys.readouterr().out
