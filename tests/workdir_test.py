@@ -35,7 +35,7 @@ def test_only_one_process_is_alone_in_a_workdir(tmp_path):
 
 def test_lock_that_is_a_folder_is_told_and_a_named_pipe_does_not_hang(tmp_path):
     (tmp_path / "a" / ".lock").mkdir(parents=True)
-    with pytest.raises(InputError, match="a/.lock cannot be opened .*remove it"), alone_in(tmp_path / "a"):
+    with pytest.raises(InputError, match=r"a/\.lock cannot be opened .*remove it"), alone_in(tmp_path / "a"):
         pass
     os.mkfifo(tmp_path / ".lock")
     with alone_in(tmp_path):
