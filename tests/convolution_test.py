@@ -25,11 +25,13 @@ def random_arrays(size, side, inputs, outputs, dtype=np.float64):
 def assert_same(function, reference, x, kernel, rtol=1e-12):
     """Values and both gradients, relative to the largest."""
 
-    def value_and_gradients(f):
+    def value_and_gradients(f, x, kernel, cotangent):  # arguments, since XLA computes with constants while it compiles
         y, pull_back = jax.vjp(f, x, kernel)
-        return y, *pull_back(jnp.asarray(np.random.default_rng(1).standard_normal(y.shape), y.dtype))
+        return y, *pull_back(cotangent.astype(y.dtype))
 
-    ours, theirs = jax.jit(partial(value_and_gradients, function))(), jax.jit(partial(value_and_gradients, reference))()
+    shape = jax.eval_shape(reference, x, kernel).shape
+    arrays = x, kernel, np.random.default_rng(1).standard_normal(shape)
+    ours, theirs = (jax.jit(partial(value_and_gradients, f))(*arrays) for f in (function, reference))
     for one, other in zip(ours, theirs, strict=True):
         assert one.dtype == other.dtype
         np.testing.assert_allclose(one, other, rtol=0, atol=rtol * float(np.abs(other).max()))
