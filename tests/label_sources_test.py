@@ -123,7 +123,7 @@ def test_file_of_other_classes_is_told(tmp_path, about, told):
 
 def test_file_of_another_dimension_domain_or_length_is_told(tmp_path):
     path, _ = write(tmp_path)
-    with pytest.raises(InputError, match=r"a: embeddings are \(2, 4\), not \(2, 5\); see embed_dim"):
+    with pytest.raises(InputError, match=r"a: embeddings are \(2, 4\), not \(2, 5\); set embed_dim=4, or"):
         label_sources.make(str(path), CLASSES, 5, 0)
     with pytest.raises(InputError, match="has no domain 'd', only a, b, c"):
         label_sources.make(str(path), {"d": ("x",)}, 4, 0)

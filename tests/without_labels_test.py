@@ -155,7 +155,7 @@ def test_labels_that_no_domain_or_a_list_has_are_told(folder, fields, told):
 
 
 def test_no_domain_with_masks_keeps_the_plain_error(folder):
-    with pytest.raises(InputError, match="'target': it has no labels; use a split that has"):
+    with pytest.raises(InputError, match="'target': it has no labels; give it masks in the domain's file"):
         open_all(checked(tiny(folder, domains=[str(folder / "target.yaml")], labeled_per_domain="all")))
 
 

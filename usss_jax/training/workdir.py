@@ -215,4 +215,7 @@ def _check_singles(config: ConfigDict, folder: pathlib.Path, data: Mapping[str, 
         try:
             check_summary(read_object(path))
         except (OSError, ValueError) as e:
-            raise InputError(f"{path} is damaged ({reason(e)}); run that workdir's own command again") from e
+            raise InputError(
+                f"{path} is damaged ({reason(e)}); run that workdir's command again with "
+                "--config.variants=single"
+            ) from e
