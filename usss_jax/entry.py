@@ -60,7 +60,8 @@ def start_jax():
         jax.config.update("jax_platforms", None)
         clear_backends()
         there = jax.default_backend()
-        raise InputError(f"JAX_PLATFORMS={asked}: JAX finds no such device here{why}; set it to {there}, or unset it") from e
+        remedy = f"set it to {there}, or unset it"
+        raise InputError(f"JAX_PLATFORMS={asked}: JAX finds no such device here{why}; {remedy}") from e
     keep_compiled()
 
 

@@ -49,14 +49,15 @@ def check_same_size(label: np.ndarray, image: np.ndarray, mask_name: str, image_
 
 
 # What ImageMagick is to do for an EXIF orientation, which its version 6 does not find in a PNG file.
-_TURNS = dict(enumerate("flop,rotate 180,flip,transpose,rotate 90,transverse,rotate 270".split(","), start=2))
+_TURNS = dict(enumerate(["flop", "rotate 180", "flip", "transpose", "rotate 90", "transverse", "rotate 270"], start=2))
 
 
 def check_upright(header: Header, name: str):
     """Raise InputError if EXIF turns or mirrors the picture."""
     if header.orientation == 1:
         return
-    how = f"mogrify -{_TURNS[header.orientation]} -strip FILE" if header.format == "PNG" else "mogrify -auto-orient FILE"
+    options = f"-{_TURNS[header.orientation]} -strip" if header.format == "PNG" else "-auto-orient"
+    how = f"mogrify {options} FILE"
     if header.palette:  # which mogrify sorts anew, but its indices may be classes
         how = "ImageOps.exif_transpose of Pillow keeps its palette"
     raise InputError(

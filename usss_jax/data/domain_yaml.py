@@ -185,8 +185,8 @@ def _check_own_images(sources, where):
     for split, source in sources.items():
         other = first[source]
         if other != split:
-            remedy = "set holdout: 10, which makes every tenth of them val" if {split, other} == {"train", "val"} else ""
-            remedy = remedy or f"remove {split}"
+            divide = "set holdout: 10, which makes every tenth of them val"
+            remedy = divide if {split, other} == {"train", "val"} else f"remove {split}"
             raise InputError(f"{where}: {other} and {split} have the same images; give one of them others, or {remedy}")
 
 

@@ -168,8 +168,7 @@ def _expected(key, image, files, root):
     if files.masks is None:
         if image.mask is None:
             raise InputError(
-                f"{image.line}: names no mask for {image.path}; add its path to the line, or set "
-                "on_bad_example=skip"
+                f"{image.line}: names no mask for {image.path}; add its path to the line, or set on_bad_example=skip"
             )
         return [image.mask]
     if files.mask_shift:

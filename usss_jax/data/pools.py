@@ -127,7 +127,7 @@ def open_all(config: ConfigDict) -> dict[str, Pools]:
                 raise
             without[name] = e
     labeled = with_labels(pools)
-    for name, error in without.items():
+    for error in without.values():
         if not labeled:
             raise error
         values = {n: 0 if n in without else of["labeled"] for n, of in options.items()}
@@ -178,8 +178,8 @@ def check_file_orientation(pool: Pools, few: int = 8):
                 return
     raise InputError(
         f"{pool.domain.name}: images are to be loaded at {height}x{width}, that is {height} high and {width} wide, but "
-        f"all of them are {'wide' if w > h else 'high'}, such as {source.ids[0]!r}: {h} high and {w} wide; did you mean "
-        f"{width}x{height}? Correct size in the domain's file, and image_size if it is set: both are height, width"
+        f"all of them are {'wide' if w > h else 'high'}, such as {source.ids[0]!r}: {h} high and {w} wide; did you "
+        f"mean {width}x{height}? Correct size in the domain's file, and image_size if it is set: both are height, width"
     )
 
 
@@ -232,10 +232,10 @@ def domain_root(data_root: str, domain: Domain, names: Sequence[str]) -> str | N
         return str(pathlib.Path(root).expanduser())
     folder = pathlib.Path(root).expanduser() / domain.folder  # absolute for a YAML domain with a root of its own
     if not root and not folder.is_absolute():
+        holder = f"that holds {domain.folder!r}" if domain.folder else "of its images"
         raise InputError(
-            f"data_root is not set for {domain.name}: give the folder "
-            f"{f'that holds {domain.folder!r}' if domain.folder else 'of its images'} as --config.data_root=PATH, or its "
-            f"own as {domain.name}=PATH; to get the data: {domain.how_to_get}"
+            f"data_root is not set for {domain.name}: give the folder {holder} as --config.data_root=PATH, or its own "
+            f"as {domain.name}=PATH; to get the data: {domain.how_to_get}"
         )
     return str(folder)
 

@@ -10,6 +10,7 @@ import hashlib
 import pathlib
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 
 import flax.traverse_util
@@ -93,6 +94,8 @@ def _load_safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _load_npz(file: pathlib.Path) -> dict[str, np.ndarray]:
+    if not zipfile.is_zipfile(file):  # of which NumPy would say that it can be loaded unsafely
+        raise ValueError("it is no archive of arrays")
     with np.load(file, allow_pickle=False) as arrays:
         return dict(arrays)
 

@@ -117,7 +117,8 @@ def read_summary(path: pathlib.Path) -> dict[str, Any]:
     match = re.fullmatch(r"seed(\d+)", path.stem)
     if match and int(match[1]) != summary["seed"]:
         raise InputError(
-            f"{path}: it is of seed {summary['seed']}, not of the seed in its name; rename it seed{summary['seed']}.json"
+            f"{path}: it is of seed {summary['seed']}, not of the seed in its name; rename it "
+            f"seed{summary['seed']}.json"
         )
     return summary
 

@@ -54,7 +54,8 @@ def compare_stages(
     scatter = import_scatter() if picture else None
     if scatter and perplexity >= (most := pixels * sum(map(len, groups))):
         raise InputError(
-            f"perplexity={perplexity:g} must be below the number of points, here {most}; raise --pixels or lower --perplexity"
+            f"perplexity={perplexity:g} must be below the number of points, here {most}; raise --pixels or lower "
+            "--perplexity"
         )
     _make_folder(out)
 

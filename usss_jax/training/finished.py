@@ -44,8 +44,8 @@ class FinishedStage:
         step = self.summary["best_step"]
         if not (self.folder / "best" / str(step)).is_dir():
             raise InputError(
-                f"{self.folder}: its best checkpoint best/{step} is missing; restore it, or move this folder away and run "
-                "its command again"
+                f"{self.folder}: its best checkpoint best/{step} is missing; restore it, or move this folder away and "
+                "run its command again"
             )
         embeds = self.name in TITLES and self.name not in WITHOUT_EMBEDDINGS
         decoders = {domain: len(scores["iou"]) for domain, scores in self.summary["domains"].items()}
@@ -90,8 +90,9 @@ def open_stage(folder: pathlib.Path) -> FinishedStage:
     domains = [get_domain(domain) for domain in config.domains]
     class_names = {domain.name: domain.class_names for domain in domains}
     data = read_data(folder.parent / "data.json")
+    before_of = data["domains"] if data else {}
     for domain in domains if data else ():
-        now, before = label_space(domain), data["domains"].get(domain.name, {})
+        now, before = label_space(domain), before_of.get(domain.name, {})
         if changed := differences({key: before.get(key, now[key]) for key in now}, now, domain.name):
             raise InputError(f"{folder} was trained on other data: {changed[0]}; restore the domain")
     for domain, scores in summary["domains"].items():

@@ -61,8 +61,8 @@ def _claim(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
         theirs = read_object(config_path) if config_path.exists() else None
     except (OSError, ValueError) as e:
         raise InputError(
-            f"workdir {workdir}: {config_path} cannot be used ({reason(e)}); restore it, or delete it if config and data are "
-            "what they were"
+            f"workdir {workdir}: {config_path} cannot be used ({reason(e)}); restore it, or delete it if config and "
+            "data are what they were"
         ) from e
     before = read_data(data_path) if theirs else None
     if theirs:
@@ -151,7 +151,8 @@ def _lock(workdir: pathlib.Path, stack: contextlib.ExitStack):
         if fcntl:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as e:
-        raise InputError(f"workdir {workdir}: another process trains it now; wait for it, or give another --workdir") from e
+        text = f"workdir {workdir}: another process trains it now; wait for it, or give another --workdir"
+        raise InputError(text) from e
     except OSError as e:
         print(f"workdir {workdir} cannot be locked ({e}): see to it that no other process trains it")
 
@@ -182,7 +183,8 @@ def _check_singles(config: ConfigDict, folder: pathlib.Path, data: Mapping[str, 
     try:
         theirs = read_object(folder / "config.json")
     except (OSError, ValueError) as e:
-        raise InputError(f"single_from={folder}: no workdir of a run ({reason(e)}); correct it, or leave it empty") from e
+        text = f"single_from={folder}: no workdir of a run ({reason(e)}); correct it, or leave it empty"
+        raise InputError(text) from e
     before = read_data(folder / "data.json")
     mine = json.loads(json.dumps(config.to_dict()))
     theirs = {**default_config().to_dict(), **theirs}
@@ -216,6 +218,5 @@ def _check_singles(config: ConfigDict, folder: pathlib.Path, data: Mapping[str, 
             check_summary(read_object(path))
         except (OSError, ValueError) as e:
             raise InputError(
-                f"{path} is damaged ({reason(e)}); run that workdir's command again with "
-                "--config.variants=single"
+                f"{path} is damaged ({reason(e)}); run that workdir's command again with --config.variants=single"
             ) from e
