@@ -75,7 +75,8 @@ def find_splits(
             continue
         if not re.fullmatch(r"\w+", name, re.ASCII) or name == "all":
             raise InputError(
-                f"split {name!r} of {domain.name}: records need a name of letters, digits and _; not 'all'"
+                f"split {name!r} of {domain.name}: records need a name of letters, digits and _, and not 'all'; rename "
+                "it in the domain's file"
             )
         if name in needed or _has_images(domain, folder, name):
             found.append(_find_split(domain, folder, name, find_masks, missing_mask, on_bad_example))

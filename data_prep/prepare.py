@@ -15,7 +15,7 @@ from usss_jax import signals
 from usss_jax.data.domains import get_domain
 from usss_jax.data.progress import Progress
 from usss_jax.data.records import import_tfds
-from usss_jax.data.sizes import check_orientation
+from usss_jax.data.sizes import check_orientation, height_width
 from usss_jax.errors import InputError
 from usss_jax.local_files import line_of, local_path
 
@@ -49,8 +49,16 @@ def prepare(builder_class: type[DomainBuilder], config: RecordsConfig, data_dir:
         print(f"{folder}: is prepared already")
     result = json.loads((folder / report.FILE).read_text("utf-8"))
     print(report.as_text(result))
-    print(f"\ntrain with --config.data_root=tfds:{data_dir}", flush=True)
+    print(f"\ntrain with {_fields(config, data_dir)}", flush=True)
     return result
+
+
+def _fields(config: RecordsConfig, data_dir: str) -> str:
+    """What a training on these records is to be told: where they are and, if not the domain's own, their size."""
+    root, domain = f"--config.data_root=tfds:{data_dir}", config.domain
+    if config.size in (None, domain.size):
+        return root
+    return f"{root} --config.image_size={domain.name}={height_width(config.size)}"
 
 
 # ---- the command line ----------------------------------------------------------------------------------

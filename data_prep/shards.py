@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -154,11 +155,10 @@ def _abandon(writer, temporary):
 def cannot_write(path: os.PathLike | str, reason: object) -> InputError:
     """Build the one line for a file that cannot be written, such as when the disk is full."""
     said = reason.strerror if isinstance(reason, OSError) else str(reason).partition(";")[0]
-    folder = os.path.dirname(os.fspath(path))
-    return InputError(
-        f"{path}: cannot be written ({said}); make room in {folder}, or give another --data_dir; run again to go on: "
-        "finished shards are kept"
-    )
+    remedy = f"make room in {os.path.dirname(os.fspath(path))}, then the same command resumes: finished shards are kept"
+    if isinstance(reason, OSError) and reason.errno not in (errno.ENOSPC, errno.EDQUOT):
+        remedy = "give another --data_dir, or make this one writable"
+    return InputError(f"{path}: cannot be written ({said}); {remedy}")
 
 
 def write_json(path: pathlib.Path, content: dict) -> None:

@@ -116,7 +116,8 @@ def test_size_in_the_order_width_height_is_refused(project):
         lines_of(project)
     assert complaint(error) == (
         f"mine: images are to be loaded at {W}x{H}, that is {W} high and {H} wide, but all of them are wide, such as "
-        f"'a': {H} high and {W} wide; sizes are height, width: did you mean {H}x{W}?"
+        f"'a': {H} high and {W} wide; did you mean {H}x{W}? Correct size in the domain's "
+        "file, and image_size if it is set: both are height, width"
     )
     write_image(project / "data/train/b.png", size=(W, H))  # pictures in both orientations
     write_mask_of_size = png(np.resize(ALL, H * W).reshape(W, H))

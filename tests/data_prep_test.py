@@ -26,9 +26,11 @@ from data_prep import labeled_lists as lists_command
 from data_prep import prepare as command
 from data_prep.builder import RecordsConfig
 from data_prep.shards import _in_order
+from usss_jax.config import checked, default_config
 from usss_jax.data.decode import resize_image, resize_label
 from usss_jax.data.domain import IGNORE
 from usss_jax.data.domains import get_domain
+from usss_jax.data.pools import open_all
 from usss_jax.data.sources import open_source
 from usss_jax.errors import InputError
 
@@ -846,7 +848,12 @@ def test_command_line(tmp_path, capfd):
     words = (f"--source={source}", f"--data_dir={tmp_path}/out", "--size=24x32", "--workers=2")
     assert run(camvid.Camvid, *words) == 0
     out = capfd.readouterr().out
-    assert "camvid_24x32" in out and "bicyclist" in out and f"--config.data_root=tfds:{tmp_path}/out" in out
+    assert "camvid_24x32" in out and "bicyclist" in out and "\ntrain with --config.data_root=" in out
+    fields = dict(word.removeprefix("--config.").split("=", 1) for word in out.rpartition("train with ")[2].split())
+    assert fields == {"data_root": f"tfds:{tmp_path}/out", "image_size": "camvid=24x32"}
+    config = default_config()
+    config.update({"domains": ["camvid"], "labeled_per_domain": "all", **fields})
+    assert len(open_all(checked(config))["camvid"].labeled) > 0
     assert run(camvid.Camvid, *words) == 0
     assert "is prepared already" in capfd.readouterr().out
 
@@ -901,7 +908,7 @@ def test_data_dir_that_cannot_be_made(tmp_path, capfd):
     tiny_camvid(tmp_path / "source", count=1)
     (tmp_path / "file").write_text("")
     assert run(camvid.Camvid, f"--source={tmp_path}/source", f"--data_dir={tmp_path}/file") == 2
-    assert "cannot be written (Not a directory)" in capfd.readouterr().err
+    assert "cannot be written (Not a directory); give another --data_dir" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

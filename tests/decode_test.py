@@ -1,13 +1,16 @@
 """Images and masks in every format, every complaint about their files, and sizes."""
 
 import io
+import re
+import shutil
 import struct
+import subprocess
 import zlib
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from small_files import H, W, camvid, complaint, open_camvid, smooth, write_ids, write_image
 
 from usss_jax.data.decode import decode_image, resize_image, resize_label
@@ -68,7 +71,20 @@ def test_image_that_exif_turns_is_refused(file_format, order, orientation):
     with pytest.raises(InputError) as error:
         decode_image(data, "photos/a.jpg")
     text = complaint(error)
-    assert text.startswith(f"photos/a.jpg: EXIF orientation {orientation}") and "mogrify -auto-orient" in text
+    assert text.startswith(f"photos/a.jpg: EXIF orientation {orientation}") and "(mogrify -" in text
+
+
+@pytest.mark.skipif(not shutil.which("mogrify"), reason="needs ImageMagick")
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_the_command_that_is_proposed_turns_a_png_file(tmp_path, orientation):
+    file = tmp_path / "a.png"
+    file.write_bytes(with_exif(orientation, "PNG"))
+    with pytest.raises(InputError) as error:
+        decode_image(file.read_bytes(), "FILE")
+    (command,) = re.findall(r"\((mogrify .*?) FILE\)", complaint(error))
+    subprocess.run([*command.split(), str(file)], check=True)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(with_exif(orientation, "PNG"))))
+    assert (decode_image(file.read_bytes(), "FILE") == np.asarray(upright)).all()
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG"])

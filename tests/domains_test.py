@@ -131,6 +131,8 @@ def test_unknown_domain_names_the_closest_one_and_all():
     with pytest.raises(InputError, match="did you mean 'cityscapes'") as error:
         get_domain("cityscape")
     assert all(name in str(error.value) for name in BUILTIN) and "\n" not in str(error.value)
+    with pytest.raises(InputError, match="unknown domain 'voc'; built in are"):
+        get_domain("voc")
 
 
 def test_missing_yaml_file_is_named():
@@ -196,7 +198,7 @@ def change_train(**changes):
         (change_train(masks="train/{id}_mask.png"), "train: images: would also match the masks"),
         (
             change_train(images="val/{id}.png", masks="trainannot/{id}.png"),
-            "pattern or list 'val/{id}.png' is there twice",
+            "have the same images",
         ),
         (change(holdout=1), "holdout: 1 must be a whole number from 2"),
         (change(holdout=5), "with holdout, train and val must"),

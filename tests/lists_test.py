@@ -119,6 +119,7 @@ def test_images_of_several_splits_are_found(tmp_path):
             "# a\nulm_000000_000018\n",
             "txt:2: 'ulm_000000_000018' is not an image of cityscapes (train); closest is 'ulm/u",
         ),
+        ("zebra", "txt:1: 'zebra' is not an image of cityscapes (train); correct or remove this line"),
         ("leftImg8bit/val/ulm/ulm_000000_000019_leftImg8bit.png", "txt:1: 'leftImg8bit/val/ulm/ulm_000000_000019_left"),
         (
             "ulm_000000_000019\naachen_000000_000019\nulm_000000_000019.png",

@@ -1,11 +1,12 @@
 """Which value of a mask is the class: every cell of the table in data/masks.py, and real masks in every encoding."""
 
 import dataclasses
+import io
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from png_files import GREY, GREY_ALPHA, PALETTE, RGB, RGBA, png
 from small_files import H, W, camvid, complaint, open_camvid, real_data, write_image
 
@@ -123,8 +124,24 @@ def test_equal_channels_are_ids_if_all_is_opaque(kind, bits):
 def test_different_channels_are_no_ids_but_of_ids16(bits):
     data = png(channels((0, 9, 9), (2, 0, 7), (40, 1, 1)), RGB, bits)
     found = read_as(data)
-    assert found.startswith("m.png: has colours, not class ids; give the mask of ids, or encoding: color")
+    own = "; or, in a domain file of your own, set encoding: ids16 if its first channel is the class"
+    assert found == f"m.png: has colours, not class ids; give the mask of ids{own}"
     assert read_as(data, dataclasses.replace(IDS, encoding="ids16")) == [IGNORE, 1, 2]
+
+
+@pytest.mark.parametrize("third,others", [(BLACK, ""), ((9, 9, 9), " and other_colors: ignore")])
+def test_encoding_of_colours_is_proposed_where_it_would_read_the_mask(third, others):
+    data = png(channels(RED, GREEN, third), RGB)
+    own = f"; or, in a domain file of your own, set encoding: color{others}, without ids and ignore_ids"
+    assert read_as(data) == f"m.png: has colours, not class ids; give the mask of ids{own}"
+    assert read_as(data, dataclasses.replace(COLORS, other_colors=bool(others))) == [0, 1, IGNORE]
+    assert read_as(png(channels((7, 2, 3), GREEN, BLACK), RGB)).endswith("without ids and ignore_ids")
+    assert read_as(png(channels((7, 2, 3), (3, 2, 1), BLACK), RGB)).endswith("give the mask of ids")
+
+
+def test_colours_that_are_all_unknown_are_not_to_be_ignored():
+    """Nothing would be left to learn from."""
+    assert "other_colors" not in read_as(png(levels(1, 2, 0)), COLORS)
 
 
 # ---- palettes --------------------------------------------------------------------------------------------
@@ -258,7 +275,7 @@ def test_transparent_colours_are_refused():
 
 def test_other_colours_are_refused_or_ignored_as_the_layout_says():
     data = png(channels(RED, GREEN, (9, 9, 9)), RGB)
-    assert read_as(data, COLORS).endswith("add the colours, or set other_colors: ignore")
+    assert read_as(data, COLORS).endswith("ignore_colors, or set other_colors: ignore")
     assert read_as(data, dataclasses.replace(COLORS, other_colors=True)) == [0, 1, IGNORE]
 
 
@@ -269,12 +286,26 @@ def test_other_colours_are_refused_or_ignored_as_the_layout_says():
 def test_jpeg_is_refused(encoding):
     data = cv2.imencode(".jpg", np.zeros((H, W), np.uint8))[1].tobytes()
     found = read_as(data, dataclasses.replace(IDS, encoding=encoding))
-    assert found == "m.png: is a JPEG file, whose compression changes class ids; save masks as PNG"
+    assert found == (
+        "m.png: is a JPEG file, whose compression changes class ids; make this mask anew as PNG (converting the JPEG "
+        "file keeps the wrong ids)"
+    )
 
 
 def test_mask_that_exif_turns_is_refused():
     exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     assert read_as(png(levels(0, 1, 2), chunks=[(b"eXIf", exif)])).startswith("m.png: EXIF orientation 6")
+
+
+def test_what_is_proposed_to_turn_a_mask_keeps_the_indices_of_its_palette():
+    exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x03\0\0\0\0\0\0"
+    colors = [(9, 9, i) for i in range(41)]
+    data = png(levels(40, 2, 0), PALETTE, palette=colors, chunks=[(b"eXIf", exif)])
+    assert "ImageOps.exif_transpose of Pillow" in read_as(data) and "mogrify" not in read_as(data)
+    turned = io.BytesIO()
+    ImageOps.exif_transpose(Image.open(io.BytesIO(data))).save(turned, "PNG")
+    found = decode_mask(turned.getvalue(), "m.png", DOMAIN, IDS)
+    assert (found == decode_mask(png(levels(40, 2, 0)), "m.png", DOMAIN, IDS)[::-1, ::-1]).all()
 
 
 def test_unknown_id_names_the_file_the_ids_and_what_is_allowed(tmp_path):

@@ -62,5 +62,5 @@ def test_collapse_is_told_once_per_pair(capsys):
 
 
 def test_loss_that_is_not_finite_stops_with_one_line():
-    with pytest.raises(InputError, match=r"full: the loss is nan at step 5; lower lr"):
+    with pytest.raises(InputError, match=r"full: the loss is nan at step 5; lower lr and give another --workdir"):
         Meter("full", 30, 4, fresh_progress()).log(5, {"loss": float("nan")}, Lines())

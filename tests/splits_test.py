@@ -9,7 +9,7 @@ from small_files import real_data
 
 from usss_jax.data.domains import get_domain
 from usss_jax.data.sources import open_source
-from usss_jax.data.splits import LISTS, choose_labeled, committed_list, rank, split_hash
+from usss_jax.data.splits import LISTS, check_given, choose_labeled, committed_list, rank, split_hash
 from usss_jax.errors import InputError
 
 IDS = [f"frame_{i:03d}" for i in range(60)]
@@ -144,3 +144,24 @@ def test_an_image_of_a_committed_list_that_is_not_there_is_named():
 def test_other_seeds_numbers_and_domains_follow_the_rule_alone():
     assert committed_list("camvid", 50, 3) is committed_list("camvid", 51, 0) is committed_list("mine", 50, 0) is None
     assert len(choose_labeled(IDS, 50, 3, "camvid")) == 50
+
+
+@pytest.mark.parametrize(
+    ("labeled", "listed", "proposed"),
+    [
+        ({"a": "all", "b": 0}, "ab", ["labeled_list=a=l.txt", "labeled_per_domain=a=all,b=all"]),
+        ({"a": "all", "b": 0}, "b", ["an empty labeled_list", "labeled_per_domain=a=all,b=all"]),
+        ({"a": 0, "b": 0}, "ab", ["labeled_per_domain=a=all,b=all"]),
+        ({"a": 0}, "a", ["labeled_per_domain=a=all"]),
+    ],
+)
+def test_what_is_proposed_for_a_domain_without_labels_that_has_a_list_is_taken(labeled, listed, proposed):
+    def lists(names):
+        return {name: "l.txt" if name in names else None for name in labeled}
+
+    with pytest.raises(InputError) as error:
+        check_given("", labeled, lists(listed))
+    assert str(error.value).endswith(f"; give {', or give '.join(proposed)}, whose place the list takes")
+    check_given("", dict.fromkeys(labeled, "all"), lists(listed))
+    if len(proposed) > 1:
+        check_given("", labeled, lists("a" if proposed[0].endswith("a=l.txt") else ""))

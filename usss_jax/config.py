@@ -137,7 +137,10 @@ def checked(config: ConfigDict) -> ConfigDict:
     unknown = sorted(set(config) - set(default_config()))
     missing = sorted(set(default_config()) - set(config))
     if unknown or missing:
-        raise InputError(f"config: unknown fields {unknown}, missing fields {missing}; see usss_jax/config.py")
+        raise InputError(
+            f"config: unknown fields {unknown}, missing fields {missing}; give a config file such as "
+            "configs/demo.py (all fields: usss_jax/config.py)"
+        )
     domains, variants = names(config.domains), names(config.variants)
     for field, values in (("domains", domains), ("variants", variants)):
         if not values or len(set(values)) != len(values):

@@ -60,7 +60,8 @@ def start_jax():
         jax.config.update("jax_platforms", None)
         clear_backends()
         there = jax.default_backend()
-        raise InputError(f"JAX_PLATFORMS={asked}: JAX finds no such device here{why}; there is {there}") from e
+        remedy = f"set it to {there}, or unset it"
+        raise InputError(f"JAX_PLATFORMS={asked}: JAX finds no such device here{why}; {remedy}") from e
     keep_compiled()
 
 
@@ -81,7 +82,8 @@ def keep_compiled():
             print(f"compiled programs are not kept: {line_of(e) if isinstance(e, OSError) else e}")
         elif isinstance(e, OSError):
             raise InputError(
-                f"--compilation_cache={COMPILED.value}: {e.strerror}; give another folder, or nothing to keep none"
+                f"--compilation_cache={COMPILED.value}: {e.strerror}; give another folder, or --compilation_cache= "
+                "to keep none"
             ) from e
         else:
             raise

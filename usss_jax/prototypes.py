@@ -99,7 +99,9 @@ def config_of(workdir: pathlib.Path) -> ConfigDict:
         raise InputError(f"--workdir={workdir}: no workdir of a run ({reason(e)}); give another, or --config") from e
     unknown = sorted(set(theirs) - set(config))
     if unknown:
-        raise InputError(f"--workdir={workdir}: its config has fields that are unknown here: {', '.join(unknown)}")
+        raise InputError(
+            f"--workdir={workdir}: its config has fields that are unknown here: {', '.join(unknown)}; give its --config"
+        )
     config.update(theirs)
     return config
 

@@ -48,14 +48,23 @@ def check_same_size(label: np.ndarray, image: np.ndarray, mask_name: str, image_
         )
 
 
+# What ImageMagick is to do for an EXIF orientation, which its version 6 does not find in a PNG file.
+_TURNS = dict(enumerate(["flop", "rotate 180", "flip", "transpose", "rotate 90", "transverse", "rotate 270"], start=2))
+
+
 def check_upright(header: Header, name: str):
     """Raise InputError if EXIF turns or mirrors the picture."""
-    if header.orientation != 1:
-        raise InputError(
-            f"{name}: EXIF orientation {header.orientation} shows it turned or mirrored, but image and mask are taken "
-            "as they are stored; turn its pixels (mogrify -auto-orient FILE) or, if image and mask fit as they are, "
-            "remove the tag (exiftool -Orientation= FILE)"
-        )
+    if header.orientation == 1:
+        return
+    options = f"-{_TURNS[header.orientation]} -strip" if header.format == "PNG" else "-auto-orient"
+    how = f"mogrify {options} FILE"
+    if header.palette:  # which mogrify sorts anew, but its indices may be classes
+        how = "ImageOps.exif_transpose of Pillow keeps its palette"
+    raise InputError(
+        f"{name}: EXIF orientation {header.orientation} shows it turned or mirrored, but image and mask are taken "
+        f"as they are stored; turn its pixels ({how}) or, if image and mask fit as they are, remove the tag "
+        "(exiftool -Orientation= FILE)"
+    )
 
 
 def decode_pixels(data: bytes, name: str, mode: int) -> np.ndarray:

@@ -70,8 +70,14 @@ def load_yaml(path: str) -> Domain:
         select_split=select,
         report_split=_yaml_split(spec, "report_split", select, path),
         unlabeled_splits=_yaml_unlabeled(spec, path),
-        how_to_get=spec.get("how_to_get", f"correct root or splits in {path}"),
+        how_to_get=spec.get("how_to_get") or _how_to_get(spec, path),
     )
+
+
+def _how_to_get(spec, path):
+    """What to correct if there are no images, or too few."""
+    folder = "root" if "root" in spec else "the path of its folder"
+    return f"correct {folder}{', splits or holdout' if 'holdout' in spec else ' or splits'} in {path}"
 
 
 class _Loader(yaml.SafeLoader):
@@ -165,12 +171,23 @@ def _yaml_splits(entries, where, holdout):
         splits[split] = _yaml_files(entry, inside)
     sources = {split: files.list_file or files.images for split, files in splits.items()}
     if holdout is None:
-        _check_distinct(sources.values(), f"{where}: images (set holdout?)", "pattern or list")
+        _check_own_images(sources, where)
     elif type(holdout) is not int or holdout < 2:
         raise InputError(f"{where.removesuffix('splits')}holdout: {holdout!r} must be a whole number from 2")
     elif not {"train", "val"} <= set(splits) or sources["train"] != sources["val"]:
         raise InputError(f"{where}: with holdout, train and val must both be there and have the same images")
     return splits
+
+
+def _check_own_images(sources, where):
+    """Raise InputError for two splits with the same images."""
+    first = {source: split for split, source in reversed(sources.items())}
+    for split, source in sources.items():
+        other = first[source]
+        if other != split:
+            divide = "set holdout: 10, which makes every tenth of them val"
+            remedy = divide if {split, other} == {"train", "val"} else f"remove {split}"
+            raise InputError(f"{where}: {other} and {split} have the same images; give one of them others, or {remedy}")
 
 
 def _yaml_files(entry, where):

@@ -313,8 +313,8 @@ def get_domain(name_or_path: str) -> Domain:
         return domain
     if name_or_path in BUILTIN:
         return BUILTIN[name_or_path]
-    close = difflib.get_close_matches(name_or_path, BUILTIN, n=1, cutoff=0.0)[0]
+    close = difflib.get_close_matches(name_or_path, BUILTIN, n=1)
     raise InputError(
-        f"unknown domain {name_or_path!r}, did you mean {close!r}? "
-        f"Built in are {', '.join(BUILTIN)}; for one of your own give the path of a .yaml file"
+        f"unknown domain {name_or_path!r}{f', did you mean {close[0]!r}?' if close else ';'} "
+        f"built in are {', '.join(BUILTIN)}; for one of your own give the path of a .yaml file"
     )

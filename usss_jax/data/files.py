@@ -74,7 +74,7 @@ def find_readable(domain: Domain, root: str | os.PathLike, split: str, with_mask
         best = with_images[counts.index(max(counts))]
         if not max(counts) and not any(map(_may_have_masks, found)):
             what = f"{root}: split {split!r} of domain {domain.name!r}: it has no labels"
-            raise NoMasksError(what, "use a split that has, or open it without masks", split)
+            raise NoMasksError(what, give_masks(split), split)
         if not max(counts) and best.files.masks:  # a list names its masks: which of them is missing is told later
             looked_for = dict.fromkeys(one.files.masks for one in found if one.files.masks)
             what = f"images but no masks; looked for {', '.join(map(patterns.shown, looked_for))}"
@@ -97,6 +97,12 @@ def _unread_text(domain, root, split, paths):
         what, them = f"{paths[0]} is an image that is not read ({endings})", "it"
     remedy = f"convert {them} to PNG or JPEG (files that end with .png or .jpg), or move {them} away"
     return f"{root}: split {split!r} of domain {domain.name!r}: {what}; {remedy}"
+
+
+def give_masks(split: str) -> str:
+    """What to do with a split that is without masks by the domain's table, but is to be labeled or evaluated."""
+    other = "" if split == "train" else ", or set select_split and report_split there to splits that have some"
+    return f"give it masks in the domain's file{other}"
 
 
 def others_text(others: Sequence[str]) -> str:
@@ -152,7 +158,7 @@ def match_masks(
         instead = f"; {' and '.join(alike)} may be meant, rename one" if alike else there_are(names.nearest(paths[0]))
         missing[key] = (
             f"{where}{image.path} has no mask: looked for {os.path.join(root, paths[0])}{instead}; add it, remove the "
-            f"image, or open only the ids that have masks. To get all masks of {domain.name}: {domain.how_to_get}"
+            f"image, or set on_bad_example=skip. To get all masks of {domain.name}: {domain.how_to_get}"
         )
     return {key: masks[key] for key in images if key in masks}, missing
 
@@ -162,8 +168,8 @@ def _expected(key, image, files, root):
     if files.masks is None:
         if image.mask is None:
             raise InputError(
-                f"{image.line or 'its list'}: names no mask for {image.path}; add its path to the line, or open only "
-                "the ids that have masks"
+                f"{image.line or 'its list'}: names no mask for {image.path}; add its path to the line, or set "
+                "on_bad_example=skip"
             )
         return [image.mask]
     if files.mask_shift:

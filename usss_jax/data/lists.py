@@ -62,7 +62,7 @@ def read_ids(
     for number, text in read_lines(path):
         found = index.find(text) or index.find(columns(text)[0]) or index.find(re.split(r"[\s,;]", text)[0])
         if not found:
-            close = difflib.get_close_matches(patterns.stem(columns(text)[0]), index.ids, n=1, cutoff=0.0)
+            close = difflib.get_close_matches(patterns.stem(columns(text)[0]), index.ids, n=1)
             hint = f"; closest is {close[0]!r}" if close else ""
             raise InputError(
                 f"{path}:{number}: {text!r} is not an image of {domain.name} ({', '.join(splits)}){hint}; correct or "

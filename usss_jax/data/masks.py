@@ -98,7 +98,7 @@ def train_ids(raw: RawMask, name: str, domain: Domain, layout: Layout) -> np.nda
     table, values = lookup_table(domain, layout), raw.values
     labels = cv2.LUT(values, table[:256]) if values.dtype == np.uint8 else table.take(values)
     if (labels == UNKNOWN).any():
-        raise InputError(f"{name}: {_unknown(np.unique(values[labels == UNKNOWN]), raw.by, domain, layout)}")
+        raise InputError(f"{name}: {_unknown(values, labels, raw.by, domain, layout)}")
     return labels
 
 
@@ -109,7 +109,10 @@ def decode_raw(data: bytes, name: str, domain: Domain, layout: Layout) -> RawMas
     """
     header = read_header(data, name)
     if header.format != "PNG":
-        raise InputError(f"{name}: is a JPEG file, whose compression changes class ids; save masks as PNG")
+        raise InputError(
+            f"{name}: is a JPEG file, whose compression changes class ids; make this mask anew as PNG (converting the "
+            "JPEG file keeps the wrong ids)"
+        )
     check_upright(header, name)
     if layout.encoding == "color":
         return RawMask(_colors(data, name, header))
@@ -121,11 +124,7 @@ def decode_raw(data: bytes, name: str, domain: Domain, layout: Layout) -> RawMas
         return RawMask(levels if header.bits >= 8 else _of_few_bits(levels, header.bits, name, layout))
     channels = _opaque(decode_pixels(data, name, cv2.IMREAD_UNCHANGED), name)  # blue, green, red
     if layout.encoding == "ids" and (channels != channels[:, :, :1]).any():
-        remedy = "if its colours are the classes'" if header.bits <= 8 else "after saving it with 8 bits"
-        raise InputError(
-            f"{name}: has colours, not class ids; give the mask of ids, or encoding: color {remedy}, or encoding: "
-            "ids16 if its first channel is the class"
-        )
+        raise InputError(f"{name}: has colours, not class ids; {_instead_of_colors(channels, header, domain, layout)}")
     return RawMask(np.ascontiguousarray(channels[:, :, 2]))
 
 
@@ -162,7 +161,7 @@ def _of_few_bits(levels, bits, name, layout):
     if all(fits) and spread != {0}:
         raise InputError(
             f"{name}: a {bits}-bit mask, in which the table allows both the ids 0 to {2**bits - 1} and levels up "
-            "to 255; save it with 8 bits"
+            "to 255; save it with 8 bits, the ids as grey levels"
         )
     return levels // step if fits[1] else levels
 
@@ -260,21 +259,44 @@ def _as_grey(data):
 # ---- messages ------------------------------------------------------------------------------------------
 
 
-def _unknown(raw, by, domain, layout):
-    """What to say of raw ids or colours that the table lacks."""
+def _unknown(values, labels, by, domain, layout):
+    """What to say of a mask with raw ids or colours that the table lacks."""
+    raw = np.unique(values[labels == UNKNOWN])
     if layout.encoding == "color":
+        colors = [(int(c) & 255, int(c) >> 8 & 255, int(c) >> 16) for c in raw]
+        remedy = "correct the mask, or add the colours to classes or ignore_colors"
+        if (labels < domain.num_classes).any():  # else nothing would be left to learn from
+            remedy = f"{remedy.replace(', or', ',')}, or set other_colors: ignore"
+        elif all(r == g == b for r, g, b in colors):
+            remedy += ", or set encoding: ids, with ids for the classes, if its grey levels are class ids"
         return (
-            f"colour {_first([(int(c) & 255, int(c) >> 8 & 255, int(c) >> 16) for c in raw])} not in the table of "
-            f"domain {domain.name!r}, which has {', '.join(str(c.color) for c in domain.classes)} and to ignore "
-            f"{', '.join(map(str, layout.ignore_colors)) or 'none'}; correct the mask, add the colours, or set "
-            "other_colors: ignore"
+            f"colour {_first(colors)} not in the table of domain {domain.name!r}, which has "
+            f"{', '.join(str(c.color) for c in domain.classes)} and to ignore "
+            f"{', '.join(map(str, layout.ignore_colors)) or 'none'}; {remedy}"
         )
     known = np.flatnonzero(lookup_table(domain, layout) != UNKNOWN)
     kind = {"value": "raw id", "index": "palette index", "level": "grey level of the palette", "colour": "raw id"}[by]
     return (
         f"{kind} {_first(raw.tolist())} not in the table of domain {domain.name!r}, which has {_ranges(known)}; make "
-        "the mask in that label space or add the ids to the domain"
+        "the mask in that label space or, in a domain file of your own, add the ids to classes or ignore_ids"
     )
+
+
+def _instead_of_colors(channels, header, domain, layout):
+    """What to do with a mask of colours, [h, w, 3] in the order blue, green, red, where ids are expected."""
+    remedies = []
+    wide = channels.astype(np.uint64) // (257 if header.bits > 8 else 1)
+    used = np.unique(wide[:, :, 2] | wide[:, :, 1] << 8 | wide[:, :, 0] << 16).tolist()
+    colors = {(c & 255, c >> 8 & 255, c >> 16) for c in used} - {BLACK}
+    of_classes = colors & {one.color for one in domain.classes}
+    if of_classes:
+        saved = "save it with 8 bits and " if header.bits > 8 else ""
+        others = " and other_colors: ignore" if of_classes < colors else ""
+        remedies.append(f"{saved}set encoding: color{others}, without ids and ignore_ids")
+    if (lookup_table(domain, layout)[channels[:, :, 2]] != UNKNOWN).all():
+        remedies.append("set encoding: ids16 if its first channel is the class")
+    instead = f"; or, in a domain file of your own, {', or '.join(remedies)}" if remedies else ""
+    return f"give the mask of ids{instead}"
 
 
 def _first(values):

@@ -127,11 +127,12 @@ def open_all(config: ConfigDict) -> dict[str, Pools]:
                 raise
             without[name] = e
     labeled = with_labels(pools)
-    for name, error in without.items():
+    for error in without.values():
         if not labeled:
             raise error
         values = {n: 0 if n in without else of["labeled"] for n, of in options.items()}
-        lists = f", and no labeled_list for {name}" if options[name]["labeled_list"] else ""
+        listed = {n: of["labeled_list"] for n, of in options.items()}
+        lists = f" and {splits.list_field(listed, without)}" if any(listed[n] for n in without) else ""
         raise InputError(
             f"{error.what}; add its masks, or train on its images without labels: {splits.labeled_field(values)}{lists}"
         )
@@ -177,8 +178,8 @@ def check_file_orientation(pool: Pools, few: int = 8):
                 return
     raise InputError(
         f"{pool.domain.name}: images are to be loaded at {height}x{width}, that is {height} high and {width} wide, but "
-        f"all of them are {'wide' if w > h else 'high'}, such as {source.ids[0]!r}: {h} high and {w} wide; sizes are "
-        f"height, width: did you mean {width}x{height}?"
+        f"all of them are {'wide' if w > h else 'high'}, such as {source.ids[0]!r}: {h} high and {w} wide; did you "
+        f"mean {width}x{height}? Correct size in the domain's file, and image_size if it is set: both are height, width"
     )
 
 
@@ -231,9 +232,10 @@ def domain_root(data_root: str, domain: Domain, names: Sequence[str]) -> str | N
         return str(pathlib.Path(root).expanduser())
     folder = pathlib.Path(root).expanduser() / domain.folder  # absolute for a YAML domain with a root of its own
     if not root and not folder.is_absolute():
+        holder = f"that holds {domain.folder!r}" if domain.folder else "of its images"
         raise InputError(
-            f"data_root is not set for {domain.name}: give the folder that holds {domain.folder or 'its images'!r} as "
-            f"--config.data_root=PATH, or {domain.name}=PATH; to get the data: {domain.how_to_get}"
+            f"data_root is not set for {domain.name}: give the folder {holder} as --config.data_root=PATH, or its own "
+            f"as {domain.name}=PATH; to get the data: {domain.how_to_get}"
         )
     return str(folder)
 
@@ -378,7 +380,8 @@ def _open_unlabeled(domain, root, size, names, unlabeled_list, labeled, includes
         ids = [i for i in ids if i not in out]
     if not ids:
         raise InputError(
-            f"{domain.name}: unlabeled_includes_labeled=False leaves no unlabeled image; give more of them"
+            f"{domain.name}: unlabeled_includes_labeled=False leaves no unlabeled image; set it to True, label fewer "
+            "images, or add unlabeled ones"
         )
     return source.select(ids) if len(parts) > 1 else parts[names[0]].select(ids)
 

@@ -18,7 +18,7 @@ import numpy as np
 from usss_jax.data.content import differences, label_space
 from usss_jax.data.decode import check_same_size, decode_image, resize_image, resize_label
 from usss_jax.data.domain import IGNORE, Domain
-from usss_jax.data.files import NoMasksError
+from usss_jax.data.files import NoMasksError, give_masks
 from usss_jax.data.headers import read_header
 from usss_jax.data.sizes import height_width
 from usss_jax.data.sources import RECORDS, pick
@@ -54,13 +54,16 @@ def open_records(
     check_files(folder, known[split]["shards"])
     where = f"split {split!r} of domain {domain.name!r} in {folder}"
     if with_masks and not known[split]["labeled"]:
-        raise NoMasksError(f"{where}: it has no labels", "use a split that has, or open it without masks", split)
+        raise NoMasksError(f"{where}: it has no labels", give_masks(split), split)
     rows = {key: row for row, key in enumerate(known[split]["ids"])}
     if ids is not None:
         rows = pick(rows, ids, where)
     bare = set(known[split]["without_label"]) if with_masks else ()
     for key in [key for key in rows if key in bare]:
-        message = f"{where}: {key!r} has no mask; open only the ids that have masks, or prepare it again"
+        message = (
+            f"{where}: {key!r} has no mask; set on_bad_example=skip, or add its mask, delete this folder and prepare "
+            "it again"
+        )
         if skip is None:
             raise InputError(message)
         skip(key, message)
@@ -175,10 +178,11 @@ class _Reader:
 def _decode_label(data, name, domain):
     label = cv2.imdecode(np.frombuffer(data or b"", np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if label is None or label.ndim != 2 or label.dtype != np.uint8:
-        raise InputError(f"{name}: the label is no grey PNG of 8 bits; prepare it again")
+        raise InputError(f"{name}: the label is no grey PNG of 8 bits; delete this folder and prepare it again")
     if wrong := np.unique(label[(label >= domain.num_classes) & (label != IGNORE)]).tolist():
         raise InputError(
-            f"{name}: label {wrong[0]}, but {domain.name} has 0-{domain.num_classes - 1}; prepare it again"
+            f"{name}: label {wrong[0]}, but {domain.name} has 0-{domain.num_classes - 1}; delete this folder and "
+            "prepare it again"
         )
     return label
 
@@ -211,11 +215,12 @@ def _find_folder(domain, root, size):
                 f"(height x width)? Give one folder: {folders}"
             )
     sizes = sorted({tuple(metadata["size"]) for metadata in found.values()})
-    prepared, instead = (word.join(map(height_width, sizes)) for word in (" and ", " or "))
+    prepared = " and ".join(map(height_width, sizes))
+    instead = " or ".join(f"image_size={domain.name}={height_width(one)}" for one in sizes)
     raise InputError(
         f"{root}: the records of domain {domain.name!r} there are {prepared} (height x width) but "
         f"{height_width(size)} is wanted; prepare them again with --size={height_width(size)}, or set "
-        f"image_size={instead} of training"
+        f"{instead} of training"
     )
 
 

@@ -27,8 +27,8 @@ def check_orientation(domains: Mapping[str, Domain], sizes: Mapping[str, tuple[i
     remedy = meant[wrong[0]] if one_for_all else ",".join(f"{name}={size}" for name, size in meant.items())
     (height, width), (own_height, own_width) = sizes[wrong[0]] or (0, 0), domains[wrong[0]].size
     raise InputError(
-        f"{field}={height}x{width} is HEIGHTxWIDTH, so {height} rows of {width} pixels, but images of {wrong[0]} are "
-        f"{own_width} wide and {own_height} high; did you mean {remedy}?"
+        f"{field}={height}x{width} is HEIGHTxWIDTH, so {height} rows of {width} pixels, but by their domain's size "
+        f"images of {wrong[0]} are {own_width} wide and {own_height} high; did you mean {remedy}?"
     )
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from usss_jax.data import lists
 from usss_jax.errors import InputError
@@ -60,12 +60,13 @@ def check_given(text: str, labeled: Mapping[str, int | str | None], listed: Mapp
                 f"{field} says nothing of {name}; give its number of labeled images, all, or 0 for a domain without "
                 f"labels: {labeled_field(given)}"
             )
-        if value == 0 and listed[name]:
-            remedy = labeled_field({**labeled, name: "all"})
-            raise InputError(
-                f"{field}: {name} is to have no labels, but labeled_list={listed[name]} names some; leave {name} "
-                f"out of labeled_list, or give {remedy}, whose place the list takes"
-            )
+    if wrong := [name for name, value in labeled.items() if value == 0 and listed[name]]:
+        remedy = f"give {labeled_field({**labeled, **dict.fromkeys(wrong, 'all')})}, whose place the list takes"
+        if any(n not in wrong and (listed[n] or labeled[n]) for n in labeled):
+            remedy = f"give {list_field(listed, wrong)}, or {remedy}"
+        raise InputError(
+            f"{field}: {wrong[0]} is to have no labels, but labeled_list={listed[wrong[0]]} names some; {remedy}"
+        )
     if not some:
         raise InputError(f"{field}: no domain has labels; give one of {', '.join(labeled)} a number or all")
 
@@ -73,6 +74,12 @@ def check_given(text: str, labeled: Mapping[str, int | str | None], listed: Mapp
 def labeled_field(values: Mapping[str, int | str | None]) -> str:
     """The field labeled_per_domain with these values; None: left out, since a labeled_list takes its place."""
     return "labeled_per_domain=" + ",".join(f"{name}={value}" for name, value in values.items() if value is not None)
+
+
+def list_field(listed: Mapping[str, str | None], without: Container[str]) -> str:
+    """The field labeled_list with these files, but for some domains."""
+    files = ",".join(f"{n}={path}" for n, path in listed.items() if path and n not in without)
+    return f"labeled_list={files}" if files else "an empty labeled_list"
 
 
 def rank(ids: Sequence[str], seed: int, domain: str) -> list[str]:

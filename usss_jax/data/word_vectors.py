@@ -54,7 +54,7 @@ def close_words(path: str | os.PathLike, word: str, count: int = 3) -> list[str]
     """
     prefix = word[:3].lower()
     seen = {text for _, row, _ in _rows(path) if (text := row.decode(errors="ignore")).lower().startswith(prefix)}
-    return difflib.get_close_matches(word.lower(), sorted(seen), n=count, cutoff=0.0)
+    return difflib.get_close_matches(word.lower(), sorted(seen), n=count)
 
 
 def words_of(name: str) -> list[str]:
@@ -93,7 +93,7 @@ def class_vectors(
         words = words_of(name)
         for word in words:
             if word not in vectors:
-                near = close(word) if close else difflib.get_close_matches(word, list(vectors), n=3, cutoff=0.0)
+                near = close(word) if close else difflib.get_close_matches(word, list(vectors), n=3)
                 hint = f"close are {', '.join(map(repr, near))}" if near else "no word is close"
                 raise InputError(f"class {name!r}: no vector for the word {word!r} ({hint}); give a file that has it")
         if not words:

@@ -10,6 +10,7 @@ import hashlib
 import pathlib
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 
 import flax.traverse_util
@@ -67,7 +68,7 @@ def load_file(path: str) -> dict[str, np.ndarray]:
     """
     file = pathlib.Path(path).expanduser()
     if not file.is_file():
-        raise InputError(f"pretrained={path}: no such file; leave it empty to train from scratch")
+        raise InputError(f"pretrained={path}: no such file; correct the path, or leave it empty to train from scratch")
     readers = {
         ".safetensors": _load_safetensors,
         ".npz": _load_npz,
@@ -82,7 +83,7 @@ def load_file(path: str) -> dict[str, np.ndarray]:
         raise
     except Exception as e:  # every reader has its own exceptions for a damaged file
         reason = (str(e).strip() or type(e).__name__).splitlines()[0]
-        raise InputError(f"pretrained={path}: cannot be read as {file.suffix} ({reason})") from e
+        raise InputError(f"pretrained={path}: cannot be read as {file.suffix} ({reason}); restore this file") from e
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
 
 
@@ -93,6 +94,8 @@ def _load_safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _load_npz(file: pathlib.Path) -> dict[str, np.ndarray]:
+    if not zipfile.is_zipfile(file):  # of which NumPy would say that it can be loaded unsafely
+        raise ValueError("it is no archive of arrays")
     with np.load(file, allow_pickle=False) as arrays:
         return dict(arrays)
 
@@ -124,7 +127,7 @@ def _load_torch(file: pathlib.Path) -> dict[str, np.ndarray]:
             content = content[key]
             break
     if not isinstance(content, Mapping) or not content:
-        raise InputError(f"pretrained={file}: holds no state dict (a mapping of names to tensors)")
+        raise InputError(f"pretrained={file}: is no mapping of names to tensors; give a state dict of tensors")
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise InputError(f"pretrained={file}: {name!r} is no tensor; give a state dict of tensors")
@@ -144,7 +147,7 @@ def _check_hash(file: pathlib.Path):
     if found != expected:
         raise InputError(
             f"pretrained={file}: SHA-256 must begin with {expected} by the file's name, but begins with {found}; "
-            "the file is damaged or was renamed"
+            "restore the file, or its name if that was changed"
         )
 
 

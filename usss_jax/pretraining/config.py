@@ -62,7 +62,8 @@ def checked(config: ConfigDict) -> ConfigDict:
     missing = sorted(set(default_config()) - set(config))
     if unknown or missing:
         raise InputError(
-            f"config: unknown fields {unknown}, missing fields {missing}; see usss_jax/pretraining/config.py"
+            f"config: unknown fields {unknown}, missing fields {missing}; give a config file such as "
+            "configs/imagenet.py (all fields: usss_jax/pretraining/config.py)"
         )
     for field, words in CHOICES.items():
         if config[field] not in words:

@@ -113,10 +113,13 @@ def read_summary(path: pathlib.Path) -> dict[str, Any]:
     """Read a summary.json or seed<k>.json; InputError if something is missing or its name tells another seed."""
     summary = read_json(path)
     if missing := [key for key in NEEDED if key not in summary]:
-        raise InputError(f"{path} is no summary of a stage: {missing[0]!r} is missing")
+        raise InputError(f"{path} is no summary of a stage: {missing[0]!r} is missing; move it away")
     match = re.fullmatch(r"seed(\d+)", path.stem)
     if match and int(match[1]) != summary["seed"]:
-        raise InputError(f"{path}: it is of seed {summary['seed']}, not of the seed in its name")
+        raise InputError(
+            f"{path}: it is of seed {summary['seed']}, not of the seed in its name; rename it "
+            f"seed{summary['seed']}.json"
+        )
     return summary
 
 
@@ -164,7 +167,10 @@ def check_named(setting: Setting, name: str, path: pathlib.Path, summary: Mappin
         raise InputError(f"{path} is no {name!r}: it is {summary['stage']} with {fields}; rename its folder")
     count = labeled(summary)
     if count > setting.n or (kind(name) == "universal" and count != setting.n):
-        raise InputError(f"{path}: it has {count} labeled images per domain, its folder says {setting.n}")
+        raise InputError(
+            f"{path}: it has {count} labeled images per domain, its folder says {setting.n}; move it to "
+            "the folder of its own setting"
+        )
 
 
 def labeled(summary: Mapping) -> int:
@@ -180,7 +186,9 @@ def check_comparable(found: Found):
             other, where = seen.setdefault(key, (value, path))
             if other != value:
                 what = " of ".join(map(str, key))
-                raise InputError(f"{where} and {path} must not be mixed: {what} is {other} and {value}")
+                raise InputError(
+                    f"{where} and {path} must not be mixed: {what} is {other} and {value}; report one of them alone"
+                )
 
 
 def comparable(stage: str, summary: Mapping) -> dict[tuple, Any]:

@@ -124,7 +124,8 @@ def expand(pattern: str, rows: Mapping[str, Row]) -> list[Row]:
         names = [pattern] if pattern in rows else [name for name in rows if name.startswith(f"{pattern}_")]
         found = [rows[name] for name in names]
     if not found:
-        raise InputError(f"rows: {pattern!r} is not one of {', '.join(rows)}")
+        known = ", ".join(name for name, row in rows.items() if row.variants)
+        raise InputError(f"rows: {pattern!r} is not one of {known}")
     return found
 
 
@@ -160,7 +161,7 @@ def read_extra(text: str, domains: Sequence[str]) -> Row:
         if not equals or field not in default_config():
             raise InputError(f"extra={text}: {item!r} is not FIELD=VALUE with a field of usss_jax/config.py")
         if field in NOT_FOR_ONE_ROW or field in overrides:
-            raise InputError(f"extra={text}: {field} is set by the sweep, or given twice")
+            raise InputError(f"extra={text}: {field} is the same for all rows, or given twice; leave it out")
         overrides[field] = check_value(f"extra={text}", field, value)
     variant = overrides.pop("variants", "full")
     if variant not in ("basic", "cross", "full", "direct"):
@@ -216,7 +217,7 @@ def config_argument(table: int, n: int, scale: str) -> str:
     """
     encoders = ENCODERS[table]
     if n not in encoders and len(set(encoders.values())) > 1:
-        raise InputError(f"n={n}: table {table} has another encoder for each of n={', '.join(map(str, encoders))}")
+        raise InputError(f"n={n}: table {table} has another encoder for each n; give {', '.join(map(str, encoders))}")
     encoder = encoders.get(n, next(iter(encoders.values())))
     return ",".join(part for part in (encoder, f"n={n}", "cpu" if scale == "cpu" else "") if part)
 

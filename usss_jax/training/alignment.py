@@ -53,7 +53,10 @@ def compare_stages(
     check_pairs(groups)
     scatter = import_scatter() if picture else None
     if scatter and perplexity >= (most := pixels * sum(map(len, groups))):
-        raise InputError(f"perplexity={perplexity:g} must be below the number of points, here {most}: give more pixels")
+        raise InputError(
+            f"perplexity={perplexity:g} must be below the number of points, here {most}; raise --pixels or lower "
+            "--perplexity"
+        )
     _make_folder(out)
 
     mesh = sharding.create_mesh()
@@ -144,7 +147,10 @@ def drop_absent(
     if not absent:
         return list(groups), []
     if not may_drop:
-        raise InputError(f"classes: {', '.join(map(str, absent))}: no labeled pixel in the split; leave out or --split")
+        raise InputError(
+            f"classes: {', '.join(map(str, absent))}: no labeled pixel in the split; leave them out of --classes, or "
+            "give another --split"
+        )
     kept = [tuple(c for c in group if counts[c]) for group in groups]
     kept = [group for group in kept if len({c.domain for c in group}) > 1]
     check_pairs(kept)

@@ -43,7 +43,10 @@ class FinishedStage:
         """Model, variables and name of the best checkpoint; InputError if that is no longer there."""
         step = self.summary["best_step"]
         if not (self.folder / "best" / str(step)).is_dir():
-            raise InputError(f"{self.folder}: its best checkpoint best/{step} is missing; train it again")
+            raise InputError(
+                f"{self.folder}: its best checkpoint best/{step} is missing; restore it, or move this folder away and "
+                "run its command again"
+            )
         embeds = self.name in TITLES and self.name not in WITHOUT_EMBEDDINGS
         decoders = {domain: len(scores["iou"]) for domain, scores in self.summary["domains"].items()}
         model = create_model_of(self.config, decoders, self.config.embed_dim if embeds else 0)
@@ -74,7 +77,7 @@ def open_stages(folders: Sequence[pathlib.Path]) -> list[FinishedStage]:
 
 def open_stage(folder: pathlib.Path) -> FinishedStage:
     """Open the folder of one stage, such as RUNS/full; InputError if it is none, or not finished."""
-    written = _read(folder, "config.json", "is no stage of a run")
+    written = _read(folder, "config.json", "is no stage of a run; give a folder such as RUN/full")
     if "stage" not in written:
         inside = sorted(p.parent.name for p in folder.glob("*/summary.json"))
         raise InputError(f"{folder} is a whole run; give one of its stages: {', '.join(inside) or 'none is finished'}")

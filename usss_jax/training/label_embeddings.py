@@ -254,7 +254,10 @@ def load(
       InputError: if the file cannot be read.
     """
     try:
-        with np.load(path if content is None else io.BytesIO(content), allow_pickle=False) as file:
+        data = io.BytesIO(path.read_bytes() if content is None else content)
+        if not zipfile.is_zipfile(data):  # of which NumPy would say that it can be loaded unsafely
+            raise ValueError("it is no archive of arrays")
+        with np.load(data, allow_pickle=False) as file:
             meta = json.loads(str(file["meta"]))
             return {domain: file[f"{domain}/embeddings"] for domain in meta["domains"]}, meta
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as e:

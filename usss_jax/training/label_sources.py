@@ -127,7 +127,10 @@ def from_file(
         ids = row_classes(path, meta, domain, names, "give another file")
         shape = (len(ids), dim)
         if rows[domain].shape != shape:
-            raise InputError(f"{path}: {domain}: embeddings are {rows[domain].shape}, not {shape}; see embed_dim")
+            its = f"set embed_dim={rows[domain].shape[-1]}, or " if len(rows[domain]) == len(ids) else ""
+            raise InputError(
+                f"{path}: {domain}: embeddings are {rows[domain].shape}, not {shape}; {its}give another file"
+            )
         if not (np.abs(np.linalg.norm(rows[domain], axis=1) - 1) < 1e-3).all():  # nan too
             raise InputError(f"{path}: {domain}: embeddings are not of unit length; divide each by its length")
         made[domain] = LabelEmbeddings(rows[domain].astype(np.float32), ids)

@@ -36,7 +36,8 @@ class Meter:
         values = {name: float(value) for name, value in scalars.items()}
         if not np.isfinite(values["loss"]):
             raise InputError(
-                f"{self._stage}: the loss is {values['loss']} at step {step}; lower lr. The last checkpoint stays."
+                f"{self._stage}: the loss is {values['loss']} at step {step}; lower lr and give another --workdir, "
+                "since this one keeps its lr and its last checkpoint"
             )
         line = f"step {step}/{self._steps}  loss {values['loss']:.3f}"
         if self._mark is not None:

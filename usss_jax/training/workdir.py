@@ -60,7 +60,10 @@ def _claim(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
     try:
         theirs = read_object(config_path) if config_path.exists() else None
     except (OSError, ValueError) as e:
-        raise InputError(f"workdir {workdir}: {config_path} cannot be used ({e}); give another --workdir") from e
+        raise InputError(
+            f"workdir {workdir}: {config_path} cannot be used ({reason(e)}); restore it, or delete it if config and "
+            "data are what they were"
+        ) from e
     before = read_data(data_path) if theirs else None
     if theirs:
         theirs = {**default_config().to_dict(), **theirs}  # a field that came later had its default then
@@ -99,7 +102,7 @@ def read_data(path: pathlib.Path) -> dict[str, Any] | None:
         if not all(isinstance(data.get(key), dict) for key in ("domains", "files")):
             raise ValueError("it lacks domains or files")
     except (OSError, ValueError) as e:
-        raise InputError(f"{path} is damaged ({reason(e)}); delete it if the data is what it was") from e
+        raise InputError(f"{path} is damaged ({reason(e)}); restore it, or delete it if the data is what it was") from e
     return data
 
 
@@ -148,7 +151,8 @@ def _lock(workdir: pathlib.Path, stack: contextlib.ExitStack):
         if fcntl:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as e:
-        raise InputError(f"workdir {workdir}: another process trains it now; wait for it or give another") from e
+        text = f"workdir {workdir}: another process trains it now; wait for it, or give another --workdir"
+        raise InputError(text) from e
     except OSError as e:
         print(f"workdir {workdir} cannot be locked ({e}): see to it that no other process trains it")
 
@@ -179,25 +183,40 @@ def _check_singles(config: ConfigDict, folder: pathlib.Path, data: Mapping[str, 
     try:
         theirs = read_object(folder / "config.json")
     except (OSError, ValueError) as e:
-        raise InputError(f"single_from={folder}: no workdir of a run ({e})") from e
+        text = f"single_from={folder}: no workdir of a run ({reason(e)}); correct it, or leave it empty"
+        raise InputError(text) from e
     before = read_data(folder / "data.json")
     mine = json.loads(json.dumps(config.to_dict()))
     theirs = {**default_config().to_dict(), **theirs}
     for field in sorted(set(mine) - set(NOT_OF_SINGLES) - (set(NAMING_FIELDS) if before else set())):
         if theirs[field] != mine[field]:
-            raise InputError(f"single_from={folder}: {field} was {theirs[field]!r} there and is {mine[field]!r} here")
+            raise InputError(
+                f"single_from={folder}: {field} was {theirs[field]!r} there and is {mine[field]!r} here; set it to "
+                "that, or leave single_from empty"
+            )
     for name, content in data.items():
         if before and name not in before["domains"]:
-            raise InputError(f"single_from={folder}: it has no network of {name}; run it with that domain, too")
+            raise InputError(
+                f"single_from={folder}: it has no network of {name}, only of {', '.join(before['domains'])}; leave "
+                "single_from empty, or give the workdir of a run with that domain"
+            )
         theirs_of = before["domains"][name] if before else content
         without = {"unlabeled images": None}  # which single-domain networks do not see
         changed = differences({**theirs_of, **without}, {**content, **without}, name)
         if changed:
-            raise InputError(f"single_from={folder}: was trained on other data of {name}: {changed[0]}; train it again")
+            raise InputError(
+                f"single_from={folder}: was trained on other data of {name}: {changed[0]}; restore the data, or leave "
+                "single_from empty"
+            )
         path = folder / f"single_{name}" / "summary.json"
         if not path.exists():
-            raise InputError(f"single_from={folder}: single_{name} is not finished there; run it with variants=single")
+            raise InputError(
+                f"single_from={folder}: single_{name} is not finished there; run its command again with "
+                "--config.variants=single"
+            )
         try:
             check_summary(read_object(path))
         except (OSError, ValueError) as e:
-            raise InputError(f"{path} is damaged ({reason(e)}); run that workdir's own command again") from e
+            raise InputError(
+                f"{path} is damaged ({reason(e)}); run that workdir's command again with --config.variants=single"
+            ) from e

@@ -129,7 +129,7 @@ def _of_files(report: DomainReport, split: SplitReport, needs_masks: bool) -> It
     squeezed = {s: n for s, n in split.sizes.items() if not 1 / 1.1 < s[1] * height / (s[0] * width) < 1.1}
     if split.sizes and all((h - w) * (height - width) < 0 for h, w in split.sizes):
         what = f"images are loaded at {height}x{width} (height x width), but the files have"
-        remedy = f"did you mean {width}x{height}? Sizes are height, width"
+        remedy = f"did you mean {width}x{height}? size in the domain's file and image_size are height, width"
         level = FAULT if split.uses else NOTE
         yield finding(level, "orientation", what, list(map(height_width, split.sizes)), remedy)
     elif squeezed:
