@@ -31,7 +31,8 @@ from usss_jax.data import streams
 from usss_jax.data.augment import CropFlip, stack
 from usss_jax.data.cache import Budget
 from usss_jax.data.domains import get_domain
-from usss_jax.data.files import find_images, find_masks
+from usss_jax.data.files import find_images
+from usss_jax.data.mask_files import find_masks
 from usss_jax.data.pools import Pools, open_pools
 from usss_jax.data.sizes import height_width
 from usss_jax.training import logs

@@ -25,7 +25,9 @@ from data_prep.encode import encode_example
 from data_prep.shards import cannot_write, finished_shard, sync, write_json, write_shard
 from usss_jax.data import content, masks, records
 from usss_jax.data.domain import Domain
-from usss_jax.data.files import match_masks, others_text
+from usss_jax.data.files import others_text
+from usss_jax.data.mask_files import match_masks
+from usss_jax.data.palettes import Palettes
 from usss_jax.data.sizes import height_width
 from usss_jax.errors import InputError
 
@@ -84,7 +86,7 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
 
     @functools.cached_property
     def _palettes(self):
-        return masks.Palettes()
+        return Palettes()
 
     def decode_mask(self, layout, data, name):
         """Decode a mask to train ids, uint8 [h, w]."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from usss_jax.data import files as data_files
 from usss_jax.data.domain import Domain, Files, Layout
-from usss_jax.data.files import Image
+from usss_jax.data.mask_files import Image
 from usss_jax.errors import InputError
 
 # A shard is what a killed run loses at most, and what is read at once by whoever copies the records.

@@ -13,7 +13,8 @@ from small_files import H, W, complaint, write_image
 from usss_jax.config import checked, default_config, per_domain_paths, with_absolute_paths
 from usss_jax.data.content import differences, label_space
 from usss_jax.data.domains import get_domain
-from usss_jax.data.pools import about_data, open_all
+from usss_jax.data.notices import about_data
+from usss_jax.data.pools import open_all
 from usss_jax.errors import InputError
 from usss_jax.training.workdir import claim_workdir
 

@@ -14,8 +14,10 @@ from data_prep import prepare
 from data_prep.builder import DomainBuilder, RecordsConfig
 from usss_jax.data.domain import IGNORE, Domain, LabelClass, Layout
 from usss_jax.data.domains import get_domain
-from usss_jax.data.files import find_images, find_masks
-from usss_jax.data.masks import Palettes, decode_mask
+from usss_jax.data.files import find_images
+from usss_jax.data.mask_files import find_masks
+from usss_jax.data.masks import decode_mask
+from usss_jax.data.palettes import Palettes
 from usss_jax.data.sources import open_source
 from usss_jax.errors import InputError
 

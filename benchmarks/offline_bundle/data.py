@@ -18,7 +18,8 @@ import numpy as np
 from usss_jax.data import patterns
 from usss_jax.data.decode import check_same_size, decode_image, read_file, resize_image, resize_label
 from usss_jax.data.domain import Domain, Files, Layout
-from usss_jax.data.files import find_images, find_masks
+from usss_jax.data.files import find_images
+from usss_jax.data.mask_files import find_masks
 from usss_jax.data.masks import decode_raw
 from usss_jax.errors import InputError
 

@@ -3,12 +3,13 @@
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from usss_jax.data import lists, patterns
 from usss_jax.data.domain import Domain, Files, Layout
 from usss_jax.data.folders import Names, below, there_are, walk
+from usss_jax.data.mask_files import Image, expected_masks, match_masks
 from usss_jax.errors import InputError
 
 
@@ -18,14 +19,6 @@ class NoMasksError(InputError):
     def __init__(self, what: str, remedy: str, split: str):
         super().__init__(f"{what}; {remedy}")
         self.what, self.split = what, split
-
-
-class Image(NamedTuple):
-    """Path of an image; if a list names it, also the mask there, below the root, and the line as "FILE:LINE"."""
-
-    path: str
-    mask: str | None = None
-    line: str = ""
 
 
 class Found(NamedTuple):
@@ -78,7 +71,9 @@ def find_readable(domain: Domain, root: str | os.PathLike, split: str, with_mask
         if not max(counts) and best.files.masks:  # a list names its masks: which of them is missing is told later
             looked_for = dict.fromkeys(one.files.masks for one in found if one.files.masks)
             what = f"images but no masks; looked for {', '.join(map(patterns.shown, looked_for))}"
-            expected = [_expected(key, image, one.files, root)[0] for one in found for key, image in one.images.items()]
+            expected = [
+                expected_masks(key, image, one.files, root)[0] for one in found for key, image in one.images.items()
+            ]
             error = _nothing(domain, root, split, what, "", expected[:1])
             raise NoMasksError(str(error).removesuffix("; "), f"to get them: {domain.how_to_get}", split)
     return best._replace(images=_hold_out(best.images, best.layout.holdout, split, domain))
@@ -111,76 +106,6 @@ def others_text(others: Sequence[str]) -> str:
     kinds = ", ".join(f"{ending} {count}" for ending, count in endings.most_common())
     files = "file" if len(others) == 1 else "files"
     return f"{len(others)} other {files} among the images ({kinds}), such as {others[0]}"
-
-
-# ---- masks ---------------------------------------------------------------------------------------------
-
-
-def find_masks(domain: Domain, root: str | os.PathLike, files: Files, images: Mapping[str, Image]) -> dict[str, str]:
-    """Path of the mask of every image; raises InputError naming an image without one."""
-    masks, missing = match_masks(domain, root, files, images)
-    if missing:
-        raise InputError(next(iter(missing.values())))
-    return masks
-
-
-def match_masks(
-    domain: Domain, root: str | os.PathLike, files: Files, images: Mapping[str, Image]
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Paths of the masks that are there, and for every other image what to say of it, by id.
-
-    A mask whose name is not quite the expected one is taken if it is the only one: another case, above all of the
-    ending (.PNG), composed or decomposed letters, or the image's ending before the mask's (a.jpg.png for a.jpg).
-    """
-    names = Names(root)
-    expected: dict[str, list[str]] = {}
-    missing: dict[str, str] = {}
-    for key, image in images.items():
-        try:
-            expected[key] = _expected(key, image, files, root)
-        except InputError as error:
-            missing[key] = str(error)
-    masks = {}
-    for key, paths in expected.items():
-        path = os.path.join(root, paths[0])
-        if os.path.isfile(path):
-            masks[key] = path
-    taken = set(masks.values())
-    for key, paths in expected.items():
-        if key in masks:
-            continue
-        alike = [path for one in paths for path in names.alike(one) if path not in taken]
-        if len(set(alike)) == 1 and os.path.isfile(alike[0]):
-            masks[key] = alike[0]
-            continue
-        image = images[key]
-        where = f"{image.line}: " if image.line else ""
-        instead = f"; {' and '.join(alike)} may be meant, rename one" if alike else there_are(names.nearest(paths[0]))
-        missing[key] = (
-            f"{where}{image.path} has no mask: looked for {os.path.join(root, paths[0])}{instead}; add it, remove the "
-            f"image, or set on_bad_example=skip. To get all masks of {domain.name}: {domain.how_to_get}"
-        )
-    return {key: masks[key] for key in images if key in masks}, missing
-
-
-def _expected(key, image, files, root):
-    """Paths of the mask of an image below root, the usual one first."""
-    if files.masks is None:
-        if image.mask is None:
-            raise InputError(
-                f"{image.line or 'its list'}: names no mask for {image.path}; add its path to the line, or set "
-                "on_bad_example=skip"
-            )
-        return [image.mask]
-    if files.mask_shift:
-        if not (key.isascii() and key.isdigit()):
-            raise InputError(f"{image.path}: {key!r} must be a number to find its mask; rename or remove the image")
-        return [patterns.fill(files.masks, f"{int(key) + files.mask_shift:0{len(key)}d}")]
-    found = patterns.captures(files.images, below(root, image.path)) or ()
-    with_ending = key + os.path.splitext(image.path)[1]
-    return [patterns.fill(files.masks, key, found)] + (
-        [patterns.fill(files.masks, with_ending)] if "{id}" in files.masks else []
-    )
 
 
 def _may_have_masks(found):

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +16,7 @@ from usss_jax.data.content import hash_of, label_space
 from usss_jax.data.domain import Domain
 from usss_jax.data.domains import get_domain
 from usss_jax.data.files import NoMasksError, others_text
-from usss_jax.data.labels import Labels, about_classes, read_labels
+from usss_jax.data.labels import Labels, read_labels
 from usss_jax.data.readable import BadExample, readable, report_skipped
 from usss_jax.data.sizes import check_orientation
 from usss_jax.errors import InputError
@@ -146,41 +146,6 @@ def open_all(config: ConfigDict) -> dict[str, Pools]:
 def with_labels(pools: Mapping[str, Pools]) -> dict[str, Pools]:
     """Those of the domains that have labels in this run, in their order."""
     return {name: pool for name, pool in pools.items() if len(pool.labeled)}
-
-
-def about_data(pools: Mapping[str, Pools], least_classes: int) -> Iterator[str]:
-    """Read all labels of a run, and yield a line for whatever its data lacks or leaves out.
-
-    Raises:
-      InputError: if the labeled images, or a split that is evaluated, show fewer classes than `least_classes`, or if
-        images are to be loaded at a size with height and width exchanged.
-    """
-    for name, pool in pools.items():
-        check_file_orientation(pool)
-        lines = [f"{text}; they are left out" for text in pool.left_out]
-        for what, source in pool.labeled_sources.items():
-            lines += about_classes(pool.domain, what, source.ids, pool.labels[what], least_classes)
-        yield from (f"[{name}] {line}" for line in lines)
-
-
-def check_file_orientation(pool: Pools, few: int = 8):
-    """Raise InputError if a few of the images are all wide and the domain's size is high, or the other way round.
-
-    That is what a size in the order width, height does, and it squeezes every image.
-    """
-    height, width = pool.domain.size
-    if not pool.labeled_sources:
-        return
-    for source in pool.labeled_sources.values():
-        for index in np.unique(np.linspace(0, len(source) - 1, few).astype(int)).tolist():
-            h, w = source.file_size(index)
-            if (h - w) * (height - width) >= 0:
-                return
-    raise InputError(
-        f"{pool.domain.name}: images are to be loaded at {height}x{width}, that is {height} high and {width} wide, but "
-        f"all of them are {'wide' if w > h else 'high'}, such as {source.ids[0]!r}: {h} high and {w} wide; did you "
-        f"mean {width}x{height}? Correct size in the domain's file, and image_size if it is set: both are height, width"
-    )
 
 
 def pool_options(config: ConfigDict, domains: Mapping[str, Domain]) -> dict[str, dict[str, Any]]:

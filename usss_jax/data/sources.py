@@ -11,9 +11,11 @@ import numpy as np
 from usss_jax.data import synthetic
 from usss_jax.data.decode import check_same_size, decode_image, read_file, resize_image, resize_label
 from usss_jax.data.domain import Domain, Layout
-from usss_jax.data.files import find_images, match_masks
+from usss_jax.data.files import find_images
 from usss_jax.data.headers import read_header
-from usss_jax.data.masks import Palettes, decode_mask
+from usss_jax.data.mask_files import match_masks
+from usss_jax.data.masks import decode_mask
+from usss_jax.data.palettes import Palettes
 from usss_jax.errors import InputError
 
 RECORDS = "tfds:"  # before the folder of prepared records

@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from usss_jax import config as config_lib
-from usss_jax.data.pools import Pools, about_data, open_all, with_labels
+from usss_jax.data.notices import about_data
+from usss_jax.data.pools import Pools, open_all, with_labels
 from usss_jax.errors import InputError
 from usss_jax.evaluation.evaluate import predict
 from usss_jax.local_files import read_object, reason, write_whole

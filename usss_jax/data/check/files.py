@@ -11,8 +11,10 @@ import numpy as np
 from usss_jax.data import lists, sources
 from usss_jax.data.decode import check_same_size, decode_image, read_file
 from usss_jax.data.domain import UNKNOWN, Domain, Layout, lookup_table
-from usss_jax.data.files import find_readable, match_masks, matches
-from usss_jax.data.masks import Palettes, decode_raw, train_ids
+from usss_jax.data.files import find_readable, matches
+from usss_jax.data.mask_files import match_masks
+from usss_jax.data.masks import decode_raw, train_ids
+from usss_jax.data.palettes import Palettes
 from usss_jax.data.patterns import EXTENSIONS
 from usss_jax.errors import InputError
 
@@ -164,7 +166,7 @@ def look_at_files(image: str, mask: str | None, domain: Domain, layout: Layout, 
             raw = count_values(values)
             if any(_targets(domain, layout)(value) is None for value in raw):
                 train_ids(found, mask, domain, layout)  # raises: says which value, and what to do
-            palettes.check(found, mask)
+            palettes.check(found.palette, mask)
         except InputError as error:
             faults.append(("unusable file", mask, str(error)))
         if raw is not None and pixels is not None:

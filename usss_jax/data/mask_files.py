@@ -1,0 +1,85 @@
+"""Which file is the mask of an image: the expected one, or one whose name differs in form alone."""
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from usss_jax.data import patterns
+from usss_jax.data.domain import Domain, Files
+from usss_jax.data.folders import Names, below, there_are
+from usss_jax.errors import InputError
+
+
+class Image(NamedTuple):
+    """Path of an image; if a list names it, also the mask there, below the root, and the line as "FILE:LINE"."""
+
+    path: str
+    mask: str | None = None
+    line: str = ""
+
+
+def find_masks(domain: Domain, root: str | os.PathLike, files: Files, images: Mapping[str, Image]) -> dict[str, str]:
+    """Path of the mask of every image; raises InputError naming an image without one."""
+    masks, missing = match_masks(domain, root, files, images)
+    if missing:
+        raise InputError(next(iter(missing.values())))
+    return masks
+
+
+def match_masks(
+    domain: Domain, root: str | os.PathLike, files: Files, images: Mapping[str, Image]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Paths of the masks that are there, and for every other image what to say of it, by id.
+
+    A mask whose name is not quite the expected one is taken if it is the only one: another case, above all of the
+    ending (.PNG), composed or decomposed letters, or the image's ending before the mask's (a.jpg.png for a.jpg).
+    """
+    names = Names(root)
+    expected: dict[str, list[str]] = {}
+    missing: dict[str, str] = {}
+    for key, image in images.items():
+        try:
+            expected[key] = expected_masks(key, image, files, root)
+        except InputError as error:
+            missing[key] = str(error)
+    masks = {}
+    for key, paths in expected.items():
+        path = os.path.join(root, paths[0])
+        if os.path.isfile(path):
+            masks[key] = path
+    taken = set(masks.values())
+    for key, paths in expected.items():
+        if key in masks:
+            continue
+        alike = [path for one in paths for path in names.alike(one) if path not in taken]
+        if len(set(alike)) == 1 and os.path.isfile(alike[0]):
+            masks[key] = alike[0]
+            continue
+        image = images[key]
+        where = f"{image.line}: " if image.line else ""
+        instead = f"; {' and '.join(alike)} may be meant, rename one" if alike else there_are(names.nearest(paths[0]))
+        missing[key] = (
+            f"{where}{image.path} has no mask: looked for {os.path.join(root, paths[0])}{instead}; add it, remove the "
+            f"image, or set on_bad_example=skip. To get all masks of {domain.name}: {domain.how_to_get}"
+        )
+    return {key: masks[key] for key in images if key in masks}, missing
+
+
+def expected_masks(key: str, image: Image, files: Files, root: str | os.PathLike) -> list[str]:
+    """Paths of the mask of an image below root, the usual one first; InputError if the image cannot have one."""
+    if files.masks is None:
+        if image.mask is None:
+            raise InputError(
+                f"{image.line or 'its list'}: names no mask for {image.path}; add its path to the line, or set "
+                "on_bad_example=skip"
+            )
+        return [image.mask]
+    if files.mask_shift:
+        if not (key.isascii() and key.isdigit()):
+            raise InputError(f"{image.path}: {key!r} must be a number to find its mask; rename or remove the image")
+        return [patterns.fill(files.masks, f"{int(key) + files.mask_shift:0{len(key)}d}")]
+    found = patterns.captures(files.images, below(root, image.path)) or ()
+    with_ending = key + os.path.splitext(image.path)[1]
+    return [patterns.fill(files.masks, key, found)] + (
+        [patterns.fill(files.masks, with_ending)] if "{id}" in files.masks else []
+    )
