@@ -71,10 +71,8 @@ def find_readable(domain: Domain, root: str | os.PathLike, split: str, with_mask
         if not max(counts) and best.files.masks:  # a list names its masks: which of them is missing is told later
             looked_for = dict.fromkeys(one.files.masks for one in found if one.files.masks)
             what = f"images but no masks; looked for {', '.join(map(patterns.shown, looked_for))}"
-            expected = [
-                expected_masks(key, image, one.files, root)[0] for one in found for key, image in one.images.items()
-            ]
-            error = _nothing(domain, root, split, what, "", expected[:1])
+            key, image = next(iter(best.images.items()))
+            error = _nothing(domain, root, split, what, "", expected_masks(key, image, best.files, root)[:1])
             raise NoMasksError(str(error).removesuffix("; "), f"to get them: {domain.how_to_get}", split)
     return best._replace(images=_hold_out(best.images, best.layout.holdout, split, domain))
 
