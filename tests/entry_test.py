@@ -44,5 +44,5 @@ def test_a_platform_that_is_not_there_is_told_with_what_there_is(tmp_path, platf
     result = run("main", *words, JAX_PLATFORMS=platform)
     assert result.returncode == 2
     (line,) = [line for line in result.stderr.splitlines() if "error" in line]
-    assert line.startswith(f"usss_jax: error: JAX_PLATFORMS={platform}: ") and "there is cpu" in line
+    assert line.startswith(f"usss_jax: error: JAX_PLATFORMS={platform}: ") and "; set it to cpu, or unset it" in line
     assert "Traceback" not in result.stderr and not (tmp_path / "w").exists()

@@ -92,8 +92,9 @@ def fake_singles(folder, **fields):
     config.update({"width": 0.0625, "embed_dim": 8, "labeled_per_domain": 4})
     for domain in config.domains:
         scores = {domain: {"iou": dict.fromkeys(get_domain(domain).class_names, 0.5)}}
-        (folder / f"single_{domain}").mkdir(parents=True)
-        (folder / f"single_{domain}" / "summary.json").write_text(json.dumps({"domains": scores, **fields}))
+        (folder / f"single_{domain}" / "best" / "1").mkdir(parents=True)
+        summary = {"domains": scores, "best_step": 1, **fields}
+        (folder / f"single_{domain}" / "summary.json").write_text(json.dumps(summary))
     (folder / "config.json").write_text(config.to_json())
     return folder
 
@@ -116,7 +117,7 @@ def test_data_that_was_moved_is_given_by_a_flag(tmp_path):
     tiny_data.write_camvid(tmp_path / "data" / "camvid")
     (tmp_path / "config.json").write_text(json.dumps({"domains": ["camvid"], "labeled_per_domain": 4}))
     told = error_of(f"--workdir={tmp_path}")
-    assert "as --data_root=PATH, or camvid=PATH" in told and "--config.data_root" not in told
+    assert "as --data_root=PATH, or its own as camvid=PATH" in told and "--config.data_root" not in told
     for root in (tmp_path / "data", f"camvid={tmp_path / 'data' / 'camvid'}"):
         told = error_of(f"--workdir={tmp_path}", f"--data_root={root}")
         assert "single_camvid is not finished there" in told  # so its images were found

@@ -54,6 +54,8 @@ def claim_workdir(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, 
 
 
 def _claim(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"workdir {workdir}: is a file; give another --workdir")
     config_path, data_path = workdir / "config.json", workdir / "data.json"
     mine = json.loads(json.dumps(config.to_dict()))
     named = {"domains": dict(data), "files": {field: _identity(mine[field]) for field in FILE_FIELDS}}
