@@ -417,7 +417,9 @@ def test_split_whose_images_are_all_of_other_formats_is_a_fault(mine):
     yaml.write_text(YAML + "  unlabeled: {images: more}\n")
     write_other_formats(data / "more")
     (fault,) = of_level(checked(yaml)[1], FAULT)
-    assert "4 files such as" in fault and "more/t0.tif are images that are not read (.tif or .webp); convert" in fault
+    assert (
+        "4 files such as" in fault and "more/t0.tif are in formats that are not read (.tif or .webp); convert" in fault
+    )
 
 
 def test_files_that_an_explicit_ending_leaves_out_are_counted(mine):

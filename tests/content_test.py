@@ -94,7 +94,7 @@ def test_lone_class_is_refused_unless_it_is_meant(project, split):
     with pytest.raises(InputError) as error:
         lines_of(project)
     text = complaint(error)
-    assert text.startswith(f"mine: all labeled pixels of its {what} are sky, none road, tree; compare the ids")
+    assert text.startswith(f"mine: its {what} show sky and no labeled pixel of road, tree; compare the ids")
     assert text.endswith("or set min_classes=1 if that is meant")
     assert lines_of(project, min_classes=1) == [
         f"[mine] {what}: 'sky' is the only class, so that a mean over classes is its score alone"
@@ -120,6 +120,12 @@ def test_size_in_the_order_width_height_is_refused(project):
         f"'a': {H} high and {W} wide; did you mean {H}x{W}? Correct size in the domain's "
         "file, and image_size if it is set: both are height, width"
     )
+    write_spec(project, crop=[8, 4])
+    with pytest.raises(
+        InputError, match=r"crop: \[8, 4\] is upright and size \[12, 16\] is not.*did you mean \[4, 8\]"
+    ):
+        lines_of(project)
+    write_spec(project, size=[W, H])
     write_image(project / "data/train/b.png", size=(W, H))  # pictures in both orientations
     write_mask_of_size = png(np.resize(ALL, H * W).reshape(W, H))
     (project / "data/train_masks/b.png").write_bytes(write_mask_of_size)

@@ -156,7 +156,7 @@ def test_other_names_of_jpeg_files_are_read(tmp_path, ending):
 def test_image_of_another_format_is_never_left_out_in_silence(tmp_path, name):
     write_pair(tmp_path / "data", "a.png", "a.png")
     (tmp_path / "data/images" / name).write_bytes(b"anything")
-    with pytest.raises(InputError, match=rf"images/{name} is an image that is not read.*convert it to PNG or JPEG"):
+    with pytest.raises(InputError, match=rf"images/{name} is in a format that is not read.*convert it to PNG or JPEG"):
         opened(mine(tmp_path), with_masks=False)
 
 
@@ -164,7 +164,7 @@ def test_image_of_another_format_is_never_left_out_in_silence(tmp_path, name):
 def test_image_with_an_unusual_ending_is_told_by_its_content(tmp_path, name):
     write_pair(tmp_path / "data", "a.png", "a.png")
     shutil.copy(tmp_path / "data/images/a.png", tmp_path / "data/images" / name)
-    with pytest.raises(InputError, match=f"images/{name} is an image that is not read"):
+    with pytest.raises(InputError, match=f"images/{name} is in a format that is not read"):
         opened(mine(tmp_path), with_masks=False)
 
 
@@ -250,6 +250,27 @@ def test_list_beside_patterns_chooses_among_their_images(tmp_path, text):
     (tmp_path / "data/train.txt").write_bytes(text.encode())
     domain = mine(tmp_path, train={"list": "train.txt", "images": "images", "masks": "masks"})
     assert opened(domain).ids == ["b"] and findings_of(domain, FAULT) == []
+
+
+def test_mask_that_a_list_names_and_the_patterns_do_not_mean_is_refused(tmp_path):
+    write_pair(tmp_path / "data", "a.png", "a.png")
+    domain = mine(tmp_path, train={"list": "train.txt", "images": "images", "masks": "masks"})
+    (tmp_path / "data/train.txt").write_text("images/a.png masks/a.png\n")
+    assert opened(domain).ids == ["a"]
+    (tmp_path / "data/train.txt").write_text("images/a.png other/a.png\n")
+    with pytest.raises(
+        InputError, match=r"train\.txt:1: names the mask 'other/a\.png', but masks are masks/\{id\}\.png"
+    ):
+        opened(domain)
+
+
+def test_list_may_have_the_root_s_own_name_before_its_paths_and_no_utf_16_without_a_mark(tmp_path):
+    write_pair(tmp_path / "data", "a.png", "a.png")
+    (tmp_path / "data/train.txt").write_text("data/images/a.png data/masks/a.png\n")
+    assert opened(mine(tmp_path, train={"list": "train.txt"})).ids == ["images/a"]
+    (tmp_path / "data/train.txt").write_bytes("images/a.png".encode("utf-16-le"))
+    with pytest.raises(InputError, match="is not UTF-8 text, perhaps UTF-16; save it as UTF-8"):
+        opened(mine(tmp_path, train={"list": "train.txt"}))
 
 
 def test_list_of_bare_ids_alone_says_how_to_write_it(tmp_path):

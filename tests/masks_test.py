@@ -195,14 +195,39 @@ def test_entries_that_a_mask_does_not_use_show_the_order_of_its_palette():
 def test_index_and_colour_that_contradict_each_other_are_both_named():
     found = read_as(png(INDICES, PALETTE, 8, [(1, 2, 3), GREEN, RED]))
     assert found.startswith(
-        "m.png: palette index 1 is 'cat' by the ids of domain 'pets', but has the colour (0, 255, 0) of 'dog'; colours "
-        "cannot decide, since (1, 2, 3) of index 0 is not the colour of one class; save the mask as a grey image"
+        "m.png: palette index 1 is 'cat' by its index 1 in domain 'pets', but has the colour (0, 255, 0) of 'dog', and "
+        "neither is sure (the colour (1, 2, 3) of index 0 is not that of one class); save the mask as a grey image"
     )
+
+
+def test_black_that_alone_contradicts_its_index_is_refused():
+    """Is it to be ignored, or class "grass" shown in black?"""
+    layout = Layout({}, raw_ids=((1,), (2,), (0,)), ignore_ids=(5,))
+    found = read_as(png(INDICES, PALETTE, 8, [BLACK, RED, GREEN]), layout)
+    assert found.startswith(
+        "m.png: palette index 0 is 'grass' by its index 0 in domain 'pets', but has the colour (0, 0"
+    )
+    assert "of what is to be ignored, and neither is sure; save the mask" in found
+    assert read_as(png(INDICES, PALETTE, 8, [BLACK, (9, 9, 1), (8, 8, 1)]), layout) == [2, 0, 1]
+
+
+def test_level_and_colour_that_both_fit_and_differ_are_refused():
+    """White: is it class "light", or 255, which is to be ignored?"""
+    grey = dataclasses.replace(DOMAIN, classes=(LabelClass("dark", BLACK), LabelClass("light", (255, 255, 255))))
+    layout = Layout({}, raw_ids=((0,), (1,)), ignore_ids=(255,))
+    found = read_as(png(np.minimum(INDICES, 1), PALETTE, 1, [BLACK, (255, 255, 255)]), layout, grey)
+    assert "palette index 1 is to ignore by its level 255" in found and "of 'light', and neither is sure" in found
+
+
+def test_transparent_colours_of_files_without_alpha_are_not_looked_at():
+    grey = png(levels(0, 2, 40), chunks=[(b"tRNS", bytes([0, 2]))])
+    equal = png(channels((0,) * 3, (2,) * 3, (40,) * 3), RGB, chunks=[(b"tRNS", bytes([0, 2] * 3))])
+    assert read_as(grey) == read_as(equal) == [IGNORE, 1, 2]
 
 
 def test_colour_of_two_classes_cannot_decide():
     twins = dataclasses.replace(DOMAIN, classes=(LabelClass("cat", RED), LabelClass("dog", RED), CLASSES[2]))
-    assert "is not the colour of one class" in read_as(png(INDICES, PALETTE, 8, [RED, BLUE, RED]), domain=twins)
+    assert "is not that of one class" in read_as(png(INDICES, PALETTE, 8, [RED, BLUE, RED]), domain=twins)
 
 
 def test_indices_that_have_other_colours_in_another_mask_are_refused():
@@ -228,9 +253,10 @@ def test_source_compares_the_palettes_of_its_masks(tmp_path):
         source[1]
 
 
-def test_index_outside_of_the_palette_is_damage():
+@pytest.mark.parametrize("layout", [IDS, Layout({}, ignore_colors=(BLACK,), encoding="color")])
+def test_index_outside_of_the_palette_is_damage(layout):
     with pytest.raises(InputError, match=r"m\.png: is damaged \(index 2 is not in its palette\)"):
-        decoded(png(INDICES, PALETTE, 8, [RED, GREEN]))
+        decoded(png(INDICES, PALETTE, 8, [RED, GREEN]), layout)
 
 
 def test_palette_masks_may_be_as_large_as_grey_ones():

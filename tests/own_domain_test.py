@@ -221,12 +221,12 @@ def test_images_of_formats_that_are_not_read_are_an_error(tmp_path, form):
         first = f"{root}: split 'train' of domain 'own': "
         if name == "x.tif":
             assert complaint(error) == (
-                f"{first}{root}/img/ulm/x{ending}.tif is an image that is not read (.tif); convert it to PNG or JPEG "
-                "(files that end with .png or .jpg), or move it away"
+                f"{first}{root}/img/ulm/x{ending}.tif is in a format that is not read (.tif); convert it to PNG or "
+                "JPEG (files that end with .png or .jpg), or move it away"
             )
     text = complaint(error)
     assert text.startswith(
-        f"{first}3 files such as {root}/img/ulm/x{ending}.tif are images that are not read (.tif or .w"
+        f"{first}3 files such as {root}/img/ulm/x{ending}.tif are in formats that are not read (.tif or .w"
     )
     assert text.endswith("convert them to PNG or JPEG (files that end with .png or .jpg), or move them away")
     explicit = {key: text if text.endswith(".png") else f"{text}.png" for key, text in FORMS[form].items()}
@@ -237,7 +237,7 @@ def test_images_of_formats_that_are_not_read_are_an_error(tmp_path, form):
 def test_folder_with_other_formats_only_says_so(tmp_path):
     (tmp_path / "pictures/img").mkdir(parents=True)
     (tmp_path / "pictures/img/a.bmp").write_bytes(b"")
-    with pytest.raises(InputError, match=r"img/a\.bmp is an image that is not read \(\.bmp\); convert it"):
+    with pytest.raises(InputError, match=r"img/a\.bmp is in a format that is not read \(\.bmp\); convert it"):
         open_train(own_domain(tmp_path, {"images": "img"}), with_masks=False)
 
 

@@ -60,9 +60,11 @@ def plain(value):
 
 
 def hash_of(texts: Sequence[str]) -> str:
-    """Hash of texts in any order: the first 16 hex digits of a SHA-256."""
-    return hashlib.sha256(json.dumps(sorted(texts)).encode()).hexdigest()[:16]
+    """Number and hash of texts in any order, such as "100, hash 9f7c96453d746c49": of a SHA-256 the first 16 digits."""
+    return f"{len(texts)}, hash {hashlib.sha256(json.dumps(sorted(texts)).encode()).hexdigest()[:16]}"
 
 
 def _shown(value):
-    return "absent" if value is None else json.dumps(value, ensure_ascii=False)
+    if value is None or isinstance(value, Mapping):
+        return "absent" if value is None else "there"
+    return json.dumps(value, ensure_ascii=False)

@@ -57,6 +57,12 @@ def load_yaml(path: str) -> Domain:
     layout, classes = _yaml_layout(spec, path)
     select = _yaml_split(spec, "select_split", "val", path)
     size = _ints(spec["size"], f"{path}: size", 2, 1, 65535)
+    crop = _ints(spec["crop"], f"{path}: crop", 2, 1, 65535) if "crop" in spec else size
+    if (size[0] - size[1]) * (crop[0] - crop[1]) < 0:
+        raise InputError(
+            f"{path}: crop: {list(crop)} is {'upright' if crop[0] > crop[1] else 'wide'} and size {list(size)} is not; "
+            f"both are [height, width]: did you mean {list(crop[::-1])}?"
+        )
     return Domain(
         name,
         spec.get("title", name),
@@ -66,7 +72,7 @@ def load_yaml(path: str) -> Domain:
         if "root" in spec
         else "",
         size=size,
-        crop=_ints(spec["crop"], f"{path}: crop", 2, 1, 65535) if "crop" in spec else size,
+        crop=crop,
         select_split=select,
         report_split=_yaml_split(spec, "report_split", select, path),
         unlabeled_splits=_yaml_unlabeled(spec, path),

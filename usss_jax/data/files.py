@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from usss_jax.data import lists, patterns
 from usss_jax.data.domain import Domain, Files, Layout
-from usss_jax.data.folders import Names, below, there_are, walk
+from usss_jax.data.folders import Names, below, normal, there_are, walk
 from usss_jax.data.mask_files import Image, expected_masks, match_masks
 from usss_jax.errors import InputError
 
@@ -85,9 +85,9 @@ def _nothing(domain, root, split, what, remedy, looked_for=()):
 
 def _unread_text(domain, root, split, paths):
     endings = " or ".join(sorted({os.path.splitext(path)[1].lower() or "without an ending" for path in paths}))
-    what, them = f"{len(paths)} files such as {paths[0]} are images that are not read ({endings})", "them"
+    what, them = f"{len(paths)} files such as {paths[0]} are in formats that are not read ({endings})", "them"
     if len(paths) == 1:
-        what, them = f"{paths[0]} is an image that is not read ({endings})", "it"
+        what, them = f"{paths[0]} is in a format that is not read ({endings})", "it"
     remedy = f"convert {them} to PNG or JPEG (files that end with .png or .jpg), or move {them} away"
     return f"{root}: split {split!r} of domain {domain.name!r}: {what}; {remedy}"
 
@@ -120,6 +120,7 @@ def _find(root, layout, files, domain, split):
         images, unread, others = _matching(root, files)
         path = os.path.join(root, files.list_file)
         images = {key: images[key] for key in lists.read_ids(path, domain, images, (split,))}
+        _check_mask_column(path, files, images, root)
         unread, others = [], []  # the list says what is wanted
     else:
         images, unread, others = _listed(root, files.list_file), [], []
@@ -135,7 +136,12 @@ def _matching(root, files):
         key, other = patterns.match_id(pattern, name), patterns.match_other(pattern, name)
         if key in images:
             both = " and ".join(sorted((images[key].path, path)))
-            raise InputError(f"{both} are two images with the same id {key!r}; remove one")
+            alike = (
+                ", told apart by composed and decomposed letters alone"
+                if normal(path) == normal(images[key].path)
+                else ""
+            )
+            raise InputError(f"{both} are two images with the same id {key!r}{alike}; remove one")
         try:
             (key or other or "").encode()
         except UnicodeEncodeError as error:
@@ -216,7 +222,7 @@ def _listed(root, name):
 
 def _check_listed(name, extensions, line, root):
     """Path below root that a line names; a "/" before it, or the root itself, is no matter."""
-    name = name.removeprefix(os.path.join(os.path.abspath(root), "")).lstrip("/")
+    name = _below_own_name(name.removeprefix(os.path.join(os.path.abspath(root), "")).lstrip("/"), root)
     if ".." in name.split("/"):
         raise InputError(f"{line}: {name!r} must be a path below the domain's root, without ..")
     if not name.lower().endswith(extensions):
@@ -226,6 +232,35 @@ def _check_listed(name, extensions, line, root):
             "FOLDER, masks: FOLDER}"
         )
     return posixpath.normpath(name)
+
+
+def _below_own_name(name, root):
+    """The path without the last names of root before it, as in data/train/a.png of the folder data."""
+    root = os.path.abspath(root).replace(os.sep, "/")
+    parts = name.split("/")
+    for count in range(len(parts) - 1, 0, -1):
+        rest = "/".join(parts[count:])
+        if root.endswith("/" + "/".join(parts[:count])) and not os.path.exists(os.path.join(root, name)):
+            return rest
+    return name
+
+
+def _check_mask_column(path, files, images, root):
+    """Raise InputError for a line whose mask is another file than the pattern of masks says."""
+    names = (name for key, image in images.items() if files.masks for name in expected_masks(key, image, files, root))
+    expected = {posixpath.basename(name).lower() for name in names}
+    folder = patterns.folder(files.masks or "")
+    for number, text in lists.read_lines(path) if files.masks else ():
+        mask = lists.columns(text)[1]
+        if mask is None or not mask.lower().endswith(".png"):
+            continue
+        known = posixpath.basename(mask).lower() in expected
+        inside = folder in posixpath.dirname(mask) or "/" not in mask
+        if not (known and inside):
+            raise InputError(
+                f"{path}:{number}: names the mask {mask!r}, but masks are {files.masks} in the domain's file; remove "
+                "masks there and images, or this column here"
+            )
 
 
 def _hold_out(images, every, split, domain):

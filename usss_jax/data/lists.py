@@ -23,6 +23,8 @@ def read_lines(path: str | os.PathLike) -> list[tuple[int, str]]:
     try:
         with open(os.path.expanduser(path), "rb") as file:
             data = file.read()
+        if b"\0" in data and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise InputError(f"{path}: this list is not UTF-8 text, perhaps UTF-16; save it as UTF-8")
         text = data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
         rows = (line.lstrip().rstrip(" ").replace("\\", "/") for line in re.split("\r\n|\r|\n", text))
         lines = list(enumerate(rows, start=1))

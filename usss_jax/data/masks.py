@@ -12,14 +12,17 @@ Masks are PNG files, interlaced or not. By the layout's `encoding`, the class is
 | three channels, all equal    | the channel                              | the first channel | the colour     |
 | three channels that differ   | refused                                  | the first channel | the colour     |
 | palette of greys alone       | the level; if the table lacks it and all | level             | the grey       |
-|                              | colours are those of classes, the colour |                   |                |
+|                              | colours are those of classes, the        |                   |                |
+|                              | colour; refused if both fit and differ   |                   |                |
 | palette with colours         | the index, unless a class's colour is at | the entry's first | the colour     |
 |                              | the index of another class: then the     | channel           |                |
 |                              | colour, or refused if some used entry    |                   |                |
-|                              | has no class's colour                    |                   |                |
+|                              | has no class's colour; refused if black  |                   |                |
+|                              | alone contradicts the index              |                   |                |
 | an alpha channel             | as without if it is opaque, else refused | as for ids        | as for ids     |
 
-Channels of 16 bits are refused for `color`, as is JPEG for all. A palette of greys is what lossless optimisers make of
+A transparent level, colour or palette entry (tRNS) is not looked at. Channels of 16 bits are refused for `color`, as is
+JPEG for all. A palette of greys is what lossless optimisers make of
 a grey mask. Indices are taken only where they mean the same in all masks: two masks whose palettes give an index
 different colours are refused. In a palette black stands for ignore where the layout has ids to ignore and no class is
 black.
@@ -94,15 +97,18 @@ def decode_raw(data: bytes, name: str, domain: Domain, layout: Layout) -> RawMas
         mode = cv2.IMREAD_UNCHANGED if header.bits == 16 else cv2.IMREAD_GRAYSCALE
         levels = decode_pixels(data, name, mode)
         return RawMask(levels if header.bits >= 8 else _of_few_bits(levels, header.bits, name, layout))
-    channels = _opaque(decode_pixels(data, name, cv2.IMREAD_UNCHANGED), name)  # blue, green, red
+    channels = _channels(data, name, header)
     if layout.encoding == "ids" and (channels != channels[:, :, :1]).any():
         raise InputError(f"{name}: has colours, not class ids; {_instead_of_colors(channels, header, domain, layout)}")
     return RawMask(np.ascontiguousarray(channels[:, :, 2]))
 
 
-def _opaque(pixels, name):
-    """Colour channels [h, w, 3] of pixels [h, w, 3 or 4]."""
-    if pixels.shape[2] == 4 and (pixels[:, :, 3] != np.iinfo(pixels.dtype).max).any():
+def _channels(data, name, header: Header):
+    """Blue, green and red [h, w, 3], of a file whose alpha channel, if it has one, is opaque."""
+    if header.channels == 3:  # a transparent colour (tRNS) is not looked at
+        return decode_pixels(data, name, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    pixels = decode_pixels(data, name, cv2.IMREAD_UNCHANGED)
+    if (pixels[:, :, 3] != np.iinfo(pixels.dtype).max).any():
         raise InputError(
             f"{name}: has transparent pixels, whose class is unclear; remove the alpha channel (mogrify -alpha off "
             "FILE)"
@@ -114,8 +120,13 @@ def _colors(data, name, header: Header):
     """Colours as red + 2**8 * green + 2**16 * blue, uint32 [h, w]."""
     if header.bits > 8:
         raise InputError(f"{name}: has {header.bits} bits per channel; save colour masks with 8 bits")
+    if header.palette:
+        indices, entries, _ = _indices(data, name, header)
+        table = np.zeros(256, np.uint32)
+        table[: len(entries)] = [r | g << 8 | b << 16 for r, g, b in entries]
+        return table.take(indices)
     if header.channels in (2, 4):
-        _opaque(decode_pixels(data, name, cv2.IMREAD_UNCHANGED), name)
+        _channels(data, name, header)
     pixels = cv2.cvtColor(decode_pixels(data, name, cv2.IMREAD_COLOR_RGB), cv2.COLOR_RGB2RGBA)
     return pixels.view("<u4")[:, :, 0] & 0xFFFFFF
 
@@ -139,7 +150,19 @@ def _of_few_bits(levels, bits, name, layout):
 
 
 def _of_palette(data, name, header, domain, layout) -> RawMask:
-    # Samples of a palette image are stored as those of a grey one: as such OpenCV reads the indices, of any size.
+    indices, entries, used = _indices(data, name, header)
+    if layout.encoding == "ids16":
+        ids, by = [red for red, _, _ in entries], "value"
+    else:
+        ids, by = palette_ids(entries, used, name, domain, layout)
+    table = np.zeros(256, np.uint8 if max(ids) < 256 else np.uint16)
+    table[: len(ids)] = ids
+    return RawMask(table.take(indices), by, {i: entries[i] for i in used} if by == "index" else {})
+
+
+def _indices(data, name, header) -> tuple[np.ndarray, list[Color], list[int]]:
+    """Indices [h, w] of a palette image, the colours of its palette, and the indices that it uses."""
+    # Samples of a palette image are stored as those of a grey one: as such OpenCV reads them, of any size.
     indices = decode_pixels(_as_grey(data), name, cv2.IMREAD_GRAYSCALE)
     if header.bits < 8:
         indices //= 255 // (2**header.bits - 1)
@@ -147,15 +170,7 @@ def _of_palette(data, name, header, domain, layout) -> RawMask:
     used = np.flatnonzero(cv2.calcHist([indices], [0], None, [256], [0, 256])).tolist()
     if used[-1] >= len(colors):
         raise InputError(f"{name}: is damaged (index {used[-1]} is not in its palette); restore this file")
-    entries = [(int(r), int(g), int(b)) for r, g, b in colors]
-    if layout.encoding == "ids16":
-        ids, by = [red for red, _, _ in entries], "value"
-    else:
-        ids, by = palette_ids(entries, used, name, domain, layout)
-    table = np.zeros(256, np.uint8 if max(ids) < 256 else np.uint16)
-    table[: len(ids)] = ids
-    values = table.take(indices)
-    return RawMask(values, by, {i: entries[i] for i in used} if by == "index" else {})
+    return indices, [(int(r), int(g), int(b)) for r, g, b in colors], used
 
 
 def _as_grey(data):

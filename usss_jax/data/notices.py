@@ -58,6 +58,8 @@ def about_classes(domain: Domain, what: str, ids: Sequence[str], labels: Labels,
     Raises:
       InputError: if they show fewer classes than that, or none.
     """
+    if least_classes > domain.num_classes > 1:
+        raise InputError(f"min_classes={least_classes}: {domain.name} has {domain.num_classes} classes; set it lower")
     present = labels.counts.sum(axis=0) > 0
     if present.sum() < max(1, least_classes):
         raise InputError(_too_few(domain, what, present))
@@ -76,7 +78,7 @@ def about_classes(domain: Domain, what: str, ids: Sequence[str], labels: Labels,
 def _too_few(domain, what, present):
     names = [name for name, there in zip(domain.class_names, present, strict=True) if there]
     absent = ", ".join(name for name in domain.class_names if name not in names)
-    shown = f"all labeled pixels of its {what} are {', '.join(names)}, none {absent}"
+    shown = f"its {what} show {', '.join(names)} and no labeled pixel of {absent}"
     if not names:
         shown = f"its {what} have no labeled pixel"
     meant = f", or set min_classes={len(names)} if that is meant" if names else ""

@@ -48,27 +48,31 @@ def palette_ids(
     raw_of = {color: raw[0] for color, raw in single.items() if raw}
     if layout.ignore_ids and BLACK not in classes:
         raw_of[BLACK] = layout.ignore_ids[0]
-    by_color = all(entries[i] in raw_of for i in used)
     of_colors = [raw_of.get(color, 0) for color in entries]
-
+    by_color = all(entries[i] in raw_of for i in used) and any(entries[i] in classes for i in used)
+    ids, by = list(range(len(entries))), "index"
     if all(r == g == b for r, g, b in entries):
-        levels = [r for r, _, _ in entries]
-        known = all(table[levels[i]] != UNKNOWN for i in used)
-        by_color = by_color and any(entries[i] in classes for i in used)
-        return (of_colors, "colour") if by_color and not known else (levels, "level")
-
-    wrong = [i for i in _contradicted(entries, table, classes) if i in used or entries.count(entries[i]) == 1]
+        ids, by = [r for r, _, _ in entries], "level"
+        wrong = [i for i in used if by_color and table[ids[i]] != table[of_colors[i]]]
+        decides = any(table[ids[i]] == UNKNOWN for i in used)
+    else:
+        wrong = [i for i in _contradicted(entries, table, classes) if i in used or entries.count(entries[i]) == 1]
+        black = [i for i in used if by_color and entries[i] == BLACK and BLACK in raw_of and table[i] != IGNORE]
+        decides = bool(wrong) or any(table[i] == UNKNOWN for i in black)
+        wrong += [i for i in black if BLACK not in classes]
+        by_color = by_color or all(entries[i] == BLACK and BLACK in raw_of for i in used)
     if not wrong:
-        return list(range(len(entries))), "index"
-    if by_color:
+        return ids, by
+    if by_color and decides:
         return of_colors, "colour"
-    stranger = next(i for i in used if entries[i] not in raw_of)
     index, color = wrong[0], entries[wrong[0]]
+    stranger = next((i for i in used if entries[i] not in raw_of), None)
+    said = repr(domain.classes[min(classes[color])].name) if color in classes else "what is to be ignored"
+    why = "" if stranger is None else f" (the colour {entries[stranger]} of index {stranger} is not that of one class)"
     raise InputError(
-        f"{name}: palette index {index} is {_meaning(table[index], domain)} by the ids of domain {domain.name!r}, but "
-        f"has the colour {color} of {domain.classes[min(classes[color])].name!r}; colours cannot decide, since "
-        f"{entries[stranger]} of index {stranger} is not the colour of one class; save the mask as a grey image of the "
-        "class ids, or correct the classes' colours"
+        f"{name}: palette index {index} is {_meaning(table[ids[index]], domain)} by its {by} {ids[index]} in domain "
+        f"{domain.name!r}, but has the colour {color} of {said}, and neither is sure{why}; save the mask as a grey "
+        "image of the class ids without a palette, or correct the classes' colours"
     )
 
 

@@ -93,6 +93,7 @@ class Pools:
             "crop": list(self.crop),
             "select_split": self.domain.select_split,
             "report_split": self.domain.report_split,
+            **{f"images of {split}": hash_of(s.ids) for split, s in self.labeled_sources.items() if split != LABELED},
             "labeled images": hash_of(self.labeled.ids),
             "unlabeled images": hash_of(self.unlabeled.ids),
             "labels": {what: one.digest for what, one in self.labels.items()},
