@@ -18,10 +18,12 @@ def png(pixels, kind=GREY, bits=8, palette=None, interlaced=False, chunks=()):
     if palette is not None:
         content.insert(1, (b"PLTE", np.asarray(palette, np.uint8).tobytes()))
     content += [(b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        len(body).to_bytes(4, "big") + name + body + zlib.crc32(name + body).to_bytes(4, "big")
-        for name, body in content
-    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name, body) for name, body in content)
+
+
+def chunk(name, body):
+    """One chunk of a file, with its checksum."""
+    return len(body).to_bytes(4, "big") + name + body + zlib.crc32(name + body).to_bytes(4, "big")
 
 
 def _rows(pixels, bits):
