@@ -102,7 +102,7 @@ def test_all_faults_are_told_at_once(mine, tmp_path):
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert "faults (7), to be mended" in result.stdout and "7 faults, 0 warnings" in result.stdout
     for told in (
-        *("t1.png; add the masks", "t2.png: is truncated", "t3.png: is empty", "raw id 77", "t4.png"),
+        *("t1.png; of the first, looked for", "t2.png: is truncated", "t3.png: is empty", "raw id 77", "t4.png"),
         *("the mask is 24x32", "t5.png", "train/t0.png = val/v1.png", "1 mask without an image", "val_masks/v2.png"),
     ):
         assert told in result.stdout, told
@@ -251,7 +251,7 @@ def test_missing_halves_are_counted_and_the_first_five_named(mine):
     report, findings = checked(yaml)
     images, masks = of_level(findings, FAULT)
     assert images.startswith("mine, train: 7 of 13 images without a mask: ")
-    assert "x14.png and 2 more; add" in images and "x15.png" not in images
+    assert "x14.png and 2 more; of the first, looked for" in images and "x15.png" not in images
     assert masks.startswith(f"mine, val: 1 mask without an image, which nothing will read: {data}/val_masks/stray")
     assert len(findings[0].items) == 7 and report.splits["val"].without_image == [f"{data}/val_masks/stray.png"]
 

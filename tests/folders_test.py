@@ -117,6 +117,8 @@ def test_missing_mask_names_the_nearest_that_are_there(tmp_path):
     text = complaint(error)
     assert "frame_0002.png has no mask: looked for" in text
     assert "; nearest there: masks/frame_0001.png, masks/frame_0002_labelIds.png; add it" in text
+    (fault,) = [fault for fault in findings_of(mine(tmp_path), FAULT) if "without a mask" in fault]
+    assert "; nearest there: masks/frame_0001.png, masks/frame_0002_labelIds.png; add the masks" in fault
 
 
 def test_folder_that_is_not_there_names_the_nearest(tmp_path):

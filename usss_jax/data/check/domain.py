@@ -30,6 +30,7 @@ class SplitReport:
       missing: images that its list names and that are not there.
       unread: files of images in formats that are not read.
       others: files among the images that are none.
+      looked_for: the mask of the first of `without_mask`, and the names that come nearest.
       without_mask: ids of images whose mask is missing; `without_image`: masks whose image is missing.
       companions: files beside the masks that nothing reads.
       by_color: palette masks whose colours contradict their indices, and decide.
@@ -54,6 +55,7 @@ class SplitReport:
     unread: Sequence[str] = ()
     others: Sequence[str] = ()
     without_mask: Sequence[str] = ()
+    looked_for: str = ""
     without_image: list[str] = dataclasses.field(default_factory=list)
     companions: list[str] = dataclasses.field(default_factory=list)
     by_color: list[str] = dataclasses.field(default_factory=list)
@@ -180,7 +182,7 @@ def _list_splits(report: DomainReport, uses: Uses) -> dict[str, Listing]:
             continue
         split.ids, split.images, split.masks, split.unread = listing.ids, listing.images, listing.masks, listing.unread
         split.without_mask, split.no_masks, split.colors = listing.without_mask, listing.no_masks, listing.colors
-        split.others = listing.others
+        split.others, split.looked_for = listing.others, listing.looked_for
     errors = {split.error for split in report.splits.values()}
     if not listings and len(errors) == 1 and not any(split.missing for split in report.splits.values()):
         report.error = errors.pop()  # of the folder as a whole

@@ -52,6 +52,7 @@ class Listing:
       others: files among the images that are none.
       without_mask: ids that have none although the split has masks.
       no_masks: why the split as a whole has no masks, "" if it has.
+      looked_for: the mask of the first of these, and the names that come nearest.
       target: train id (255: ignore) of a raw value of the masks, None for one that the table lacks.
       colors: whether the raw values are colours.
     """
@@ -66,6 +67,7 @@ class Listing:
     no_masks: str = ""
     target: Callable[[int], int | None] = int
     colors: bool = False
+    looked_for: str = ""
 
 
 def list_split(domain: Domain, root: str | None, split: str, size: tuple[int, int]) -> Listing:
@@ -81,7 +83,8 @@ def list_split(domain: Domain, root: str | None, split: str, size: tuple[int, in
         found = find_readable(domain, str(root), split, with_masks=False)
     layout, palettes = found.layout, Palettes()
     images = {key: image.path for key, image in found.images.items()}
-    masks = {} if why else match_masks(domain, str(root), found.files, found.images)[0]
+    masks, missing = ({}, {}) if why else match_masks(domain, str(root), found.files, found.images)
+    first = re.search(r"looked for .*?(?=; add it)", next(iter(missing.values()), ""))
     return Listing(
         list(images),
         lambda key: look_at_files(images[key], masks.get(key), domain, layout, palettes),
@@ -93,6 +96,7 @@ def list_split(domain: Domain, root: str | None, split: str, size: tuple[int, in
         no_masks=why,
         target=_targets(domain, layout),
         colors=layout.encoding == "color",
+        looked_for=first[0] if first else "",
     )
 
 

@@ -103,7 +103,8 @@ def _of_files(report: DomainReport, split: SplitReport, needs_masks: bool) -> It
             "image without mask",
             f"{len(split.without_mask)} of {plural(len(split.ids), 'image')} without a mask",
             [split.images.get(key, repr(key)) for key in split.without_mask],
-            "add the masks, remove the images, or name the labeled images in a labeled_list",
+            (f"of the first, {split.looked_for}; " if split.looked_for else "")
+            + "add the masks, remove the images, or name the labeled images in a labeled_list",
         )
     if split.without_image:
         what = f"{plural(len(split.without_image), 'mask')} without an image, which nothing will read"
