@@ -255,15 +255,17 @@ def test_list_beside_patterns_chooses_among_their_images(tmp_path, text):
 
 
 def test_mask_that_a_list_names_and_the_patterns_do_not_mean_is_refused(tmp_path):
-    write_pair(tmp_path / "data", "a.png", "a.png")
+    for seed, name in enumerate("ab"):
+        write_pair(tmp_path / "data", f"{name}.png", f"{name}.png", seed)
     domain = mine(tmp_path, train={"list": "train.txt", "images": "images", "masks": "masks"})
-    (tmp_path / "data/train.txt").write_text("images/a.png masks/a.png\n")
-    assert opened(domain).ids == ["a"]
-    (tmp_path / "data/train.txt").write_text("images/a.png other/a.png\n")
-    with pytest.raises(
-        InputError, match=r"train\.txt:1: names the mask 'other/a\.png', but masks are masks/\{id\}\.png"
-    ):
-        opened(domain)
+    (tmp_path / "data/train.txt").write_text("images/a.png masks/a.png\nimages/b.png\n")
+    assert opened(domain).ids == ["a", "b"]
+    for mask in ("other/a.png", "masks/b.png"):
+        (tmp_path / "data/train.txt").write_text(f"images/a.png {mask}\nimages/b.png\n")
+        with pytest.raises(
+            InputError, match=rf"train\.txt:1: names the mask '{mask}', but by .* it is masks/a\.png; corr"
+        ):
+            opened(domain)
 
 
 def test_list_may_have_the_root_s_own_name_before_its_paths_and_no_utf_16_without_a_mark(tmp_path):

@@ -18,6 +18,7 @@ from usss_jax.data.files import find_images
 from usss_jax.data.mask_files import find_masks
 from usss_jax.data.masks import decode_mask
 from usss_jax.data.palettes import Palettes
+from usss_jax.data.patterns import fill
 from usss_jax.data.sources import open_source
 from usss_jax.errors import InputError
 
@@ -375,10 +376,12 @@ def encodings(raw, domain, layout, rng):
         "palette colour shuffled": png(at[raw], PALETTE, 8, colors),
         "palette colour shuffled interlaced": png(at[raw], PALETTE, 8, colors, interlaced=True),
     }
-    if len(used) <= 16:
-        files["palette grey of 4 bits"] = png(place[raw], PALETTE, 4, greys)
-    if used.max() < 16 and not {17 * i for i in used[used > 0]} & set(known.tolist()):
-        files["grey of 4 bits"] = png(raw, bits=4)
+    for bits in (1, 2, 4):
+        if len(used) <= 2**bits:
+            files[f"palette grey of {bits} bits"] = png(place[raw], PALETTE, bits, greys)
+        spread = {int(i) * (255 // (2**bits - 1)) for i in used[used > 0]}
+        if used.max() < 2**bits and spread and not spread <= {0, *known.tolist()}:  # else refused: either may be meant
+            files[f"grey of {bits} bits"] = png(raw, bits=bits)
     return files
 
 
@@ -429,22 +432,23 @@ def test_real_masks_mean_the_same_in_every_lossless_encoding(name, every):
     print(f"{name}: {count} files")
 
 
-def test_real_masks_mean_the_same_through_folder_and_records(tmp_path):
-    domain = get_domain("camvid")
-    (_, layout, raw), *_ = real_masks("camvid", 40)
-    raw = np.ascontiguousarray(raw[::6, ::6])
-    files = encodings(raw, domain, layout, np.random.default_rng(0))
-    for split in ("train", "val", "test"):
-        for name, data in files.items():
-            write_image(tmp_path / f"camvid/{split}/{name}.png", 0, raw.shape)
-            (tmp_path / f"camvid/{split}annot").mkdir(exist_ok=True)
-            (tmp_path / f"camvid/{split}annot/{name}.png").write_bytes(data)
-    config = RecordsConfig(domain=domain, source=str(tmp_path / "camvid"))
+@pytest.mark.parametrize("name", ["camvid", "cityscapes256", "idd_lite"])
+def test_real_masks_mean_the_same_through_folder_and_records(tmp_path, name):
+    (domain, layout, raw), *_ = real_masks(name, 40)
+    files = encodings(raw := np.ascontiguousarray(raw[::6, ::6]), domain, layout, np.random.default_rng(0))
+    for split in {"train", domain.select_split, domain.report_split}:
+        where = layout.splits[split]
+        for encoding, data in files.items():
+            write_image(tmp_path / "data" / f"{fill(where.images, encoding)}.png", 0, raw.shape)
+            path = tmp_path / "data" / fill(where.masks, encoding)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    config = RecordsConfig(domain=domain, source=str(tmp_path / "data"))
     prepare.prepare(DomainBuilder, config, str(tmp_path / "records"))
-    for root in (str(tmp_path / "camvid"), f"tfds:{tmp_path}/records"):
+    for root in (str(tmp_path / "data"), f"tfds:{tmp_path}/records"):
         source = open_source(domain, root, "train", size=raw.shape)
         assert source.ids == sorted(files)
         for index in range(len(source)):
             label = source[index]["label"]
-            assert np.array_equal(label, np.where(raw == 11, IGNORE, raw))
+            assert np.array_equal(label, np.where(np.isin(raw, layout.ignore_ids), IGNORE, raw))
             assert np.array_equal(label, source.label(index))

@@ -13,7 +13,7 @@ def label_space(domain: Domain) -> dict[str, Any]:
     layouts = {f"layout {number}": _layout(domain, one) for number, one in enumerate(domain.layouts, start=1)}
     own = layouts["layout 1"] if len(layouts) == 1 else layouts
     colors = {one.name: one.color for one in domain.classes}
-    return plain({"classes": domain.class_names, "colors": colors, "drawn": domain.synthetic, **own})
+    return _plain({"classes": domain.class_names, "colors": colors, "drawn": domain.synthetic, **own})
 
 
 def differences(before: Any, now: Any, where: str = "") -> list[str]:
@@ -54,8 +54,8 @@ def _layout(domain: Domain, layout: Layout):
     }
 
 
-def plain(value):
-    """Return the value as JSON gives it back."""
+def _plain(value):
+    """The value as JSON gives it back."""
     return json.loads(json.dumps(value))
 
 

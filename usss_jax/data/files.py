@@ -119,8 +119,9 @@ def _find(root, layout, files, domain, split):
     elif files.images:
         images, unread, others = _matching(root, files)
         path = os.path.join(root, files.list_file)
-        images = {key: images[key] for key in lists.read_ids(path, domain, images, (split,))}
-        _check_mask_column(path, files, images, root)
+        keys = lists.read_ids(path, domain, images, (split,))
+        images = {key: images[key] for key in keys}
+        _check_mask_column(path, keys, files, images, root)
         unread, others = [], []  # the list says what is wanted
     else:
         images, unread, others = _listed(root, files.list_file), [], []
@@ -245,21 +246,18 @@ def _below_own_name(name, root):
     return name
 
 
-def _check_mask_column(path, files, images, root):
-    """Raise InputError for a line whose mask is another file than the pattern of masks says."""
-    names = (name for key, image in images.items() if files.masks for name in expected_masks(key, image, files, root))
-    expected = {posixpath.basename(name).lower() for name in names}
-    folder = patterns.folder(files.masks or "")
-    for number, text in lists.read_lines(path) if files.masks else ():
-        mask = lists.columns(text)[1]
-        if mask is None or not mask.lower().endswith(".png"):
+def _check_mask_column(path, keys, files, images, root):
+    """Raise InputError for a line whose mask is not that of its image by the pattern of masks."""
+    for (number, text), key in zip(lists.read_lines(path), keys, strict=True):
+        mask = lists.columns(text)[1] or ""
+        if not (files.masks and mask.lower().endswith(".png")):
             continue
-        known = posixpath.basename(mask).lower() in expected
-        inside = folder in posixpath.dirname(mask) or "/" not in mask
-        if not (known and inside):
+        ends = [f"/{name}".lower() for name in expected_masks(key, images[key], files, root)]
+        named = f"/{normal(mask.lstrip('/'))}".lower()
+        if not any(named.endswith(end) or end.endswith(named) for end in ends):
             raise InputError(
-                f"{path}:{number}: names the mask {mask!r}, but masks are {files.masks} in the domain's file; remove "
-                "masks there and images, or this column here"
+                f"{path}:{number}: names the mask {mask!r}, but by {files.masks} of the domain's file it is "
+                f"{ends[0][1:]}; correct the line, or leave out its second column"
             )
 
 
