@@ -36,7 +36,7 @@ class Palettes:
 def palette_ids(
     entries: list[Color], used: list[int], name: str, domain: Domain, layout: Layout
 ) -> tuple[list[int], str]:
-    """Raw id of each entry of a palette, and whether it is its "level", "index" or "colour" (see the table above).
+    """Raw id of each entry of a palette, and whether it is its "level", "index" or "colour" (the table in masks.py).
 
     `used` are the indices that the mask has. Raises InputError naming an index and a colour that contradict each other.
     """
@@ -46,24 +46,28 @@ def palette_ids(
         classes.setdefault(one.color, set()).add(train_id)
     single = {color: layout.raw_ids[min(ids)] for color, ids in classes.items() if len(ids) == 1}
     raw_of = {color: raw[0] for color, raw in single.items() if raw}
-    if layout.ignore_ids and BLACK not in classes:
-        raw_of[BLACK] = layout.ignore_ids[0]
+    ignored = BLACK if layout.ignore_ids and BLACK not in classes else None
+    if ignored:
+        raw_of[ignored] = layout.ignore_ids[0]
     of_colors = [raw_of.get(color, 0) for color in entries]
-    by_color = all(entries[i] in raw_of for i in used) and any(entries[i] in classes for i in used)
-    ids, by = list(range(len(entries))), "index"
+    all_known = all(entries[i] in raw_of for i in used)
+    of_classes = all_known and any(entries[i] in classes for i in used)
+
     if all(r == g == b for r, g, b in entries):
         ids, by = [r for r, _, _ in entries], "level"
-        wrong = [i for i in used if by_color and table[ids[i]] != table[of_colors[i]]]
-        decides = any(table[ids[i]] == UNKNOWN for i in used)
+        wrong = [i for i in used if of_classes and table[ids[i]] != table[of_colors[i]]]
+        colors_decide = any(table[ids[i]] == UNKNOWN for i in used)
     else:
+        ids, by = list(range(len(entries))), "index"
+        # An entry that the mask does not use shows the palette's order too, unless it is one of many to fill it up.
         wrong = [i for i in _contradicted(entries, table, classes) if i in used or entries.count(entries[i]) == 1]
-        black = [i for i in used if by_color and entries[i] == BLACK and BLACK in raw_of and table[i] != IGNORE]
-        decides = bool(wrong) or any(table[i] == UNKNOWN for i in black)
-        wrong += [i for i in black if BLACK not in classes]
-        by_color = by_color or all(entries[i] == BLACK and BLACK in raw_of for i in used)
+        colors_decide = bool(wrong)
+        if not wrong and of_classes:  # black alone may contradict its index
+            wrong = [i for i in used if entries[i] == ignored and table[i] != IGNORE]
+            colors_decide = any(table[i] == UNKNOWN for i in wrong)
     if not wrong:
         return ids, by
-    if by_color and decides:
+    if all_known and colors_decide:
         return of_colors, "colour"
     index, color = wrong[0], entries[wrong[0]]
     stranger = next((i for i in used if entries[i] not in raw_of), None)
