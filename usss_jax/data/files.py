@@ -182,7 +182,7 @@ _STARTS = (
 )
 
 
-def is_image(path):
+def is_image(path: str) -> bool:
     """Whether a file that no pattern matches is an image all the same, by its ending or its first bytes."""
     if path.lower().endswith(patterns.OTHER_FORMATS):
         return True
