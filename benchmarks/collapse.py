@@ -20,9 +20,12 @@ import numpy as np
 from usss_jax.config import checked
 from usss_jax.data import streams
 from usss_jax.data.pools import open_all
-from usss_jax.training import label_embeddings, logs, networks, optim, sharding, variants
-from usss_jax.training.state import create_state
-from usss_jax.training.step import Objective, jit_train_step
+from usss_jax.engine import optim
+from usss_jax.engine.state import create_state
+from usss_jax.methods.usss import label_embeddings, variants
+from usss_jax.methods.usss.step import Objective, jit_train_step
+from usss_jax.parallel import sharding
+from usss_jax.runs import logs, networks
 
 SETTINGS = {
     "paper's terms, the config's lr": {},

@@ -12,11 +12,11 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from benchmarks.step_cpu import CLASSES, EMBED_DIM
+from usss_jax.engine.optim import create_optimizer
+from usss_jax.engine.state import DUMMY_IMAGES, TrainState
+from usss_jax.methods.usss.step import Objective, jit_train_step
 from usss_jax.models.universal import UniversalModel, create_model
-from usss_jax.training import sharding
-from usss_jax.training.optim import create_optimizer
-from usss_jax.training.state import DUMMY_IMAGES, TrainState
-from usss_jax.training.step import Objective, jit_train_step
+from usss_jax.parallel import sharding
 
 SIZES = {"512x512": (512, 512), "360x480": (360, 480)}  # height x width
 

@@ -35,7 +35,7 @@ from usss_jax.data.files import find_images
 from usss_jax.data.mask_files import find_masks
 from usss_jax.data.pools import Pools, open_pools
 from usss_jax.data.sizes import height_width
-from usss_jax.training import logs
+from usss_jax.runs import logs
 
 BATCH = 10
 DOMAINS = ("camvid", "cityscapes256")

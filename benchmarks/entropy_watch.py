@@ -13,7 +13,7 @@ import pathlib
 
 import numpy as np
 
-from usss_jax.training.logs import write_json
+from usss_jax.runs.logs import write_json
 
 STEPS = (1, 10, 50, 100, 300, 600)
 NORMS = ("encoder_grad_norm/supervised", "encoder_grad_norm/entropy")

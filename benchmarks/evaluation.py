@@ -18,8 +18,8 @@ import numpy as np
 from usss_jax.config import read_size
 from usss_jax.evaluation.evaluate import create_evaluator
 from usss_jax.models.universal import create_model
-from usss_jax.training import sharding
-from usss_jax.training.logs import environment, write_json
+from usss_jax.parallel import sharding
+from usss_jax.runs.logs import environment, write_json
 
 CLASSES = {"cityscapes": 19}
 

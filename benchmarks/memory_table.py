@@ -14,8 +14,8 @@ import pathlib
 import jax
 
 from benchmarks.compiled_step import CLASSES, EMBED_DIM, SIZES, Setting, compile_step, memory, topology_mesh
-from usss_jax.training.logs import environment, write_json
-from usss_jax.training.sharding import create_mesh
+from usss_jax.parallel.sharding import create_mesh
+from usss_jax.runs.logs import environment, write_json
 
 RESULT = pathlib.Path(__file__).parent / "results" / "memory_table.json"
 BATCH = 10

@@ -13,10 +13,10 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType
 
+from usss_jax.engine.optim import create_optimizer
+from usss_jax.engine.state import DUMMY_IMAGES
 from usss_jax.models.universal import create_model
-from usss_jax.training.optim import create_optimizer
-from usss_jax.training.sharding import tree_shardings
-from usss_jax.training.state import DUMMY_IMAGES
+from usss_jax.parallel.sharding import tree_shardings
 
 RESULT = pathlib.Path(__file__).parent / "results" / "state_bytes.json"
 ENCODER, CLASSES, DIM, DEVICES = "drn_d_105", {"cityscapes": 19, "camvid": 11}, 128, 8

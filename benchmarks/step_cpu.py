@@ -58,12 +58,13 @@ def prepare_ours(
     """Return a function that makes a step and returns its loss; writes the initial weights if there are none."""
     import jax
 
+    from usss_jax.engine import optim
+    from usss_jax.engine.compiling import compiled
+    from usss_jax.engine.state import create_state
+    from usss_jax.methods.usss.step import Objective, jit_train_step
     from usss_jax.models import pretrained
     from usss_jax.models.universal import create_model
-    from usss_jax.training import optim, sharding
-    from usss_jax.training.compiling import compiled
-    from usss_jax.training.state import create_state
-    from usss_jax.training.step import Objective, jit_train_step
+    from usss_jax.parallel import sharding
 
     mesh = sharding.create_mesh(jax.devices()[:1])
     model = create_model("drn_d_22", CLASSES, embed_dim=EMBED_DIM, width=width, precision=precision)
@@ -214,7 +215,7 @@ def main():
 
     import torch
 
-    from usss_jax.training.logs import environment, write_json  # not above: PyTorch is measured without JAX loaded
+    from usss_jax.runs.logs import environment, write_json  # not above: PyTorch is measured without JAX loaded
 
     result: dict = {"classes": CLASSES, "embed_dim": EMBED_DIM, "steps": args.steps, "rounds": args.rounds}
     ratios = {"ratio": "seconds", "memory_ratio": "peak_bytes", "whole_memory_ratio": "whole_peak_bytes"}

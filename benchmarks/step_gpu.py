@@ -140,7 +140,7 @@ def main():
     args = parser.parse_args()
     if args.measure:
         if args.measure[0] == "environment":
-            from usss_jax.training.logs import environment
+            from usss_jax.runs.logs import environment
 
             print(json.dumps({**environment(), "bfloat16_matmul_flops": matmul_rate(args.matmul)}))
             return

@@ -16,7 +16,7 @@ and scores on ImageNet: n/a, not measured.
 """
 
 from usss_jax.config import parse_arg
-from usss_jax.pretraining.config import default_config
+from usss_jax.methods.imagenet.config import default_config
 
 
 def get_config(arg=None):

@@ -6,13 +6,13 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from usss_jax.engine.optim import create_optimizer
+from usss_jax.methods.hung.state import Adversarial, create_adversarial_state
+from usss_jax.methods.hung.step import jit_adversarial_step
 from usss_jax.models.convolution import Convolution
 from usss_jax.models.drn import GroupedBatchNorm
 from usss_jax.models.universal import UniversalModel
-from usss_jax.training import sharding
-from usss_jax.training.adversarial import jit_adversarial_step
-from usss_jax.training.adversarial_state import Adversarial, create_adversarial_state
-from usss_jax.training.optim import create_optimizer
+from usss_jax.parallel import sharding
 
 BATCH, SIZE, PASSES, STEPS = 8, (24, 43), 2, 10
 OBJECTIVE = Adversarial(0.5, 0.3, 0.4, threshold=0.5, semi_start=0, lr=0.001, width=1 / 16)

@@ -16,15 +16,15 @@ import numpy as np
 import optax
 import pytest
 
+from usss_jax.engine.state import create_state
+from usss_jax.methods.hung.state import Adversarial, create_adversarial_state
+from usss_jax.methods.hung.step import NO_AUGMENT, gradients, jit_adversarial_step, train_step
 from usss_jax.models.convolution import Convolution
 from usss_jax.models.drn import GroupedBatchNorm
 from usss_jax.models.universal import UniversalModel
 from usss_jax.objectives import adversarial as losses
-from usss_jax.training import sharding
-from usss_jax.training.adversarial import NO_AUGMENT, gradients, jit_adversarial_step, train_step
-from usss_jax.training.adversarial_state import Adversarial, create_adversarial_state
-from usss_jax.training.checkpoint import Checkpoints
-from usss_jax.training.state import create_state
+from usss_jax.parallel import sharding
+from usss_jax.runs.checkpoint import Checkpoints
 
 LN = math.log
 LOGIT = {p: LN(p / (1 - p)) for p in (0.1, 0.19, 0.21, 0.25, 0.5, 0.75, 0.8, 0.9)}  # of a confidence

@@ -422,7 +422,7 @@ def test_a_single_image_has_no_partner(how):
 
 def on_devices(count):
     """The augmented batch of eight images per domain on so many devices, as NumPy."""
-    from usss_jax.training import sharding
+    from usss_jax.parallel import sharding
 
     mesh = sharding.create_mesh(jax.devices()[:count])
     given = {"labeled": {}, "unlabeled": {}}

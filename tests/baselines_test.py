@@ -14,12 +14,13 @@ from configs import demo
 from usss_jax.config import checked, default_config
 from usss_jax.data.domains import get_domain
 from usss_jax.data.pools import open_all
+from usss_jax.engine.state import create_state
 from usss_jax.errors import InputError
-from usss_jax.training import encoder_weights, label_embeddings, label_sources, networks, stages
-from usss_jax.training import workdir as workdir_lib
-from usss_jax.training.checkpoint import Checkpoints
-from usss_jax.training.sharding import create_mesh
-from usss_jax.training.state import create_state
+from usss_jax.methods.usss import label_embeddings, label_sources, stages
+from usss_jax.parallel.sharding import create_mesh
+from usss_jax.runs import encoder_weights, networks
+from usss_jax.runs import workdir as workdir_lib
+from usss_jax.runs.checkpoint import Checkpoints
 
 
 def tiny(**fields):
@@ -234,7 +235,7 @@ def test_a_workdir_from_before_a_field_existed_has_its_default(tmp_path):
 
 
 def test_a_workdir_that_another_process_trains_is_refused(tmp_path):
-    hold = "import sys, pathlib\nfrom usss_jax.training.workdir import alone_in\n"
+    hold = "import sys, pathlib\nfrom usss_jax.runs.workdir import alone_in\n"
     hold += "with alone_in(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", hold, tmp_path], **pipes) as other:

@@ -21,7 +21,7 @@ from benchmarks import (
     step_cpu,
 )
 from benchmarks.compiled_step import Setting
-from usss_jax.training.sharding import create_mesh
+from usss_jax.parallel.sharding import create_mesh
 
 REPO = pathlib.Path(__file__).parent.parent
 RESULTS = REPO / "benchmarks" / "results"

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from usss_jax.engine import optim
+from usss_jax.engine.state import abstract_variables, create_state
 from usss_jax.errors import InputError
 from usss_jax.models.drn import DRN
 from usss_jax.models.universal import UniversalModel
-from usss_jax.training import optim, sharding
-from usss_jax.training.checkpoint import Checkpoints
-from usss_jax.training.state import abstract_variables, create_state
+from usss_jax.parallel import sharding
+from usss_jax.runs.checkpoint import Checkpoints
 
 MODEL = UniversalModel(DRN(blocks=(1, 1, 1, 1), width=0.0625), {"a": 3}, 4)
 

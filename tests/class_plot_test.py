@@ -12,14 +12,16 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from usss_jax import inference
+from usss_jax.analysis import alignment, class_centroids
+from usss_jax.analysis.class_matches import DomainClass, group_title, match_all, match_classes
+from usss_jax.analysis.pixel_features import pixel_features, sample_pixels
 from usss_jax.config import default_config
 from usss_jax.errors import InputError
-from usss_jax.evaluation import class_centroids
-from usss_jax.evaluation.class_matches import DomainClass, group_title, match_all, match_classes
-from usss_jax.evaluation.pixel_features import pixel_features, sample_pixels
+from usss_jax.methods.usss import stages
 from usss_jax.models.universal import UniversalModel
 from usss_jax.models.upsample import upsample
-from usss_jax.training import alignment, finished, sharding, stages
+from usss_jax.parallel import sharding
+from usss_jax.runs import finished
 
 TWO = {"a": ("road", "sidewalk", "car", "sky"), "b": ("sky", "pavement", "road", "tree")}
 
@@ -302,7 +304,7 @@ def test_entry_draws_the_panels_side_by_side(trained, tmp_path):
 @pytest.mark.slow
 def test_missing_extra_is_one_line_with_the_command(trained, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
-    monkeypatch.delitem(sys.modules, "usss_jax.inference.scatter", raising=False)
+    monkeypatch.delitem(sys.modules, "usss_jax.analysis.scatter", raising=False)
     monkeypatch.delattr(inference, "scatter", raising=False)
     pytest.importorskip("matplotlib")
     with pytest.raises(InputError, match=r"needs sklearn: pip install 'usss_jax\[figures\]'"):

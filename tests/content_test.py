@@ -16,7 +16,7 @@ from usss_jax.data.domains import get_domain
 from usss_jax.data.notices import about_data
 from usss_jax.data.pools import open_all
 from usss_jax.errors import InputError
-from usss_jax.training.workdir import claim_workdir
+from usss_jax.runs.workdir import claim_workdir
 
 SPEC = {
     "name": "mine",

@@ -18,12 +18,15 @@ import pytest
 import tiny_data
 
 from usss_jax.config import parse_arg
+from usss_jax.engine import state
 from usss_jax.errors import InputError
+from usss_jax.methods.imagenet import classify
+from usss_jax.methods.usss import label_embeddings
 from usss_jax.models import convnext, drn, pretrained, universal
 from usss_jax.models.convnext import ConvNeXt
 from usss_jax.models.universal import UniversalModel, create_model, encode_groups
-from usss_jax.pretraining import classify
-from usss_jax.training import checkpoint, label_embeddings, sharding, state
+from usss_jax.parallel import sharding
+from usss_jax.runs import checkpoint
 
 GOLDEN = pathlib.Path(__file__).parent / "fixtures" / "convnext" / "stride8.npz"
 # name: (blocks, channels) of the four stages, Table 9 of the paper

@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import optax
 
+from usss_jax.engine.optim import create_optimizer
+from usss_jax.engine.state import create_state
+from usss_jax.methods.usss.label_embeddings import prototype_sums
+from usss_jax.methods.usss.step import Objective, gradients, jit_train_step
 from usss_jax.models.drn import DRN
 from usss_jax.models.universal import UniversalModel
-from usss_jax.training import sharding
-from usss_jax.training.label_embeddings import prototype_sums
-from usss_jax.training.optim import create_optimizer
-from usss_jax.training.state import create_state
-from usss_jax.training.step import Objective, gradients, jit_train_step
+from usss_jax.parallel import sharding
 
 CLASSES = {"many": 7, "few": 3}
 BATCH, SIZE, PASSES, DIM = 8, (24, 40), 2, 4

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from usss_jax.errors import InputError
-from usss_jax.training import embedding_report, label_embeddings
-from usss_jax.training.label_embeddings import LabelEmbeddings
+from usss_jax.methods.usss import embedding_report, label_embeddings
+from usss_jax.methods.usss.label_embeddings import LabelEmbeddings
 
 ROWS = {
     "a": np.array([[1.0, 0.0], [0.6, 0.8]], np.float32),

@@ -32,7 +32,7 @@ def test_a_console_of_another_encoding_and_a_place_that_cannot_be_written(tmp_pa
 def test_output_that_nobody_reads_is_told():
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-m", "usss_jax.report", "--table=3"]
+    command = [sys.executable, "-m", "usss_jax.tables", "--table=3"]
     result = subprocess.run(command, cwd=REPO, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert result.stderr == "usss_jax: error: Broken pipe\n" and result.returncode == 2

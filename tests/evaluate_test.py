@@ -7,7 +7,7 @@ import pytest
 from usss_jax.evaluation.evaluate import create_evaluator, padded_batches, predict, sum_batches
 from usss_jax.models.drn import DRN
 from usss_jax.models.universal import UniversalModel
-from usss_jax.training import sharding
+from usss_jax.parallel import sharding
 
 
 class Memory:

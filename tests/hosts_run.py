@@ -13,10 +13,11 @@ import jax
 import numpy as np
 
 from usss_jax import multihost
+from usss_jax.engine import loop
+from usss_jax.methods.imagenet import loop as pretraining
 from usss_jax.models import universal
 from usss_jax.models.drn import DRN
-from usss_jax.pretraining import loop as pretraining
-from usss_jax.training import loop, networks
+from usss_jax.runs import networks
 
 
 def wide(array):

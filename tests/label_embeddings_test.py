@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from usss_jax.errors import InputError
+from usss_jax.methods.usss import label_embeddings
 from usss_jax.models.drn import DRN
 from usss_jax.models.universal import UniversalModel
 from usss_jax.objectives.entropy import entropy_terms, similarities
 from usss_jax.objectives.losses import count_labeled, grouped_pixel_cross_entropy
-from usss_jax.training import label_embeddings, sharding
+from usss_jax.parallel import sharding
 
 CLASSES, SIZE, DIM = 4, (21, 30), 3  # class 3 never occurs; sizes are no multiples of 8
 

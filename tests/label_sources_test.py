@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from usss_jax.errors import InputError
-from usss_jax.training import label_embeddings, label_sources
-from usss_jax.training.label_embeddings import LabelEmbeddings
+from usss_jax.methods.usss import label_embeddings, label_sources
+from usss_jax.methods.usss.label_embeddings import LabelEmbeddings
 
 CLASSES = {"a": ("road", "traffic light", "sky"), "b": ("sky", "car")}
 

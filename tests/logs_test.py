@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from usss_jax.errors import InputError
-from usss_jax.training import logs
+from usss_jax.runs import logs
 
 
 def lines(folder):

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from usss_jax import signals
+from usss_jax.engine import loop
+from usss_jax.engine.compiling import compiled
 from usss_jax.errors import InputError
-from usss_jax.training import hosts, loop, sharding, stages
-from usss_jax.training.compiling import compiled
+from usss_jax.methods.usss import stages
+from usss_jax.parallel import hosts, sharding
 
 QUICK = {
     "domains": "city_street",

@@ -12,11 +12,11 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from tiny_runs import REPO, TINY, assert_same_training, run
 
 from benchmarks import state_bytes
+from usss_jax.engine.optim import create_optimizer
+from usss_jax.engine.state import DUMMY_IMAGES, create_state
 from usss_jax.models.drn import DRN
 from usss_jax.models.universal import UniversalModel
-from usss_jax.training import sharding
-from usss_jax.training.optim import create_optimizer
-from usss_jax.training.state import DUMMY_IMAGES, create_state
+from usss_jax.parallel import sharding
 
 RANDOM = ("--config.variants=full", "--config.label_embeddings=random")
 

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
+from usss_jax.engine.meter import Meter
 from usss_jax.errors import InputError
-from usss_jax.training.meter import Meter
 
 
 class Lines:

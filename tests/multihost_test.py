@@ -10,9 +10,10 @@ from tiny_runs import REPO, error_of, free_port
 
 from usss_jax import multihost
 from usss_jax.config import checked, default_config
+from usss_jax.engine import optim
 from usss_jax.errors import InputError
 from usss_jax.evaluation.evaluate import padded_batches
-from usss_jax.training import hosts, optim
+from usss_jax.parallel import hosts
 
 TOLD = ("--multihost", "--coordinator=localhost:9876", "--num_processes=2", "--process_id=1")
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from usss_jax.training.optim import create_optimizer, poly_schedule
+from usss_jax.engine.optim import create_optimizer, poly_schedule
 
 
 def train(tx, params, gradient_of, steps):

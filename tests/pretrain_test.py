@@ -20,15 +20,17 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from usss_jax.data import streams
+from usss_jax.engine.optim import create_optimizer
+from usss_jax.engine.state import abstract_variables, create_state
 from usss_jax.errors import InputError
+from usss_jax.methods.imagenet import batches, classify, images, loop
+from usss_jax.methods.imagenet.config import checked
+from usss_jax.methods.usss import stages
 from usss_jax.models import pretrained
 from usss_jax.models.universal import create_model
-from usss_jax.pretraining import batches, classify, images, loop
-from usss_jax.pretraining.config import checked
-from usss_jax.training import encoder_weights, sharding, stages
-from usss_jax.training.checkpoint import Checkpoints
-from usss_jax.training.optim import create_optimizer
-from usss_jax.training.state import abstract_variables, create_state
+from usss_jax.parallel import sharding
+from usss_jax.runs import encoder_weights
+from usss_jax.runs.checkpoint import Checkpoints
 
 REPO = pathlib.Path(__file__).parent.parent
 COLORS = {"n01_red": (200, 40, 40), "n02_green": (40, 200, 40), "n03_blue": (40, 40, 200)}

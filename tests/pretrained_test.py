@@ -16,12 +16,12 @@ import optax
 import pytest
 from safetensors.numpy import save_file
 
+from usss_jax.engine.state import create_state
 from usss_jax.errors import InputError
 from usss_jax.models import drn_names, pretrained
 from usss_jax.models.pretrained import load_file, save_safetensors
 from usss_jax.models.universal import create_model
-from usss_jax.training.sharding import create_mesh
-from usss_jax.training.state import create_state
+from usss_jax.parallel.sharding import create_mesh
 
 from_state_dict = partial(pretrained.from_state_dict, names=drn_names.NAMES)
 to_state_dict = partial(pretrained.to_state_dict, names=drn_names.NAMES)

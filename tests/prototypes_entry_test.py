@@ -11,7 +11,7 @@ import tiny_data
 
 from configs import demo
 from usss_jax.data.domains import get_domain
-from usss_jax.training.workdir import alone_in
+from usss_jax.runs.workdir import alone_in
 
 REPO = pathlib.Path(__file__).parent.parent
 QUICK = [

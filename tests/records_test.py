@@ -21,7 +21,7 @@ from usss_jax.data.domain import IGNORE
 from usss_jax.data.domains import get_domain
 from usss_jax.data.sources import open_source
 from usss_jax.errors import InputError
-from usss_jax.pretraining import images
+from usss_jax.methods.imagenet import images
 
 REPO = pathlib.Path(__file__).parent.parent
 CAMVID = get_domain("camvid")

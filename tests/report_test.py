@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from usss_jax.errors import InputError
-from usss_jax.tables import collect, layout, render
+from usss_jax.experiments import collect, layout, render
 
 REPO = pathlib.Path(__file__).parent.parent
 CS_CVD = ("cityscapes", "camvid")
@@ -297,7 +297,7 @@ def test_csv_has_a_line_per_number_of_both(tmp_path):
 
 def report(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "usss_jax.report", *map(str, arguments)], cwd=REPO, capture_output=True, text=True
+        [sys.executable, "-m", "usss_jax.tables", *map(str, arguments)], cwd=REPO, capture_output=True, text=True
     )
 
 

@@ -6,9 +6,9 @@ import pathlib
 import pytest
 
 from benchmarks import collapse, data, entropy_watch
-from usss_jax.tables import collect, render
-from usss_jax.tables.layout import read_setting
-from usss_jax.training.results import results_table
+from usss_jax.experiments import collect, render
+from usss_jax.experiments.layout import read_setting
+from usss_jax.methods.usss.results import results_table
 
 REPO = pathlib.Path(__file__).parent.parent
 RESULTS = REPO / "docs" / "results"

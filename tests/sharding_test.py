@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from usss_jax.training import sharding
+from usss_jax.parallel import sharding
 
 
 @pytest.fixture(scope="module")

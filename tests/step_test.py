@@ -13,12 +13,12 @@ import optax
 import pytest
 
 from usss_jax.data.augment_device import DeviceAugment, augment
+from usss_jax.engine.state import TrainState
+from usss_jax.methods.usss.step import Objective, gradients, jit_train_step, train_step
 from usss_jax.models.convolution import Convolution
 from usss_jax.models.drn import DRN, GroupedBatchNorm
 from usss_jax.models.universal import UniversalModel
-from usss_jax.training.sharding import create_mesh
-from usss_jax.training.state import TrainState
-from usss_jax.training.step import Objective, gradients, jit_train_step, train_step
+from usss_jax.parallel.sharding import create_mesh
 
 CLASSES = {"camvid": 3, "city": 5, "sun": 4}
 DIM = 4

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from usss_jax.errors import InputError
-from usss_jax.tables import cells, execute, layout, rows
+from usss_jax.experiments import cells, execute, layout, rows
 
 REPO = pathlib.Path(__file__).parent.parent
 TINY = """

@@ -8,7 +8,7 @@ import pytest
 from usss_jax.config import checked
 from usss_jax.data.domains import get_domain
 from usss_jax.errors import InputError
-from usss_jax.tables import cells, paper, rows
+from usss_jax.experiments import cells, paper, rows
 
 REPO = pathlib.Path(__file__).parent.parent
 SETTINGS = [(table, n) for table, source in paper.TABLES.items() for n in source.rows]

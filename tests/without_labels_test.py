@@ -20,9 +20,11 @@ from usss_jax.data.domains import get_domain
 from usss_jax.data.pools import open_all, open_pools, pool_options
 from usss_jax.errors import InputError
 from usss_jax.evaluation.metrics import iou
+from usss_jax.methods.usss import stages
 from usss_jax.models.upsample import upsample
-from usss_jax.training import hosts, networks, stages
-from usss_jax.training.sharding import create_mesh
+from usss_jax.parallel import hosts
+from usss_jax.parallel.sharding import create_mesh
+from usss_jax.runs import networks
 
 SIZE = (24, 32)
 NO_MASKS = "  train: {images: train/images}\n"

@@ -9,13 +9,13 @@ import tempfile
 import pytest
 
 from usss_jax.errors import InputError
-from usss_jax.training.workdir import alone_in, read_summary
+from usss_jax.runs.workdir import alone_in, read_summary
 
 # As another user, who may only read; without JAX's start, which needs a home.
 COLLEAGUE = """
 import fcntl, os, sys
 sys.path.insert(0, sys.argv[2])
-from usss_jax.training.workdir import _open_lock
+from usss_jax.runs.workdir import _open_lock
 os.setuid(54321)
 try:
     fcntl.flock(_open_lock(__import__("pathlib").Path(sys.argv[1])), fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -17,7 +17,7 @@ synonym and have labeled pixels in both domains.
 
 from absl import flags
 
-from usss_jax import entry
+from usss_jax import cli
 from usss_jax.config import names
 from usss_jax.errors import InputError
 from usss_jax.local_files import check_paths, local_path
@@ -43,9 +43,9 @@ def main(argv: list[str]):
     if not folders:
         raise InputError("--stages is missing: python -m usss_jax.class_plot --stages=RUN/basic,RUN/full --out=OUT")
     check_paths(DATA_ROOT.value, "--data_root")
-    out = entry.folder_of(OUT)
-    entry.start_jax()
-    from usss_jax.training import alignment  # after the flags: a typo should not wait for JAX
+    out = cli.folder_of(OUT)
+    cli.start_jax()
+    from usss_jax.analysis import alignment  # after the flags: a typo should not wait for JAX
 
     alignment.compare_stages(
         folders,
@@ -61,4 +61,4 @@ def main(argv: list[str]):
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    cli.run(main)

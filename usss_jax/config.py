@@ -83,7 +83,7 @@ def default_config() -> ConfigDict:
     c.precision = "float32"  # or "tf32", "bfloat16"
     c.label_embeddings = "prototypes"  # or "random", "words:FILE" (word vectors), or the path of an .npz file
     c.embeddings_per_class = 1  # K: of "prototypes", K-means inside each class (appendix B.3); of "random"
-    # What is trained, in this order (training/stages.py): of single, frozen, finetune, hung, basic, cross, full, direct
+    # What is trained, in this order : of single, frozen, finetune, hung, basic, cross, full, direct
     c.variants = flexible(["single", "basic", "full"])
     c.single_from = ""  # another run's workdir whose single-domain networks are used; empty: trained in this one
     # Objective (Eq. 5)
@@ -131,7 +131,7 @@ def default_config() -> ConfigDict:
 def checked(config: ConfigDict) -> ConfigDict:
     """Copy of the config with the lists read; InputError names a wrong field.
 
-    Fields marked * are read where the domains are known (data/pools.py, training/stages.py).
+    Fields marked * are read where the domains are known (data/pools.py, methods/usss/stages.py).
     """
     config = config.copy_and_resolve_references()
     unknown = sorted(set(config) - set(default_config()))

@@ -1,11 +1,11 @@
-"""Entry point: flags; the work is in training/stages.py.
+"""Entry point: flags; the work is in methods/usss/stages.py.
 
 python -m usss_jax.main --config=configs/demo.py --workdir=runs/demo
 """
 
 from absl import flags
 
-from usss_jax import entry, multihost
+from usss_jax import cli, multihost
 from usss_jax.errors import InputError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run leaves behind.")
@@ -21,11 +21,11 @@ def main(argv: list[str]):
             raise InputError(
                 f"--{flag} is missing: python -m usss_jax.main --config=configs/demo.py --workdir=runs/demo"
             )
-    config = entry.CONFIG.value
-    workdir = entry.folder_of(WORKDIR)
+    config = cli.CONFIG.value
+    workdir = cli.folder_of(WORKDIR)
     multihost.start()
-    entry.start_jax()
-    from usss_jax.training import stages  # after the flags: a typo should not wait for JAX
+    cli.start_jax()
+    from usss_jax.methods.usss import stages  # after the flags: a typo should not wait for JAX
 
     stages.run(config, workdir)
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from absl import flags
 
-from usss_jax import entry, signals
+from usss_jax import cli, signals
 from usss_jax.errors import InputError
 
 MULTIHOST = flags.DEFINE_bool("multihost", False, "Train together with other processes, each of which gets this flag.")
@@ -180,10 +180,10 @@ def say_error(text: str):
 
 
 def run(main: Callable[[list[str]], int | None], **options):
-    """`entry.run` for entry points that call `start`; options are those of `entry.run`."""
+    """`cli.run` for entry points that call `start`; options are those of `cli.run`."""
     ended = "told to end; the same command resumes from the last checkpoint, if there is one"
     try:
-        entry.run(main, ended=ended, before=tell_others, **options)
+        cli.run(main, ended=ended, before=tell_others, **options)
     except SystemExit as e:
         if not e.code or not connected():
             raise

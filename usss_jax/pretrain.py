@@ -1,13 +1,13 @@
-"""Entry point: ImageNet pretraining of the encoder; flags here, the work is in pretraining/loop.py.
+"""Entry point: ImageNet pretraining of the encoder; flags here, the work is in methods/imagenet/loop.py.
 
 python -m usss_jax.pretrain --config=configs/imagenet.py --config.data=DIR --workdir=runs/imagenet
 """
 
 from absl import flags
 
-from usss_jax import entry, multihost
+from usss_jax import cli, multihost
 from usss_jax.errors import InputError
-from usss_jax.pretraining.config import default_config
+from usss_jax.methods.imagenet.config import default_config
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run leaves behind.")
 flags.declare_key_flag("config")  # so that --help shows it
@@ -23,11 +23,11 @@ def main(argv: list[str]):
                 f"--{flag} is missing: python -m usss_jax.pretrain --config=configs/imagenet.py --config.data=DIR "
                 "--workdir=runs/imagenet"
             )
-    config = entry.CONFIG.value
-    workdir = entry.folder_of(WORKDIR)
+    config = cli.CONFIG.value
+    workdir = cli.folder_of(WORKDIR)
     multihost.start()
-    entry.start_jax()
-    from usss_jax.pretraining import loop  # after the flags: a typo should not wait for JAX
+    cli.start_jax()
+    from usss_jax.methods.imagenet import loop  # after the flags: a typo should not wait for JAX
 
     loop.run(config, workdir)
 

@@ -16,7 +16,7 @@ import pathlib
 from absl import flags
 from ml_collections import ConfigDict
 
-from usss_jax import entry, multihost
+from usss_jax import cli, multihost
 from usss_jax.config import checked, default_config
 from usss_jax.errors import InputError
 from usss_jax.local_files import read_object, reason
@@ -34,19 +34,19 @@ def main(argv: list[str]):
         raise InputError(f"{argv[1]!r} is not a flag; fields are set by --config.FIELD=VALUE")
     if not WORKDIR.value:
         raise InputError("--workdir is missing: python -m usss_jax.prototypes --workdir=runs/demo")
-    workdir = entry.folder_of(WORKDIR)
+    workdir = cli.folder_of(WORKDIR)
     multihost.start()
-    entry.start_jax()
+    cli.start_jax()
     if PER_CLASS.value and not OUT.value:
         raise InputError(f"--embeddings_per_class needs --out: {workdir}/prototypes has those of its own config")
-    config = entry.CONFIG.value if flags.FLAGS["config"].present else config_of(workdir)
+    config = cli.CONFIG.value if flags.FLAGS["config"].present else config_of(workdir)
     with config.unlocked():
         if PER_CLASS.value:
             config.embeddings_per_class = PER_CLASS.value
         if DATA_ROOT.value:
             config.data_root = DATA_ROOT.value
     config = checked(config)
-    make(config, workdir, entry.folder_of(OUT) if OUT.value else None)
+    make(config, workdir, cli.folder_of(OUT) if OUT.value else None)
 
 
 def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
@@ -59,8 +59,9 @@ def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
     import jax  # after the flags: a typo should not wait for JAX
 
     from usss_jax.data.pools import open_all, with_labels
-    from usss_jax.training import hosts, label_embeddings, label_sources, sharding, stages, variants
-    from usss_jax.training import workdir as workdir_lib
+    from usss_jax.methods.usss import label_embeddings, label_sources, stages, variants
+    from usss_jax.parallel import hosts, sharding
+    from usss_jax.runs import workdir as workdir_lib
 
     if out is None and config.label_embeddings != label_sources.PROTOTYPES:
         raise InputError(f"{workdir} trains with label_embeddings={config.label_embeddings}; give --out")

@@ -15,11 +15,11 @@ import sys
 
 from absl import flags
 
-from usss_jax import entry
+from usss_jax import cli
 from usss_jax.config import check_seed
 from usss_jax.errors import InputError
+from usss_jax.experiments import cells, execute, layout, rows
 from usss_jax.local_files import check_paths
-from usss_jax.tables import cells, execute, layout, rows
 
 TABLE = flags.DEFINE_list("table", ["3"], "Tables of the paper, of 2 to 8.")
 PAIR = flags.DEFINE_string("pair", None, "Config: its name in configs/ or its path. Default: the table's.")
@@ -84,8 +84,8 @@ def plan(overrides: dict[str, str]) -> list[cells.Cell]:
                     setting,
                     f"{pair}:{argument}",
                     domains,
-                    entry.folder_of(RUNS),
-                    entry.folder_of(RESULTS),
+                    cli.folder_of(RUNS),
+                    cli.folder_of(RESULTS),
                     DATA_ROOT.value,
                     overrides,
                 )
@@ -121,7 +121,7 @@ def main(argv: list[str], overrides: list[str]) -> int:
 
 if __name__ == "__main__":
     given = [word for word in sys.argv[1:] if word.startswith(("--config.", "-config."))]
-    entry.run(
+    cli.run(
         functools.partial(main, overrides=given),
         [word for word in sys.argv if word not in given],
         ended="told to end; the same command resumes",

@@ -22,7 +22,7 @@ from typing import Any
 
 from absl import flags
 
-from usss_jax import entry
+from usss_jax import cli
 from usss_jax.config import checked, names
 from usss_jax.data.check.domain import DomainReport, check_domain, uses_of
 from usss_jax.data.check.findings import FAULT, WARNING, Finding, find_faults, plural
@@ -60,7 +60,7 @@ class Task:
 def main(argv: list[str]) -> int:
     """Check the domains that the flags name, print the report and write it to --out; return the exit code."""
     tasks = read_tasks(argv)
-    out = entry.folder_of(OUT)
+    out = cli.folder_of(OUT)
     _write(out / "check.json", "{}")  # a folder that cannot be written is told now
     started = time.monotonic()
     findings: list[Finding] = []
@@ -105,7 +105,7 @@ def read_tasks(argv: list[str]) -> list[Task]:
     if by_config and DATA_ROOT.value:
         raise InputError("--data_root goes with --domain; with a config it is --config.data_root")
     check_paths(f"{DOMAIN.value},{DATA_ROOT.value}", "--domain or --data_root")
-    config = checked(entry.CONFIG.value) if by_config else None
+    config = checked(cli.CONFIG.value) if by_config else None
     domains = [get_domain(name) for name in (config.domains if config else names(str(DOMAIN.value)))]
     known = [domain.name for domain in domains]
     if len(set(known)) < len(known):
@@ -143,7 +143,7 @@ def _own_folder(task):
     """Hint for --data_root=DATA/camvid, where DATA was meant."""
     if not DATA_ROOT.value:
         return ""
-    folder, name = entry.folder_of(DATA_ROOT), task.domain.name
+    folder, name = cli.folder_of(DATA_ROOT), task.domain.name
     try:
         open_source(task.domain, str(folder), "train", with_masks=False)
     except InputError:
@@ -160,4 +160,4 @@ def _write(path, text):
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    cli.run(main)

@@ -1,0 +1,1 @@
+"""Training that knows no method: state, optimiser, the loop."""

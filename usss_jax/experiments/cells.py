@@ -1,0 +1,209 @@
+"""Cells of a sweep: one command each, for one row (or the networks that rows share) and one seed."""
+
+import dataclasses
+import pathlib
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from usss_jax.config import default_config, names
+from usss_jax.config_files import find_config, read_config
+from usss_jax.data.domains import get_domain
+from usss_jax.errors import InputError
+from usss_jax.experiments.layout import Setting, read_json, result_file, seed_folder
+from usss_jax.experiments.rows import SINGLES, Row, check_value
+
+# Fields that cannot be given for all cells: they are the flags' or say which setting it is.
+BY_THE_SWEEP = ("seed", "variants", "single_from", "data_root", "domains", "encoder", "labeled_per_domain")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """What all cells of a sweep share.
+
+    Attributes:
+      setting: pair, N and scale.
+      config: file with argument, as --config takes it.
+      domains: their names, in the config's order.
+      runs, results: folders.
+      data_root: of the config; empty: not set.
+      overrides: fields given for every cell.
+    """
+
+    setting: Setting
+    config: str
+    domains: tuple[str, ...]
+    runs: pathlib.Path
+    results: pathlib.Path
+    data_root: str = ""
+    overrides: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One command.
+
+    Attributes:
+      sweep: what it shares with the others.
+      name: of the row, or of what several rows share: single, frozen, finetune, hung.
+      seed: of the run.
+      variants: of the config.
+      overrides: fields that make the row what it is.
+      stages: result (folder in the results) -> stage (folder in the workdir).
+      needs_singles: whether it uses the single-domain networks of its seed.
+    """
+
+    sweep: Sweep
+    name: str
+    seed: int
+    variants: tuple[str, ...]
+    overrides: Mapping[str, str]
+    stages: Mapping[str, str]
+    needs_singles: bool = False
+
+    @property
+    def title(self) -> str:
+        """Its place in the results."""
+        return f"{self.sweep.setting.folder}/seed{self.seed}/{self.name}"
+
+    @property
+    def workdir(self) -> pathlib.Path:
+        """Fixed, so that a cell half done goes on; what is trained from the single networks lives beside them."""
+        shared = self.name in (SINGLES, "frozen", "finetune")
+        return seed_folder(self.sweep.runs, self.sweep.setting, self.seed) / (SINGLES if shared else self.name)
+
+    @property
+    def log(self) -> pathlib.Path:
+        """File of what the command prints."""
+        return self.workdir.with_name(f"{self.workdir.name}.log")
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What was asked for, without the folders of this machine."""
+        overrides = {field: file_name(value) for field, value in {**self.sweep.overrides, **self.overrides}.items()}
+        config = pathlib.Path(self.sweep.config).name
+        return {"config": config, "variants": list(self.variants), "overrides": overrides}
+
+    def results(self) -> dict[str, pathlib.Path]:
+        """File of every result."""
+        sweep = self.sweep
+        return {result: result_file(sweep.results, sweep.setting, result, self.seed) for result in self.stages}
+
+    def absent_singles(self) -> list[pathlib.Path]:
+        """Summaries of the single-domain networks of its seed that are not there."""
+        folder = self.workdir.with_name(SINGLES)
+        summaries = [folder / f"single_{domain}" / "summary.json" for domain in self.sweep.domains]
+        return [path for path in summaries if not path.exists()]
+
+    def command(self) -> list[str]:
+        """Command line of the training."""
+        fields = {"variants": ",".join(self.variants), "seed": str(self.seed)}
+        if self.needs_singles:
+            fields["single_from"] = str(self.workdir.with_name(SINGLES))
+        if self.sweep.data_root:
+            fields["data_root"] = self.sweep.data_root
+        fields |= {**self.sweep.overrides, **self.overrides}
+        given = [f"--config.{field}={value}" for field, value in fields.items()]
+        return ["-m", "usss_jax.main", f"--config={self.sweep.config}", f"--workdir={self.workdir}", *given]
+
+    def printed_command(self) -> str:
+        """The same to read, and to give to a shell."""
+        return shlex.join(["python", *self.command()])
+
+
+def file_name(value: str) -> str:
+    """Value of a field without the folders of a path: words:/data/glove.txt -> words:glove.txt."""
+    words, colon, path = value.rpartition(":")
+    return f"{words}{colon}{pathlib.PurePath(path).name}" if "/" in path else value
+
+
+def cells_of(sweep: Sweep, rows: Iterable[Row], seed: int) -> list[Cell]:
+    """Cells of one seed for the rows: first the networks that they share, then the rows in their order."""
+    rows, domains = list(rows), sweep.domains
+    asked = {variant for row in rows for variant in row.variants}
+    pairs = [(a, b) for a in domains for b in domains if a != b]
+    stages_of = {
+        SINGLES: [f"single_{d}" for d in domains],
+        "frozen": [f"frozen_{a}_{b}" for a, b in pairs],
+        "finetune": [f"finetune_{a}_{b}" for a, b in pairs],
+        "hung": [f"hung_{d}" for d in domains],
+    }
+
+    def shared(name: str, *variants: str) -> Cell:
+        return Cell(sweep, name, seed, variants, {}, {stage: stage for stage in stages_of[name]})
+
+    cells = []
+    if SINGLES in asked or any(row.needs_singles for row in rows):
+        cells.append(shared(SINGLES, SINGLES))
+    for row in rows:
+        if not set(row.variants) & set(stages_of):
+            stages = {row.name: row.variants[0]}
+            cells.append(Cell(sweep, row.name, seed, row.variants, row.overrides, stages, row.needs_singles))
+    cells += [shared(name, SINGLES, name) for name in ("frozen", "finetune") if name in asked]
+    cells += [shared("hung", "hung")] if "hung" in asked else []
+    return cells
+
+
+def each_once(cells: Iterable[Cell]) -> list[Cell]:
+    """Cells without repetition; InputError where two would have the same place and are not the same."""
+    kept: dict[str, Cell] = {}
+    for cell in cells:
+        other = kept.setdefault(cell.title, cell)
+        if other.command() != cell.command():
+            raise InputError(
+                f"{cell.title} is wanted with --config={other.sweep.config} and --config={cell.sweep.config}; sweep "
+                "one table at a time, each with its own --runs and --results"
+            )
+    return list(kept.values())
+
+
+def missing_cells(cells: Sequence[Cell]) -> list[Cell]:
+    """Cells that are not finished, and the single networks besides where one of them needs these and they are gone."""
+    missing = [cell for cell in cells if not is_finished(cell)]
+    for_singles = {cell.workdir.with_name(SINGLES) for cell in missing if cell.needs_singles}
+
+    def is_gone(cell: Cell) -> bool:
+        return cell.name == SINGLES and cell.workdir in for_singles and bool(cell.absent_singles())
+
+    return [cell for cell in cells if cell in missing or is_gone(cell)]
+
+
+def is_finished(cell: Cell) -> bool:
+    """Whether all results of a cell are there; InputError if one was made with other settings."""
+    results = cell.results().values()
+    for path in results:
+        asked = read_json(path).get("row") if path.exists() else None
+        for field in ("config", "overrides"):
+            if asked and asked.get(field) != cell.asked[field]:
+                raise InputError(
+                    f"{path} was made with {field} {asked.get(field)}, now it would be {cell.asked[field]}; "
+                    "give another --results and --runs, or another name"
+                )
+    return all(path.exists() for path in results)
+
+
+def read_overrides(arguments: Sequence[str]) -> dict[str, str]:
+    """Read --config.FIELD=VALUE arguments, which go to every cell."""
+    overrides = {}
+    for argument in arguments:
+        field, equals, value = argument.lstrip("-").removeprefix("config.").partition("=")
+        if not equals or field not in default_config():
+            raise InputError(f"{argument}: give --config.FIELD=VALUE with a field of usss_jax/config.py")
+        if field in BY_THE_SWEEP:
+            raise InputError(f"{argument}: {field} is set by the sweep (--pair, --n, --seeds, --rows, --data_root)")
+        overrides[field] = check_value(argument, field, value)
+    return overrides
+
+
+def config_file(pair: str) -> pathlib.Path:
+    """File of a pair: its path, or its name in configs/; InputError if it is not there."""
+    try:
+        return find_config(pair if pair.endswith(".py") else f"configs/{pair}.py")
+    except InputError as e:
+        raise InputError(f"pair={pair}: {e}") from e
+
+
+def domain_names(path: pathlib.Path, argument: str, overrides: Mapping[str, str]) -> list[str]:
+    """Names of the domains of a config; InputError if the file or its argument cannot be used."""
+    domains = names(overrides.get("domains", read_config(path, argument).domains))
+    return [get_domain(domain).name for domain in domains]

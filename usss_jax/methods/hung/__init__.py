@@ -1,0 +1,1 @@
+"""Hung et al. (2018): adversarial semi-supervised segmentation of one domain."""

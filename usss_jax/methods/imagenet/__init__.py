@@ -1,0 +1,1 @@
+"""ImageNet classification, for the weights of an encoder."""

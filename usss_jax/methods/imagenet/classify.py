@@ -1,0 +1,128 @@
+"""The classifier: encoder, global average, 1x1 convolution; its training step and the counting of its hits.
+
+It is a `UniversalModel` with one head named HEAD, so that its encoder is the one of segmentation down to the names.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from usss_jax.data.augment_device import DeviceAugment, change_colors
+from usss_jax.engine.optim import create_optimizer
+from usss_jax.engine.state import TrainState
+from usss_jax.models import pretrained
+from usss_jax.models.encoder import TensorNames
+from usss_jax.models.universal import UniversalModel, encode_groups
+from usss_jax.parallel.sharding import batch_sharding, replicated
+
+HEAD = "fc"  # the name of the classifier's last layer in the DRN release
+TOP = 5
+
+
+def logits_of(model: UniversalModel, params, features):
+    """Mean over the image, then the head: features [B, h, w, C] -> logits [B, n].
+
+    The mean of a 1x1 convolution is the 1x1 convolution of the mean, which is cheaper.
+    """
+    pooled = features.mean((1, 2), keepdims=True)
+    logits: Any = model.apply({"params": params}, pooled, HEAD, method="decode")
+    return logits[:, 0, 0]
+
+
+def classify(variables, images, *, model: UniversalModel):
+    """Logits [B, n] of images [B, H, W, 3] (bytes, or floating point in [0, 1]), with the running statistics."""
+    return logits_of(model, variables["params"], model.apply(variables, images, method="encode"))
+
+
+def create_optimizer_with_steps(
+    lr: float, decay: float, decay_steps: list[int], *, momentum: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """SGD as of training, its learning rate multiplied by `decay` at each of `decay_steps`."""
+    constant = create_optimizer(lr, 1, momentum=momentum, weight_decay=weight_decay, power=0)
+    factor = optax.piecewise_constant_schedule(1.0, dict.fromkeys(decay_steps, decay))
+    return optax.chain(constant, optax.scale_by_schedule(factor))
+
+
+def train_step(
+    state: TrainState,
+    batch: Mapping,
+    *,
+    model: UniversalModel,
+    tx: optax.GradientTransformation,
+    colors: DeviceAugment,
+    seed: int,
+):
+    """One optimiser step on {"image": [B, H, W, 3], "label": int [B]}: cross-entropy, averaged over the batch.
+
+    Returns (new state, scalars: loss, top1 of the batch before the step, norm of the gradient).
+    """
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    images = change_colors(batch["image"], key, colors) if colors.changes_colors else batch["image"]
+
+    def loss_of(params):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        features, stats = encode_groups(model, variables, {HEAD: images})
+        logits = logits_of(model, params, features[HEAD])
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+        return loss, (stats, logits)
+
+    (loss, (stats, logits)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    new_state = dataclasses.replace(
+        state,
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=stats,
+        opt_state=opt_state,
+    )
+    top1 = (logits.argmax(-1) == batch["label"]).mean()
+    return new_state, {"loss": loss, "top1": top1, "grad_norm": optax.tree.norm(grads)}
+
+
+def count_hits(variables, batch, *, model: UniversalModel):
+    """Images whose label is the best, and among the TOP best: int32 [2]. Labels below 0 hit nothing."""
+    logits = classify(variables, batch["image"], model=model)
+    best = jax.lax.top_k(logits, min(TOP, logits.shape[-1]))[1] == batch["label"][:, None]
+    return jnp.stack([best[:, 0].sum(), best.any(-1).sum()])
+
+
+def jit_train_step(mesh: Mesh, **setting):
+    """Compile `train_step` for the mesh: state replicated and donated, batches split over the devices."""
+    return jax.jit(
+        partial(train_step, **setting),
+        in_shardings=(replicated(mesh), batch_sharding(mesh)),
+        out_shardings=replicated(mesh),
+        donate_argnums=0,
+    )
+
+
+def jit_count_hits(mesh: Mesh, *, model: UniversalModel):
+    """Compile `count_hits` for the mesh."""
+    return jax.jit(
+        partial(count_hits, model=model),
+        in_shardings=(replicated(mesh), batch_sharding(mesh)),
+        out_shardings=replicated(mesh),
+    )
+
+
+def classifier_state_dict(variables: Mapping, names: TensorNames) -> dict[str, np.ndarray]:
+    """Give the variables the names of released files, DRN's layer<level>... for one, and fc for the head.
+
+    `pretrained.from_state_dict` reads them, and has no use for the head.
+    """
+    tensors = pretrained.to_state_dict(variables, [HEAD], names=names)
+    renamed = (("base.", "layer"), ("seg.0.", f"{HEAD}."))
+    out = {}
+    for name, tensor in tensors.items():
+        for theirs, ours in renamed:
+            if name.startswith(theirs):
+                name = ours + name.removeprefix(theirs)
+        out[name] = tensor
+    return out

@@ -1,0 +1,1 @@
+"""Universal Semi-Supervised Semantic Segmentation (ICCV 2019)."""

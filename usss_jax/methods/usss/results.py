@@ -1,0 +1,90 @@
+"""What a finished run shows a person: the table of mIoU and the picture of predictions."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from usss_jax.data.domain import palette
+from usss_jax.data.pools import Pools
+from usss_jax.engine.loop import average, percent
+from usss_jax.evaluation.metrics import CONVENTION
+from usss_jax.inference import visualize
+
+PER_DOMAIN = {"single": "single (one network per domain)", "hung": "Hung et al. (one network per domain)"}
+TITLES = {"basic": "Univ-basic", "cross": "Univ-cross", "full": "Univ-full", "direct": "direct entropy"}
+
+
+def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> str:
+    """Markdown table of mIoU in per cent, best checkpoint / last step; a network per domain: one row for all.
+
+    Args:
+      summaries: by stage.
+      domains: those with labels, whose average is shown; others that a stage was scored on follow it.
+    """
+    rows = {}
+    for prefix, title in PER_DOMAIN.items():
+        of_domains = {d: summaries[f"{prefix}_{d}"]["domains"][d] for d in domains if f"{prefix}_{d}" in summaries}
+        if of_domains:
+            rows[title] = of_domains
+    for source in domains:
+        frozen = {d: summaries[f"frozen_{source}_{d}"] for d in domains if f"frozen_{source}_{d}" in summaries}
+        if frozen:
+            single = summaries.get(f"single_{source}")  # None: it lies in another workdir (single_from)
+            own = {source: single["domains"][source]} if single else {}
+            rows[f"{source}'s encoder, frozen"] = own | {d: s["domains"][d] for d, s in frozen.items()}
+        for target in domains:
+            if summary := summaries.get(f"finetune_{source}_{target}"):
+                rows[f"{source}, then fine-tuned on {target}"] = summary["domains"]
+    scored: dict[str, str] = {}  # heads of the columns of domains without labels
+    for stage in (s for s in TITLES if s in summaries):
+        others = {d: s for d, s in summaries[stage].get("without_labels", {}).items() if "miou_best" in s}
+        scored |= {d: f"{d} ({s['split']}), decoder of {s['scored_by']}" for d, s in others.items()}
+        rows[TITLES[stage]] = summaries[stage]["domains"] | others
+    splits = {d: scores["split"] for row in rows.values() for d, scores in row.items()}
+    heads = [f"{d} ({splits[d]})" for d in domains]
+    lines = [
+        f"mIoU in %, best checkpoint / last step. {CONVENTION}.",
+        "",
+        "| | " + " | ".join([*heads, "average", *scored.values()]) + " |",
+    ]
+    lines.append("|---" * (len(domains) + 2 + len(scored)) + "|")
+    for title, scores in rows.items():
+        cells = {d: [scores.get(d, {}).get(f"miou_{which}") for which in ("best", "last")] for d in (*domains, *scored)}
+        both = [[cells[d][i] for d in domains] for i in range(2)]
+        averages = [average(row) if None not in row else None for row in both]
+        pairs = [*(cells[d] for d in domains), averages, *(cells[d] for d in scored)]
+        lines.append(f"| {title} | " + " | ".join(f"{percent(a)} / {percent(b)}" for a, b in pairs) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw_comparison(
+    path: pathlib.Path,
+    pools: Mapping[str, Pools],
+    examples: Mapping[str, Sequence[dict]],
+    predictions: Mapping[tuple[str, str, str], np.ndarray],
+    variants: Sequence[str],
+):
+    """Write a PNG with a row per example and decoder: image, truth, and the prediction of every variant.
+
+    Args:
+      path: of the picture.
+      pools: per domain.
+      examples: per domain {"image": uint8 [h, w, 3], "label": uint8 [h, w]}; without "label" the truth is left white.
+      predictions: per (variant, domain, decoder) train ids int [number of examples, h, w], in the decoder's colours.
+      variants: columns after image and truth, in their order.
+    """
+    rows, shown = [], {}
+    colors = {d: palette(p.domain) for d, p in pools.items()}
+    for domain, decoder in dict.fromkeys((domain, decoder) for _, domain, decoder in predictions):
+        for i, example in enumerate(examples[domain]):
+            image, truth = example["image"], np.full_like(example["image"], 255)
+            if "label" in example:
+                truth = visualize.colorize(example["label"], colors[domain])
+                shown[domain] = True
+            maps = [np.asarray(predictions[variant, domain, decoder][i], np.uint8) for variant in variants]
+            tiles = [image, truth, *(visualize.colorize(m, colors[decoder]) for m in maps)]
+            rows.append(visualize.Row(domain if domain == decoder else f"{domain}, decoder of {decoder}", tiles))
+    legends = {d: [(c.name, c.color) for c in pools[d].domain.classes] for d in shown}
+    picture = visualize.comparison(rows, ["image", "truth", *(TITLES[v] for v in variants)], legends)
+    visualize.save_png(path, picture)

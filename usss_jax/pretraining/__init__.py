@@ -1,1 +1,0 @@
-"""ImageNet classification, which makes the weights that segmentation starts from."""

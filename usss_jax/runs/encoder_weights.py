@@ -1,0 +1,62 @@
+"""Weights that an encoder starts from: a file of others, or a stage that was trained here."""
+
+import pathlib
+
+import numpy as np
+import safetensors
+from jax.sharding import Mesh
+
+from usss_jax.errors import InputError
+from usss_jax.models import pretrained
+from usss_jax.models.universal import UniversalModel
+from usss_jax.runs.finished import open_stage
+from usss_jax.engine.state import abstract_variables
+
+PRETRAINED = "encoder.safetensors"  # what usss_jax.pretrain leaves in its workdir
+
+
+def load(path: str, model: UniversalModel, mesh: Mesh) -> dict[str, np.ndarray]:
+    """State dict by the names of files, of a file (models/pretrained.py) or of a finished stage's best checkpoint.
+
+    Args:
+      path: a .safetensors, .npz or .pth file, or the folder of a stage, such as runs/cs_idd/basic.
+      model: with the encoder that is to start from them.
+      mesh: devices on which a checkpoint is read.
+
+    Raises:
+      InputError: if there is neither, if the weights do not fit the encoder, or if they are known to have been trained
+        with another `normalize`.
+    """
+    place = pathlib.Path(path).expanduser()
+    normalize: str | None
+    if place.is_dir():
+        weights, normalize = _of_stage(place, mesh)
+    else:
+        weights, normalize = pretrained.load_file(path), _normalize_of(place)
+    names = model.encoder.tensor_names
+    pretrained.from_state_dict(weights, abstract_variables(model, mesh), encoder_only=True, names=names)  # or raises
+    if normalize not in (None, model.normalize):
+        raise InputError(
+            f"pretrained={path} was trained with normalize={normalize}, this config has normalize={model.normalize}; "
+            f"give --config.normalize={normalize}, or other weights"
+        )
+    return weights
+
+
+def _of_stage(folder: pathlib.Path, mesh: Mesh) -> tuple[dict[str, np.ndarray], str]:
+    if (file := folder / PRETRAINED).is_file():
+        raise InputError(f"pretrained: {folder} is a run of usss_jax.pretrain; give its file {file}")
+    try:
+        stage = open_stage(folder)
+        theirs, variables, _ = stage.restore(mesh)
+    except InputError as e:
+        raise InputError(f"pretrained: {e}") from e
+    return pretrained.to_state_dict(variables, names=theirs.encoder.tensor_names), stage.config.normalize
+
+
+def _normalize_of(file: pathlib.Path) -> str | None:
+    """What usss_jax.pretrain writes into the metadata of its file; None if the file does not say."""
+    if file.suffix != ".safetensors":
+        return None
+    with safetensors.safe_open(file, "np") as content:
+        return (content.metadata() or {}).get("normalize")

@@ -1,0 +1,171 @@
+"""What a run leaves behind and shows: JSON files, metrics.jsonl, TensorBoard scalars, the console line."""
+
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import subprocess
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from usss_jax.errors import InputError
+from usss_jax.local_files import named, write_whole
+from usss_jax.parallel import hosts
+
+FLUSH_SECONDS = 60.0  # after which TensorBoard's file is flushed
+
+
+def write_json(path: pathlib.Path, content: Mapping[str, Any]):
+    """Write a JSON file in one piece (`write_whole`); NaN is refused. Process 0 does."""
+    if hosts.is_writer():
+        write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+class MetricWriter:
+    """Scalars of one stage, to metrics.jsonl and TensorBoard; process 0 writes them.
+
+    Resuming at `start` drops the lines of later steps, which will be written again, and says how many damaged ones it
+    drops besides.
+
+    Raises:
+      OSError: here and in its methods, if something cannot be written; it names the file.
+      InputError: if the folder was removed or renamed meanwhile.
+    """
+
+    def __init__(self, folder: pathlib.Path, start: int):
+        self._writes = hosts.is_writer()
+        if not self._writes:
+            return
+        self._path = folder / "metrics.jsonl"
+        kept, damaged = _whole_lines(self._path.read_bytes() if self._path.exists() else b"")
+        if damaged:
+            print(f"{self._path}: {damaged} damaged line(s) dropped", flush=True)
+        write_whole(self._path, "".join(line + "\n" for line, step in kept if step <= start))
+        self._board = ScalarEvents(folder / "tensorboard", start)
+
+    def write(self, step: int, scalars: Mapping[str, Any]):
+        """Append one line; a value that is not finite becomes null."""
+        if not self._writes:
+            return
+        clean = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in scalars.items()}
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **clean}) + "\n")
+            self._board.write(step, {name: value for name, value in clean.items() if value is not None})
+        except OSError as e:
+            raise self._explained(e) from e
+
+    def close(self):
+        """Flush."""
+        if self._writes:
+            try:
+                self._board.close()
+            except OSError as e:
+                raise self._explained(e) from e
+
+    def _explained(self, error: OSError) -> Exception:
+        folder = self._path.parent
+        if folder.exists():
+            return named(error, self._path)
+        return InputError(f"{folder} was removed or renamed during the run; put it back, then the same command resumes")
+
+
+def _whole_lines(content: bytes) -> tuple[list[tuple[str, int]], int]:
+    """Lines of metrics.jsonl with their steps, and the number of those that are none: cut short by a kill, say."""
+    lines, damaged = [], 0
+    for raw in content.split(b"\n"):
+        try:
+            line = raw.decode()
+            read = json.loads(line)
+        except (ValueError, RecursionError):
+            read = None
+        if isinstance(read, dict) and isinstance(read.get("step"), int):
+            lines.append((line, read["step"]))
+        elif raw:
+            damaged += 1
+    return lines, damaged
+
+
+class ScalarEvents:
+    """A TensorBoard file of scalars, written by the caller's own thread.
+
+    (tensorboardX.SummaryWriter has one of its own, which dies if the disk is full, and then its callers wait for ever.)
+    """
+
+    def __init__(self, folder: pathlib.Path, start: int):
+        from tensorboardX import event_file_writer  # not above: where PyTorch is installed it imports that too
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._event, self._scalar = Event, scalar
+        self._writer = event_file_writer.EventsWriter(str(folder.absolute() / "events"))
+        self._flushed = time.monotonic()
+        begins = SessionLog(status=SessionLog.START)  # TensorBoard hides what it has of later steps
+        self._writer.write_event(Event(step=start + 1, wall_time=time.time(), session_log=begins))
+
+    def write(self, step: int, scalars: Mapping[str, Any]):
+        """Write scalars of a step; a reader sees them within a minute or so."""
+        for name, value in scalars.items():
+            self._writer.write_event(self._event(step=step, wall_time=time.time(), summary=self._scalar(name, value)))
+        if time.monotonic() > self._flushed + FLUSH_SECONDS:
+            self._writer.flush()
+            self._flushed = time.monotonic()
+
+    def close(self):
+        """Flush."""
+        self._writer.close()
+
+
+def say(stage: str, text: str):
+    """Print a progress line of a stage."""
+    print(f"[{stage}] {text}", flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Format seconds as m:ss or h:mm:ss."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
+
+
+def environment() -> dict[str, Any]:
+    """Device, versions and commit, for the summary."""
+    packages = ("usss_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    devices = jax.devices()
+    of = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return {
+        "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}){of}, {os.cpu_count()} CPU cores",
+        "versions": {name: _version(name) for name in packages},
+        "commit": _commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    """Version of an installed package; None for one that is used without being installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Commit of the project's checkout, with "+changes" if files differ from it; None outside a checkout."""
+    here = pathlib.Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        tracked = git("ls-files", pathlib.Path(__file__).name)
+        return (
+            git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+            if tracked
+            else None
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None

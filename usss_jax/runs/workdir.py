@@ -1,0 +1,225 @@
+"""To which config a workdir belongs, and which networks may come from another one."""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+from ml_collections import ConfigDict
+
+from usss_jax.config import FREE_FIELDS, NAMING_FIELDS, NOT_OF_SINGLES, default_config
+from usss_jax.data.content import differences
+from usss_jax.errors import InputError
+from usss_jax.local_files import local_path, read_object, reason
+from usss_jax.parallel import hosts
+from usss_jax.runs import logs
+
+
+def read_summary(path: pathlib.Path) -> dict[str, Any] | None:
+    """Read a stage's summary.json; None if there is none, or a damaged one: the stage is not finished then."""
+    if not path.exists():
+        return None
+    try:
+        summary = read_object(path)
+        check_summary(summary)
+    except (OSError, ValueError) as e:
+        again = "made again from its last checkpoint" if (path.parent / "checkpoints").exists() else "trained again"
+        print(f"{path} is damaged ({reason(e)}): the stage counts as not finished, and is {again}", flush=True)
+        return None
+    return summary
+
+
+def check_summary(summary: Mapping[str, Any]):
+    """Raise ValueError for what is no summary of a stage."""
+    if not isinstance(summary.get("domains"), dict):
+        raise ValueError("it has no 'domains'")
+    if not all(isinstance(scores, dict) and "iou" in scores for scores in summary["domains"].values()):
+        raise ValueError("its 'domains' have no 'iou'")
+
+
+def claim_workdir(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
+    """Write config and data into a fresh workdir; raise InputError if it belongs to others, or is not all hosts'.
+
+    `data` is the content of every domain (Pools.content). Where data and files lie is no matter, what they are is.
+    """
+    hosts.from_writer(_claim, config, workdir, data)
+    hosts.check_shared(workdir)
+
+
+def _claim(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"workdir {workdir}: is a file; give another --workdir")
+    config_path, data_path = workdir / "config.json", workdir / "data.json"
+    mine = json.loads(json.dumps(config.to_dict()))
+    named = {"domains": dict(data), "files": {field: _identity(mine[field]) for field in FILE_FIELDS}}
+    try:
+        theirs = read_object(config_path) if config_path.exists() else None
+    except (OSError, ValueError) as e:
+        raise InputError(
+            f"workdir {workdir}: {config_path} cannot be used ({reason(e)}); restore it, or delete it if config and "
+            "data are what they were"
+        ) from e
+    before = read_data(data_path) if theirs else None
+    if theirs:
+        theirs = {**default_config().to_dict(), **theirs}  # a field that came later had its default then
+        compared = set(mine) - set(FREE_FIELDS) - (set(NAMING_FIELDS) if before else set())
+        changed = [f"{f} was {theirs[f]!r}, is now {mine[f]!r}" for f in mine if f in compared and theirs[f] != mine[f]]
+        if changed:
+            raise InputError(
+                f"workdir {workdir} belongs to another config: {', '.join(changed)}; give another --workdir"
+            )
+    if theirs and before:
+        changed = differences(before.get("domains"), named["domains"])
+        changed += [
+            f"{field} was {theirs[field]!r}, is now {mine[field]!r}, whose content is another"
+            for field in FILE_FIELDS
+            if before["files"].get(field) != named["files"][field] and not _is_gone(mine[field], theirs[field])
+        ]
+        if changed:
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            raise InputError(
+                f"workdir {workdir} was trained on other data: {'; '.join(changed[:3])}{more}; give another --workdir, "
+                "or restore the data"
+            )
+    logs.write_json(data_path, named)
+    logs.write_json(config_path, {**(theirs or mine), **{field: mine[field] for field in NAMING_FIELDS}})
+
+
+FILE_FIELDS = ("pretrained", "label_embeddings")  # of a config, that may name a file
+
+
+def read_data(path: pathlib.Path) -> dict[str, Any] | None:
+    """Read data.json; None where an older version left none."""
+    if not path.exists():
+        return None
+    try:
+        data = read_object(path)
+        if not all(isinstance(data.get(key), dict) for key in ("domains", "files")):
+            raise ValueError("it lacks domains or files")
+    except (OSError, ValueError) as e:
+        raise InputError(f"{path} is damaged ({reason(e)}); restore it, or delete it if the data is what it was") from e
+    return data
+
+
+def _identity(value: str) -> str:
+    """What a field that may name a file stands for, wherever the file is: the hash of its content, or the value."""
+    kind, path = ("words:", value[6:]) if value.startswith("words:") else ("", value)
+    file = pathlib.Path(os.path.expanduser(path))
+    file = file / "summary.json" if file.is_dir() else file  # of a stage
+    if not path or not file.is_file():
+        return value
+    with file.open("rb") as content:
+        return f"{kind}sha256 {hashlib.file_digest(content, 'sha256').hexdigest()}"
+
+
+def _is_gone(mine: str, theirs: str) -> bool:
+    """Whether a field names what it did, and that is no longer there: what was made of it is in the workdir."""
+    return mine == theirs and _identity(mine) == mine
+
+
+@contextlib.contextmanager
+def alone_in(workdir: pathlib.Path) -> Iterator[None]:
+    """Keep other processes from training the same workdir meanwhile; a process that dies lets go of it.
+
+    A file system that knows no locks does not stop the run. Of several processes that train together, process 0 holds
+    the lock.
+
+    Raises:
+      InputError: if another process trains it.
+    """
+    with contextlib.ExitStack() as stack:
+        hosts.from_writer(_lock, workdir, stack)
+        yield
+
+
+def _lock(workdir: pathlib.Path, stack: contextlib.ExitStack):
+    """Lock the workdir until the stack is closed."""
+    path = workdir / ".lock"
+    try:
+        descriptor = _open_lock(path)
+    except OSError as e:
+        raise InputError(
+            f"{path} cannot be opened ({reason(e)}); remove it if no other process trains this workdir"
+        ) from e
+    stack.callback(os.close, descriptor)
+    try:
+        if fcntl:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        text = f"workdir {workdir}: another process trains it now; wait for it, or give another --workdir"
+        raise InputError(text) from e
+    except OSError as e:
+        print(f"workdir {workdir} cannot be locked ({e}): see to it that no other process trains it")
+
+
+def _open_lock(path: pathlib.Path) -> int:
+    """Open the file, which may be a colleague's: to read it is enough for a lock (but over NFS)."""
+    quick = getattr(os, "O_NONBLOCK", 0)  # a named pipe does not wait for its other end
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | quick, 0o666)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | quick)
+
+
+def singles_folder(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]) -> pathlib.Path:
+    """Workdir of the single-domain networks: this one, or that of `single_from`; `data` as for claim_workdir.
+
+    Raises:
+      InputError: if that one has no finished networks, or its config makes other ones.
+    """
+    if not config.single_from:
+        return workdir
+    folder = local_path(config.single_from, "single_from")
+    hosts.from_writer(_check_singles, config, folder, data)
+    return folder
+
+
+def _check_singles(config: ConfigDict, folder: pathlib.Path, data: Mapping[str, Any]):
+    try:
+        theirs = read_object(folder / "config.json")
+    except (OSError, ValueError) as e:
+        text = f"single_from={folder}: no workdir of a run ({reason(e)}); correct it, or leave it empty"
+        raise InputError(text) from e
+    before = read_data(folder / "data.json")
+    mine = json.loads(json.dumps(config.to_dict()))
+    theirs = {**default_config().to_dict(), **theirs}
+    for field in sorted(set(mine) - set(NOT_OF_SINGLES) - (set(NAMING_FIELDS) if before else set())):
+        if theirs[field] != mine[field]:
+            raise InputError(
+                f"single_from={folder}: {field} was {theirs[field]!r} there and is {mine[field]!r} here; set it to "
+                "that, or leave single_from empty"
+            )
+    for name, content in data.items():
+        if before and name not in before["domains"]:
+            raise InputError(
+                f"single_from={folder}: it has no network of {name}, only of {', '.join(before['domains'])}; leave "
+                "single_from empty, or give the workdir of a run with that domain"
+            )
+        theirs_of = before["domains"][name] if before else content
+        without = {"unlabeled images": None}  # which single-domain networks do not see
+        changed = differences({**theirs_of, **without}, {**content, **without}, name)
+        if changed:
+            raise InputError(
+                f"single_from={folder}: was trained on other data of {name}: {changed[0]}; restore the data, or leave "
+                "single_from empty"
+            )
+        path = folder / f"single_{name}" / "summary.json"
+        if not path.exists():
+            raise InputError(
+                f"single_from={folder}: single_{name} is not finished there; run its command again with "
+                "--config.variants=single"
+            )
+        try:
+            check_summary(read_object(path))
+        except (OSError, ValueError) as e:
+            raise InputError(
+                f"{path} is damaged ({reason(e)}); run that workdir's command again with --config.variants=single"
+            ) from e

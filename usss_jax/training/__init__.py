@@ -1,1 +1,0 @@
-"""State, step, loop and stages."""
