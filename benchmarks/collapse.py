@@ -40,25 +40,27 @@ RECORDED = (1, 2, 5, 10, 20, 50, 100, 200)
 
 def trace(config, pools, embeddings, steps: int, change: dict) -> dict:
     """Train Univ-full for some steps under one changed setting; return the watched values by step."""
-    lr = change.get("lr", config.lr)
+    lr = change.get("lr", config.optim.lr)
     objective = Objective(
-        change.get("alpha", config.alpha),
-        change.get("beta", config.beta),
-        change.get("similarity_scale", config.similarity_scale),
+        change.get("alpha", config.usss.alpha),
+        change.get("beta", config.usss.beta),
+        change.get("similarity_scale", config.usss.similarity_scale),
     )
     mesh = sharding.create_mesh()
-    model = networks.stage_model(config, pools, config.embed_dim)
-    tx = optim.create_optimizer(lr, config.steps, momentum=config.momentum, weight_decay=config.weight_decay)
-    state, _ = create_state(model, tx, config.seed, mesh, embeddings)
+    model = networks.stage_model(config, pools, config.usss.embed_dim)
+    tx = optim.create_optimizer(
+        lr, config.train.steps, momentum=config.optim.momentum, weight_decay=config.optim.weight_decay
+    )
+    state, _ = create_state(model, tx, config.train.seed, mesh, embeddings)
     step = jit_train_step(mesh, model=model, tx=tx, objective=objective, has_unlabeled=True)
     batches = streams.step_batches(
         pools,
-        batch_size=config.batch_size,
-        unlabeled_batch_size=config.unlabeled_batch_size,
+        batch_size=config.train.batch_size,
+        unlabeled_batch_size=config.train.unlabeled_batch_size,
         unlabeled_batches=variants.universal_stage(config, "full", pools, embeddings, {}).unlabeled_batches,
-        seed=config.seed,
+        seed=config.train.seed,
     )
-    out, iterator = {}, streams.iterate(batches, 0, config.loader_threads)
+    out, iterator = {}, streams.iterate(batches, 0, config.data.loader_threads)
     for i in range(1, steps + 1):
         state, scalars = step(state, sharding.put(next(iterator), sharding.step_batch_shardings(mesh)))
         if i in RECORDED:
@@ -95,11 +97,11 @@ def main():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config(args.arg)
-    config.data_root = args.data_root
+    config.data.root = args.data_root
     config = checked(config)
     pools = open_all(config)
     embeddings, _ = label_embeddings.load(args.workdir / "prototypes" / "label_embeddings.npz")
-    result = {"config": f"{args.config}:{args.arg}", "seed": config.seed, "settings": {}, **logs.environment()}
+    result = {"config": f"{args.config}:{args.arg}", "seed": config.train.seed, "settings": {}, **logs.environment()}
     for name, change in SETTINGS.items():
         result["settings"][name] = trace(config, pools, embeddings, args.steps, change)
         print(name, json.dumps(result["settings"][name][args.steps]), flush=True)

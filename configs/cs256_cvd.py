@@ -1,7 +1,7 @@
 """Cityscapes at 256x256 + CamVid: the pair of the paper's Table 3 on files small enough for any machine.
 
-    python -m usss_jax.main --config=configs/cs256_cvd.py --config.data_root=DATA --workdir=runs/cs256_cvd
-    python -m usss_jax.main --config=configs/cs256_cvd.py:cpu --config.data_root=DATA --workdir=runs/cs256_cvd_cpu
+    python -m usss_jax.main --config=configs/cs256_cvd.py --config.data.root=DATA --workdir=runs/cs256_cvd
+    python -m usss_jax.main --config=configs/cs256_cvd.py:cpu --config.data.root=DATA --workdir=runs/cs256_cvd_cpu
 
 DATA holds `cityscapes256/` and `camvid/`. The 256x256 version squashes the frames to squares and its labels were
 recovered from a colour rendering: its mIoU must not be put beside published Cityscapes numbers.
@@ -20,11 +20,11 @@ CAMVID_TRAIN = 367
 def get_config(arg=None):
     arg = parse_arg(arg, cpu=False, anchored=False, n=100, encoder="drn_d_22")
     config = default_config()
-    config.domains = ["cityscapes256", "camvid"]
-    config.labeled_per_domain = f"cityscapes256={arg.n},camvid=all" if arg.n > CAMVID_TRAIN else arg.n
-    config.encoder = arg.encoder
-    config.lr = 0.02
-    config.precision = "bfloat16"
+    config.data.domains = ["cityscapes256", "camvid"]
+    config.data.labeled_per_domain = f"cityscapes256={arg.n},camvid=all" if arg.n > CAMVID_TRAIN else arg.n
+    config.model.encoder = arg.encoder
+    config.optim.lr = 0.02
+    config.model.precision = "bfloat16"
     set_epochs(config, arg.n)
     if arg.anchored:
         config.update(ANCHORED)

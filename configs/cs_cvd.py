@@ -1,7 +1,7 @@
 """Cityscapes + CamVid: Tables 2 to 5 of the USSS paper.
 
-    python -m usss_jax.main --config=configs/cs_cvd.py --config.data_root=DATA --workdir=runs/cs_cvd
-    python -m usss_jax.main --config=configs/cs_cvd.py:resnet101,n=375 --config.data_root=DATA --workdir=runs/n375
+    python -m usss_jax.main --config=configs/cs_cvd.py --config.data.root=DATA --workdir=runs/cs_cvd
+    python -m usss_jax.main --config=configs/cs_cvd.py:resnet101,n=375 --config.data.root=DATA --workdir=runs/n375
 
 DATA holds `cityscapes/` (leftImg8bit, gtFine) and `camvid/` (SegNet's layout).
 
@@ -13,7 +13,7 @@ DATA holds `cityscapes/` (leftImg8bit, gtFine) and `camvid/` (SegNet's layout).
 
 The paper's setting: SGD 1e-3, momentum 0.9, decay 1e-4, poly 0.9, 200 epochs, batch 10, d = 128, alpha = beta = 1;
 Cityscapes at 512x1024 (height x width) with 512x512 crops, CamVid whole at 360x480; flip and crop alone. Where it
-takes encoders from ImageNet, give their weights as --config.pretrained=FILE; without, the run starts from random
+takes encoders from ImageNet, give their weights as --config.model.pretrained=FILE; without, the run starts from random
 weights and cannot be put beside the paper's numbers. CamVid has 367 training images: a larger n takes all of them.
 `anchored` is our setting beside the paper's (docs/claims.md); `convnext_tiny` takes another encoder
 (docs/encoders.md); `cpu` shrinks size, width and schedule for two cores. Time and scores of ours: not measured yet.
@@ -27,9 +27,9 @@ CAMVID_TRAIN = 367
 def get_config(arg=None):
     arg = parse_arg(arg, cpu=False, anchored=False, n=100, encoder="drn_d_22")
     config = default_config()
-    config.domains = ["cityscapes", "camvid"]
-    config.labeled_per_domain = f"cityscapes={arg.n},camvid=all" if arg.n > CAMVID_TRAIN else arg.n
-    config.encoder = arg.encoder
+    config.data.domains = ["cityscapes", "camvid"]
+    config.data.labeled_per_domain = f"cityscapes={arg.n},camvid=all" if arg.n > CAMVID_TRAIN else arg.n
+    config.model.encoder = arg.encoder
     set_epochs(config, arg.n)
     if arg.anchored:
         config.update(ANCHORED)

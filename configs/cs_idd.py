@@ -1,7 +1,7 @@
 """Cityscapes + IDD (level 3, 26 classes): the CS + IDD table of the USSS paper.
 
-    python -m usss_jax.main --config=configs/cs_idd.py --config.data_root=DATA --workdir=runs/cs_idd
-    python -m usss_jax.main --config=configs/cs_idd.py:resnet50,n=1500 --config.data_root=DATA --workdir=runs/n1500
+    python -m usss_jax.main --config=configs/cs_idd.py --config.data.root=DATA --workdir=runs/cs_idd
+    python -m usss_jax.main --config=configs/cs_idd.py:resnet50,n=1500 --config.data.root=DATA --workdir=runs/n1500
 
 DATA holds `cityscapes/` and `idd/` (leftImg8bit, gtFine with `*_gtFine_labellevel3Ids.png`).
 
@@ -20,9 +20,9 @@ from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shr
 def get_config(arg=None):
     arg = parse_arg(arg, cpu=False, anchored=False, n=100, encoder="drn_d_22")
     config = default_config()
-    config.domains = ["cityscapes", "idd"]
-    config.labeled_per_domain = arg.n
-    config.encoder = arg.encoder
+    config.data.domains = ["cityscapes", "idd"]
+    config.data.labeled_per_domain = arg.n
+    config.model.encoder = arg.encoder
     set_epochs(config, arg.n)
     if arg.anchored:
         config.update(ANCHORED)

@@ -1,6 +1,6 @@
 """Cityscapes + SUN RGB-D (13 classes): roads and rooms, Table 6 of the USSS paper.
 
-    python -m usss_jax.main --config=configs/cs_sun.py --config.data_root=DATA --workdir=runs/cs_sun
+    python -m usss_jax.main --config=configs/cs_sun.py --config.data.root=DATA --workdir=runs/cs_sun
 
 DATA holds `cityscapes/` (leftImg8bit, gtFine) and `sunrgbd/` (images and 13-class masks of sunrgbd-meta-data).
 
@@ -19,9 +19,9 @@ from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shr
 def get_config(arg=None):
     arg = parse_arg(arg, cpu=False, anchored=False, n=1500, encoder="resnet50")
     config = default_config()
-    config.domains = ["cityscapes", "sun13"]
-    config.labeled_per_domain = arg.n
-    config.encoder = arg.encoder
+    config.data.domains = ["cityscapes", "sun13"]
+    config.data.labeled_per_domain = arg.n
+    config.model.encoder = arg.encoder
     set_epochs(config, arg.n)
     if arg.anchored:
         config.update(ANCHORED)

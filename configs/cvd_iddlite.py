@@ -1,7 +1,7 @@
 """CamVid + IDD-Lite: England and India, 11 and 7 classes, real images small enough for any machine.
 
-    python -m usss_jax.main --config=configs/cvd_iddlite.py --config.data_root=DATA --workdir=runs/cvd_iddlite
-    python -m usss_jax.main --config=configs/cvd_iddlite.py:cpu --config.data_root=DATA --workdir=runs/cvd_iddlite_cpu
+    python -m usss_jax.main --config=configs/cvd_iddlite.py --config.data.root=DATA --workdir=runs/cvd_iddlite
+    python -m usss_jax.main --config=configs/cvd_iddlite.py:cpu --config.data.root=DATA --workdir=runs/cvd_iddlite_cpu
 
 DATA holds `camvid/` and `idd_lite/`. Not a row of the paper: its setting (N = 100, d_22 = its ResNet-18, SGD, poly,
 alpha = beta = 1) on another pair of domains, from scratch, with a learning rate that suits that.
@@ -19,11 +19,11 @@ CAMVID_TRAIN = 367
 def get_config(arg=None):
     arg = parse_arg(arg, cpu=False, anchored=False, n=100, encoder="drn_d_22")
     config = default_config()
-    config.domains = ["camvid", "idd_lite"]
-    config.labeled_per_domain = f"camvid=all,idd_lite={arg.n}" if arg.n > CAMVID_TRAIN else arg.n
-    config.encoder = arg.encoder
-    config.lr = 0.02
-    config.precision = "bfloat16"
+    config.data.domains = ["camvid", "idd_lite"]
+    config.data.labeled_per_domain = f"camvid=all,idd_lite={arg.n}" if arg.n > CAMVID_TRAIN else arg.n
+    config.model.encoder = arg.encoder
+    config.optim.lr = 0.02
+    config.model.precision = "bfloat16"
     set_epochs(config, arg.n)
     if arg.anchored:
         config.update(ANCHORED)

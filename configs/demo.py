@@ -13,18 +13,18 @@ from usss_jax.config import default_config, parse_arg
 def get_config(arg=None):
     arg = parse_arg(arg, room=False)
     config = default_config()
-    config.domains = ["city_street", "town_street"] + ["indoor_room"] * arg.room
-    config.labeled_per_domain = 16  # of 300 per domain
-    config.image_size = "128x192"
-    config.width = 0.25
-    config.embed_dim = 32
-    config.normalize = "none"
-    config.steps = 300
-    config.single_steps = 200
-    config.batch_size = config.unlabeled_batch_size = 2
-    config.unlabeled_batches = 1
-    config.lr = 0.1
-    config.eval_every = config.checkpoint_every = 100
-    config.eval_batch_size = 8
-    config.log_every = 25
+    config.data.domains = ["city_street", "town_street"] + ["indoor_room"] * arg.room
+    config.data.labeled_per_domain = 16  # of 300 per domain
+    config.data.image_size = "128x192"
+    config.model.width = 0.25
+    config.usss.embed_dim = 32
+    config.data.normalize = "none"
+    config.train.steps = 300
+    config.usss.single_steps = 200
+    config.train.batch_size = config.train.unlabeled_batch_size = 2
+    config.train.unlabeled_batches = 1
+    config.optim.lr = 0.1
+    config.train.eval_every = config.train.checkpoint_every = 100
+    config.train.eval_batch_size = 8
+    config.train.log_every = 25
     return config

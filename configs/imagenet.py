@@ -1,13 +1,13 @@
 """ImageNet pretraining of the encoder, by the schedule of the DRN paper (Yu, Koltun, Funkhouser, 2017, section 4.1).
 
-    python -m usss_jax.pretrain --config=configs/imagenet.py --config.data=DIR --workdir=runs/imagenet
-    python -m usss_jax.pretrain --config=configs/imagenet.py:resnet50 --config.data=tfds:DIR --workdir=runs/imagenet50
-    python -m usss_jax.pretrain --config=configs/imagenet.py:cpu --config.data=DIR --workdir=runs/imagenet_cpu
+    python -m usss_jax.pretrain --config=configs/imagenet.py --config.data.root=DIR --workdir=runs/imagenet
+    python -m usss_jax.pretrain --config=configs/imagenet.py:resnet50 --config.data.root=tfds:DIR --workdir=runs/imagenet50
+    python -m usss_jax.pretrain --config=configs/imagenet.py:cpu --config.data.root=DIR --workdir=runs/imagenet_cpu
 
 DIR holds train/CLASS/IMAGE and val/CLASS/IMAGE (any classes, any number), or with `tfds:` the array_record files of
 tfds's imagenet2012. The run leaves encoder.safetensors (best checkpoint), which starts a segmentation:
 
-    python -m usss_jax.main --config=configs/cs_cvd.py --config.pretrained=runs/imagenet/encoder.safetensors ...
+    python -m usss_jax.main --config=configs/cs_cvd.py --config.model.pretrained=runs/imagenet/encoder.safetensors ...
 
 SGD with momentum 0.9 and weight decay 1e-4, learning rate 0.1 divided by 10 every 30 of 120 epochs. Batch 256, random
 resized crops of 224 pixels and flips are the field's usual ones. Arguments: `resnet50` (another encoder), `cpu` (a
@@ -22,15 +22,15 @@ from usss_jax.methods.imagenet.config import default_config
 def get_config(arg=None):
     arg = parse_arg(arg, cpu=False, encoder="drn_d_22")
     config = default_config()
-    config.encoder = arg.encoder
-    config.precision = "bfloat16"
+    config.model.encoder = arg.encoder
+    config.model.precision = "bfloat16"
     if arg.cpu:
-        config.precision = "float32"
-        config.width = 0.25
-        config.crop, config.eval_resize = 64, 73
-        config.batch_size = config.eval_batch_size = 32
-        config.lr = 0.02
-        config.epochs, config.decay_epochs = 10.0, 4.0
-        config.loader_threads = 2
-        config.checkpoint_every, config.log_every = 100, 10
+        config.model.precision = "float32"
+        config.model.width = 0.25
+        config.imagenet.crop, config.imagenet.eval_resize = 64, 73
+        config.train.batch_size = config.train.eval_batch_size = 32
+        config.optim.lr = 0.02
+        config.imagenet.epochs, config.imagenet.decay_epochs = 10.0, 4.0
+        config.data.loader_threads = 2
+        config.train.checkpoint_every, config.train.log_every = 100, 10
     return config

@@ -55,10 +55,10 @@ def prepare(builder_class: type[DomainBuilder], config: RecordsConfig, data_dir:
 
 def _fields(config: RecordsConfig, data_dir: str) -> str:
     """What a training on these records is to be told: where they are and, if not the domain's own, their size."""
-    root, domain = f"--config.data_root=tfds:{data_dir}", config.domain
+    root, domain = f"--config.data.root=tfds:{data_dir}", config.domain
     if config.size in (None, domain.size):
         return root
-    return f"{root} --config.image_size={domain.name}={height_width(config.size)}"
+    return f"{root} --config.data.image_size={domain.name}={height_width(config.size)}"
 
 
 # ---- the command line ----------------------------------------------------------------------------------

@@ -25,9 +25,14 @@ from usss_jax.runs.checkpoint import Checkpoints
 
 def tiny(**fields):
     config = demo.get_config()
-    config.width, config.embed_dim, config.image_size, config.labeled_per_domain = 0.0625, 8, "16x24", 4
-    config.steps = config.single_steps = config.eval_every = config.checkpoint_every = 2
-    config.eval_batch_size = 60
+    config.model.width, config.usss.embed_dim, config.data.image_size, config.data.labeled_per_domain = (
+        0.0625,
+        8,
+        "16x24",
+        4,
+    )
+    config.train.steps = config.usss.single_steps = config.train.eval_every = config.train.checkpoint_every = 2
+    config.train.eval_batch_size = 60
     config.update(fields)
     return config
 
@@ -141,7 +146,7 @@ def test_weights_that_do_not_fit_are_refused_before_the_workdir_is_claimed(tmp_p
     (stage / "config.json").write_text(json.dumps({"stage": "basic", **config.to_dict()}))
     (stage / "summary.json").write_text(json.dumps({"best_step": 2, "domains": scores}))
 
-    assert config.normalize == "none"
+    assert config.data.normalize == "none"
     for fields, message in (
         ({"width": 0.125}, r"base\.0\.0\.weight is .* `width` another one"),
         ({"normalize": "imagenet"}, "trained with normalize=none, this config has normalize=imagenet"),

@@ -127,11 +127,11 @@ def test_warnings_leave_the_exit_code_0(mine, tmp_path):
     yaml, data = mine
     for path in (data / "val_masks").iterdir():
         tiny_data.write(path, np.ones(SIZE, np.uint8))
-    options = [f"--config={REPO / 'configs/demo.py'}", f"--config.domains={yaml}", "--config.image_size="]
-    options.append("--config.min_classes=1")
+    options = [f"--config={REPO / 'configs/demo.py'}", f"--config.data.domains={yaml}", "--config.data.image_size="]
+    options.append("--config.data.min_classes=1")
     tiny_data.write(data / "train_masks/t4.png", np.eye(*SIZE, dtype=np.uint8))  # the others are ignored
     (tmp_path / "one.txt").write_text("t4\n")
-    result = run(tmp_path, *options, f"--config.labeled_list={tmp_path / 'one.txt'}")
+    result = run(tmp_path, *options, f"--config.data.labeled_list={tmp_path / 'one.txt'}")
     assert result.returncode == 0 and "0 faults, 2 warnings" in result.stdout, result.stdout + result.stderr
     assert "warnings (2), may be meant" in result.stdout
     assert "mine, val: no pixel in 3 masks of: rest" in result.stdout
@@ -147,15 +147,15 @@ def test_help_says_what_is_a_fault():
 
 
 def test_config_tells_the_labeled_set_with_the_hash_of_the_run(mine, tmp_path):
-    options = [f"--config={REPO / 'configs/demo.py'}", f"--config.domains={mine[0]}", "--config.image_size="]
-    result = run(tmp_path, *options, "--config.labeled_per_domain=4")
+    options = [f"--config={REPO / 'configs/demo.py'}", f"--config.data.domains={mine[0]}", "--config.data.image_size="]
+    result = run(tmp_path, *options, "--config.data.labeled_per_domain=4")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "4 labeled and 6 unlabeled images, 4 are both" in result.stdout
     content = json.loads((tmp_path / "out/check.json").read_text())
     ids = content["domains"]["mine"]["labeled"]["ids"]
     assert len(ids) == 4 and content["split_hash"] == split_hash({"mine": ids})
 
-    result = run(tmp_path, *options, "--config.labeled_per_domain=7", "--config.unlabeled_splits=trian")
+    result = run(tmp_path, *options, "--config.data.labeled_per_domain=7", "--config.data.unlabeled_splits=trian")
     assert result.returncode == 1
     assert "training would stop at once: labeled_per_domain: mine asks for 7" in result.stdout
     assert "did you mean 'train'?" in result.stdout
@@ -166,12 +166,12 @@ def test_labeled_list_needs_only_the_masks_of_its_images(mine, tmp_path):
     for name in ("t0", "t1", "t2"):
         (data / f"train_masks/{name}.png").unlink()
     (tmp_path / "few.txt").write_text("t3\nt4\n")
-    options = [f"--config={REPO / 'configs/demo.py'}", f"--config.domains={yaml}", "--config.image_size="]
-    result = run(tmp_path, *options, f"--config.labeled_list={tmp_path / 'few.txt'}")
+    options = [f"--config={REPO / 'configs/demo.py'}", f"--config.data.domains={yaml}", "--config.data.image_size="]
+    result = run(tmp_path, *options, f"--config.data.labeled_list={tmp_path / 'few.txt'}")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "2 labeled and 6 unlabeled" in result.stdout and "3 of 6 images without a mask" in result.stdout
     (tmp_path / "few.txt").write_text("t2\nt4\n")
-    result = run(tmp_path, *options, f"--config.labeled_list={tmp_path / 'few.txt'}")
+    result = run(tmp_path, *options, f"--config.data.labeled_list={tmp_path / 'few.txt'}")
     assert result.returncode == 1 and "t2.png has no mask" in result.stdout
 
 
@@ -214,9 +214,9 @@ def test_drawn_domains_are_cheap_and_clean(tmp_path):
         (["--domain=city_street", "--limit=0"], "limit"),
         (["--domain=absent.yaml"], "absent.yaml"),
         (["--config=configs/demo.py", "--config.alhpa=2"], "did you mean 'alpha'"),
-        (["--config=configs/demo.py", "--config.image_size=9"], "image_size"),
-        (["--config=configs/demo.py", "--config.image_size=96x64"], "did you mean 64x96?"),
-        (["--config=configs/demo.py", "--data_root=x"], "--config.data_root"),
+        (["--config=configs/demo.py", "--config.data.image_size=9"], "image_size"),
+        (["--config=configs/demo.py", "--config.data.image_size=96x64"], "did you mean 64x96?"),
+        (["--config=configs/demo.py", "--data_root=x"], "--config.data.root"),
         (["--config=configs/absent.py"], "configs/absent.py"),
     ],
 )
@@ -225,7 +225,7 @@ def test_wrong_flags_are_one_line_and_exit_code_2(tmp_path, options, told):
     assert result.returncode == 2 and result.stdout == ""
     (line,) = result.stderr.splitlines()
     assert line.startswith("usss_jax: error: ") and told in line
-    assert "--config.data_root" not in line or "--config" in "".join(options)
+    assert "--config.data.root" not in line or "--config" in "".join(options)
 
 
 def test_folder_that_cannot_be_written_is_told_first(tmp_path):
@@ -400,7 +400,7 @@ def test_images_in_formats_that_are_not_read_are_a_fault_and_hide_nothing(mine, 
     yaml.write_text(YAML.replace("train/{id}.png", "train/{id}"))
     write_other_formats(data / "train")
     (data / "train_masks/t1.png").unlink()
-    options = [f"--config={REPO / 'configs/demo.py'}", f"--config.domains={yaml}", "--config.image_size="]
+    options = [f"--config={REPO / 'configs/demo.py'}", f"--config.data.domains={yaml}", "--config.data.image_size="]
     result = run(tmp_path, *options)
     assert result.returncode == 1 and result.stderr == ""
     assert "faults (2)" in result.stdout and "1 of 6 images without a mask" in result.stdout
@@ -463,8 +463,8 @@ def test_unlabeled_copy_of_a_val_image_is_a_fault_but_the_same_file_a_choice(min
 def test_labeled_image_in_val_is_told_once(mine, tmp_path):
     yaml, data = mine
     shutil.copy(data / "train/t2.png", data / "val/v1.png")
-    options = [f"--config={REPO / 'configs/demo.py'}", f"--config.domains={yaml}", "--config.image_size="]
-    result = run(tmp_path, *options, "--config.labeled_per_domain=all")
+    options = [f"--config={REPO / 'configs/demo.py'}", f"--config.data.domains={yaml}", "--config.data.image_size="]
+    result = run(tmp_path, *options, "--config.data.labeled_per_domain=all")
     assert result.returncode == 1 and "6 labeled and 6 unlabeled images, 6 are both" in result.stdout
     (finding,) = json.loads((tmp_path / "out/check.json").read_text())["findings"]
     assert finding["level"] == "fault" and finding["items"] == ["train/t2.png = val/v1.png"]

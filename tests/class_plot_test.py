@@ -211,13 +211,13 @@ def test_features_at_pixels_are_the_upsampled_ones():
 def trained(tmp_path_factory):
     """Univ-basic and Univ-full of two drawn domains, two steps each."""
     config = default_config()
-    config.domains = ["city_street", "town_street"]
-    config.image_size = "32x48"
-    config.width, config.embed_dim, config.lr = 0.0625, 8, 0.01
-    config.labeled_per_domain = config.batch_size = config.unlabeled_batch_size = 2
-    config.unlabeled_batches, config.eval_batch_size = 1, 16
-    config.steps = config.single_steps = config.eval_every = 2
-    config.variants, config.label_embeddings = ["basic", "full"], "random"
+    config.data.domains = ["city_street", "town_street"]
+    config.data.image_size = "32x48"
+    config.model.width, config.usss.embed_dim, config.optim.lr = 0.0625, 8, 0.01
+    config.data.labeled_per_domain = config.train.batch_size = config.train.unlabeled_batch_size = 2
+    config.train.unlabeled_batches, config.train.eval_batch_size = 1, 16
+    config.train.steps = config.usss.single_steps = config.train.eval_every = 2
+    config.variants, config.usss.label_embeddings = ["basic", "full"], "random"
     folder = tmp_path_factory.mktemp("run")
     stages.run(ConfigDict(config), folder)
     return folder
@@ -354,7 +354,7 @@ def test_stage_of_an_older_version_lacks_newer_fields(tmp_path):
     config = json.loads((stage / "config.json").read_text())
     del config["entropy_warmup"]
     (stage / "config.json").write_text(json.dumps(config))
-    assert finished.open_stage(stage).config.entropy_warmup == 0
+    assert finished.open_stage(stage).config.usss.entropy_warmup == 0
     (stage / "config.json").write_text(json.dumps(config | {"of_the_future": 1}))
     with pytest.raises(InputError, match="unknown fields"):
         finished.open_stage(stage)

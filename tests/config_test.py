@@ -136,9 +136,19 @@ def test_a_value_of_the_wrong_type_is_named(arg):
 
 def test_the_defaults_are_those_of_the_paper():
     config = default_config()
-    assert (config.lr, config.momentum, config.weight_decay, config.poly_power) == (1e-3, 0.9, 1e-4, 0.9)
-    assert (config.alpha, config.beta, config.similarity_scale, config.embed_dim) == (1.0, 1.0, 1.0, 128)
-    assert (config.batch_size, config.unlabeled_batches, config.encoder) == (10, "pool", "drn_d_22")
+    assert (config.optim.lr, config.optim.momentum, config.optim.weight_decay, config.optim.poly_power) == (
+        1e-3,
+        0.9,
+        1e-4,
+        0.9,
+    )
+    assert (config.usss.alpha, config.usss.beta, config.usss.similarity_scale, config.usss.embed_dim) == (
+        1.0,
+        1.0,
+        1.0,
+        128,
+    )
+    assert (config.train.batch_size, config.train.unlabeled_batches, config.model.encoder) == (10, "pool", "drn_d_22")
 
 
 @pytest.mark.parametrize(

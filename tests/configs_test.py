@@ -22,7 +22,7 @@ def get_config(name, arg=None):
 def test_config_has_exactly_the_known_fields_and_known_domains(name):
     config = checked(get_config(name))
     assert set(config) == set(default_config())
-    for domain in config.domains:
+    for domain in config.data.domains:
         assert get_domain(domain).name == domain
 
 
@@ -36,19 +36,28 @@ def test_cpu_argument_shrinks_width_and_schedule(name):
 def test_paper_row_of_table_3():
     """SGD 1e-3, momentum 0.9, decay 1e-4, poly 0.9, 200 epochs, batch 10, d = 128, alpha = beta = 1."""
     config = get_config("cs_cvd")
-    assert (config.lr, config.momentum, config.weight_decay, config.poly_power) == (1e-3, 0.9, 1e-4, 0.9)
-    assert (config.batch_size, config.embed_dim, config.alpha, config.beta) == (10, 128, 1.0, 1.0)
-    assert config.steps == config.single_steps == 200 * 10
-    assert config.eval_every == 5 * 10
-    assert (config.encoder, config.labeled_per_domain, config.unlabeled_batches) == ("drn_d_22", 100, "pool")
+    assert (config.optim.lr, config.optim.momentum, config.optim.weight_decay, config.optim.poly_power) == (
+        1e-3,
+        0.9,
+        1e-4,
+        0.9,
+    )
+    assert (config.train.batch_size, config.usss.embed_dim, config.usss.alpha, config.usss.beta) == (10, 128, 1.0, 1.0)
+    assert config.train.steps == config.usss.single_steps == 200 * 10
+    assert config.train.eval_every == 5 * 10
+    assert (config.model.encoder, config.data.labeled_per_domain, config.train.unlabeled_batches) == (
+        "drn_d_22",
+        100,
+        "pool",
+    )
     assert get_domain("cityscapes").size == (512, 1024) and get_domain("cityscapes").crop == (512, 512)
     assert get_domain("camvid").size == get_domain("camvid").crop == (360, 480)
 
 
 def test_more_labels_than_camvid_has_takes_all_of_them():
     config = get_config("cs_cvd", "resnet101,n=375")
-    assert config.labeled_per_domain == "cityscapes=375,camvid=all"
-    assert config.encoder == "resnet101" and config.steps == 200 * 38
+    assert config.data.labeled_per_domain == "cityscapes=375,camvid=all"
+    assert config.model.encoder == "resnet101" and config.train.steps == 200 * 38
 
 
 @pytest.mark.parametrize(
@@ -75,7 +84,7 @@ def test_a_bare_word_chooses_convnext(name):
 
 def test_idd_row_with_resnet50():
     config = get_config("cs_idd", "resnet50,n=1500")
-    assert (config.encoder, config.labeled_per_domain, config.steps) == ("resnet50", 1500, 200 * 150)
+    assert (config.model.encoder, config.data.labeled_per_domain, config.train.steps) == ("resnet50", 1500, 200 * 150)
 
 
 def test_demo_takes_the_room_as_a_third_domain():
@@ -100,6 +109,6 @@ def test_wrong_value_is_named(change, message):
 
 def test_lists_may_be_given_as_text():
     config = get_config("demo")
-    config.domains, config.variants = "camvid, idd_lite", "basic"
+    config.data.domains, config.variants = "camvid, idd_lite", "basic"
     assert checked(config).domains == ("camvid", "idd_lite")
     assert checked(config).variants == ("basic",)

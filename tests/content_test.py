@@ -62,7 +62,7 @@ def config_of(folder, **fields):
 
 def lines_of(folder, **fields):
     config = config_of(folder, **fields)
-    return list(about_data(open_all(config), config.min_classes))
+    return list(about_data(open_all(config), config.data.min_classes))
 
 
 def claim(folder, workdir, **fields):

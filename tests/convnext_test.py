@@ -482,7 +482,7 @@ def test_the_whole_method_runs_with_it(tmp_path):
         assert summary["encoder"] == "convnext_tiny" and 0 <= summary["average_last"] <= 1
     embeddings, _ = label_embeddings.load(tmp_path / "first" / "prototypes" / "label_embeddings.npz")
     assert embeddings["camvid"].shape[1] == 8 and np.isfinite(embeddings["camvid"]).all()
-    pretrained_from = f"--config.pretrained={tmp_path / 'first' / 'full'}"
+    pretrained_from = f"--config.model.pretrained={tmp_path / 'first' / 'full'}"
     result = run("second", "convnext_tiny", "--config.variants=single", pretrained_from)
     assert result.returncode == 0, result.stderr
     assert "weights: 180 tensors matched" in result.stdout

@@ -848,7 +848,7 @@ def test_command_line(tmp_path, capfd):
     words = (f"--source={source}", f"--data_dir={tmp_path}/out", "--size=24x32", "--workers=2")
     assert run(camvid.Camvid, *words) == 0
     out = capfd.readouterr().out
-    assert "camvid_24x32" in out and "bicyclist" in out and "\ntrain with --config.data_root=" in out
+    assert "camvid_24x32" in out and "bicyclist" in out and "\ntrain with --config.data.root=" in out
     fields = dict(word.removeprefix("--config.").split("=", 1) for word in out.rpartition("train with ")[2].split())
     assert fields == {"data_root": f"tfds:{tmp_path}/out", "image_size": "camvid=24x32"}
     config = default_config()

@@ -45,7 +45,7 @@ def test_seed_out_of_range_is_told_with_the_range(seed):
         with pytest.raises(InputError, match=f"^{field}={seed} must be from 0 to 4294967295"):
             config_lib.checked(config)
     config = pretraining_config()
-    config.seed = seed
+    config.train.seed = seed
     with pytest.raises(InputError, match=f"^seed={seed} must be"):
         checked_pretraining(config)
 

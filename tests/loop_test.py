@@ -78,7 +78,7 @@ def finished(tmp_path_factory):
 
 def of_four_steps():
     c = config(4)
-    c.checkpoint_every = 1
+    c.train.checkpoint_every = 1
     return c
 
 

@@ -15,13 +15,13 @@ import tiny_data
 REPO = pathlib.Path(__file__).parent.parent
 # The smallest run of the whole method: narrow, small images, few steps.
 QUICK = [
-    "--config.width=0.0625",
-    "--config.embed_dim=8",
-    "--config.batch_size=2",
-    "--config.unlabeled_batch_size=2",
-    "--config.unlabeled_batches=1",
-    "--config.eval_batch_size=6",
-    "--config.labeled_per_domain=4",
+    "--config.model.width=0.0625",
+    "--config.usss.embed_dim=8",
+    "--config.train.batch_size=2",
+    "--config.train.unlabeled_batch_size=2",
+    "--config.train.unlabeled_batches=1",
+    "--config.train.eval_batch_size=6",
+    "--config.data.labeled_per_domain=4",
 ]
 
 
@@ -57,10 +57,10 @@ def test_paper_config_trains_on_the_official_layouts(data_root, tmp_path):
     By the paper's rule for micro-batches: 2 steps an epoch, 3 unlabeled batches of Cityscapes and 5 of CamVid, so that
     U is 1 and 2.
     """
-    sizes = ["--config.image_size=cityscapes=64x128,camvid=45x60", "--config.crop_size=cityscapes=64x64"]
-    steps = ["--config.steps=2", "--config.single_steps=2", "--config.variants=basic,cross,full"]
-    steps += ["--config.unlabeled_batches=pool"]
-    result = run("configs/cs_cvd.py", tmp_path, f"--config.data_root={data_root}", *QUICK, *sizes, *steps)
+    sizes = ["--config.data.image_size=cityscapes=64x128,camvid=45x60", "--config.data.crop_size=cityscapes=64x64"]
+    steps = ["--config.train.steps=2", "--config.usss.single_steps=2", "--config.variants=basic,cross,full"]
+    steps += ["--config.train.unlabeled_batches=pool"]
+    result = run("configs/cs_cvd.py", tmp_path, f"--config.data.root={data_root}", *QUICK, *sizes, *steps)
     assert result.returncode == 0, result.stderr
     assert "departs from the paper" in result.stdout
 
@@ -97,17 +97,17 @@ def test_killed_run_goes_on_from_its_last_checkpoint_and_ends_alike(data_root, t
     With every augmentation and rare-class sampling on.
     """
     options = [
-        *("--config.domains=camvid", f"--config.data_root={data_root}", "--config.variants=full", *QUICK),
+        *("--config.data.domains=camvid", f"--config.data.root={data_root}", "--config.variants=full", *QUICK),
         *(
-            "--config.single_steps=2",
-            "--config.steps=60",
-            "--config.checkpoint_every=20",
-            "--config.eval_every=30",
-            "--config.log_every=1",
+            "--config.usss.single_steps=2",
+            "--config.train.steps=60",
+            "--config.train.checkpoint_every=20",
+            "--config.train.eval_every=30",
+            "--config.train.log_every=1",
         ),
-        *("--config.image_size=48x64", "--config.crop_size=40x48", "--config.lr=0.01"),
-        *("--config.sampling=rare", "--config.scale=0.7-1.5", "--config.mix=classmix"),
-        *("--config.color_jitter=0.5", "--config.grey=0.2", "--config.blur=0.5"),
+        *("--config.data.image_size=48x64", "--config.data.crop_size=40x48", "--config.optim.lr=0.01"),
+        *("--config.data.sampling=rare", "--config.data.scale=0.7-1.5", "--config.data.mix=classmix"),
+        *("--config.data.color_jitter=0.5", "--config.data.grey=0.2", "--config.data.blur=0.5"),
     ]
     unbroken = run("configs/cs_cvd.py", tmp_path / "unbroken", *options)
     assert unbroken.returncode == 0, unbroken.stderr
@@ -161,11 +161,15 @@ def test_domain_of_ones_own_trains_from_the_yaml_file_of_the_readme(tmp_path):
         tiny_data.write(tmp_path / f"mine_data/more_images/{i}.jpg", image)
     (tmp_path / "mine_data/more_images/5.jpg").write_bytes(b"")
 
-    options = [f"--config.domains={tmp_path / 'mine.yaml'}", "--config.variants=full", "--config.image_size=40x56"]
-    options += ["--config.steps=2", "--config.single_steps=1", *QUICK]
-    told = error_of(run("configs/demo.py", tmp_path / "strict", *options, "--config.unlabeled_batches=12"))
+    options = [
+        f"--config.data.domains={tmp_path / 'mine.yaml'}",
+        "--config.variants=full",
+        "--config.data.image_size=40x56",
+    ]
+    options += ["--config.train.steps=2", "--config.usss.single_steps=1", *QUICK]
+    told = error_of(run("configs/demo.py", tmp_path / "strict", *options, "--config.train.unlabeled_batches=12"))
     assert "more_images/5.jpg: is empty; restore this file" in told
-    options += ["--config.on_bad_example=skip", "--config.remat=0-2"]
+    options += ["--config.data.on_bad_example=skip", "--config.model.remat=0-2"]
     result = run("configs/demo.py", tmp_path / "w", *options)
     assert result.returncode == 0, result.stderr
     assert "remat=0-2 saves no memory on CPU" in result.stdout
@@ -179,10 +183,24 @@ def test_domain_of_ones_own_trains_from_the_yaml_file_of_the_readme(tmp_path):
 @pytest.mark.nightly
 def test_options_against_collapse_and_the_direct_entropy_train(data_root, tmp_path):
     """All of them at once; resuming is that of any other run."""
-    options = ["--config.domains=camvid", f"--config.data_root={data_root}", "--config.image_size=48x64", *QUICK]
-    options += ["--config.variants=full,direct", "--config.steps=2", "--config.single_steps=1", "--config.log_every=1"]
-    options += ["--config.embedding_supervision=1.0", "--config.diversity=0.5", "--config.normalize_embedding=True"]
-    options += ["--config.embedding_lr_scale=0.1", "--config.embedding_bias=False", "--config.theta=0.5"]
+    options = [
+        "--config.data.domains=camvid",
+        f"--config.data.root={data_root}",
+        "--config.data.image_size=48x64",
+        *QUICK,
+    ]
+    options += [
+        "--config.variants=full,direct",
+        "--config.train.steps=2",
+        "--config.usss.single_steps=1",
+        "--config.train.log_every=1",
+    ]
+    options += [
+        "--config.usss.embedding_supervision=1.0",
+        "--config.usss.diversity=0.5",
+        "--config.usss.normalize_embedding=True",
+    ]
+    options += ["--config.usss.embedding_lr_scale=0.1", "--config.usss.embedding_bias=False", "--config.usss.theta=0.5"]
     result = run("configs/cs_cvd.py", tmp_path, *options)
     assert result.returncode == 0, result.stderr
     full, direct = (json.loads((tmp_path / v / "summary.json").read_text()) for v in ("full", "direct"))
@@ -205,8 +223,8 @@ def test_records_train_like_the_folder_they_were_made_from(data_root, tmp_path):
     lines, hashes = [], []
     for root in (data_root, f"tfds:{tmp_path / 'records'}"):
         workdir = tmp_path / f"w{len(lines)}"
-        options = ["--config.domains=camvid", f"--config.data_root={root}", "--config.image_size=48x64"]
-        options += ["--config.variants=basic", "--config.steps=3", "--config.log_every=1", *QUICK]
+        options = ["--config.data.domains=camvid", f"--config.data.root={root}", "--config.data.image_size=48x64"]
+        options += ["--config.variants=basic", "--config.train.steps=3", "--config.train.log_every=1", *QUICK]
         result = run("configs/cs_cvd.py", workdir, *options)
         assert result.returncode == 0, result.stderr
         logged = map(json.loads, (workdir / "basic/metrics.jsonl").read_text().splitlines())
@@ -218,19 +236,19 @@ def test_records_train_like_the_folder_they_were_made_from(data_root, tmp_path):
 @pytest.mark.slow
 def test_label_embeddings_of_words_or_random_need_no_single_domain_network(tmp_path):
     """Two steps of Univ-full on the drawn streets; the words of one are written here, a missing one is told first."""
-    options = [*QUICK, "--config.variants=full", "--config.steps=2", "--config.image_size=32x32"]
-    options += ["--config.eval_every=2", "--config.checkpoint_every=2", "--config.embed_dim=12"]
+    options = [*QUICK, "--config.variants=full", "--config.train.steps=2", "--config.data.image_size=32x32"]
+    options += ["--config.train.eval_every=2", "--config.train.checkpoint_every=2", "--config.usss.embed_dim=12"]
     words = ["road", "sidewalk", "building", "wall", "pole", "traffic", "sign", "vegetation", "sky", "person", "car"]
     words += ["pavement", "fence", "tree"]
     vectors = tmp_path / "vectors.txt"
     vectors.write_text("".join(f"{word} {' '.join(map(str, np.eye(14)[i]))}\n" for i, word in enumerate(words)))
-    of_words = f"--config.label_embeddings=words:{vectors}"
+    of_words = f"--config.usss.label_embeddings=words:{vectors}"
     told = error_of(run("configs/demo.py", tmp_path / "words", *options, of_words))
     assert "town_street: class 'pedestrian': no vector for the word 'pedestrian'" in told
     vectors.write_text(vectors.read_text() + f"pedestrian {' '.join('1' * 14)}\n")
 
     rows = {}
-    for name, source in (("words", of_words), ("random", "--config.label_embeddings=random")):
+    for name, source in (("words", of_words), ("random", "--config.usss.label_embeddings=random")):
         workdir = tmp_path / name
         result = run("configs/demo.py", workdir, *options, source)
         assert result.returncode == 0, result.stderr
@@ -245,12 +263,12 @@ def test_label_embeddings_of_words_or_random_need_no_single_domain_network(tmp_p
         }
     for key, value in rows["words"].items():
         assert not np.allclose(value, rows["random"][key])
-    again = run("configs/demo.py", tmp_path / "random", *options, "--config.label_embeddings=random")
+    again = run("configs/demo.py", tmp_path / "random", *options, "--config.usss.label_embeddings=random")
     assert again.returncode == 0 and "[full] finished earlier" in again.stdout
 
 
 def test_label_embeddings_are_checked_before_data_is_read(tmp_path):
-    message = error_of(run("configs/cs_cvd.py", tmp_path / "w", "--config.label_embeddings=words:absent.txt"))
+    message = error_of(run("configs/cs_cvd.py", tmp_path / "w", "--config.usss.label_embeddings=words:absent.txt"))
     assert "there is no file 'absent.txt'" in message and not (tmp_path / "w").exists()
 
 
@@ -259,7 +277,7 @@ def test_missing_config_file(tmp_path):
 
 
 def test_missing_config_file_with_an_override(tmp_path):
-    assert "configs/absent.py" in error_of(run("configs/absent.py", tmp_path, "--config.steps=5"))
+    assert "configs/absent.py" in error_of(run("configs/absent.py", tmp_path, "--config.train.steps=5"))
 
 
 @pytest.mark.parametrize(
@@ -277,7 +295,7 @@ def test_broken_config_file_is_told_in_one_line(tmp_path, text, told):
 
 
 def test_unlabeled_batches_are_checked_before_anything_is_trained(tmp_path):
-    message = error_of(run("configs/demo.py", tmp_path / "w", "--config.unlabeled_batches=0"))
+    message = error_of(run("configs/demo.py", tmp_path / "w", "--config.train.unlabeled_batches=0"))
     assert "unlabeled_batches=0" in message and not (tmp_path / "w").exists()
 
 
@@ -291,7 +309,7 @@ def test_misspelt_config_field_gets_a_suggestion(tmp_path):
 
 
 def test_value_of_the_wrong_type_names_the_field(tmp_path):
-    assert "config.steps" in error_of(run("configs/demo.py", tmp_path, "--config.steps=many"))
+    assert "config.train.steps" in error_of(run("configs/demo.py", tmp_path, "--config.train.steps=many"))
 
 
 def test_unknown_argument_of_a_config_lists_the_known_ones(tmp_path):
@@ -301,23 +319,23 @@ def test_unknown_argument_of_a_config_lists_the_known_ones(tmp_path):
 
 
 def test_unknown_domain_gets_a_suggestion(tmp_path):
-    assert "'camvid'" in error_of(run("configs/demo.py", tmp_path, "--config.domains=camvd"))
+    assert "'camvid'" in error_of(run("configs/demo.py", tmp_path, "--config.data.domains=camvd"))
 
 
 def test_missing_data_folder_says_where_it_looked_and_how_to_get_it(tmp_path):
-    message = error_of(run("configs/cs_cvd.py", tmp_path / "w", f"--config.data_root={tmp_path}"))
+    message = error_of(run("configs/cs_cvd.py", tmp_path / "w", f"--config.data.root={tmp_path}"))
     assert str(tmp_path / "cityscapes") in message and "cityscapes-dataset.com" in message
 
 
 def test_more_labels_than_the_pool_has(tmp_path):
-    message = error_of(run("configs/demo.py", tmp_path, "--config.labeled_per_domain=301"))
+    message = error_of(run("configs/demo.py", tmp_path, "--config.data.labeled_per_domain=301"))
     assert "301" in message and "300" in message
 
 
 def test_image_without_its_mask_is_named(tmp_path):
     tiny_data.write_camvid(tmp_path / "camvid")
     (tmp_path / "camvid/trainannot/0001TP_000003.png").unlink()
-    options = ["--config.domains=camvid", f"--config.data_root={tmp_path}", *QUICK]
+    options = ["--config.data.domains=camvid", f"--config.data.root={tmp_path}", *QUICK]
     assert "0001TP_000003.png" in error_of(run("configs/cs_cvd.py", tmp_path / "w", *options))
 
 
@@ -327,8 +345,8 @@ def test_mask_with_an_id_outside_the_table_is_named(tmp_path):
     mask = tiny_data.cv2.imread(str(tmp_path / "camvid/trainannot/0001TP_000002.png"), tiny_data.cv2.IMREAD_UNCHANGED)
     mask[20, 30] = 77
     tiny_data.write(tmp_path / "camvid/trainannot/0001TP_000002.png", mask)
-    options = ["--config.domains=camvid", f"--config.data_root={tmp_path}", "--config.variants=basic", *QUICK]
-    message = error_of(run("configs/cs_cvd.py", tmp_path / "w", *options, "--config.labeled_per_domain=all"))
+    options = ["--config.data.domains=camvid", f"--config.data.root={tmp_path}", "--config.variants=basic", *QUICK]
+    message = error_of(run("configs/cs_cvd.py", tmp_path / "w", *options, "--config.data.labeled_per_domain=all"))
     assert "0001TP_000002.png" in message and "77" in message
 
 
@@ -340,7 +358,7 @@ def test_workdir_of_another_config_is_refused(tmp_path):
 
 def test_compiled_programs_are_kept_for_the_next_start(tmp_path):
     """In the given folder; a folder that cannot be one is told."""
-    options = ["--config.variants=basic", "--config.steps=1", *QUICK]
+    options = ["--config.variants=basic", "--config.train.steps=1", *QUICK]
     folder = tmp_path / "compiled"
     result = run("configs/demo.py", tmp_path / "w", *options, f"--compilation_cache={folder}")
     assert result.returncode == 0, result.stderr

@@ -18,7 +18,7 @@ from usss_jax.models.drn import DRN
 from usss_jax.models.universal import UniversalModel
 from usss_jax.parallel import sharding
 
-RANDOM = ("--config.variants=full", "--config.label_embeddings=random")
+RANDOM = ("--config.variants=full", "--config.usss.label_embeddings=random")
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def words(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     tiny_data.write_cityscapes(root / "cityscapes", count=5)
     tiny_data.write_camvid(root / "camvid", count=5)
-    return ("main", *TINY, *RANDOM, f"--config.data_root={root}")
+    return ("main", *TINY, *RANDOM, f"--config.data.root={root}")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def one(words, tmp_path_factory):
 @pytest.mark.parametrize("split", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_eight_devices_train_and_evaluate_as_one_does(words, one, tmp_path, split):
     """Twenty steps in float64: every scalar to 1e-10, the scores exactly."""
-    code, _, err = run([*words, f"--workdir={tmp_path}", f"--config.shard_parameters={split}"], devices=8)
+    code, _, err = run([*words, f"--workdir={tmp_path}", f"--config.train.shard_parameters={split}"], devices=8)
     assert code == 0, err
     assert_same_training(one / "full", tmp_path / "full")
 
@@ -55,7 +55,11 @@ def test_checkpoint_of_one_device_goes_on_with_eight_and_back(words, one, tmp_pa
     for devices, begins in ((8, 10), (1, 15)):
         shutil.rmtree(tmp_path / "full" / "checkpoints" / "20")
         (tmp_path / "full" / "summary.json").unlink()
-        flags = [f"--config.shard_parameters={devices == 8}", "--config.checkpoint_every=5", f"--workdir={tmp_path}"]
+        flags = [
+            f"--config.train.shard_parameters={devices == 8}",
+            "--config.train.checkpoint_every=5",
+            f"--workdir={tmp_path}",
+        ]
         code, out, err = run([*words, *flags], devices)
         assert code == 0, err
         assert f"[full] resumes from step {begins}\n" in out

@@ -143,6 +143,6 @@ def test_learning_rate_follows_the_batch_only_where_it_is_told_to():
 
 def test_unknown_rule_is_told():
     config = default_config()
-    config.lr_rule = "sqrt"
+    config.optim.lr_rule = "sqrt"
     with pytest.raises(InputError, match="lr_rule: 'sqrt' is not one of fixed, linear"):
         checked(config)

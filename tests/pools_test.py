@@ -187,10 +187,10 @@ def test_nothing_left_after_skipping_is_an_error(camvid):
 
 def config(tmp_path, **changes):
     c = default_config()
-    c.domains = "camvid,town_street"
-    c.data_root = str(tmp_path)
-    c.labeled_per_domain = 2
-    c.image_size = "48x64"
+    c.data.domains = "camvid,town_street"
+    c.data.root = str(tmp_path)
+    c.data.labeled_per_domain = 2
+    c.data.image_size = "48x64"
     for field, value in changes.items():
         c[field] = value
     return checked(c)

@@ -201,7 +201,7 @@ def command(workdir, data, *overrides):
 @pytest.mark.nightly
 def test_killed_run_goes_on_from_its_last_checkpoint_and_ends_alike(records, tmp_path):
     """From tfds records, with colours changed in the step: the same losses and the same weights, to the last bit."""
-    data, jitter = f"tfds:{records}", "--config.color_jitter=0.4"
+    data, jitter = f"tfds:{records}", "--config.data.color_jitter=0.4"
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     # What the first process compiles the others take from there.
     env = {
@@ -469,7 +469,7 @@ def test_centre_crop_takes_the_centre_of_the_resized_image():
 def test_config_has_the_schedule_of_the_drn_paper():
     """1281167 images in batches of 256 are 5004.56 steps an epoch."""
     config = importlib.import_module("configs.imagenet").get_config()
-    assert (config.lr, config.momentum, config.weight_decay) == (0.1, 0.9, 1e-4)
+    assert (config.optim.lr, config.optim.momentum, config.optim.weight_decay) == (0.1, 0.9, 1e-4)
     assert loop.schedule(config, 1281167) == (600547, [150137, 300274, 450410], 5005)
 
 

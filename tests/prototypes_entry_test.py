@@ -15,11 +15,21 @@ from usss_jax.runs.workdir import alone_in
 
 REPO = pathlib.Path(__file__).parent.parent
 QUICK = [
-    *("--config.width=0.0625", "--config.embed_dim=8", "--config.batch_size=2", "--config.unlabeled_batch_size=2"),
-    *("--config.unlabeled_batches=1", "--config.eval_batch_size=4", "--config.labeled_per_domain=4"),
-    *("--config.single_steps=2", "--config.steps=2", "--config.eval_every=2", "--config.image_size=32x48"),
+    *(
+        "--config.model.width=0.0625",
+        "--config.usss.embed_dim=8",
+        "--config.train.batch_size=2",
+        "--config.train.unlabeled_batch_size=2",
+    ),
+    *("--config.train.unlabeled_batches=1", "--config.train.eval_batch_size=4", "--config.data.labeled_per_domain=4"),
+    *(
+        "--config.usss.single_steps=2",
+        "--config.train.steps=2",
+        "--config.train.eval_every=2",
+        "--config.data.image_size=32x48",
+    ),
 ]
-SINGLES = [f"--config={REPO}/configs/demo.py", *QUICK, "--config.crop_size=32x48"]
+SINGLES = [f"--config={REPO}/configs/demo.py", *QUICK, "--config.data.crop_size=32x48"]
 
 
 def run(module, *words):
@@ -54,11 +64,11 @@ def test_embeddings_of_finished_networks_are_made_and_used(tmp_path):
     assert "has label embeddings already" in error_of(f"--workdir={singles}", f"--out={out}")
 
     trained, given = tmp_path / "trained", tmp_path / "given"
-    full = [*SINGLES, "--config.variants=full", "--config.embedding_supervision=1"]
-    options = [f"--config.single_from={singles}", "--config.embeddings_per_class=3"]
+    full = [*SINGLES, "--config.variants=full", "--config.usss.embedding_supervision=1"]
+    options = [f"--config.usss.single_from={singles}", "--config.usss.embeddings_per_class=3"]
     result = run("main", *full, *options, f"--workdir={trained}")
     assert result.returncode == 0, result.stderr
-    file = f"--config.label_embeddings={made}/label_embeddings.npz"
+    file = f"--config.usss.label_embeddings={made}/label_embeddings.npz"
     result = run("main", *full, file, f"--workdir={given}")
     assert result.returncode == 0, result.stderr
     with np.load(made / "label_embeddings.npz") as a:
@@ -90,7 +100,7 @@ def fake_singles(folder, **fields):
     """A workdir whose single-domain networks are said to be finished; `fields` are of the summaries."""
     config = demo.get_config()
     config.update({"width": 0.0625, "embed_dim": 8, "labeled_per_domain": 4})
-    for domain in config.domains:
+    for domain in config.data.domains:
         scores = {domain: {"iou": dict.fromkeys(get_domain(domain).class_names, 0.5)}}
         (folder / f"single_{domain}" / "best" / "1").mkdir(parents=True)
         summary = {"domains": scores, "best_step": 1, **fields}
@@ -117,7 +127,7 @@ def test_data_that_was_moved_is_given_by_a_flag(tmp_path):
     tiny_data.write_camvid(tmp_path / "data" / "camvid")
     (tmp_path / "config.json").write_text(json.dumps({"domains": ["camvid"], "labeled_per_domain": 4}))
     told = error_of(f"--workdir={tmp_path}")
-    assert "as --data_root=PATH, or its own as camvid=PATH" in told and "--config.data_root" not in told
+    assert "as --data_root=PATH, or its own as camvid=PATH" in told and "--config.data.root" not in told
     for root in (tmp_path / "data", f"camvid={tmp_path / 'data' / 'camvid'}"):
         told = error_of(f"--workdir={tmp_path}", f"--data_root={root}")
         assert "single_camvid is not finished there" in told  # so its images were found

@@ -21,10 +21,10 @@ from usss_jax.config import parse_arg
 def get_config(arg=None):
     arg = parse_arg(arg, cpu=False, n=4, encoder="drn_d_22")
     config = demo()
-    config.labeled_per_domain = arg.n
-    config.image_size, config.width, config.embed_dim = "32x48", 0.0625, 8
-    config.steps = config.single_steps = config.eval_every = config.checkpoint_every = 2
-    config.eval_batch_size, config.log_every = 16, 1
+    config.data.labeled_per_domain = arg.n
+    config.data.image_size, config.model.width, config.usss.embed_dim = "32x48", 0.0625, 8
+    config.train.steps = config.usss.single_steps = config.train.eval_every = config.train.checkpoint_every = 2
+    config.train.eval_batch_size, config.train.log_every = 16, 1
     return config
 """
 DOMAINS = ("city_street", "town_street")
@@ -62,10 +62,10 @@ def test_table_3_is_four_rows_and_shares_the_single_networks():
     assert [str(c.workdir) for c in by_name.values()] == [
         f"{folder}/{name}" for name in ("single", "basic", "cross", "full", "single")
     ]
-    assert f"--config.single_from={folder}/single" in by_name["full"].command()
+    assert f"--config.usss.single_from={folder}/single" in by_name["full"].command()
     assert not any("single_from" in word for word in by_name["basic"].command())
     assert list(by_name["frozen"].stages) == ["frozen_a_b", "frozen_b_a"]
-    assert "--config.seed=1" in by_name["full"].command()
+    assert "--config.train.seed=1" in by_name["full"].command()
 
 
 def test_random_words_and_direct_need_no_single_networks():
@@ -76,7 +76,7 @@ def test_random_words_and_direct_need_no_single_networks():
 def test_extra_row_is_univ_full_with_its_fields():
     single, extra = plan(extra=["alive:embedding_supervision=1,theta=0.9"])
     assert single.name == "single" and extra.variants == ("full",)
-    assert {"--config.embedding_supervision=1", "--config.theta=0.9"} <= set(extra.command())
+    assert {"--config.usss.embedding_supervision=1", "--config.usss.theta=0.9"} <= set(extra.command())
     assert plan(extra=["warm:variants=cross,entropy_warmup=5"])[1].variants == ("cross",)
     assert [c.name for c in plan(extra=["blind:label_embeddings=random"])] == ["blind"]
 
@@ -118,7 +118,7 @@ def test_remaining_time_is_by_the_mean_of_the_same_row():
 @pytest.mark.slow
 def test_results_are_the_summaries_and_a_failing_cell_stops_no_other(pair):
     """`words` fails, since its file is not there; the rest is trained once, with shared single networks."""
-    given = ["--rows=words,basic,full", "--words=nowhere.txt", "--config.lr=0.05"]
+    given = ["--rows=words,basic,full", "--words=nowhere.txt", "--config.optim.lr=0.05"]
     first = sweep(pair, *given)
     assert first.returncode == 1 and "1 of 4 cells failed: tiny_n4_full/seed0/words" in first.stdout
     (told,) = [line for line in first.stdout.splitlines() if line.startswith("FAILED")]
@@ -138,16 +138,21 @@ def test_results_are_the_summaries_and_a_failing_cell_stops_no_other(pair):
     assert json.loads((runs / "full/config.json").read_text())["lr"] == 0.05
     assert not (runs / "full/single_city_street").exists(), "trained again instead of shared"
 
-    again = sweep(pair, "--rows=basic,full", "--config.lr=0.05")
+    again = sweep(pair, "--rows=basic,full", "--config.optim.lr=0.05")
     assert again.returncode == 0 and "3 cells, 3 of them finished" in again.stdout
-    other = sweep(pair, "--rows=basic", "--config.lr=0.01")
+    other = sweep(pair, "--rows=basic", "--config.optim.lr=0.01")
     assert other.returncode == 2 and "was made with overrides {'lr': '0.05'}" in other.stderr
 
 
 @pytest.mark.nightly
 def test_killed_sweep_ends_its_training_and_goes_on(pair):
     """SIGTERM while `basic` trains: no process is left that holds the log, and the next sweep ends what was begun."""
-    long = ["--rows=basic", "--config.steps=200", "--config.checkpoint_every=10", "--config.eval_every=200"]
+    long = [
+        "--rows=basic",
+        "--config.train.steps=200",
+        "--config.train.checkpoint_every=10",
+        "--config.train.eval_every=200",
+    ]
     checkpoints = pair.parent / "runs/tiny_n4_full/seed0/basic/basic/checkpoints"
     process = subprocess.Popen(command(pair, *long), cwd=REPO, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -209,21 +214,21 @@ def test_what_results_say_was_asked_has_no_folders():
     what = cells.Sweep(layout.Setting("p", 4, "cpu"), "configs/p.py:n=4", ("a",), pathlib.Path(), pathlib.Path())
     cell = cells.Cell(what, "words", 0, ("full",), fields, {"words": "full"})
     assert cell.asked["overrides"] == {"label_embeddings": "words:glove.txt"} and cell.asked["config"] == "p.py:n=4"
-    assert "--config.label_embeddings=words:/data/glove.txt" in cell.command()
+    assert "--config.usss.label_embeddings=words:/data/glove.txt" in cell.command()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--rows=souly"], "souly is another work"),
-        (["--config.labeled_per_domain=3"], "labeled_per_domain is set by the sweep"),
-        (["--config.lr=banana"], "lr=banana: could not convert"),
+        (["--config.data.labeled_per_domain=3"], "labeled_per_domain is set by the sweep"),
+        (["--config.optim.lr=banana"], "lr=banana: could not convert"),
         (["--seeds=²"], "'²' is not a whole number"),
         (["--rows=table3/n4/full"], "full names say table and N"),
         (["--table=1"], "table=1"),
         (["--pair=nowhere"], "there is no configs/nowhere.py"),
         (["--rows=ful"], "'ful' is not one of"),
-        (["--config.seed=3"], "seed is set by the sweep"),
+        (["--config.train.seed=3"], "seed is set by the sweep"),
         (["--config.tetha=3"], "--config.tetha=3"),
         (["--seeds=a"], "'a' is not a whole number"),
         (["--config=configs/demo.py"], "--pair=NAME"),
@@ -247,6 +252,6 @@ def test_full_name_of_a_row_is_run(pair):
 def test_dry_run_prints_commands_and_writes_nothing(pair):
     result = sweep(pair, "--dry_run", "--seeds=0,1", "--data_root=DATA", "--rows=basic,words")
     commands = [line for line in result.stdout.splitlines() if line.startswith("python -m usss_jax.main")]
-    assert len(commands) == 2 and all("--config.data_root=DATA" in line for line in commands)
+    assert len(commands) == 2 and all("--config.data.root=DATA" in line for line in commands)
     assert "not run: tiny_n4_full/seed0/words: --words=FILE is not given" in result.stdout
     assert not (pair.parent / "runs").exists() and not (pair.parent / "results").exists()

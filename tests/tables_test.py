@@ -78,8 +78,8 @@ def test_named_rows_are_valid_configs():
         domains = cells.domain_names(REPO / path, argument, {})
         assert set(row.stages) <= set(domains)
         loaded = importlib.import_module(f"configs.{pair}").get_config(argument)
-        assert str(n) in str(loaded.labeled_per_domain)
-        assert loaded.encoder == (rows.ENCODERS[int(name[5])][n] or "drn_d_22")
+        assert str(n) in str(loaded.data.labeled_per_domain)
+        assert loaded.model.encoder == (rows.ENCODERS[int(name[5])][n] or "drn_d_22")
         for field, value in row.overrides.items():
             loaded[field] = type(loaded[field])(value)
         loaded.variants = list(row.variants) or ["single"]
@@ -107,6 +107,6 @@ def test_unknown_table_and_row_are_named():
 
 def test_cs_sun_is_the_setting_of_table_6():
     config = checked(importlib.import_module("configs.cs_sun").get_config())
-    assert config.domains == ("cityscapes", "sun13") and config.labeled_per_domain == 1500
-    assert (config.encoder, config.lr, config.steps) == ("resnet50", 1e-3, 200 * 150)
+    assert config.data.domains == ("cityscapes", "sun13") and config.data.labeled_per_domain == 1500
+    assert (config.model.encoder, config.optim.lr, config.train.steps) == ("resnet50", 1e-3, 200 * 150)
     assert get_domain("sun13").size == get_domain("sun13").crop == (480, 640)

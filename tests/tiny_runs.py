@@ -14,11 +14,21 @@ SCRIPT = str(REPO / "tests" / "hosts_run.py")
 MEASURED = ("images_per_second", "data_wait_share")
 TINY = (
     f"--config={REPO}/configs/cs_cvd.py",
-    *("--config.width=0.0625", "--config.embed_dim=8", "--config.labeled_per_domain=4", "--config.lr=0.01"),
-    *("--config.batch_size=8", "--config.unlabeled_batch_size=8", "--config.unlabeled_batches=1"),
-    *("--config.image_size=24x32", "--config.crop_size=16x24", "--config.eval_batch_size=6"),
-    *("--config.steps=20", "--config.single_steps=4", "--config.eval_every=10", "--config.checkpoint_every=10"),
-    *("--config.log_every=1", "--config.loader_threads=2"),
+    *(
+        "--config.model.width=0.0625",
+        "--config.usss.embed_dim=8",
+        "--config.data.labeled_per_domain=4",
+        "--config.optim.lr=0.01",
+    ),
+    *("--config.train.batch_size=8", "--config.train.unlabeled_batch_size=8", "--config.train.unlabeled_batches=1"),
+    *("--config.data.image_size=24x32", "--config.data.crop_size=16x24", "--config.train.eval_batch_size=6"),
+    *(
+        "--config.train.steps=20",
+        "--config.usss.single_steps=4",
+        "--config.train.eval_every=10",
+        "--config.train.checkpoint_every=10",
+    ),
+    *("--config.train.log_every=1", "--config.data.loader_threads=2"),
 )
 
 

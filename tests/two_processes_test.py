@@ -40,8 +40,8 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def words(data):
-    batches = ("--config.batch_size=4", "--config.unlabeled_batch_size=4")
-    return ("main", *TINY, *batches, "--config.variants=single,full", f"--config.data_root={data}")
+    batches = ("--config.train.batch_size=4", "--config.train.unlabeled_batch_size=4")
+    return ("main", *TINY, *batches, "--config.variants=single,full", f"--config.data.root={data}")
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +115,10 @@ def test_k_means_of_two_processes_is_that_of_one(one, data, tmp_path):
 @pytest.mark.nightly
 def test_baselines_and_split_parameters_of_two_processes_are_those_of_one(words, one, tmp_path):
     """Transfer and adversarial training, on the single-domain networks of one process."""
-    extra = ["--config.variants=frozen,hung", f"--config.single_from={one}"]
+    extra = ["--config.variants=frozen,hung", f"--config.usss.single_from={one}"]
     code, _, err = run([*words, *extra, f"--workdir={tmp_path}/one"])
     assert code == 0, err
-    both = finish(start_two([*words, *extra, f"--workdir={tmp_path}/two", "--config.shard_parameters=True"]))
+    both = finish(start_two([*words, *extra, f"--workdir={tmp_path}/two", "--config.train.shard_parameters=True"]))
     for code, _, err in both:
         assert code == 0, err
     for stage in ("frozen_camvid_cityscapes", "frozen_cityscapes_camvid", "hung_camvid", "hung_cityscapes"):
@@ -128,8 +128,8 @@ def test_baselines_and_split_parameters_of_two_processes_are_those_of_one(words,
 @pytest.mark.nightly
 def test_fine_tuning_moving_embeddings_and_rare_sampling_of_two_processes_are_those_of_one(words, tmp_path):
     """The images that rare-class sampling draws, transfer that trains the encoder too, and Eq. 7."""
-    extra = ["--config.variants=single,finetune,full", "--config.sampling=rare", "--config.theta=0.5"]
-    extra += ["--config.steps=6", "--config.eval_every=6"]
+    extra = ["--config.variants=single,finetune,full", "--config.data.sampling=rare", "--config.usss.theta=0.5"]
+    extra += ["--config.train.steps=6", "--config.train.eval_every=6"]
     code, _, err = run([*words, *extra, f"--workdir={tmp_path}/one"])
     assert code == 0, err
     for code, _, err in finish(start_two([*words, *extra, f"--workdir={tmp_path}/two"])):
@@ -146,7 +146,12 @@ def test_fine_tuning_moving_embeddings_and_rare_sampling_of_two_processes_are_th
 def test_pretraining_in_two_processes_is_that_in_one_and_leaves_the_same_files(tmp_path):
     images = write_folders(tmp_path / "images")
     fields = {"width": 0.25, "crop": 32, "eval_resize": 36, "batch_size": 8, "eval_batch_size": 4, "epochs": 1}
-    given = ["pretrain", f"--config={REPO}/configs/imagenet.py", f"--config.data={images}", "--config.log_every=1"]
+    given = [
+        "pretrain",
+        f"--config={REPO}/configs/imagenet.py",
+        f"--config.data.root={images}",
+        "--config.train.log_every=1",
+    ]
     given += [f"--config.{field}={value}" for field, value in {**fields, "precision": "float32"}.items()]
     code, _, err = run([*given, f"--workdir={tmp_path}/one"])
     assert code == 0, err
@@ -165,7 +170,7 @@ def test_pretraining_in_two_processes_is_that_in_one_and_leaves_the_same_files(t
 @pytest.mark.nightly
 def test_sigterm_to_one_process_saves_and_stops_both_and_they_go_on(words, one, tmp_path):
     """The run that is continued with one process ends with the very numbers of an unbroken one."""
-    given = [*words, f"--workdir={tmp_path}", "--config.checkpoint_every=1000"]
+    given = [*words, f"--workdir={tmp_path}", "--config.train.checkpoint_every=1000"]
     processes = start_two(given)
     metrics, deadline = tmp_path / "full" / "metrics.jsonl", time.monotonic() + 600
     while not (metrics.exists() and metrics.read_text().count("\n") >= 3) and time.monotonic() < deadline:
@@ -195,8 +200,8 @@ def test_damaged_file_on_one_host_ends_both_processes(words, data, tmp_path):
     shutil.copytree(data, tmp_path / "data")
     for path in (tmp_path / "data/camvid/train").iterdir():  # whole by its checksums: only who decodes it sees
         path.write_bytes(path.read_bytes()[:33] + chunk(b"IDAT", b"junk") + chunk(b"IEND", b""))
-    mine = ["--config.domains=camvid", "--config.variants=basic", f"--workdir={tmp_path}/run"]
-    first, second = errors_of_two([*words, *mine], of_each=((), (f"--config.data_root={tmp_path}/data",)))
+    mine = ["--config.data.domains=camvid", "--config.variants=basic", f"--workdir={tmp_path}/run"]
+    first, second = errors_of_two([*words, *mine], of_each=((), (f"--config.data.root={tmp_path}/data",)))
     assert "0001TP_" in second and "camvid/train/" in second
     assert "process 1 failed: " in first and first.endswith(second.removeprefix("usss_jax: error: "))
 
@@ -217,10 +222,10 @@ def test_hosts_with_other_images_or_flags_are_told(words, data, tmp_path):
     shutil.copytree(data, tmp_path / "data")
     (tmp_path / "data/camvid/val/0001TP_000004.png").unlink()
     (tmp_path / "data/camvid/valannot/0001TP_000004.png").unlink()
-    mine = [*words, "--config.domains=camvid", f"--workdir={tmp_path}/run"]
-    for line in errors_of_two(mine, of_each=((), (f"--config.data_root={tmp_path}/data",))):
+    mine = [*words, "--config.data.domains=camvid", f"--workdir={tmp_path}/run"]
+    for line in errors_of_two(mine, of_each=((), (f"--config.data.root={tmp_path}/data",))):
         assert "process 1 has another list of select images of camvid than process 0" in line
-    for line in errors_of_two(mine, of_each=((), ("--config.seed=5",))):
+    for line in errors_of_two(mine, of_each=((), ("--config.train.seed=5",))):
         assert "process 1 has another seed than process 0" in line
 
 
@@ -233,7 +238,7 @@ def test_workdir_that_is_not_shared_is_told(words, tmp_path):
 
 @pytest.mark.slow
 def test_batch_that_the_devices_do_not_divide_is_told(words, tmp_path):
-    for line in errors_of_two([*words, f"--workdir={tmp_path}/w", "--config.unlabeled_batch_size=7"]):
+    for line in errors_of_two([*words, f"--workdir={tmp_path}/w", "--config.train.unlabeled_batch_size=7"]):
         assert "unlabeled_batch_size=7" in line and "give a multiple of 2" in line
     assert not os.path.exists(tmp_path / "w")
 

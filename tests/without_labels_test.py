@@ -60,10 +60,10 @@ def folder(tmp_path_factory):
 def tiny(folder, **fields):
     config = demo.get_config()
     config.update({"domains": ["city_street", str(folder / "target.yaml")], "image_size": "24x32", "width": 0.0625})
-    config.labeled_per_domain = "city_street=4,target=0"
-    config.batch_size = config.unlabeled_batch_size = config.unlabeled_batches = 2
+    config.data.labeled_per_domain = "city_street=4,target=0"
+    config.train.batch_size = config.train.unlabeled_batch_size = config.train.unlabeled_batches = 2
     config.update({"embed_dim": 8, "eval_batch_size": 60, "log_every": 1})
-    config.steps = config.single_steps = config.eval_every = config.checkpoint_every = 2
+    config.train.steps = config.usss.single_steps = config.train.eval_every = config.train.checkpoint_every = 2
     for field, value in fields.items():
         config[field] = value
     return config

@@ -1,6 +1,6 @@
 """Entry point: ImageNet pretraining of the encoder; flags here, the work is in methods/imagenet/loop.py.
 
-python -m usss_jax.pretrain --config=configs/imagenet.py --config.data=DIR --workdir=runs/imagenet
+python -m usss_jax.pretrain --config=configs/imagenet.py --config.data.root=DIR --workdir=runs/imagenet
 """
 
 from absl import flags
@@ -20,7 +20,7 @@ def main(argv: list[str]):
     for flag, given in (("config", flags.FLAGS["config"].present), ("workdir", WORKDIR.value)):
         if not given:
             raise InputError(
-                f"--{flag} is missing: python -m usss_jax.pretrain --config=configs/imagenet.py --config.data=DIR "
+                f"--{flag} is missing: python -m usss_jax.pretrain --config=configs/imagenet.py --config.data.root=DIR "
                 "--workdir=runs/imagenet"
             )
     config = cli.CONFIG.value

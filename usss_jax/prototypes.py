@@ -5,7 +5,7 @@ python -m usss_jax.prototypes --workdir=runs/cs_cvd --embeddings_per_class=3 --o
 
 The setting is that of the workdir's config.json, or of --config and its fields; --data_root takes the place of its
 data_root, for data that was moved since. With --out the workdir is only read, and OUT/prototypes gets
-label_embeddings.npz, which --config.label_embeddings=FILE takes, and the report. Without it they come into the
+label_embeddings.npz, which --config.usss.label_embeddings=FILE takes, and the report. Without it they come into the
 workdir's own folder prototypes, where training looks for them; a file that is there already is kept, and its report
 written anew.
 """
@@ -42,9 +42,9 @@ def main(argv: list[str]):
     config = cli.CONFIG.value if flags.FLAGS["config"].present else config_of(workdir)
     with config.unlocked():
         if PER_CLASS.value:
-            config.embeddings_per_class = PER_CLASS.value
+            config.usss.embeddings_per_class = PER_CLASS.value
         if DATA_ROOT.value:
-            config.data_root = DATA_ROOT.value
+            config.data.root = DATA_ROOT.value
     config = checked(config)
     make(config, workdir, cli.folder_of(OUT) if OUT.value else None)
 
@@ -63,18 +63,18 @@ def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
     from usss_jax.parallel import hosts, sharding
     from usss_jax.runs import workdir as workdir_lib
 
-    if out is None and config.label_embeddings != label_sources.PROTOTYPES:
-        raise InputError(f"{workdir} trains with label_embeddings={config.label_embeddings}; give --out")
+    if out is None and config.usss.label_embeddings != label_sources.PROTOTYPES:
+        raise InputError(f"{workdir} trains with label_embeddings={config.usss.label_embeddings}; give --out")
     if out is not None and stages.has_embeddings(out):
         raise InputError(f"--out={out}: has label embeddings already; give another folder")
     try:
         everything = hosts.together(open_all, config)
         stages.check_same_run(config, everything)
     except InputError as e:
-        raise InputError(str(e).replace("--config.data_root", "--data_root")) from e
+        raise InputError(str(e).replace("--config.data.root", "--data_root")) from e
     pools = with_labels(everything)
     with config.unlocked():
-        config.single_from = config.single_from or str(workdir)
+        config.usss.single_from = config.usss.single_from or str(workdir)
     data = {name: pool.content for name, pool in everything.items()}
     singles = workdir_lib.singles_folder(config, workdir, {name: data[name] for name in pools})
     for stage in variants.single_stages(config, pools):

@@ -61,7 +61,7 @@ def compare_stages(
     _make_folder(out)
 
     mesh = sharding.create_mesh()
-    setting: dict[str, Any] = {"batch_size": stages[0].config.eval_batch_size, "mesh": mesh}
+    setting: dict[str, Any] = {"batch_size": stages[0].config.train.eval_batch_size, "mesh": mesh}
     networks = [stage.restore(mesh) for stage in stages]  # all first: a missing one is told before the long passes
     totals = []
     for stage, (model, variables, _) in zip(stages, networks, strict=True):
@@ -196,11 +196,11 @@ def draw_pixels(
 def open_sources(stage: FinishedStage, split: str, data_root: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Per domain of a stage that has masks there the source of "report" or "select", and the name of that split."""
     config = stage.config.copy_and_resolve_references()
-    config.data_root = data_root or config.data_root
+    config.data.root = data_root or config.data.root
     try:
         pools = open_all(config)
     except InputError as e:
-        raise InputError(str(e).replace("--config.data_root", "--data_root")) from e
+        raise InputError(str(e).replace("--config.data.root", "--data_root")) from e
     found = {d: getattr(pool, split) for d, pool in pools.items() if len(getattr(pool, split))}
     return found, {d: getattr(pools[d].domain, f"{split}_split") for d in found}
 

@@ -111,17 +111,17 @@ def open_all(config: ConfigDict) -> dict[str, Pools]:
     Raises:
       InputError: for whatever is wrong with the data or with the fields that describe it.
     """
-    domains = {d.name: d for d in map(get_domain, config.domains)}
+    domains = {d.name: d for d in map(get_domain, config.data.domains)}
     names = list(domains)
-    if len(names) != len(config.domains):
-        raise InputError(f"domains={list(config.domains)}: two of them have the same name; rename one in its file")
+    if len(names) != len(config.data.domains):
+        raise InputError(f"domains={list(config.data.domains)}: two of them have the same name; rename one in its file")
     options = pool_options(config, domains)
-    budget = Budget(int(config.cache_gb * 1e9))
+    budget = Budget(int(config.data.cache_gb * 1e9))
     pools: dict[str, Pools] = {}
     without: dict[str, NoMasksError] = {}
     for name, domain in domains.items():
         try:
-            root = domain_root(config.data_root, domain, names)
+            root = domain_root(config.data.root, domain, names)
             pools[name] = open_pools(domain, root, budget=budget, **options[name])
         except NoMasksError as e:
             if e.split != "train":
@@ -158,9 +158,9 @@ def pool_options(config: ConfigDict, domains: Mapping[str, Domain]) -> dict[str,
 
     fields = {
         "labeled": read("labeled_per_domain", read_count("all", least=0)),
-        "labeled_list": per_domain_paths(config.labeled_list, names, "labeled_list"),
+        "labeled_list": per_domain_paths(config.data.labeled_list, names, "labeled_list"),
         "unlabeled_splits": read("unlabeled_splits", read_splits),
-        "unlabeled_list": per_domain_paths(config.unlabeled_list, names, "unlabeled_list"),
+        "unlabeled_list": per_domain_paths(config.data.unlabeled_list, names, "unlabeled_list"),
         "size": read("image_size", read_size),
         "crop": read("crop_size", read_size),
         "scale": read("scale", read_range),
@@ -168,17 +168,17 @@ def pool_options(config: ConfigDict, domains: Mapping[str, Domain]) -> dict[str,
     }
     check_orientation(domains, fields["size"], "image_size")
     check_orientation(domains, fields["crop"], "crop_size")
-    splits.check_given(str(config.labeled_per_domain), fields["labeled"], fields["labeled_list"])
-    rare = {name: config.rare_temperature if s == "rare" else None for name, s in fields.pop("sampling").items()}
+    splits.check_given(str(config.data.labeled_per_domain), fields["labeled"], fields["labeled_list"])
+    rare = {name: config.data.rare_temperature if s == "rare" else None for name, s in fields.pop("sampling").items()}
     return {
         name: {
             **{field: values[name] for field, values in fields.items()},
             "rare_temperature": rare[name],
-            "split_seed": config.split_seed,
-            "unlabeled_includes_labeled": config.unlabeled_includes_labeled,
-            "flip": config.flip,
-            "on_bad_example": config.on_bad_example,
-            "threads": config.loader_threads,
+            "split_seed": config.data.split_seed,
+            "unlabeled_includes_labeled": config.data.unlabeled_includes_labeled,
+            "flip": config.data.flip,
+            "on_bad_example": config.data.on_bad_example,
+            "threads": config.data.loader_threads,
         }
         for name in names
     }
@@ -200,7 +200,7 @@ def domain_root(data_root: str, domain: Domain, names: Sequence[str]) -> str | N
     if not root and not folder.is_absolute():
         holder = f"that holds {domain.folder!r}" if domain.folder else "of its images"
         raise InputError(
-            f"data_root is not set for {domain.name}: give the folder {holder} as --config.data_root=PATH, or its own "
+            f"data_root is not set for {domain.name}: give the folder {holder} as --config.data.root=PATH, or its own "
             f"as {domain.name}=PATH; to get the data: {domain.how_to_get}"
         )
     return str(folder)

@@ -109,14 +109,14 @@ def train_and_evaluate(
     began = time.monotonic()
 
     # ---- State: fresh, or from the last checkpoint ----
-    lr, about_lr = optim.learning_rate(config.lr, config.lr_rule, config.batch_size)
+    lr, about_lr = optim.learning_rate(config.optim.lr, config.optim.lr_rule, config.train.batch_size)
     tx = optim.create_optimizer(
         lr,
         stage.steps,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        power=config.poly_power,
-        embedding_lr_scale=config.embedding_lr_scale,
+        momentum=config.optim.momentum,
+        weight_decay=config.optim.weight_decay,
+        power=config.optim.poly_power,
+        embedding_lr_scale=config.usss.embedding_lr_scale,
         trained=stage.trains if stage.initial is not None else None,
     )
     create: Callable = create_state
@@ -132,8 +132,10 @@ def train_and_evaluate(
             has_unlabeled=bool(stage.unlabeled_batches),
             label_classes=stage.label_classes,
         )
-    split = config.shard_parameters
-    state, report = create(model, tx, config.seed, mesh, stage.label_embeddings, weights, stage.initial, split=split)
+    split = config.train.shard_parameters
+    state, report = create(
+        model, tx, config.train.seed, mesh, stage.label_embeddings, weights, stage.initial, split=split
+    )
     last = Checkpoints(folder / "checkpoints")
     best = Checkpoints(folder / "best")
     progress: dict[str, Any] = {"seconds": 0.0, "train_seconds": 0.0, "wait_seconds": 0.0, "images": 0, "best": None}
@@ -155,14 +157,14 @@ def train_and_evaluate(
 
     # ---- Step, data, evaluation ----
     train_step: jax.stages.Wrapped = make_step(
-        mesh, model=model, tx=tx, augment=device_augment(config), seed=config.seed, like=state
+        mesh, model=model, tx=tx, augment=device_augment(config), seed=config.train.seed, like=state
     )
     batches = streams.step_batches(
         stage.trained_pools,
-        batch_size=config.batch_size,
-        unlabeled_batch_size=config.unlabeled_batch_size,
+        batch_size=config.train.batch_size,
+        unlabeled_batch_size=config.train.unlabeled_batch_size,
         unlabeled_batches=stage.unlabeled_batches,
-        seed=config.seed,
+        seed=config.train.seed,
         share=hosts.share(),
     )
     batch_shardings = sharding.step_batch_shardings(mesh)
@@ -172,7 +174,7 @@ def train_and_evaluate(
         """Confusion matrix per domain on the sources of one use ("select" or "report")."""
         variables = sharding.whole(variables, mesh)
         pools = stage.scored_pools(use)
-        return {d: evaluators[d](variables, getattr(p, use), config.eval_batch_size) for d, p in pools.items()}
+        return {d: evaluators[d](variables, getattr(p, use), config.train.eval_batch_size) for d, p in pools.items()}
 
     seconds_before = progress["seconds"]
 
@@ -181,10 +183,10 @@ def train_and_evaluate(
         return {"progress": progress, "config": config.to_dict(), **describe_data(stage)}
 
     # ---- Loop ----
-    images_per_step = len(with_labels(stage.trained_pools)) * config.batch_size
-    images_per_step += sum(stage.unlabeled_batches.values()) * config.unlabeled_batch_size
+    images_per_step = len(with_labels(stage.trained_pools)) * config.train.batch_size
+    images_per_step += sum(stage.unlabeled_batches.values()) * config.train.unlabeled_batch_size
     meter = Meter(stage.name, stage.steps, images_per_step, progress)
-    iterator = streams.iterate(batches, start, config.loader_threads)
+    iterator = streams.iterate(batches, start, config.data.loader_threads)
     told = signals.Told(stage.name)
 
     def next_batch(running=None) -> dict:
@@ -202,11 +204,11 @@ def train_and_evaluate(
                 state, scalars = program(state, batch)
                 if step < stage.steps:
                     batch = next_batch(scalars["loss"])  # gets there while the step runs
-            evaluates = step % config.eval_every == 0 or step == stage.steps
+            evaluates = step % config.train.eval_every == 0 or step == stage.steps
             stops = hosts.PREEMPTED if hosts.preempted(step) else told.code
-            saves = step % config.checkpoint_every == 0 or step == stage.steps or stops
+            saves = step % config.train.checkpoint_every == 0 or step == stage.steps or stops
             # Before evaluation and saving too: they wait for the step anyway, and must not keep a loss that is NaN.
-            if step == start + 1 or step % config.log_every == 0 or evaluates or saves:
+            if step == start + 1 or step % config.train.log_every == 0 or evaluates or saves:
                 meter.log(step, jax.device_get(scalars), writer)
             if evaluates:
                 with meter.paused():
@@ -270,7 +272,7 @@ def create_evaluators(stage: Stage, model: UniversalModel, mesh: Mesh) -> dict[s
 
 def device_augment(config: ConfigDict) -> DeviceAugment:
     """Augmentation inside the step, by the config's fields; InputError for one out of range."""
-    return DeviceAugment(config.color_jitter, config.grey, config.blur, config.mix)
+    return DeviceAugment(config.data.color_jitter, config.data.grey, config.data.blur, config.data.mix)
 
 
 SUMMARIZED = (
@@ -321,9 +323,9 @@ def summarize(config: ConfigDict, stage: Stage, result: Mapping, progress: Mappi
         "steps": stage.steps,
         "split_hash": describe_data(stage)["split_hash"],
         "unlabeled_hash": describe_data(stage)["unlabeled_hash"],
-        "lr": optim.learning_rate(config.lr, config.lr_rule, config.batch_size)[0],
-        "seed": config.seed,
-        "split_seed": config.split_seed,
+        "lr": optim.learning_rate(config.optim.lr, config.optim.lr_rule, config.train.batch_size)[0],
+        "seed": config.train.seed,
+        "split_seed": config.data.split_seed,
         "seconds": progress["seconds"],
         "images_per_second": progress["images"] / train_seconds if train_seconds else None,
         "data_wait_share": progress["wait_seconds"] / train_seconds if train_seconds else None,

@@ -38,7 +38,7 @@ def load(path: str, model: UniversalModel, mesh: Mesh) -> dict[str, np.ndarray]:
     if normalize not in (None, model.normalize):
         raise InputError(
             f"pretrained={path} was trained with normalize={normalize}, this config has normalize={model.normalize}; "
-            f"give --config.normalize={normalize}, or other weights"
+            f"give --config.data.normalize={normalize}, or other weights"
         )
     return weights
 
@@ -51,7 +51,7 @@ def _of_stage(folder: pathlib.Path, mesh: Mesh) -> tuple[dict[str, np.ndarray], 
         theirs, variables, _ = stage.restore(mesh)
     except InputError as e:
         raise InputError(f"pretrained: {e}") from e
-    return pretrained.to_state_dict(variables, names=theirs.encoder.tensor_names), stage.config.normalize
+    return pretrained.to_state_dict(variables, names=theirs.encoder.tensor_names), stage.config.data.normalize
 
 
 def _normalize_of(file: pathlib.Path) -> str | None:

@@ -49,7 +49,7 @@ class FinishedStage:
             )
         embeds = self.name in TITLES and self.name not in WITHOUT_EMBEDDINGS
         decoders = {domain: len(scores["iou"]) for domain, scores in self.summary["domains"].items()}
-        model = create_model_of(self.config, decoders, self.config.embed_dim if embeds else 0)
+        model = create_model_of(self.config, decoders, self.config.usss.embed_dim if embeds else 0)
         return model, *best_variables(self.folder, model, mesh)
 
 
@@ -87,7 +87,7 @@ def open_stage(folder: pathlib.Path) -> FinishedStage:
     summary = _read(folder, "summary.json", "is not finished: run its command again")
     # Fields that the config of an older version lacks did then what their defaults do.
     config = checked(ConfigDict({**default_config().to_dict(), **written}))
-    domains = [get_domain(domain) for domain in config.domains]
+    domains = [get_domain(domain) for domain in config.data.domains]
     class_names = {domain.name: domain.class_names for domain in domains}
     data = read_data(folder.parent / "data.json") or {"domains": {}}
     for domain in domains:
@@ -123,7 +123,7 @@ def _told_apart(stages: Sequence[FinishedStage]) -> list[str]:
 
 def _sizes(stage: FinishedStage) -> dict[str, Any]:
     names = list(stage.class_names)
-    return per_domain(stage.config.image_size, names, "image_size", read_size)
+    return per_domain(stage.config.data.image_size, names, "image_size", read_size)
 
 
 def _differing(mine, theirs) -> str:

@@ -19,15 +19,15 @@ WITHOUT_EMBEDDINGS = ("basic", "direct")  # variants without the entropy module
 def create_model_of(config: ConfigDict, num_classes: Mapping[str, int], embed_dim: int) -> UniversalModel:
     """Model by the config's fields."""
     return create_model(
-        config.encoder,
+        config.model.encoder,
         num_classes,
         embed_dim=embed_dim,
-        width=config.width,
-        precision=config.precision,
-        upsample=config.upsample,
-        normalize=config.normalize,
-        embed_bias=config.embedding_bias,
-        remat=config.remat,
+        width=config.model.width,
+        precision=config.model.precision,
+        upsample=config.model.upsample,
+        normalize=config.data.normalize,
+        embed_bias=config.usss.embedding_bias,
+        remat=config.model.remat,
     )
 
 

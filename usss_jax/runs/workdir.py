@@ -175,9 +175,9 @@ def singles_folder(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str,
     Raises:
       InputError: if that one has no finished networks, or its config makes other ones.
     """
-    if not config.single_from:
+    if not config.usss.single_from:
         return workdir
-    folder = local_path(config.single_from, "single_from")
+    folder = local_path(config.usss.single_from, "single_from")
     hosts.from_writer(_check_singles, config, folder, data)
     return folder
 

@@ -1,6 +1,6 @@
 """Entry point: look at one's data before training, and say everything that is wrong with it at once.
 
-python -m usss_jax.data.check --config=configs/cs_cvd.py --config.data_root=DATA
+python -m usss_jax.data.check --config=configs/cs_cvd.py --config.data.root=DATA
 python -m usss_jax.data.check --domain=mine.yaml [--data_root=DATA]
 
 Exit code 1: there are faults, which are to be mended: what would stop a training, an image without its mask or a mask
@@ -103,20 +103,20 @@ def read_tasks(argv: list[str]) -> list[Task]:
     if by_config == bool(names(DOMAIN.value or "")):
         raise InputError("give either --config=configs/cs_cvd.py or --domain=camvid (a name or a YAML file)")
     if by_config and DATA_ROOT.value:
-        raise InputError("--data_root goes with --domain; with a config it is --config.data_root")
+        raise InputError("--data_root goes with --domain; with a config it is --config.data.root")
     check_paths(f"{DOMAIN.value},{DATA_ROOT.value}", "--domain or --data_root")
     config = checked(cli.CONFIG.value) if by_config else None
-    domains = [get_domain(name) for name in (config.domains if config else names(str(DOMAIN.value)))]
+    domains = [get_domain(name) for name in (config.data.domains if config else names(str(DOMAIN.value)))]
     known = [domain.name for domain in domains]
     if len(set(known)) < len(known):
         raise InputError(f"domains {', '.join(known)}: two of them have the same name; rename one in its file")
     options = pool_options(config, dict(zip(known, domains, strict=True))) if config else {}
-    least = config.min_classes if config else 2
-    data_root = config.data_root if config else DATA_ROOT.value
+    least = config.data.min_classes if config else 2
+    data_root = config.data.root if config else DATA_ROOT.value
     try:
         return [Task(d, domain_root(data_root, d, known), options.get(d.name, {}), least) for d in domains]
     except InputError as error:
-        raise error if config else InputError(str(error).replace("--config.data_root", "--data_root")) from error
+        raise error if config else InputError(str(error).replace("--config.data.root", "--data_root")) from error
 
 
 def examine(task: Task) -> tuple[DomainReport, list[Finding]]:

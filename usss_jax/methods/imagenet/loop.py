@@ -50,14 +50,16 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, An
     data = hosts.together(open_images, config)
     same = {field: value for field, value in config.to_dict().items() if field not in OF_A_HOST}
     hosts.check_same({**same, "set of images": data.fingerprint}, "give every host the same flags and the same images")
-    if len(data.train) < config.batch_size:
-        raise InputError(f"batch_size={config.batch_size} is more than the {len(data.train)} training images; lower it")
+    if len(data.train) < config.train.batch_size:
+        raise InputError(
+            f"batch_size={config.train.batch_size} is more than the {len(data.train)} training images; lower it"
+        )
     claim_workdir(config, data, workdir)
     finished = workdir / "summary.json"
     if summary := hosts.from_writer(read_summary, finished):
         say(STAGE, "finished earlier")
         return summary
-    mesh = sharding.widest_mesh(devices or jax.devices(), config.batch_size)
+    mesh = sharding.widest_mesh(devices or jax.devices(), config.train.batch_size)
     say(STAGE, f"{len(data.classes)} classes, {len(data.train)} images, {len(data.val)} to evaluate")
     with alone_in(workdir):
         return train_and_evaluate(config, data, build_model(config, len(data.classes)), workdir, mesh)
@@ -77,18 +79,18 @@ def read_summary(path: pathlib.Path) -> dict[str, Any] | None:
 
 def open_images(config: ConfigDict) -> DataSet:
     """Open the images, without the damaged ones if the config says so."""
-    data = open_data(config.data)
-    return data.without_bad(config.loader_threads) if config.on_bad_example == "skip" else data
+    data = open_data(config.data.root)
+    return data.without_bad(config.data.loader_threads) if config.data.on_bad_example == "skip" else data
 
 
 def build_model(config: ConfigDict, num_classes: int) -> UniversalModel:
     """Model by the config's fields."""
     return create_model(
-        config.encoder,
+        config.model.encoder,
         {classify.HEAD: num_classes},
-        width=config.width,
-        precision=config.precision,
-        normalize=config.normalize,
+        width=config.model.width,
+        precision=config.model.precision,
+        normalize=config.data.normalize,
     )
 
 
@@ -117,11 +119,13 @@ def _claim(config: ConfigDict, data: DataSet, workdir: pathlib.Path):
 
 def schedule(config: ConfigDict, images: int) -> tuple[int, list[int], int]:
     """Number of steps, the steps at which the learning rate falls, and the steps between evaluations."""
-    per_epoch = images / config.batch_size
-    steps = max(1, round(config.epochs * per_epoch))
-    falls = range(1, 1 + int(config.epochs / config.decay_epochs))
-    decay_steps = sorted({step for k in falls if 0 < (step := round(k * config.decay_epochs * per_epoch)) < steps})
-    return steps, decay_steps, max(1, round(config.eval_epochs * per_epoch))
+    per_epoch = images / config.train.batch_size
+    steps = max(1, round(config.imagenet.epochs * per_epoch))
+    falls = range(1, 1 + int(config.imagenet.epochs / config.imagenet.decay_epochs))
+    decay_steps = sorted(
+        {step for k in falls if 0 < (step := round(k * config.imagenet.decay_epochs * per_epoch)) < steps}
+    )
+    return steps, decay_steps, max(1, round(config.imagenet.eval_epochs * per_epoch))
 
 
 def train_and_evaluate(
@@ -136,9 +140,13 @@ def train_and_evaluate(
     # ---- State: fresh, or from the last checkpoint ----
     steps, decay_steps, eval_every = schedule(config, len(data.train))
     tx = classify.create_optimizer_with_steps(
-        config.lr, config.decay, decay_steps, momentum=config.momentum, weight_decay=config.weight_decay
+        config.optim.lr,
+        config.imagenet.decay,
+        decay_steps,
+        momentum=config.optim.momentum,
+        weight_decay=config.optim.weight_decay,
     )
-    state, _ = create_state(model, tx, config.seed, mesh)
+    state, _ = create_state(model, tx, config.train.seed, mesh)
     last, best = Checkpoints(workdir / "checkpoints"), Checkpoints(workdir / "best")
     progress: dict[str, Any] = {"seconds": 0.0, "train_seconds": 0.0, "wait_seconds": 0.0, "images": 0}
     progress |= {"last": None, "best": None}
@@ -149,20 +157,20 @@ def train_and_evaluate(
 
     # ---- Step, data, evaluation ----
     train_step = classify.jit_train_step(
-        mesh, model=model, tx=tx, colors=DeviceAugment(color_jitter=config.color_jitter), seed=config.seed
+        mesh, model=model, tx=tx, colors=DeviceAugment(color_jitter=config.data.color_jitter), seed=config.train.seed
     )
     count_hits = classify.jit_count_hits(mesh, model=model)
-    crop = RandomResizedCrop(config.crop, config.min_scale, config.flip)
-    batches = train_batches(data.train, crop, config.batch_size, config.seed, hosts.share())
+    crop = RandomResizedCrop(config.imagenet.crop, config.imagenet.min_scale, config.data.flip)
+    batches = train_batches(data.train, crop, config.train.batch_size, config.train.seed, hosts.share())
 
     def meta() -> dict[str, Any]:
         progress["seconds"] = seconds_before + time.monotonic() - began
         return {"progress": progress, "config": config.to_dict(), "classes": list(data.classes)}
 
     # ---- Loop ----
-    meter = Meter(STAGE, steps, config.batch_size, progress)
+    meter = Meter(STAGE, steps, config.train.batch_size, progress)
     writer = logs.MetricWriter(workdir, start)
-    iterator = streams.iterate(batches, start, config.loader_threads)
+    iterator = streams.iterate(batches, start, config.data.loader_threads)
     told = signals.Told(STAGE)
 
     def next_batch(running=None) -> dict:
@@ -182,8 +190,8 @@ def train_and_evaluate(
                     batch = next_batch(scalars["loss"])  # gets there while the step runs
             evaluates = step % eval_every == 0 or step == steps
             stops = hosts.PREEMPTED if hosts.preempted(step) else told.code
-            saves = evaluates or step % config.checkpoint_every == 0 or stops
-            if step == start + 1 or step % config.log_every == 0 or saves:
+            saves = evaluates or step % config.train.checkpoint_every == 0 or stops
+            if step == start + 1 or step % config.train.log_every == 0 or saves:
                 meter.log(step, jax.device_get(scalars), writer)
             if evaluates:
                 with meter.paused():
@@ -211,12 +219,12 @@ def train_and_evaluate(
     tensors = classify.classifier_state_dict(jax.device_get(chosen), model.encoder.tensor_names)
     # runs/encoder_weights.py compares the metadata.
     if hosts.is_writer():
-        pretrained.save_safetensors(str(workdir / WEIGHTS), tensors, {"normalize": config.normalize})
+        pretrained.save_safetensors(str(workdir / WEIGHTS), tensors, {"normalize": config.data.normalize})
     summary = summarize(config, data, meta()["progress"], steps)
     logs.write_json(workdir / "summary.json", summary)
     last.close()
     best.close()
-    say(STAGE, f"wrote {workdir / WEIGHTS}: start a segmentation with --config.pretrained={workdir / WEIGHTS}")
+    say(STAGE, f"wrote {workdir / WEIGHTS}: start a segmentation with --config.model.pretrained={workdir / WEIGHTS}")
     return summary
 
 
@@ -227,10 +235,12 @@ def put(batch: dict, mesh: Mesh) -> dict:
 
 def evaluate(count_hits, variables, source: ClassImages, config: ConfigDict, mesh: Mesh) -> dict[str, float]:
     """Shares of all images of a source whose label is the best (top1) and among the five best (top5)."""
-    batch_size = -(-config.eval_batch_size // mesh.size) * mesh.size  # the last batch is filled up anyway
-    batches = eval_batches(source, CenterCrop(config.eval_resize, config.crop), batch_size, hosts.share())
+    batch_size = -(-config.train.eval_batch_size // mesh.size) * mesh.size  # the last batch is filled up anyway
+    batches = eval_batches(
+        source, CenterCrop(config.imagenet.eval_resize, config.imagenet.crop), batch_size, hosts.share()
+    )
     hits = [0, 0]
-    iterator = streams.iterate(batches, 0, config.loader_threads)
+    iterator = streams.iterate(batches, 0, config.data.loader_threads)
     try:
         for of_batch in one_behind(count_hits(variables, put(batch, mesh)) for batch in iterator):
             hits = [total + int(value) for total, value in zip(hits, jax.device_get(of_batch), strict=True)]

@@ -43,16 +43,16 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
       InputError: for whatever is wrong with config, data or workdir; nothing already computed is lost.
     """
     config = config_lib.checked(config)
-    mesh = sharding.widest_mesh(devices or jax.devices(), config.batch_size, config.unlabeled_batch_size)
+    mesh = sharding.widest_mesh(devices or jax.devices(), config.train.batch_size, config.train.unlabeled_batch_size)
     model = create_model_of(config, {"any": 1}, 0)  # a wrong name is seen before data is read
     channels = model.encoder.out_channels
-    label_sources.check_field(config.label_embeddings, config.embeddings_per_class)
-    of_networks = config.label_embeddings == label_sources.PROTOTYPES
-    if of_networks and set(config.variants) & {"cross", "full"} and not 1 <= config.embed_dim <= channels:
-        raise InputError(f"embed_dim={config.embed_dim} must be from 1 to the encoder's {channels} channels (PCA)")
+    label_sources.check_field(config.usss.label_embeddings, config.usss.embeddings_per_class)
+    of_networks = config.usss.label_embeddings == label_sources.PROTOTYPES
+    if of_networks and set(config.variants) & {"cross", "full"} and not 1 <= config.usss.embed_dim <= channels:
+        raise InputError(f"embed_dim={config.usss.embed_dim} must be from 1 to the encoder's {channels} channels (PCA)")
     device_augment(config)  # a wrong value is seen before data is read
     pools = hosts.together(open_all, config)
-    for line in hosts.together(lambda: list(about_data(pools, config.min_classes))):
+    for line in hosts.together(lambda: list(about_data(pools, config.data.min_classes))):
         print(line, flush=True)
     data = {name: pool.content for name, pool in pools.items()}
     check_same_run(config, pools)
@@ -66,12 +66,17 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
     unlabeled_passes(config, pools, list(pools))  # a wrong value is seen before anything is trained
     config = config_lib.with_absolute_paths(config, list(pools))
     # Before the workdir is claimed: other weights, or another file, may be needed.
-    weights = encoder_weights.load(config.pretrained, model, mesh) if config.pretrained else None
+    weights = encoder_weights.load(config.model.pretrained, model, mesh) if config.model.pretrained else None
     given = None
     if not of_networks and set(config.variants) & {"cross", "full"} and not has_embeddings(workdir):
         classes = {name: pool.domain.class_names for name, pool in labeled.items()}
         given = label_sources.make(
-            config.label_embeddings, classes, config.embed_dim, config.seed, config.embeddings_per_class, config.theta
+            config.usss.label_embeddings,
+            classes,
+            config.usss.embed_dim,
+            config.train.seed,
+            config.usss.embeddings_per_class,
+            config.usss.theta,
         )
     singles = singles_folder(config, workdir, {name: data[name] for name in labeled})
     claim_workdir(config, workdir, data)
@@ -79,8 +84,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
         print(about_unlabeled(pool))
     if weights is None:
         print("pretrained is empty: the encoder starts from random weights, which departs from the paper (ImageNet's)")
-    if config.remat and mesh.devices.flat[0].platform == "cpu":
-        print(f"remat={config.remat} saves no memory on CPU, where XLA computes nothing again; elsewhere it does")
+    if config.model.remat and mesh.devices.flat[0].platform == "cpu":
+        print(f"remat={config.model.remat} saves no memory on CPU, where XLA computes nothing again; elsewhere it does")
     with alone_in(workdir):
         return train_all(config, pools, workdir, singles, mesh, weights, given)
 
@@ -123,7 +128,7 @@ def train_all(
     unsupervised = [v for v in universal if v not in WITHOUT_EMBEDDINGS]
     summaries = {}
     if set(config.variants) & {"single", "frozen", "finetune"} or (
-        unsupervised and config.label_embeddings == label_sources.PROTOTYPES
+        unsupervised and config.usss.label_embeddings == label_sources.PROTOTYPES
     ):
         for stage in single_stages(config, pools):
             summaries[stage.name] = run_stage(config, stage, singles, mesh, weights)
@@ -170,7 +175,7 @@ def run_stage(config: ConfigDict, stage: Stage, workdir: pathlib.Path, mesh: Mes
             raise InputError(f"{best} is missing; restore it, or move {folder} away: the same command trains it again")
         print(f"[{stage.name}] finished earlier", flush=True)
         return summary
-    model = stage_model(config, stage.pools, config.embed_dim if stage.label_embeddings else 0)
+    model = stage_model(config, stage.pools, config.usss.embed_dim if stage.label_embeddings else 0)
     return train_and_evaluate(config, stage, model, workdir, mesh, weights)
 
 
@@ -245,15 +250,15 @@ def prototypes_of_networks(config: ConfigDict, pools: Mapping[str, Pools], singl
             variables,
             pool.labeled,
             pool.domain.num_classes,
-            config.embed_dim,
-            batch_size=config.eval_batch_size,
+            config.usss.embed_dim,
+            batch_size=config.train.eval_batch_size,
             mesh=mesh,
-            embeddings_per_class=config.embeddings_per_class,
-            seed=config.seed,
+            embeddings_per_class=config.usss.embeddings_per_class,
+            seed=config.train.seed,
         )
         about[name] = label_embeddings.describe(made[name], pool.domain.class_names, checkpoint)
-    method = label_embeddings.method(config.embeddings_per_class)
-    return made, {"method": method, "dim": config.embed_dim, "domains": about}
+    method = label_embeddings.method(config.usss.embeddings_per_class)
+    return made, {"method": method, "dim": config.usss.embed_dim, "domains": about}
 
 
 def draw_predictions(
@@ -271,7 +276,7 @@ def draw_predictions(
     pairs = [(d, decoder) for d in pools for decoder in ([d] if d in labeled else labeled)]
     predictions = {}
     for variant in variants:
-        model = stage_model(config, pools, 0 if variant in WITHOUT_EMBEDDINGS else config.embed_dim)
+        model = stage_model(config, pools, 0 if variant in WITHOUT_EMBEDDINGS else config.usss.embed_dim)
         variables, _ = best_variables(workdir / variant, model, mesh)
         for domain, decoder in pairs:
             images = np.stack([e["image"] for e in examples[domain]])

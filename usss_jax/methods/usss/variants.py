@@ -19,7 +19,7 @@ from usss_jax.runs.networks import best_variables, stage_model
 def single_stages(config: ConfigDict, pools: Mapping[str, Pools]) -> Iterator[Stage]:
     """Networks of one domain each, on its labeled images alone."""
     for name, pool in with_labels(pools).items():
-        yield Stage(f"single_{name}", {name: pool}, config.single_steps, Objective(0, 0), {}, {})
+        yield Stage(f"single_{name}", {name: pool}, config.usss.single_steps, Objective(0, 0), {}, {})
 
 
 def transfer_stages(
@@ -39,7 +39,7 @@ def transfer_stages(
         yield Stage(
             f"{variant}_{source}_{target}",
             {domain: pools[domain] for domain in evaluated},
-            config.single_steps,
+            config.usss.single_steps,
             Objective(0, 0, frozen_encoder=variant == "frozen"),
             {},
             {},
@@ -53,19 +53,19 @@ def adversarial_stages(config: ConfigDict, pools: Mapping[str, Pools]) -> Iterat
     if "hung" not in config.variants:
         return
     objective = Adversarial(
-        config.hung_adversarial,
-        config.hung_adversarial_unlabeled,
-        config.hung_semi,
-        config.hung_threshold,
-        config.hung_semi_start,
-        config.hung_lr,
-        config.poly_power,
-        config.width,
-        config.precision,
+        config.hung.adversarial,
+        config.hung.adversarial_unlabeled,
+        config.hung.semi,
+        config.hung.threshold,
+        config.hung.semi_start,
+        config.hung.lr,
+        config.optim.poly_power,
+        config.model.width,
+        config.model.precision,
     )
     for name, pool in with_labels(pools).items():
         passes = unlabeled_passes(config, pools, [name])
-        yield Stage(f"hung_{name}", {name: pool}, config.single_steps, objective, {}, passes)
+        yield Stage(f"hung_{name}", {name: pool}, config.usss.single_steps, objective, {}, passes)
 
 
 def universal_stage(
@@ -76,27 +76,29 @@ def universal_stage(
     A domain without labels is only evaluated by Univ-basic; in the others its images have the cross term alone.
     """
     if variant == "basic":
-        return Stage(variant, pools, config.steps, Objective(0, 0), {}, {})
+        return Stage(variant, pools, config.train.steps, Objective(0, 0), {}, {})
     passes = unlabeled_passes(config, pools, list(pools))
-    beta = 0.0 if variant == "cross" else config.beta
+    beta = 0.0 if variant == "cross" else config.usss.beta
     if variant == "direct":
-        objective = Objective(config.alpha, beta, diversity=config.diversity, direct=True, warmup=config.entropy_warmup)
-        return Stage(variant, pools, config.steps, objective, {}, passes)
+        objective = Objective(
+            config.usss.alpha, beta, diversity=config.usss.diversity, direct=True, warmup=config.usss.entropy_warmup
+        )
+        return Stage(variant, pools, config.train.steps, objective, {}, passes)
     objective = Objective(
-        config.alpha,
+        config.usss.alpha,
         beta,
-        config.similarity_scale,
-        config.diversity,
-        config.embedding_supervision,
-        config.normalize_embedding,
-        config.theta,
-        warmup=config.entropy_warmup,
+        config.usss.similarity_scale,
+        config.usss.diversity,
+        config.usss.embedding_supervision,
+        config.usss.normalize_embedding,
+        config.usss.theta,
+        warmup=config.usss.entropy_warmup,
     )
-    return Stage(variant, pools, config.steps, objective, embeddings, passes, classes)
+    return Stage(variant, pools, config.train.steps, objective, embeddings, passes, classes)
 
 
 def unlabeled_passes(config: ConfigDict, pools: Mapping[str, Pools], domains: Sequence[str]) -> dict[str, int]:
     """U_k: unlabeled micro-batches per step for the domains that are trained together, by the config's rule."""
-    rules = per_domain(config.unlabeled_batches, list(pools), "unlabeled_batches", read_count("pool"))
-    epoch = epoch_steps(with_labels({d: pools[d] for d in domains}), config.batch_size)
-    return {d: micro_batches(rules[d] or "pool", pools[d], epoch, config.unlabeled_batch_size) for d in domains}
+    rules = per_domain(config.train.unlabeled_batches, list(pools), "unlabeled_batches", read_count("pool"))
+    epoch = epoch_steps(with_labels({d: pools[d] for d in domains}), config.train.batch_size)
+    return {d: micro_batches(rules[d] or "pool", pools[d], epoch, config.train.unlabeled_batch_size) for d in domains}
