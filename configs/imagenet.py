@@ -1,7 +1,7 @@
 """ImageNet pretraining of the encoder, by the schedule of the DRN paper (Yu, Koltun, Funkhouser, 2017, section 4.1).
 
     python -m usss_jax.pretrain --config=configs/imagenet.py --config.data.root=DIR --workdir=runs/imagenet
-    python -m usss_jax.pretrain --config=configs/imagenet.py:resnet50 --config.data.root=tfds:DIR --workdir=runs/imagenet50
+    python -m usss_jax.pretrain --config=configs/imagenet.py:resnet50 --config.data.root=tfds:DIR --workdir=runs/in50
     python -m usss_jax.pretrain --config=configs/imagenet.py:cpu --config.data.root=DIR --workdir=runs/imagenet_cpu
 
 DIR holds train/CLASS/IMAGE and val/CLASS/IMAGE (any classes, any number), or with `tfds:` the array_record files of

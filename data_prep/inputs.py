@@ -66,7 +66,7 @@ def find_splits(
 
     Raises InputError if one is absent that training needs, or for an image without mask (missing_mask "error").
     """
-    needed = {"train", domain.select_split, domain.report_split, *domain.unlabeled_splits}
+    needed = {"train", domain.val_split, domain.test_split, *domain.unlabeled_splits}
     if not os.path.isdir(folder):
         raise InputError(f"no folder {folder!r} for domain {domain.name!r}; to get it: {domain.how_to_get}")
     found, absent = [], []

@@ -293,7 +293,7 @@ def test_all_missing_images_of_a_list_are_named(mine):
 def test_missing_images_of_the_only_split_are_named_too(mine):
     yaml, data = mine
     start = YAML.partition("splits:")[0]
-    yaml.write_text(start + 'select_split: train\nsplits:\n  train: {list: "train.txt"}\n')
+    yaml.write_text(start + 'val_split: train\nsplits:\n  train: {list: "train.txt"}\n')
     (data / "train.txt").write_text("train/x.png\ntrain/y.png\n")
     (fault,) = of_level(checked(yaml)[1], FAULT)
     assert fault.startswith("mine, train: 2 images of the list not there: ")

@@ -245,7 +245,7 @@ def test_numbers_of_two_trained_stages(trained, tmp_path):
             assert -1 <= stage[kind]["other"] <= 1
     assert first["raw"] != second["raw"]
     assert not (tmp_path / "class_plot.png").exists()
-    same = compare(trained, tmp_path / "again", classes="road,building,sidewalk,vegetation", split="select")
+    same = compare(trained, tmp_path / "again", classes="road,building,sidewalk,vegetation", split="val")
     assert same["stages"][0]["centred"] == pytest.approx(first["centred"])  # the drawn domains have one split
 
 
@@ -254,7 +254,7 @@ def test_centroids_of_a_trained_stage_equal_those_of_full_resolution_features(tr
     """Computed here with explicit upsampling of every image, one at a time."""
     stage = finished.open_stage(trained / "full")
     model, variables, _ = stage.restore(sharding.create_mesh())
-    source_of, _ = alignment.open_sources(stage, "report", "")
+    source_of, _ = alignment.open_sources(stage, "test", "")
     encode = jax.jit(lambda image: upsample(model.apply(variables, image, method="encode"), image.shape[1:3]))
     means = {}
     for domain, source in source_of.items():

@@ -151,7 +151,7 @@ CHANGES = {
         {"splits": SPEC["splits"] | {"train": {"images": "train", "masks": "val_masks"}}},
         'mine.splits.train.masks was "train_masks/{id}.png", is now "val_masks/{id}.png"',
     ),
-    "report": ({"report_split": "train"}, 'mine.report_split was "val", is now "train"'),
+    "test": ({"test_split": "train"}, 'mine.test_split was "val", is now "train"'),
 }
 
 

@@ -256,7 +256,7 @@ def own_domain(root, **splits):
         "size": [H, W],
         "classes": [{"name": "road", "color": [128, 64, 128], "ids": 5}, {"name": "sky", "color": [1, 2, 3], "ids": 9}],
         "splits": {"train": {"images": "i/{id}.png", "masks": "m/{id}.png"}} | splits,
-        "select_split": "train",
+        "val_split": "train",
     }
     write(root / "pictures", "i/{id}.png", "m/{id}.png", ["a", "b"], [5, 9])
     (root / "mine.yaml").write_text(yaml.safe_dump(spec))

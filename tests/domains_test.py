@@ -35,7 +35,7 @@ def write(tmp_path, spec):
 
 @pytest.mark.parametrize("domain", BUILTIN.values(), ids=BUILTIN)
 def test_every_built_in_domain_is_consistent(domain):
-    assert domain.select_split in domain.splits and domain.report_split in domain.splits
+    assert domain.val_split in domain.splits and domain.test_split in domain.splits
     assert "train" in domain.splits and domain.how_to_get
     assert len(set(domain.class_names)) == domain.num_classes <= IGNORE
     assert len({c.color for c in domain.classes}) == domain.num_classes, "two classes look the same"
@@ -144,7 +144,7 @@ def test_yaml_becomes_a_domain(tmp_path):
     domain = get_domain(write(tmp_path, good_spec()))
     assert domain.class_names == ("road", "sky") and domain.title == "my_street"
     assert (domain.size, domain.crop) == ((48, 64), (32, 32))
-    assert domain.splits == ("train", "val") and domain.report_split == "val"
+    assert domain.splits == ("train", "val") and domain.test_split == "val"
     table = lookup_table(domain, domain.layouts[0])
     assert table[[0, 1, 2, 7, 255, 3]].tolist() == [255, 0, 0, 1, 255, UNKNOWN]
 
@@ -190,8 +190,8 @@ def change_train(**changes):
         (change(classes=[]), "classes: 0 classes"),
         (change(classes="road"), "classes: 'road' must be a list"),
         (change(splits=[]), "splits: must be a mapping"),
-        (change(select_split="dev"), "select_split: 'dev' is not one of the splits train, val"),
-        (change(report_split=["val"]), "report_split: "),
+        (change(val_split="dev"), "val_split: 'dev' is not one of the splits train, val"),
+        (change(test_split=["val"]), "test_split: "),
         (change_train(images="../{id}.png"), "must stay below root"),
         (change_train(masks="/etc/{id}.png"), "must stay below root"),
         (change_train(masks="trainannot/{id}.jpg"), "must end with .png"),

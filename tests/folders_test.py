@@ -30,7 +30,7 @@ def mine(tmp_path, **splits):
             {"name": "sky", "color": [70, 130, 180], "ids": [2]},
         ],
         "splits": {"train": {"images": "images", "masks": "masks"}} | splits,
-        "select_split": "train",
+        "val_split": "train",
     }
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(spec))
     return get_domain(str(tmp_path / "mine.yaml"))

@@ -21,7 +21,7 @@ def write(tmp_path, text):
 
 def own(tmp_path, **train):
     spec = {"name": "own", "size": [8, 8], "classes": [{"name": "x", "color": [1, 1, 1], "ids": 1}]}
-    spec |= {"splits": {"train": train}, "select_split": "train"}
+    spec |= {"splits": {"train": train}, "val_split": "train"}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(spec))
     return get_domain(str(tmp_path / "own.yaml"))
 

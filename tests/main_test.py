@@ -82,7 +82,7 @@ def test_paper_config_trains_on_the_official_layouts(data_root, tmp_path):
         assert {line["step"] for line in lines} == {1, 2}
         assert json.loads((tmp_path / stage / "config.json").read_text())["batch_size"] == 2
     camvid = json.loads((tmp_path / "full" / "summary.json").read_text())["domains"]["camvid"]
-    assert camvid["split"] == "test" and camvid["select_split"] == "val"
+    assert camvid["split"] == "test" and camvid["val_split"] == "val"
     assert "NaN" not in (tmp_path / "full" / "summary.json").read_text()
     assert (tmp_path / "predictions.png").stat().st_size > 1000
     assert (tmp_path / "prototypes" / "label_embeddings.npz").exists()
@@ -176,7 +176,7 @@ def test_domain_of_ones_own_trains_from_the_yaml_file_of_the_readme(tmp_path):
     assert "skipped" in result.stdout and "more_images/5.jpg: is empty" in result.stdout
     score = json.loads((tmp_path / "w/full/summary.json").read_text())["domains"]["mine"]
     assert list(score["iou"]) == ["road", "rest"]
-    assert score["images"] == {"labeled": 4, "unlabeled": 11, "report": 6}
+    assert score["images"] == {"labeled": 4, "unlabeled": 11, "test": 6}
     assert [bad["use"] for bad in score["skipped"]] == ["mine, unlabeled"]
 
 

@@ -406,7 +406,7 @@ def spoiled(raw, domain, layout):
 def real_masks(name, every):
     domain = get_domain(name)
     root = real_data(domain.folder)
-    for split in dict.fromkeys(("train", domain.select_split, domain.report_split)):
+    for split in dict.fromkeys(("train", domain.val_split, domain.test_split)):
         layout, files, images, *_ = find_images(domain, root, split, with_masks=True)
         for path in [*find_masks(domain, root, files, images).values()][::every]:
             yield domain, layout, np.asarray(Image.open(path))
@@ -436,7 +436,7 @@ def test_real_masks_mean_the_same_in_every_lossless_encoding(name, every):
 def test_real_masks_mean_the_same_through_folder_and_records(tmp_path, name):
     (domain, layout, raw), *_ = real_masks(name, 40)
     files = encodings(raw := np.ascontiguousarray(raw[::6, ::6]), domain, layout, np.random.default_rng(0))
-    for split in {"train", domain.select_split, domain.report_split}:
+    for split in {"train", domain.val_split, domain.test_split}:
         where = layout.splits[split]
         for encoding, data in files.items():
             write_image(tmp_path / "data" / f"{fill(where.images, encoding)}.png", 0, raw.shape)

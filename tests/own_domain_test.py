@@ -58,7 +58,7 @@ def own_domain(tmp_path, train, encoding="ids", **changes):
         for entry in classes:
             del entry["ids"]
     spec = {"name": "own", "root": "pictures", "encoding": encoding, "size": [H, W], "classes": classes}
-    spec |= {"splits": {"train": train}, "select_split": "train"} | changes
+    spec |= {"splits": {"train": train}, "val_split": "train"} | changes
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(spec))
     return get_domain(str(tmp_path / "own.yaml"))
 

@@ -70,7 +70,7 @@ def test_a_list_that_names_a_missing_image_is_an_error(camvid, tmp_path):
 def test_unlabeled_images_can_come_from_several_splits(camvid):
     pool = open_camvid(camvid, unlabeled_splits=("train", "test"))
     assert pool.unlabeled.ids == [f"{split}/{i}" for split in ("train", "test") for i in TRAIN]
-    assert (pool.unlabeled[7]["image"] == pool.report[1]["image"]).all()
+    assert (pool.unlabeled[7]["image"] == pool.test[1]["image"]).all()
     assert set(pool.unlabeled[7]) == {"image"}
     without = open_camvid(camvid, unlabeled_splits=("train", "test"), unlabeled_includes_labeled=False)
     assert set(pool.unlabeled.ids) - set(without.unlabeled.ids) == {f"train/{i}" for i in without.labeled.ids}
@@ -152,7 +152,7 @@ def test_bad_examples_can_be_skipped_and_each_is_reported(camvid, capsys):
     pool = open_camvid(camvid, on_bad_example="skip")
     assert pool.labeled.ids == [labeled[1]]
     assert pool.unlabeled.ids == [i for i in TRAIN if i != unlabeled]
-    assert pool.select.ids == TRAIN[:5] and pool.report.ids == TRAIN
+    assert pool.val.ids == TRAIN[:5] and pool.test.ids == TRAIN
     assert [(bad.use, bad.id) for bad in pool.skipped] == [
         ("camvid, labeled", labeled[0]),
         ("camvid, unlabeled", unlabeled),
@@ -170,7 +170,7 @@ def test_images_without_a_mask_can_be_skipped(camvid, capsys):
         open_camvid(camvid)
     pool = open_camvid(camvid, labeled=5, on_bad_example="skip")
     assert pool.labeled.ids == [i for i in TRAIN if i != TRAIN[2]] and pool.unlabeled.ids == TRAIN
-    assert pool.report.ids == TRAIN[1:]
+    assert pool.test.ids == TRAIN[1:]
     assert [(bad.use, bad.id) for bad in pool.skipped] == [("camvid, labeled", TRAIN[2]), ("camvid, report", TRAIN[0])]
     assert capsys.readouterr().out.count("has no mask") == 2
 

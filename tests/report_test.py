@@ -26,7 +26,7 @@ def summary(stage, scores, seed=0, **changes):
             "iou_last": {"road": last + 0.1, "sky": last - 0.1, "gone": None},
             "split": "val",
             "image_size": [48, 64],
-            "images": {"labeled": 100, "unlabeled": 300, "report": 20},
+            "images": {"labeled": 100, "unlabeled": 300, "test": 20},
         }
         for domain, (best, last) in scores.items()
     }
@@ -102,11 +102,11 @@ def test_scores_on_the_select_split_have_a_column_where_the_summaries_tell_them(
     for seed, value in ((0, 0.30), (1, 0.34)):
         path = keep(tmp_path, "mine_n50_cpu", "basic", {"a": (0.4, 0.3), "b": (0.5, 0.6)}, seed)
         made = json.loads(path.read_text())
-        made["domains"]["a"]["select_miou_best"], made["domains"]["b"]["select_miou_best"] = value, 0.5
+        made["domains"]["a"]["val_miou_best"], made["domains"]["b"]["val_miou_best"] = value, 0.5
         layout.write_whole(path, json.dumps(made))
     text = render.markdown(3, read(tmp_path))
     assert cells(text, "Univ-basic")[-2:] == ["2", "41.00 ± 1.41"]
-    assert cells(text, "Univ-full")[-1] == "-" and "average on select" in text
+    assert cells(text, "Univ-full")[-1] == "-" and "average on val" in text
 
 
 def test_cited_rows_and_rows_of_one_domain_have_dashes(tmp_path):

@@ -77,7 +77,7 @@ def test_it_needs_no_masks_and_is_scored_by_the_first_domain_that_has_its_classe
                                   labeled_per_domain="town_street=2,city_street=2,target=0")))  # fmt: skip
     target = pools["target"]
     assert len(target.labeled) == 0 and target.labeled_ids == [] and target.unlabeled.ids == ["0", "1", "2", "3"]
-    assert len(target.report) == 4 and "label" in target.report[0]
+    assert len(target.test) == 4 and "label" in target.test[0]
     names = {"sky", "road"}
     first = next(d for d in ("town_street", "city_street") if names <= set(get_domain(d).class_names))
     assert target.scored_by == first and pools["city_street"].scored_by is None
@@ -92,7 +92,7 @@ def test_it_needs_no_split_with_masks_at_all(tmp_path, splits, images):
     write_domain(tmp_path / "target", masks=())
     domain = get_domain(domain_file(tmp_path, splits=splits))
     pools = open_pools(domain, domain.folder, labeled=0, on_bad_example="skip")
-    assert [len(s) for s in (pools.labeled, pools.unlabeled, pools.select, pools.report)] == [0, images, 0, 0]
+    assert [len(s) for s in (pools.labeled, pools.unlabeled, pools.val, pools.test)] == [0, images, 0, 0]
 
 
 def test_a_class_that_no_labeled_domain_has_leaves_it_without_a_score(tmp_path):
@@ -164,7 +164,7 @@ def test_no_domain_with_masks_keeps_the_plain_error(folder):
 def test_a_labeled_domain_without_its_select_split_is_told_what_to_do(tmp_path):
     write_domain(tmp_path / "target", masks=("train",))
     domain = get_domain(domain_file(tmp_path, splits="  train: {images: train/images, masks: train/masks}\n"))
-    with pytest.raises(InputError, match=r"no split 'val'; it has train; name one of them as select_split, "):
+    with pytest.raises(InputError, match=r"no split 'val'; it has train; name one of them as val_split, "):
         open_pools(domain, domain.folder, labeled="all")
 
 
@@ -214,7 +214,7 @@ def test_univ_basic_is_bit_by_bit_what_it_is_without_the_domain(folder, workdir,
     alone = tiny(folder, domains=["city_street"], labeled_per_domain=4, variants=["basic"])
     stages.run(alone, tmp_path)
     mine, theirs = scalars(workdir / "basic"), scalars(tmp_path / "basic")
-    assert theirs == {key: value for key, value in mine.items() if key[1] != "select_miou/target"}
+    assert theirs == {key: value for key, value in mine.items() if key[1] != "val_miou/target"}
     trees = [variables(checked(c), w, "basic")[1] for c, w in ((tiny(folder), workdir), (alone, tmp_path))]
     jax.tree.map(np.testing.assert_array_equal, *trees)
     summaries = [json.loads((w / "basic/summary.json").read_text()) for w in (workdir, tmp_path)]
@@ -243,7 +243,7 @@ def test_its_score_is_that_of_the_other_decoder_by_names_of_classes_and_not_in_t
     assert set(model.num_classes) == {"city_street"}
     pool = open_all(config)["target"]
     theirs = get_domain("city_street").class_names
-    examples = [pool.report[i] for i in range(4)]
+    examples = [pool.test[i] for i in range(4)]
     images, labels = (np.stack([e[key] for e in examples]) for key in ("image", "label"))
     features = model.apply(weights, images, method="encode")
     scores = upsample(model.apply(weights, features, "city_street", method="decode"), SIZE, model.upsample)
@@ -255,7 +255,7 @@ def test_its_score_is_that_of_the_other_decoder_by_names_of_classes_and_not_in_t
     about = summary["without_labels"]["target"]
     assert about["scored_by"] == "city_street"
     assert list(about["iou"].values()) == pytest.approx(list(iou(confusion)), abs=2e-3)
-    assert about["images"] == {"labeled": 0, "unlabeled": 4, "report": 4}
+    assert about["images"] == {"labeled": 0, "unlabeled": 4, "test": 4}
     assert summary["average_best"] == summary["domains"]["city_street"]["miou_best"]
     assert list(summary["domains"]) == ["city_street"]
     table = (workdir / "table.md").read_text()

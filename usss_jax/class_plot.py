@@ -25,7 +25,7 @@ from usss_jax.local_files import check_paths, local_path
 STAGES = flags.DEFINE_string("stages", None, "Folders of finished stages, with commas: RUN/basic,RUN/full.")
 CLASSES = flags.DEFINE_string("classes", "", "What is compared, such as building,sky,cityscapes:road=sun13:floor.")
 OUT = flags.DEFINE_string("out", "class_plot", "Folder for class_plot.json and class_plot.png.")
-SPLIT = flags.DEFINE_enum("split", "report", ["report", "select"], "Images whose scores are reported, or the others.")
+SPLIT = flags.DEFINE_enum("split", "test", ["test", "val"], "Images whose scores are reported, or the others.")
 DATA_ROOT = flags.DEFINE_string("data_root", "", "In place of the runs' own; as the config's field of that name.")
 PICTURE = flags.DEFINE_bool("picture", True, "Make the t-SNE too, which needs pip install 'usss_jax[figures]'.")
 PIXELS = flags.DEFINE_integer("pixels", 100, "Pixels of each class in the t-SNE.", 1)

@@ -17,7 +17,7 @@ from usss_jax.parallel import sharding
 from usss_jax.runs import logs
 from usss_jax.runs.finished import FinishedStage, open_stages
 
-SPLITS = ("report", "select")
+SPLITS = ("test", "val")
 NUMBERS, PICTURE = "class_plot.json", "class_plot.png"
 
 
@@ -26,7 +26,7 @@ def compare_stages(
     out: pathlib.Path,
     *,
     classes: str = "",
-    split: str = "report",
+    split: str = "test",
     data_root: str = "",
     picture: bool = True,
     pixels: int = 100,
@@ -39,7 +39,7 @@ def compare_stages(
       folders: of the stages, in the order of the panels.
       out: folder for the two files.
       classes: see class_matches.match_classes; empty: all classes that match, less those without a pixel.
-      split: "report" or "select", whose images are used.
+      split: "test" or "val", whose images are used.
       data_root: in place of that of the first stage's config; empty: that one.
       picture: whether to make the t-SNE too, which needs the extra `figures`.
       pixels: of each class in the t-SNE; perplexity: of the t-SNE; seed: of it and of the draw of pixels.
@@ -194,7 +194,7 @@ def draw_pixels(
 
 
 def open_sources(stage: FinishedStage, split: str, data_root: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Per domain of a stage that has masks there the source of "report" or "select", and the name of that split."""
+    """Per domain of a stage that has masks there the source of "test" or "val", and the name of that split."""
     config = stage.config.copy_and_resolve_references()
     config.data.root = data_root or config.data.root
     try:

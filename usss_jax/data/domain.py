@@ -59,8 +59,8 @@ class Domain:
     folder: str  # below data_root, or an absolute path
     size: tuple[int, int]  # images are loaded at
     crop: tuple[int, int]  # of it, for training
-    select_split: str = "val"
-    report_split: str = "val"
+    val_split: str = "val"
+    test_split: str = "val"
     unlabeled_splits: tuple[str, ...] = ("train",)  # whose images are used without their masks
     synthetic: dict[str, int] | None = dataclasses.field(default=None, hash=False)  # split -> number of images
     how_to_get: str = ""

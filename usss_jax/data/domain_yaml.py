@@ -13,7 +13,7 @@ from usss_jax.errors import InputError
 
 _YAML_KEYS = (
     *("name", "title", "root", "classes", "encoding", "ignore_ids", "ignore_colors", "other_colors", "size", "crop"),
-    *("splits", "holdout", "select_split", "report_split", "unlabeled_splits", "how_to_get"),
+    *("splits", "holdout", "val_split", "test_split", "unlabeled_splits", "how_to_get"),
 )
 
 
@@ -25,7 +25,7 @@ def load_yaml(path: str) -> Domain:
     folder is data_root), `title` (the name), `encoding` (ids: class ids, as grey levels, palette indices or three equal
     channels; color: the classes' colours, which then have no ids; ids16: the first channel of a colour PNG; see
     data/masks.py), `ignore_ids` (none), `ignore_colors` (black, unless a class is), `other_colors` (error; or ignore:
-    every colour that no class has is ignored), `crop` (size), `select_split` (val), `report_split` (select_split),
+    every colour that no class has is ignored), `crop` (size), `val_split` (val), `test_split` (val_split),
     `unlabeled_splits` (train and unlabeled, those of them that there are), `holdout`, `how_to_get`.
 
     `splits` maps names to what is, below root, one of
@@ -55,7 +55,7 @@ def load_yaml(path: str) -> Domain:
         if not isinstance(spec.get(key, ""), str):
             raise InputError(f"{path}: {key}: {spec[key]!r} must be a text")
     layout, classes = _yaml_layout(spec, path)
-    select = _yaml_split(spec, "select_split", "val", path)
+    val = _yaml_split(spec, "val_split", "val", path)
     size = _ints(spec["size"], f"{path}: size", 2, 1, 65535)
     crop = _ints(spec["crop"], f"{path}: crop", 2, 1, 65535) if "crop" in spec else size
     if (size[0] - size[1]) * (crop[0] - crop[1]) < 0:
@@ -73,8 +73,8 @@ def load_yaml(path: str) -> Domain:
         else "",
         size=size,
         crop=crop,
-        select_split=select,
-        report_split=_yaml_split(spec, "report_split", select, path),
+        val_split=val,
+        test_split=_yaml_split(spec, "test_split", val, path),
         unlabeled_splits=_yaml_unlabeled(spec, path),
         how_to_get=spec.get("how_to_get") or _how_to_get(spec, path),
     )

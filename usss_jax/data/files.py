@@ -94,7 +94,7 @@ def _unread_text(domain, root, split, paths):
 
 def give_masks(split: str) -> str:
     """What to do with a split that is without masks by the domain's table, but is to be labeled or evaluated."""
-    other = "" if split == "train" else ", or set select_split and report_split there to splits that have some"
+    other = "" if split == "train" else ", or set val_split and test_split there to splits that have some"
     return f"give it masks in the domain's file{other}"
 
 

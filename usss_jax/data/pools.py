@@ -1,4 +1,4 @@
-"""The images of each domain by their use: labeled, unlabeled, for selection, for the report."""
+"""The images of each domain by their use: labeled, unlabeled, val, test."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ LABELED = "labeled images"
 class Pools:
     """Sources of one domain (see data/sources.py).
 
-    A domain without labels in this run (labeled_per_domain=0) has no labeled images, and select and report images only
+    A domain without labels in this run (labeled_per_domain=0) has no labeled images, and val and test images only
     where its splits have masks; no checkpoint is chosen by them.
 
     Attributes:
@@ -36,23 +36,23 @@ class Pools:
       crop: (h, w) of training examples.
       labeled: the N labeled training images with masks; empty for a domain without labels.
       unlabeled: training images without masks: theirs are never opened.
-      select: images with masks on which the best checkpoint is chosen.
-      report: images with masks whose scores are reported.
+      val: images with masks on which the best checkpoint is chosen.
+      test: images with masks whose scores are the result.
       scale: range of the random factor before the crop.
       flip: whether half of the training examples are mirrored.
       rare_temperature: of rare-class sampling of the labeled images; None: uniform.
       skipped: examples that cannot be used and were left out (on_bad_example="skip").
       left_out: a line for each folder that has files beside the images.
       budget: memory for decoded images; all domains of a run share it.
-      scored_by: of a domain without labels: the domain whose decoder is scored on its select and report images.
+      scored_by: of a domain without labels: the domain whose decoder is scored on its val and test images.
     """
 
     domain: Domain
     crop: tuple[int, int]
     labeled: sources.Source
     unlabeled: sources.Examples
-    select: sources.Source
-    report: sources.Source
+    val: sources.Source
+    test: sources.Source
     scale: tuple[float, float] = (1.0, 1.0)
     flip: bool = True
     rare_temperature: float | None = None
@@ -63,7 +63,7 @@ class Pools:
 
     @functools.cached_property
     def labels(self) -> dict[str, Labels]:
-        """What the masks show of the "labeled images" and of the splits for selection and report; reads all of them."""
+        """What the masks show of the "labeled images" and of the val and test splits; reads all of them."""
         return {
             what: read_labels(source, self.domain.num_classes, f"{self.domain.name}, {what}")
             for what, source in self.labeled_sources.items()
@@ -71,9 +71,9 @@ class Pools:
 
     @property
     def labeled_sources(self) -> dict[str, sources.Source]:
-        """The sources with masks: the "labeled images", and by their names the splits for selection and report."""
+        """The sources with masks: the "labeled images", and by their names the val and test splits."""
         domain = self.domain
-        found = {LABELED: self.labeled, domain.select_split: self.select, domain.report_split: self.report}
+        found = {LABELED: self.labeled, domain.val_split: self.val, domain.test_split: self.test}
         return {what: source for what, source in found.items() if len(source)}
 
     @property
@@ -91,8 +91,8 @@ class Pools:
             **space,
             "size": list(self.domain.size),
             "crop": list(self.crop),
-            "select_split": self.domain.select_split,
-            "report_split": self.domain.report_split,
+            "val_split": self.domain.val_split,
+            "test_split": self.domain.test_split,
             **{f"images of {split}": hash_of(s.ids) for split, s in self.labeled_sources.items() if split != LABELED},
             "labeled images": hash_of(self.labeled.ids),
             "unlabeled images": hash_of(self.unlabeled.ids),
@@ -297,10 +297,10 @@ def open_pools(
     opened = {
         "labeled": nothing if chosen is None else chosen,
         "unlabeled": unlabeled,
-        "select": open_scored(domain.select_split, "select"),
+        "val": open_scored(domain.val_split, "val"),
     }
-    if domain.report_split != domain.select_split:
-        opened["report"] = open_scored(domain.report_split, "report")
+    if domain.test_split != domain.val_split:
+        opened["test"] = open_scored(domain.test_split, "test")
     if on_bad_example == "skip":
         report_skipped(skipped)
         for use, source in opened.items():
@@ -316,8 +316,8 @@ def open_pools(
         crop or size or domain.crop,
         labeled=cached["labeled"],
         unlabeled=cached["unlabeled"],
-        select=cached["select"],
-        report=cached.get("report", cached["select"]),
+        val=cached["val"],
+        test=cached.get("test", cached["val"]),
         scale=scale or (1.0, 1.0),
         flip=flip,
         rare_temperature=rare_temperature,

@@ -75,7 +75,7 @@ def open_source(
     if split not in domain.splits:
         close = difflib.get_close_matches(split, domain.splits, n=1)
         hint = f", did you mean {close[0]!r}?" if close else ";"
-        remedy = "name one of them as select_split, report_split or unlabeled_splits, or add it to the domain's file"
+        remedy = "name one of them as val_split, test_split or unlabeled_splits, or add it to the domain's file"
         if split == "train":  # where the labeled images are
             remedy = "add it to the domain's file, or rename one of them there"
         raise InputError(

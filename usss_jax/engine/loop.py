@@ -69,7 +69,7 @@ class Stage:
         return {domain: pool for domain, pool in self.pools.items() if domain in (self.trained or self.pools)}
 
     def scored_pools(self, use: str) -> dict[str, Pools]:
-        """Domains with images of a use ("select" or "report") and a decoder that can be scored on them."""
+        """Domains with images of a use ("val" or "test") and a decoder that can be scored on them."""
         return {d: p for d, p in self.pools.items() if len(getattr(p, use)) and (len(p.labeled) or p.scored_by)}
 
     def trains(self, part: str) -> bool:
@@ -171,7 +171,7 @@ def train_and_evaluate(
     evaluators = create_evaluators(stage, model, mesh)
 
     def evaluate(variables, use: str) -> dict[str, np.ndarray]:
-        """Confusion matrix per domain on the sources of one use ("select" or "report")."""
+        """Confusion matrix per domain on the sources of one use ("val" or "test")."""
         variables = sharding.whole(variables, mesh)
         pools = stage.scored_pools(use)
         return {d: evaluators[d](variables, getattr(p, use), config.train.eval_batch_size) for d, p in pools.items()}
@@ -212,15 +212,15 @@ def train_and_evaluate(
                 meter.log(step, jax.device_get(scalars), writer)
             if evaluates:
                 with meter.paused():
-                    confusions = evaluate(state.variables, "select")
+                    confusions = evaluate(state.variables, "val")
                     scores = {d: metrics.mean_iou(c) for d, c in confusions.items()}
                     if absent := [d for d, value in scores.items() if value is None]:
-                        raise InputError(f"{absent[0]}: its select split has no labeled pixel; check the masks there")
+                        raise InputError(f"{absent[0]}: its val split has no labeled pixel; check the masks there")
                     scores["average"] = average(scores[d] for d in with_labels(stage.trained_pools))
-                    writer.write(step, {f"select_miou/{d}": value for d, value in scores.items()})
+                    writer.write(step, {f"val_miou/{d}": value for d, value in scores.items()})
                     say(
                         stage.name,
-                        f"step {step}  select mIoU % " + "  ".join(f"{d} {percent(v)}" for d, v in scores.items()),
+                        f"step {step}  val mIoU % " + "  ".join(f"{d} {percent(v)}" for d, v in scores.items()),
                     )
                     if progress["best"] is None or scores["average"] > progress["best"]["average"]:
                         progress["best"] = {"step": step, "average": scores.pop("average"), "domains": scores}
@@ -243,13 +243,13 @@ def train_and_evaluate(
         f"{budget.used / 1e9:.2f} GB of decoded images are in memory, cache_gb allows {budget.max_bytes / 1e9:g}",
     )
 
-    # ---- Scores of the last and the best checkpoint on the report split ----
-    result = {"last": evaluate(state.variables, "report")}
+    # ---- Scores of the last and the best checkpoint on the test split ----
+    result = {"last": evaluate(state.variables, "test")}
     if progress["best"]["step"] == stage.steps:
         result["best"] = result["last"]
     else:
         chosen = best.restore(progress["best"]["step"], variables=state.variables)["variables"]
-        result["best"] = evaluate(chosen, "report")
+        result["best"] = evaluate(chosen, "test")
     summary = summarize(config, stage, result, meta()["progress"])
     logs.write_json(folder / "summary.json", summary)
     last.close()
@@ -294,19 +294,19 @@ def summarize(config: ConfigDict, stage: Stage, result: Mapping, progress: Mappi
                 "miou_best": metrics.mean_iou(result["best"][name]),
                 "iou": dict(zip(pool.domain.class_names, ious["best"], strict=True)),
                 "iou_last": dict(zip(pool.domain.class_names, ious["last"], strict=True)),
-                "split": pool.domain.report_split,
-                "select_split": pool.domain.select_split,
+                "split": pool.domain.test_split,
+                "val_split": pool.domain.val_split,
             }
         if not len(pool.labeled):
             scores["scored_by"] = pool.scored_by
         (domains if len(pool.labeled) else without_labels)[name] = {
             **scores,
-            "select_miou_best": progress["best"]["domains"].get(name),
-            "image_size": list((pool.report if len(pool.report) else pool.unlabeled)[0]["image"].shape[:2]),
+            "val_miou_best": progress["best"]["domains"].get(name),
+            "image_size": list((pool.test if len(pool.test) else pool.unlabeled)[0]["image"].shape[:2]),
             "images": {
                 "labeled": len(pool.labeled),
                 "unlabeled": len(pool.unlabeled),
-                "report": len(pool.report),
+                "test": len(pool.test),
             },
             "skipped": [dataclasses.asdict(example) for example in pool.skipped],
         }
@@ -318,7 +318,7 @@ def summarize(config: ConfigDict, stage: Stage, result: Mapping, progress: Mappi
         "without_labels": without_labels,
         "average_last": average(d["miou_last"] for d in domains.values()),
         "average_best": average(d["miou_best"] for d in domains.values()),
-        "select_average_best": progress["best"]["average"],
+        "val_average_best": progress["best"]["average"],
         "best_step": progress["best"]["step"],
         "steps": stage.steps,
         "split_hash": describe_data(stage)["split_hash"],

@@ -221,10 +221,10 @@ def weights(summary: Mapping) -> str:
 def scores(found: Found, row: Row, domain: str, which: str) -> dict[int, float]:
     """MIoU in % of a row on a domain by seed. Empty: not run.
 
-    `which` is best or last, on the report split; or select: of the best checkpoint on the split that it was chosen on.
+    `which` is best or last, on the test split; or select: of the best checkpoint on the split that it was chosen on.
     """
     by_seed = found.summaries.get(row.stages.get(domain, ""), {})
-    key = "select_miou_best" if which == "select" else f"miou_{which}"
+    key = "val_miou_best" if which == "val" else f"miou_{which}"
     found_in = {seed: summary["domains"][domain].get(key) for seed, summary in by_seed.items()}
     return {seed: 100 * value for seed, value in found_in.items() if value is not None}
 

@@ -11,7 +11,7 @@ from usss_jax.experiments.collect import Found
 from usss_jax.experiments.rows import CONFIGS_ENCODER, ENCODERS, SAME_ENCODER, Row, all_rows, rows_of_table
 
 NOT_RUN = "not run"
-HEAD = "mIoU in %, best checkpoint (chosen on the select split) / last step"
+HEAD = "mIoU in %, best checkpoint (chosen on the val split) / last step"
 CSV_FIELDS = ("table", "pair", "n", "scale", "row", "source", "domain", "class", "which", "mean", "sd", "seeds")
 
 
@@ -88,16 +88,16 @@ def score_table(found: Found, rows: Sequence[Row], numbers: Mapping[str, Mapping
     splits = {d: about["split"] for _, _, s in found.all() for d, about in s["domains"].items()}
     heads = [f"{d} ({splits[d]})" if d in splits else d for d in domains]
     before = [f"paper: {name}" for name in (*domains, "average")] if numbers is not None else []
-    on_select = {row.name: collect.averages(found, row, "select").values() for row in rows}
-    tells_select = any(on_select.values())
-    lines = [["", *before, *heads, "average", "seeds", *["average on select"] * tells_select]]
+    on_val = {row.name: collect.averages(found, row, "val").values() for row in rows}
+    tells_val = any(on_val.values())
+    lines = [["", *before, *heads, "average", "seeds", *["average on val"] * tells_val]]
     for row in rows:
         of_paper = (numbers or {}).get(row.name, {})
         theirs = [percent(of_paper.get(name)) for name in (*domains, "average")] if numbers is not None else []
         ours = [both(found, row, domain) for domain in domains]
         counts = [len(collect.scores(found, row, d, "best")) for d in domains if d in row.stages] or [0]
         seeds = str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
-        chosen = [mean_and_spread(on_select[row.name]).replace(NOT_RUN, "-")] * tells_select
+        chosen = [mean_and_spread(on_val[row.name]).replace(NOT_RUN, "-")] * tells_val
         lines.append([row.title, *theirs, *ours, average(found, row), seeds if row.variants else "-", *chosen])
     return grid(lines)
 

@@ -12,8 +12,8 @@ from usss_jax.data.domain import IGNORE, Domain
 from usss_jax.errors import InputError
 
 Uses = Mapping[str, Sequence[str]]  # split -> some of USES
-USES = ("labeled", "unlabeled", "select", "report")
-LABELED_USES = {"labeled", "select", "report"}  # that need masks
+USES = ("labeled", "unlabeled", "val", "test")
+LABELED_USES = {"labeled", "val", "test"}  # that need masks
 _MAX_DRAWN = 32  # of each split of a drawn domain, in which there is nothing to find
 _MAX_UNKNOWN = 1000  # raw values told apart: a smoothed colour mask has millions
 
@@ -107,11 +107,11 @@ def uses_of(
     wanted = {
         "labeled": ("train",),
         "unlabeled": tuple(unlabeled_splits or domain.unlabeled_splits),
-        "select": (domain.select_split,),
-        "report": (domain.report_split,),
+        "val": (domain.val_split,),
+        "test": (domain.test_split,),
     }
     if without_labels:  # evaluated where it can be
-        scored = {use: tuple(s for s in wanted[use] if s in domain.splits) for use in ("select", "report")}
+        scored = {use: tuple(s for s in wanted[use] if s in domain.splits) for use in ("val", "test")}
         wanted |= {"labeled": ()} | scored
     order = dict.fromkeys([*(split for use in USES for split in wanted[use]), *domain.splits])
     order = dict.fromkeys(sorted(order, key=lambda split: not any(split in wanted[use] for use in LABELED_USES)))

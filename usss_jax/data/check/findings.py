@@ -14,7 +14,7 @@ from usss_jax.data.sizes import height_width
 from usss_jax.data.sources import RECORDS
 
 FAULT, WARNING, NOTE = "fault", "warning", "note"
-EVALUATION = {"select", "report"}
+EVALUATION = {"val", "test"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -92,9 +92,9 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
 
 def about_unlabeled(pool: Pools) -> str:
     """One line on what a run does with a domain without labels."""
-    name, split = pool.domain.name, pool.domain.report_split
+    name, split = pool.domain.name, pool.domain.test_split
     scored = f"the decoder of {pool.scored_by} is scored on the masks of its {split} split, which choose no checkpoint"
-    if not len(pool.report):
+    if not len(pool.test):
         scored = f"its {split} split has no masks, so it has no score"
     elif not pool.scored_by:
         scored = "it has no score, since no labeled domain has all of its classes"
@@ -108,7 +108,7 @@ def check_same_run(config: ConfigDict, pools: Mapping[str, Pools]):
     """Raise InputError unless all hosts have the same config and lists of images: each reads a part of a batch."""
     what: dict[str, Any] = {field: value for field, value in config.to_dict().items() if field not in OF_A_HOST}
     for name, pool in pools.items():
-        for use in ("labeled", "unlabeled", "select", "report"):
+        for use in ("labeled", "unlabeled", "val", "test"):
             what[f"list of {use} images of {name}"] = list(getattr(pool, use).ids)
         what[f"content of domain {name}"] = pool.content
     hosts.check_same(what, "give every host the same flags and the same images")
@@ -270,7 +270,7 @@ def draw_predictions(
     """
     examples = {}
     for domain, pool in pools.items():
-        source = pool.report if len(pool.report) else pool.unlabeled
+        source = pool.test if len(pool.test) else pool.unlabeled
         examples[domain] = [source[i] for i in sorted({0, len(source) // 2})]
     labeled = with_labels(pools)
     pairs = [(d, decoder) for d in pools for decoder in ([d] if d in labeled else labeled)]
