@@ -46,8 +46,8 @@ def read_object(path: pathlib.Path) -> dict[str, Any]:
     return content
 
 
-def write_whole(path: pathlib.Path, text: str):
-    """Write a text file in one piece: a reader, also after a power loss, sees the old one or the new one.
+def write_whole(path: pathlib.Path, content: str | bytes):
+    """Write a file in one piece: a reader, also after a power loss, sees the old one or the new one.
 
     Raises:
       OSError: if it cannot be written; it names the file.
@@ -55,8 +55,8 @@ def write_whole(path: pathlib.Path, text: str):
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())  # else a power loss may leave an empty file under the final name
         os.replace(partial, path)

@@ -1,7 +1,7 @@
-"""Speed, waiting and collapse while a stage trains: the console line and what goes to the metric files."""
+"""Speed and waiting while a job trains: the console line and what goes to the metric files."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,23 @@ from usss_jax.errors import InputError
 from usss_jax.runs import logs
 from usss_jax.runs.logs import say
 
-COLLAPSE_SHARE = 0.95  # of the cells nearest to one label embedding
-
 
 class Meter:
-    """Measures speed and waiting, and writes what a log interval brought to console and files."""
+    """Measures speed and waiting, and writes what a log interval brought to console and files.
 
-    def __init__(self, stage: str, steps: int, images_per_step: int, progress: dict[str, Any]):
-        self._stage, self._steps, self._images_per_step, self._progress = stage, steps, images_per_step, progress
+    `warnings` finds in the scalars what is worth a warning, by a key under which it is said once.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        steps: int,
+        images_per_step: int,
+        progress: dict[str, Any],
+        warnings: Callable[[Mapping[str, float]], Mapping[str, str]],
+    ):
+        self._name, self._steps, self._images_per_step, self._progress = name, steps, images_per_step, progress
+        self._warnings = warnings
         self._mark: tuple[int, float] | None = None  # step and time of the interval's start; None until compiled
         self._wait = self._pause = 0.0
         self._warned: set[str] = set()
@@ -36,7 +45,7 @@ class Meter:
         values = {name: float(value) for name, value in scalars.items()}
         if not np.isfinite(values["loss"]):
             raise InputError(
-                f"{self._stage}: the loss is {values['loss']} at step {step}; lower lr and give another --workdir, "
+                f"{self._name}: the loss is {values['loss']} at step {step}; lower lr and give another --workdir, "
                 "since this one keeps its lr and its last checkpoint"
             )
         line = f"step {step}/{self._steps}  loss {values['loss']:.3f}"
@@ -52,22 +61,16 @@ class Meter:
                 f"  {images / elapsed:.1f} images/s  data wait {100 * self._wait / elapsed:.1f} %"
                 f"  ETA {logs.duration(remaining)}"
             )
-        say(self._stage, line)
+        say(self._name, line)
         writer.write(step, values)
-        self._warn_of_collapse(step, values)
+        self._warn(step, values)
         self._mark, self._wait, self._pause = (step, time.monotonic()), 0.0, 0.0
 
-    def _warn_of_collapse(self, step: int, values: Mapping[str, float]):
-        """Say once per pair that nearly all cells of some images are nearest to one label embedding."""
-        for name, share in values.items():
-            if name.startswith("top_share/") and share > COLLAPSE_SHARE and name not in self._warned:
-                self._warned.add(name)
-                _, images, embeddings = name.split("/")
-                say(
-                    self._stage,
-                    f"warning: {100 * share:.0f} % of the cells of {images} images are nearest to one {embeddings} "
-                    f"embedding at step {step}: the entropy terms have collapsed there and teach nothing",
-                )
+    def _warn(self, step: int, values: Mapping[str, float]):
+        for key, text in self._warnings(values).items():
+            if key not in self._warned:
+                self._warned.add(key)
+                say(self._name, f"warning: step {step}: {text}")
 
 
 class _Stopwatch:

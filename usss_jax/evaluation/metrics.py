@@ -1,5 +1,7 @@
 """Mean intersection over union from one integer confusion matrix over a whole split (Eq. 6 of the paper)."""
 
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,3 +45,14 @@ def mean_iou(confusion: np.ndarray) -> float | None:
     """Mean IoU over the classes that the split has; None if it has none."""
     values = [v for v in iou(confusion) if v is not None]
     return sum(values) / len(values) if values else None
+
+
+def average(values: Iterable[float | None]) -> float | None:
+    """Mean of the values that are present; None if there are none."""
+    present = [v for v in values if v is not None]
+    return sum(present) / len(present) if present else None
+
+
+def percent(value: float | None) -> str:
+    """Format a share as per cent; a dash if absent."""
+    return "-" if value is None else f"{100 * value:.2f}"

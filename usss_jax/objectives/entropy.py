@@ -23,46 +23,23 @@ def normalized(embedding):
     return embedding * jax.lax.rsqrt((embedding**2).sum(-1, keepdims=True) + 1e-12)
 
 
-def entropy_terms(
-    embedding,
-    own: str,
-    label_embeddings: Mapping[str, jax.Array],
-    mean_over_pixels: Callable,
-    scale: float = 1.0,
-    diversity: float = 0.0,
-):
-    """Within and cross entropy of unlabeled images of one domain (one summand of Eq. 3 and of Eq. 4).
+def entropy_terms(scores: Mapping[str, jax.Array], own: str, mean_over_pixels: Callable, diversity: float = 0.0):
+    """Within and cross entropy of unlabeled images of one domain: one summand of Eq. 4 and of Eq. 3.
 
     Args:
-      embedding: E's output for images of domain `own` at the encoder's stride, [B, h, w, d].
-      own: name of the images' domain; one without label embeddings, since it has no labels, has no within term.
-      label_embeddings: per domain [n, d], rows of unit length.
+      scores: per domain [B, h, w, n] of images of domain `own`: their similarities with its label embeddings, or the
+        logits of its decoder (appendix C).
+      own: name of the images' domain; one without scores, since it has no labels, has no within term.
       mean_over_pixels: (function, scores [B, h, w, n]) -> mean of the function of the upsampled scores over all pixels
         (models/strips.py); the upsampling follows the scores, which is exact.
-      scale: see `similarities`.
-      diversity: see `score_entropies`.
-
-    Returns:
-      (within, cross, watch): two scalars in nats, the cross term summed over the other domains (each 0 if there is
-      none), and per domain of label embeddings the scalars that show a collapse: "entropy" (mean over pixels),
-      "entropy_of_mean" (of the mean prediction over the encoder's cells; high is good) and "top_share" (share of
-      cells whose most similar embedding is the most used one; left out if there is one embedding alone).
-    """
-    scores = {domain: similarities(embedding, rows, scale) for domain, rows in label_embeddings.items()}
-    return score_entropies(scores, own, mean_over_pixels, diversity)
-
-
-def score_entropies(scores: Mapping[str, jax.Array], own: str, mean_over_pixels: Callable, diversity: float = 0.0):
-    """The same for any scores [B, h, w, n] per domain, such as the decoders' own: direct entropy (appendix C).
-
-    Args:
-      scores: per domain, of images of domain `own`.
-      own, mean_over_pixels: see `entropy_terms`.
       diversity: weight of the entropy of the mean prediction, which is subtracted from every term: information
         maximisation, against the collapse onto one label embedding. 0 in the paper.
 
     Returns:
-      (within, cross, watch), see `entropy_terms`.
+      (within, cross, watch): two scalars in nats, the cross term summed over the other domains (each 0 if there is
+      none), and per domain of scores the scalars that show a collapse: "entropy" (mean over pixels), "entropy_of_mean"
+      (of the mean prediction over the encoder's cells; high is good) and "top_share" (share of cells whose most
+      similar embedding is the most used one; left out if there is one embedding alone).
     """
     zero = jnp.zeros((), next(iter(scores.values())).dtype)
     within, cross, watch = zero, zero, {}
@@ -70,9 +47,9 @@ def score_entropies(scores: Mapping[str, jax.Array], own: str, mean_over_pixels:
         entropy = mean_over_pixels(pixel_entropy, values)
         term = entropy - diversity * entropy_of_mean(values) if diversity else entropy
         if domain == own:
-            within = term
+            within = term  # Eq. 4
         else:
-            cross = cross + term
+            cross = cross + term  # Eq. 3
         watch[domain] = {"entropy": entropy, **_usage(jax.lax.stop_gradient(values))}
     return within, cross, watch
 

@@ -42,6 +42,11 @@ def micro_batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(None, "data"))
 
 
+def on_cpu(mesh: Mesh) -> bool:
+    """Whether the mesh's devices are CPUs."""
+    return mesh.devices.flat[0].platform == "cpu"
+
+
 def step_batch_shardings(mesh: Mesh) -> dict:
     """Shardings for the batch of one training step, as prefix of its tree (see data/streams.py)."""
     return {"labeled": batch_sharding(mesh), "unlabeled": micro_batch_sharding(mesh)}

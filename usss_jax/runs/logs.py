@@ -1,6 +1,7 @@
 """What a run leaves behind and shows: JSON files, metrics.jsonl, TensorBoard scalars, the console line."""
 
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from usss_jax.errors import InputError
 from usss_jax.local_files import named, write_whole
@@ -25,8 +27,16 @@ def write_json(path: pathlib.Path, content: Mapping[str, Any]):
         write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]):
+    """Write an .npz file in one piece, unless there are no arrays. Process 0 does."""
+    if hosts.is_writer() and arrays:
+        content = io.BytesIO()
+        np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+        write_whole(path, content.getvalue())
+
+
 class MetricWriter:
-    """Scalars of one stage, to metrics.jsonl and TensorBoard; process 0 writes them.
+    """Scalars of one job, to metrics.jsonl and TensorBoard; process 0 writes them.
 
     Resuming at `start` drops the lines of later steps, which will be written again, and says how many damaged ones it
     drops besides.
@@ -121,9 +131,9 @@ class ScalarEvents:
         self._writer.close()
 
 
-def say(stage: str, text: str):
-    """Print a progress line of a stage."""
-    print(f"[{stage}] {text}", flush=True)
+def say(job: str, text: str):
+    """Print a progress line of a job."""
+    print(f"[{job}] {text}", flush=True)
 
 
 def duration(seconds: float) -> str:

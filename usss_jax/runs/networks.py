@@ -1,44 +1,92 @@
-"""Networks by a config's fields, and those of finished stages."""
+"""Networks as a run describes them: what a checkpoint says of its network, and building it again from that alone."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from usss_jax.data.pools import Pools, with_labels
+from usss_jax.data.domain import Domain
+from usss_jax.errors import InputError
 from usss_jax.local_files import read_object
+from usss_jax.models import variables as variables_lib
 from usss_jax.models.universal import UniversalModel, create_model
 from usss_jax.parallel import hosts
+from usss_jax.parallel.sharding import replicated
 from usss_jax.runs.checkpoint import Checkpoints
-from usss_jax.engine.state import abstract_variables
-
-WITHOUT_EMBEDDINGS = ("basic", "direct")  # variants without the entropy module
 
 
-def create_model_of(config: ConfigDict, num_classes: Mapping[str, int], embed_dim: int) -> UniversalModel:
-    """Model by the config's fields."""
+def describe_network(
+    config: ConfigDict, decoders: Mapping[str, Domain | Sequence[str]], *, embed_dim: int = 0, embed_bias: bool = True
+) -> dict[str, Any]:
+    """Describe a segmentation network as JSON: all that a predictor needs beside the variables.
+
+    Args:
+      config: of the run.
+      decoders: the domain of every decoder, by its name; of one that has no pictures the names of its classes.
+      embed_dim: d of the entropy module, 0: none; embed_bias: whether it has a bias.
+    """
+    return {
+        **{field: config.model[field] for field in ("encoder", "width", "precision")},
+        "upsample": config.model.get("upsample", "bilinear"),
+        "normalize": config.data.normalize,
+        "embed_dim": embed_dim,
+        "embed_bias": embed_bias,
+        "decoders": {name: _describe_decoder(of) for name, of in decoders.items()},
+    }
+
+
+def _describe_decoder(of: Domain | Sequence[str]) -> dict[str, Any]:
+    if not isinstance(of, Domain):
+        return {"classes": list(of)}
+    colors = [list(c.color) for c in of.classes]
+    return {"classes": list(of.class_names), "colors": colors, "size": list(of.size)}
+
+
+def build_network(network: Mapping[str, Any], remat: str = "") -> UniversalModel:
+    """Build the model that `describe_network` has described."""
     return create_model(
-        config.model.encoder,
-        num_classes,
-        embed_dim=embed_dim,
-        width=config.model.width,
-        precision=config.model.precision,
-        upsample=config.model.upsample,
-        normalize=config.data.normalize,
-        embed_bias=config.usss.embedding_bias,
-        remat=config.model.remat,
+        network["encoder"],
+        {name: len(decoder["classes"]) for name, decoder in network["decoders"].items()},
+        embed_dim=network["embed_dim"],
+        width=network["width"],
+        precision=network["precision"],
+        upsample=network["upsample"],
+        normalize=network["normalize"],
+        embed_bias=network["embed_bias"],
+        remat=remat,
     )
 
 
-def stage_model(config: ConfigDict, pools: Mapping[str, Pools], embed_dim: int) -> UniversalModel:
-    """Model with the decoders of those of the given domains that have labels."""
-    return create_model_of(config, {d: p.domain.num_classes for d, p in with_labels(pools).items()}, embed_dim)
+def abstract_variables(model: UniversalModel, mesh: Mesh) -> dict:
+    """Shapes, dtypes and sharding of {"params", "batch_stats"}, to restore a checkpoint onto."""
+    shapes = variables_lib.abstract_variables(model)
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)), shapes)
 
 
-def best_variables(folder: pathlib.Path, model: UniversalModel, mesh: Mesh) -> tuple[dict, str]:
-    """Variables of a finished stage's best checkpoint, and the checkpoint's name."""
+def load_best(folder: pathlib.Path, mesh: Mesh) -> tuple[UniversalModel, dict, dict[str, Any], str]:
+    """Load the best checkpoint of a finished job.
+
+    Args:
+      folder: of the job, such as runs/cs_cvd/full.
+      mesh: devices, each of which gets all variables.
+
+    Returns:
+      (model, variables, what `describe_network` said, the checkpoint's name JOB/best/STEP).
+
+    Raises:
+      InputError: if the job is not finished, or the checkpoint is missing or damaged.
+    """
     step = hosts.from_writer(lambda: read_object(folder / "summary.json")["best_step"])
+    if not hosts.from_writer((folder / "best" / str(step)).is_dir):
+        raise InputError(
+            f"{folder}: its best checkpoint best/{step} is missing; restore it, or move this folder away and run its "
+            "command again"
+        )
     with Checkpoints(folder / "best") as checkpoints:
+        network = checkpoints.meta(step)["network"]
+        model = build_network(network)
         variables = checkpoints.restore(step, variables=abstract_variables(model, mesh))["variables"]
-    return variables, f"{folder.name}/best/{step}"
+    return model, variables, network, f"{folder.name}/best/{step}"

@@ -3,7 +3,6 @@
 It is a `UniversalModel` with one head named HEAD, so that its encoder is the one of segmentation down to the names.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -15,8 +14,10 @@ import optax
 from jax.sharding import Mesh
 
 from usss_jax.data.augment_device import DeviceAugment, change_colors
+from usss_jax.engine.accumulate import Term, accumulate
 from usss_jax.engine.optim import create_optimizer
 from usss_jax.engine.state import TrainState
+from usss_jax.engine.step import Computed
 from usss_jax.models import pretrained
 from usss_jax.models.encoder import TensorNames
 from usss_jax.models.universal import UniversalModel, encode_groups
@@ -50,40 +51,27 @@ def create_optimizer_with_steps(
     return optax.chain(constant, optax.scale_by_schedule(factor))
 
 
-def train_step(
+def compute(
     state: TrainState,
     batch: Mapping,
     *,
     model: UniversalModel,
-    tx: optax.GradientTransformation,
     colors: DeviceAugment,
     seed: int,
-):
-    """One optimiser step on {"image": [B, H, W, 3], "label": int [B]}: cross-entropy, averaged over the batch.
-
-    Returns (new state, scalars: loss, top1 of the batch before the step, norm of the gradient).
-    """
+    unroll: bool,
+) -> Computed:
+    """Cross-entropy of {"image": [B, H, W, 3], "label": int [B]}, averaged over the batch, and its top1."""
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     images = change_colors(batch["image"], key, colors) if colors.changes_colors else batch["image"]
 
-    def loss_of(params):
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        features, stats = encode_groups(model, variables, {HEAD: images})
+    def loss_of(params, batch_stats, batch):
+        features, stats = encode_groups(model, {"params": params, "batch_stats": batch_stats}, {HEAD: images})
         logits = logits_of(model, params, features[HEAD])
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
-        return loss, (stats, logits)
+        return loss, (stats, {"top1": (logits.argmax(-1) == batch["label"]).mean()}, None)
 
-    (loss, (stats, logits)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    new_state = dataclasses.replace(
-        state,
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        batch_stats=stats,
-        opt_state=opt_state,
-    )
-    top1 = (logits.argmax(-1) == batch["label"]).mean()
-    return new_state, {"loss": loss, "top1": top1, "grad_norm": optax.tree.norm(grads)}
+    found = accumulate([Term("classes", loss_of, batch)], state.params, state.batch_stats, unroll=unroll)
+    return Computed(found.gradients, found.batch_stats, {"loss": found.loss, **found.scalars}, state.extra)
 
 
 def count_hits(variables, batch, *, model: UniversalModel):
@@ -91,16 +79,6 @@ def count_hits(variables, batch, *, model: UniversalModel):
     logits = classify(variables, batch["image"], model=model)
     best = jax.lax.top_k(logits, min(TOP, logits.shape[-1]))[1] == batch["label"][:, None]
     return jnp.stack([best[:, 0].sum(), best.any(-1).sum()])
-
-
-def jit_train_step(mesh: Mesh, **setting):
-    """Compile `train_step` for the mesh: state replicated and donated, batches split over the devices."""
-    return jax.jit(
-        partial(train_step, **setting),
-        in_shardings=(replicated(mesh), batch_sharding(mesh)),
-        out_shardings=replicated(mesh),
-        donate_argnums=0,
-    )
 
 
 def jit_count_hits(mesh: Mesh, *, model: UniversalModel):

@@ -2,14 +2,19 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 
+import jax
 import numpy as np
 
 from usss_jax.data.domain import palette
-from usss_jax.data.pools import Pools
-from usss_jax.engine.loop import average, percent
-from usss_jax.evaluation.metrics import CONVENTION
+from usss_jax.data.pools import Pools, with_labels
+from usss_jax.evaluation.evaluate import predict
+from usss_jax.evaluation.metrics import CONVENTION, average, percent
 from usss_jax.inference import visualize
+from usss_jax.methods.segmentation import Run
+from usss_jax.parallel import hosts, sharding
+from usss_jax.runs.networks import load_best
 
 PER_DOMAIN = {"single": "single (one network per domain)", "hung": "Hung et al. (one network per domain)"}
 TITLES = {"basic": "Univ-basic", "cross": "Univ-cross", "full": "Univ-full", "direct": "direct entropy"}
@@ -56,6 +61,29 @@ def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> s
         pairs = [*(cells[d] for d in domains), averages, *(cells[d] for d in scored)]
         lines.append(f"| {title} | " + " | ".join(f"{percent(a)} / {percent(b)}" for a, b in pairs) + " |")
     return "\n".join(lines) + "\n"
+
+
+def draw_predictions(run: Run, variants: Sequence[str]):
+    """Write predictions.png: image, truth and every variant's prediction (best checkpoint), two images per domain.
+
+    Those of a domain without labels are shown with the prediction of every decoder, and with a truth if there is one.
+    """
+    examples = {}
+    for domain, pool in run.pools.items():
+        source = pool.test if len(pool.test) else pool.unlabeled
+        examples[domain] = [source[i] for i in sorted({0, len(source) // 2})]
+    labeled = with_labels(run.pools)
+    pairs = [(d, decoder) for d in run.pools for decoder in ([d] if d in labeled else labeled)]
+    predictions = {}
+    for variant in variants:
+        model, variables, _, _ = load_best(run.workdir / variant, run.mesh)
+        for domain, decoder in pairs:
+            images = np.stack([e["image"] for e in examples[domain]])
+            on_all = sharding.replicated(run.mesh)
+            predictor = jax.jit(partial(predict, domain=decoder, model=model), out_shardings=on_all)
+            predictions[variant, domain, decoder] = np.asarray(predictor(variables, images))
+    if hosts.is_writer():
+        draw_comparison(run.workdir / "predictions.png", run.pools, examples, predictions, variants)
 
 
 def draw_comparison(

@@ -1,0 +1,252 @@
+"""The baseline of Hung et al. (2018) on one domain at a time: segmentation network and discriminator D."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from usss_jax.data import augment_device
+from usss_jax.data.augment_device import DeviceAugment
+from usss_jax.engine.accumulate import Term, accumulate
+from usss_jax.engine.job import Fit
+from usss_jax.engine.optim import poly_schedule
+from usss_jax.engine.state import TrainState, born_on
+from usss_jax.engine.step import Computed
+from usss_jax.methods.segmentation import Run, fit
+from usss_jax.methods.supervised import augmented, step_key
+from usss_jax.models.discriminator import STRIDE, Discriminator
+from usss_jax.models.universal import PRECISIONS, UniversalModel, encode_groups
+from usss_jax.models.upsample import upsample
+from usss_jax.models.variables import seed_bits, seeded
+from usss_jax.objectives import adversarial as losses
+from usss_jax.objectives.losses import IGNORE, cross_entropy
+from usss_jax.parallel.sharding import replicated
+
+
+@dataclasses.dataclass(frozen=True)
+class Adversarial:
+    """Constants of the method, with the paper's values.
+
+    Attributes:
+      adversarial: lambda_adv of labeled images.
+      adversarial_unlabeled: lambda_adv of unlabeled images, from the first step on.
+      semi: lambda_semi, weight of the self-taught term.
+      threshold: T_semi, D's confidence above which a pixel takes part in it.
+      semi_start: share of the steps before the self-taught term begins (the paper: 5000 of 20000).
+      lr: of D's Adam.
+      power: of the poly schedule of that learning rate.
+      width: factor on D's channels.
+      precision: of D's convolutions, a name of models/universal.py.
+    """
+
+    adversarial: float = 0.01
+    adversarial_unlabeled: float = 0.001
+    semi: float = 0.1
+    threshold: float = 0.2
+    semi_start: float = 0.25
+    lr: float = 1e-4
+    power: float = 0.9
+    width: float = 1.0
+    precision: str = "float32"
+
+    @property
+    def discriminator(self) -> Discriminator:
+        """D."""
+        dtype, precision = PRECISIONS[self.precision]
+        return Discriminator(self.width, dtype, precision)
+
+    def optimizer(self, steps: int) -> optax.GradientTransformation:
+        """Adam of D with the moments' decay 0.9 and 0.99 and the poly schedule (section 4 of the paper)."""
+        return optax.adam(poly_schedule(self.lr, steps, self.power), b1=0.9, b2=0.99)
+
+    def semi_weight(self, step, steps: int):
+        """Weight of the self-taught term after `step` finished steps of `steps`."""
+        return jnp.where(step >= round(self.semi_start * steps), self.semi, 0.0)
+
+
+# ---- Jobs ----
+
+
+def fits(run: Run, unlabeled_batches: Mapping[str, Mapping[str, int]]) -> Iterator[Fit]:
+    """Every domain alone, as hung_DOMAIN, with the unlabeled micro-batches per step that are given for it."""
+    config = run.config
+    objective = Adversarial(
+        **config.hung.to_dict(),
+        power=config.optim.poly_power,
+        width=config.model.width,
+        precision=config.model.precision,
+    )
+    setting = {"objective": objective, "steps": config.usss.single_steps, "mesh": run.mesh}
+    for name, passes in unlabeled_batches.items():
+        yield fit(
+            run,
+            f"hung_{name}",
+            partial(compute, **setting),
+            pools={name: run.pools[name]},
+            steps=config.usss.single_steps,
+            unlabeled_batches=passes,
+            make_extra=partial(
+                create_discriminator, seed=config.train.seed, split=config.train.shard_parameters, **setting
+            ),
+        )
+
+
+def create_discriminator(
+    model: UniversalModel, *, objective: Adversarial, steps: int, mesh: Mesh, seed: int, split: bool = False
+) -> dict[str, Any]:
+    """Create D's random parameters and its Adam on the mesh: "discriminator" and "discriminator_opt_state" of the state.
+
+    Args:
+      model: of one domain.
+      objective: says what D is.
+      steps: of the training.
+      mesh, seed, split: see `engine.state.create_state`.
+
+    Raises:
+      ValueError: if the model has not exactly one domain.
+    """
+    bits = seed_bits(seed, 1)  # 0 stands for the segmentation network
+    maps = np.zeros((1, STRIDE, STRIDE, model.num_classes[only_domain(model)]), np.float32)
+    params = born_on(mesh, seeded(objective.discriminator), bits, maps, split=split)[0]["params"]
+    opt_state = born_on(mesh, objective.optimizer(steps).init, params, split=split)[0]
+    return {"discriminator": params, "discriminator_opt_state": opt_state}
+
+
+def only_domain(model: UniversalModel) -> str:
+    """Name of the model's one domain; ValueError if it has another number of them."""
+    if len(model.num_classes) != 1:
+        raise ValueError(f"adversarial training takes a model of one domain, not of {', '.join(model.num_classes)}")
+    return next(iter(model.num_classes))
+
+
+# ---- One step ----
+
+
+def compute(
+    state: TrainState,
+    batch: Mapping,
+    *,
+    model: UniversalModel,
+    augment: DeviceAugment,
+    seed: int,
+    unroll: bool,
+    objective: Adversarial,
+    steps: int,
+    mesh: Mesh | None = None,
+) -> Computed:
+    """Compute the segmentation network's gradients with D held fixed, and make a step of D with that network fixed.
+
+    D learns from the labeled batch alone.
+
+    Args:
+      state: extra has what `create_discriminator` makes.
+      batch: {"labeled": {domain: {"image", "label"}}, "unlabeled": {domain: {"image": [U, B, H, W, 3]}}}.
+      model, augment, seed, unroll: see methods/segmentation.py.
+      objective: constants.
+      steps: of the training.
+      mesh: devices over which D may be split; it is gathered on each.
+    """
+    domain, key = only_domain(model), step_key(state, seed)
+    labeled = augmented(state, batch, augment, seed)[domain]
+    judge = state.extra["discriminator"]
+    if mesh is not None:
+        judge = jax.lax.with_sharding_constraint(judge, replicated(mesh))
+    shared: dict[str, Any] = {"model": model, "objective": objective, "discriminator": judge}
+    weight = objective.semi_weight(state.step, steps)
+    unlabeled = partial(unlabeled_loss, **shared, semi_weight=weight, augment=augment, key=key)
+    images = {domain: batch["unlabeled"][domain]["image"]}
+
+    found = accumulate(
+        [
+            Term("labeled", partial(labeled_loss, **shared), labeled),
+            Term("unlabeled", unlabeled, images, micro_batches=True),
+        ],
+        state.params,
+        state.batch_stats,
+        unroll=unroll,
+    )
+    (_, of_judge), gradients = jax.value_and_grad(
+        partial(discriminator_loss, model=model, objective=objective), has_aux=True
+    )(judge, found.aux["labeled"], labeled["label"])
+    updates, opt_state = objective.optimizer(steps).update(
+        gradients, state.extra["discriminator_opt_state"], state.extra["discriminator"]
+    )
+    extra = {
+        "discriminator": optax.apply_updates(state.extra["discriminator"], updates),
+        "discriminator_opt_state": opt_state,
+    }
+    return Computed(found.gradients, found.batch_stats, {"loss": found.loss, **found.scalars, **of_judge}, extra)
+
+
+def labeled_loss(params, batch_stats, labeled, *, discriminator, model: UniversalModel, objective: Adversarial):
+    """L_ce + lambda_adv L_adv of a labeled batch {"image": [B, H, W, 3], "label": int [B, H, W]}.
+
+    Returns:
+      (loss, (new batch statistics, scalars, the predictions as D sees them)).
+    """
+    domain = only_domain(model)
+    logits, stats = predict(params, batch_stats, labeled["image"], model)
+    counts = labeled["label"] != IGNORE
+    predictions = losses.prediction_map(logits, counts)
+    supervised = cross_entropy(logits, labeled["label"])
+    fooling = losses.adversarial_loss(discriminate(discriminator, predictions, objective), counts)
+    scalars = {f"supervised/{domain}": supervised, f"adversarial/{domain}": fooling}
+    return supervised + objective.adversarial * fooling, (stats, scalars, predictions)
+
+
+def unlabeled_loss(
+    params,
+    batch_stats,
+    images,
+    u,
+    *,
+    discriminator,
+    semi_weight,
+    model: UniversalModel,
+    objective: Adversarial,
+    augment: DeviceAugment,
+    key,
+):
+    """lambda_adv L_adv + lambda_semi L_semi of the u-th unlabeled micro-batch {domain: [B, H, W, 3]}.
+
+    Returns:
+      (loss, (new batch statistics, scalars, None)).
+    """
+    domain = only_domain(model)
+    x = augment_device.change_micro_batch(images[domain], u, key=key, domain=domain, settings=augment)
+    logits, stats = predict(params, batch_stats, x, model)
+    judged = discriminate(discriminator, losses.prediction_map(logits), objective)
+    fooling = losses.adversarial_loss(judged)
+    semi, share = losses.self_taught_loss(logits, judged, objective.threshold)
+    scalars = {f"adversarial_unlabeled/{domain}": fooling, f"semi/{domain}": semi, f"semi_share/{domain}": share}
+    return objective.adversarial_unlabeled * fooling + semi_weight * semi, (stats, scalars, None)
+
+
+def discriminator_loss(discriminator, predictions, labels, *, model: UniversalModel, objective: Adversarial):
+    """L_D of the predictions for a labeled batch, which are constants here, and its labels: (loss, scalars)."""
+    domain = only_domain(model)
+    predictions, counts = jax.lax.stop_gradient(predictions), labels != IGNORE
+    truth = losses.truth_map(labels, model.num_classes[domain], predictions.dtype)
+    of_predictions, of_truth = (discriminate(discriminator, maps, objective) for maps in (predictions, truth))
+    loss = losses.discriminator_loss(of_predictions, of_truth, counts)
+    accuracy = losses.discriminator_accuracy(of_predictions, of_truth, counts)
+    return loss, {f"discriminator/{domain}": loss, f"discriminator_accuracy/{domain}": accuracy}
+
+
+def predict(params, batch_stats, images, model: UniversalModel):
+    """Logits [B, H, W, C] of images [B, H, W, 3] in training, and the new batch statistics."""
+    domain = only_domain(model)
+    features, stats = encode_groups(model, {"params": params, "batch_stats": batch_stats}, {domain: images})
+    cells = model.apply({"params": params}, features[domain], domain, method="decode")
+    return upsample(cells, images.shape[1:3], model.upsample), stats
+
+
+def discriminate(discriminator, maps, objective: Adversarial):
+    """D's logits [B, H, W] for maps [B, H, W, C]."""
+    return objective.discriminator.apply({"params": discriminator}, maps)

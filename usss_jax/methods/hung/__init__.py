@@ -1,1 +1,0 @@
-"""Hung et al. (2018): adversarial semi-supervised segmentation of one domain."""

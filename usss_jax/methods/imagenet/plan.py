@@ -1,0 +1,176 @@
+"""ImageNet pretraining as a plan: a classifier is trained, then its encoder's weights are kept as a file."""
+
+import pathlib
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from usss_jax import config as config_lib
+from usss_jax.data import streams
+from usss_jax.data.augment_device import DeviceAugment
+from usss_jax.engine.job import Evaluation, Fit, Job, Pass
+from usss_jax.engine.state import create_state
+from usss_jax.engine.step import jit_step
+from usss_jax.errors import InputError
+from usss_jax.evaluation.evaluate import one_behind
+from usss_jax.methods.imagenet import classify
+from usss_jax.methods.imagenet.batches import CenterCrop, RandomResizedCrop, eval_batches, train_batches
+from usss_jax.methods.imagenet.images import ClassImages, DataSet, open_data
+from usss_jax.methods.run import run_plan
+from usss_jax.models import pretrained
+from usss_jax.parallel import hosts, sharding
+from usss_jax.runs.logs import say
+from usss_jax.runs.networks import build_network, describe_network, load_best
+from usss_jax.runs.workdir import alone_in, claim_workdir
+
+JOB = "classifier"
+WEIGHTS = "encoder.safetensors"
+OF_A_HOST = ("data.root", "data.loader_threads")  # fields that may differ between hosts
+
+
+def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, dict[str, Any]]:
+    """Train the classifier, or resume; leave WEIGHTS, of the best checkpoint, in the workdir.
+
+    Args:
+      config: checked.
+      workdir: of the run.
+      devices: to train on; None: all.
+
+    Raises:
+      InputError: for whatever is wrong with config, data or workdir; nothing already computed is lost.
+    """
+    build_network(describe_network(config, {classify.HEAD: ["any"]}))  # a wrong name is seen before data is read
+    data = hosts.together(open_images, config)
+    fields = {f: value for f, value in config_lib.flat(config).items() if f not in OF_A_HOST}
+    what = {**fields, "set of images": data.fingerprint}
+    hosts.check_same(what, "give every host the same flags and the same images")
+    if len(data.train) < config.train.batch_size:
+        raise InputError(
+            f"train.batch_size={config.train.batch_size} is more than the {len(data.train)} training images; lower it"
+        )
+    claim_workdir(config, workdir, {"imagenet": {"images": data.fingerprint, "classes": list(data.classes)}})
+    mesh = sharding.widest_mesh(devices or jax.devices(), config.train.batch_size)
+    say(JOB, f"{len(data.classes)} classes, {len(data.train)} images, {len(data.val)} to evaluate")
+    with alone_in(workdir):
+        return run_plan(plan(config, data, workdir, mesh))
+
+
+def plan(config: ConfigDict, data: DataSet, workdir: pathlib.Path, mesh: Mesh) -> Iterator[Job]:
+    """Yield the training and the pass that writes the encoder's weights."""
+    yield fit(config, data, workdir, mesh)
+    yield Pass(workdir / WEIGHTS, partial(write_weights, workdir, mesh))
+
+
+def fit(config: ConfigDict, data: DataSet, workdir: pathlib.Path, mesh: Mesh) -> Fit:
+    """Describe the training of the classifier."""
+    network = describe_network(config, {classify.HEAD: data.classes})
+    model = build_network(network)
+    steps, decay_steps, eval_every = schedule(config, len(data.train))
+    tx = classify.create_optimizer_with_steps(
+        config.optim.lr,
+        config.imagenet.decay,
+        decay_steps,
+        momentum=config.optim.momentum,
+        weight_decay=config.optim.weight_decay,
+    )
+    batch_size, seed = config.train.batch_size, config.train.seed
+    compute = partial(
+        classify.compute,
+        model=model,
+        colors=DeviceAugment(color_jitter=config.data.color_jitter),
+        seed=seed,
+        unroll=sharding.on_cpu(mesh),
+    )
+    count_hits = classify.jit_count_hits(mesh, model=model)
+    crop = RandomResizedCrop(config.imagenet.crop, config.imagenet.min_scale, config.data.flip)
+    shardings = batch_shardings(mesh)
+    return Fit(
+        folder=workdir / JOB,
+        steps=steps,
+        create_state=lambda: (create_state(model, tx, seed, mesh)[0], ""),
+        make_step=lambda like: jit_step(mesh, compute=compute, tx=tx, batch_shardings=shardings, like=like),
+        make_batches=lambda: train_batches(data.train, crop, batch_size, seed, hosts.share()),
+        batch_shardings=shardings,
+        images_per_step=batch_size,
+        evaluate=lambda variables: evaluation(evaluate(count_hits, variables, data.val, config, mesh)),
+        data={"fingerprint": data.fingerprint},
+        network=network,
+        config=config.to_dict(),
+        eval_every=eval_every,
+        checkpoint_every=config.train.checkpoint_every,
+        log_every=config.train.log_every,
+        loader_threads=config.data.loader_threads,
+        summarize=partial(summarize, data),
+    )
+
+
+def open_images(config: ConfigDict) -> DataSet:
+    """Open the images, without the damaged ones if the config says so."""
+    data = open_data(config.data.root)
+    return data.without_bad(config.data.loader_threads) if config.data.on_bad_example == "skip" else data
+
+
+def schedule(config: ConfigDict, images: int) -> tuple[int, list[int], int]:
+    """Number of steps, the steps at which the learning rate falls, and the steps between evaluations."""
+    own, per_epoch = config.imagenet, images / config.train.batch_size
+    steps = max(1, round(own.epochs * per_epoch))
+    falls = range(1, 1 + int(own.epochs / own.decay_epochs))
+    decay_steps = sorted({step for k in falls if 0 < (step := round(k * own.decay_epochs * per_epoch)) < steps})
+    return steps, decay_steps, max(1, round(own.eval_epochs * per_epoch))
+
+
+def batch_shardings(mesh: Mesh) -> dict[str, Any]:
+    """Where a batch of images and labels goes."""
+    return dict.fromkeys(("image", "label"), sharding.batch_sharding(mesh))
+
+
+def evaluate(count_hits, variables, source: ClassImages, config: ConfigDict, mesh: Mesh) -> dict[str, float]:
+    """Shares of all images of a source whose label is the best (top1) and among the five best (top5)."""
+    batch_size = -(-config.train.eval_batch_size // mesh.size) * mesh.size  # the last batch is filled up anyway
+    crop = CenterCrop(config.imagenet.eval_resize, config.imagenet.crop)
+    batches = eval_batches(source, crop, batch_size, hosts.share())
+    shardings = batch_shardings(mesh)
+    hits = [0, 0]
+    iterator = streams.iterate(batches, 0, config.data.loader_threads)
+    try:
+        for of_batch in one_behind(count_hits(variables, sharding.put(batch, shardings)) for batch in iterator):
+            hits = [total + int(value) for total, value in zip(hits, jax.device_get(of_batch), strict=True)]
+    finally:
+        iterator.close()
+    return {name: value / len(source) for name, value in zip(("top1", "top5"), hits, strict=True)}
+
+
+def evaluation(scores: Mapping[str, float]) -> Evaluation:
+    """Scores on val; top1 chooses the best checkpoint."""
+    shown = "  ".join(f"{name} {100 * value:.2f}" for name, value in scores.items())
+    return Evaluation(scores["top1"], {f"val_{name}": value for name, value in scores.items()}, f"val % {shown}")
+
+
+def summarize(data: DataSet, tests: Mapping, progress: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores for summary.json."""
+    scores = {
+        f"{name}_{which}": progress[which]["scalars"][f"val_{name}"]
+        for name in ("top1", "top5")
+        for which in ("best", "last")
+    }
+    return {
+        **scores,
+        "classes": len(data.classes),
+        "images": {"train": len(data.train), "val": len(data.val)},
+        "convention": "top1 and top5: shares of all val images, one centre crop each; best is chosen on val too",
+    }
+
+
+def write_weights(workdir: pathlib.Path, mesh: Mesh):
+    """Write WEIGHTS from the best checkpoint, and say how to use it."""
+    model, variables, _, _ = load_best(workdir / JOB, mesh)
+    tensors = classify.classifier_state_dict(jax.device_get(variables), model.encoder.tensor_names)
+    path = workdir / WEIGHTS
+    if hosts.is_writer():
+        # runs/encoder_weights.py compares the metadata.
+        pretrained.save_safetensors(str(path), tensors, {"normalize": model.normalize})
+    say(JOB, f"wrote {path}: start a segmentation with --config.model.pretrained={path}")

@@ -1,0 +1,133 @@
+"""Supervised training: one network per domain, fine-tuning on another domain, and one network for all (Univ-basic)."""
+
+import itertools
+import pathlib
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+
+from usss_jax.data import augment_device
+from usss_jax.data.augment_device import DeviceAugment
+from usss_jax.data.pools import with_labels
+from usss_jax.engine.accumulate import Term, accumulate
+from usss_jax.engine.job import Fit
+from usss_jax.engine.state import TrainState
+from usss_jax.engine.step import Computed
+from usss_jax.methods.segmentation import Run, fit
+from usss_jax.models.strips import sum_over_pixels
+from usss_jax.models.universal import UniversalModel, encode_groups
+from usss_jax.objectives.losses import count_labeled, pixel_cross_entropy
+from usss_jax.runs.networks import load_best
+
+# ---- Objective ----
+
+
+def compute(
+    state: TrainState,
+    batch: Mapping,
+    *,
+    model: UniversalModel,
+    augment: DeviceAugment,
+    seed: int,
+    unroll: bool,
+    frozen_encoder: bool = False,
+) -> Computed:
+    """Sum of Eq. 1 over the domains of one step's batch {"labeled": {domain: {"image", "label"}}}."""
+    labeled = augmented(state, batch, augment, seed)
+    loss = partial(supervised_loss, model=model, frozen_encoder=frozen_encoder)
+    found = accumulate([Term("supervised", loss, labeled)], state.params, state.batch_stats, unroll=unroll)
+    return Computed(found.gradients, found.batch_stats, {"loss": found.loss, **found.scalars}, state.extra)
+
+
+def augmented(state: TrainState, batch: Mapping, augment: DeviceAugment, seed: int) -> Mapping:
+    """Labeled part of a step's batch, augmented with a key that depends on the seed and the step alone."""
+    return augment_device.augment({"labeled": batch["labeled"]}, step_key(state, seed), augment)["labeled"]
+
+
+def step_key(state: TrainState, seed: int):
+    """Key of one step."""
+    return jax.random.fold_in(jax.random.key(seed), state.step)
+
+
+def supervised_loss(params, batch_stats, labeled, *, model: UniversalModel, frozen_encoder: bool = False):
+    """Eq. 1, summed over domains.
+
+    Args:
+      params, batch_stats: of the model.
+      labeled: per domain {"image": [B, H, W, 3], "label": int [B, H, W]}.
+      model: with a decoder for each of them.
+      frozen_encoder: the encoder neither changes nor normalises by the batch.
+
+    Returns:
+      (loss, (new batch statistics, scalars, None)).
+    """
+    images = {domain: batch["image"] for domain, batch in labeled.items()}
+    variables, stats = {"params": params, "batch_stats": batch_stats}, batch_stats
+    if frozen_encoder:
+        features = {d: jax.lax.stop_gradient(model.apply(variables, x, method="encode")) for d, x in images.items()}
+    else:
+        features, stats = encode_groups(model, variables, images)
+    loss, scalars = 0.0, {}
+    for domain, batch in labeled.items():
+        term = decoder_loss(model, params, features[domain], domain, batch["label"])
+        scalars[f"supervised/{domain}"] = term
+        loss = loss + term
+    return loss, (stats, scalars, None)
+
+
+def decoder_loss(model: UniversalModel, params, features, domain: str, label):
+    """Eq. 1 for one domain: features [B, h, w, C], label int [B, H, W] -> mean cross-entropy over labeled pixels."""
+    logits = model.apply({"params": params}, features, domain, method="decode")
+    total = sum_over_pixels(pixel_cross_entropy, logits, label, size=label.shape[1:], mode=model.upsample)
+    return total / count_labeled(label)
+
+
+# ---- Jobs ----
+
+
+def single_fits(run: Run, workdir: pathlib.Path) -> Iterator[Fit]:
+    """Networks of one domain each, on its labeled images alone, in `workdir`."""
+    for name, pool in with_labels(run.pools).items():
+        yield fit(
+            run, f"single_{name}", compute, pools={name: pool}, steps=run.config.usss.single_steps, workdir=workdir
+        )
+
+
+def frozen_fits(run: Run, singles: pathlib.Path) -> Iterator[Fit]:
+    """Train a decoder for Y on the frozen encoder of X, as frozen_X_Y: "train on X" of the paper's tables."""
+    for source, target in itertools.permutations(with_labels(run.pools), 2):
+        yield fit(
+            run,
+            f"frozen_{source}_{target}",
+            partial(compute, frozen_encoder=True),
+            pools={target: run.pools[target]},
+            changes=lambda part: part != "encoder",
+            **_from_single(run, singles, source),
+        )
+
+
+def finetune_fits(run: Run, singles: pathlib.Path) -> Iterator[Fit]:
+    """Train encoder of X and a decoder for Y on Y, as finetune_X_Y; scored on X too, which tells what is forgotten."""
+    for source, target in itertools.permutations(with_labels(run.pools), 2):
+        trained = {target: run.pools[target]}
+        yield fit(
+            run,
+            f"finetune_{source}_{target}",
+            compute,
+            pools={source: run.pools[source], **trained},
+            trained=trained,
+            changes=lambda part, source=source: part != f"decoder_{source}",
+            **_from_single(run, singles, source),
+        )
+
+
+def _from_single(run: Run, singles: pathlib.Path, source: str) -> dict[str, Any]:
+    _, initial, _, _ = load_best(singles / f"single_{source}", run.mesh)
+    return {"steps": run.config.usss.single_steps, "initial": initial}
+
+
+def joint_fit(run: Run) -> Fit:
+    """Univ-basic: one encoder and a decoder per domain, on the labeled images of all (section 4.2 of the paper)."""
+    return fit(run, "basic", compute)

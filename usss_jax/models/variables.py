@@ -1,0 +1,35 @@
+"""Random variables of a model, the same on one device, on several, and in several processes."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+DUMMY_IMAGES = np.zeros((1, 8, 8, 3), np.float32)  # parameters do not depend on the image's size
+
+
+def random_variables(model: nn.Module, bits) -> dict:
+    """Variables of a model of images by `seed_bits`; "batch_stats" is empty where an encoder keeps no statistics."""
+    return {"batch_stats": {}, **seeded(model)(bits, DUMMY_IMAGES)}
+
+
+def abstract_variables(model: nn.Module) -> dict:
+    """Shapes and dtypes of `random_variables`."""
+    return jax.eval_shape(lambda bits: random_variables(model, bits), seed_bits(0))
+
+
+def seed_bits(seed: int, *fold: int) -> np.ndarray:
+    """Key of the "rbg" generator as NumPy bits, which can be handed over to the devices of several processes.
+
+    "rbg", because dozens of "threefry" draws of different shapes take long to compile.
+    """
+    key = jax.random.key(seed, impl="rbg")
+    for value in fold:
+        key = jax.random.fold_in(key, value)
+    return np.asarray(jax.random.key_data(key))
+
+
+def seeded(module: nn.Module) -> Callable:
+    """The module's `init` with the bits of `seed_bits` in place of a key."""
+    return lambda bits, *args: module.init(jax.random.wrap_key_data(bits, impl="rbg"), *args)
