@@ -240,7 +240,7 @@ def train_and_evaluate(
     budget = shared_budget(stage)
     say(
         stage.name,
-        f"{budget.used / 1e9:.2f} GB of decoded images are in memory, cache_gb allows {budget.max_bytes / 1e9:g}",
+        f"{budget.used / 1e9:.2f} GB of decoded images are in memory, data.cache_gb allows {budget.max_bytes / 1e9:g}",
     )
 
     # ---- Scores of the last and the best checkpoint on the test split ----
@@ -273,12 +273,6 @@ def create_evaluators(stage: Stage, model: UniversalModel, mesh: Mesh) -> dict[s
 def device_augment(config: ConfigDict) -> DeviceAugment:
     """Augmentation inside the step, by the config's fields; InputError for one out of range."""
     return DeviceAugment(config.data.color_jitter, config.data.grey, config.data.blur, config.data.mix)
-
-
-SUMMARIZED = (
-    *("encoder", "width", "pretrained", "normalize", "upsample", "precision", "batch_size", "lr_rule"),
-    *("label_embeddings", "embeddings_per_class", "embed_dim", "embedding_lr_scale", "embedding_bias"),
-)
 
 
 def summarize(config: ConfigDict, stage: Stage, result: Mapping, progress: Mapping) -> dict[str, Any]:
@@ -323,15 +317,11 @@ def summarize(config: ConfigDict, stage: Stage, result: Mapping, progress: Mappi
         "steps": stage.steps,
         "split_hash": describe_data(stage)["split_hash"],
         "unlabeled_hash": describe_data(stage)["unlabeled_hash"],
-        "lr": optim.learning_rate(config.optim.lr, config.optim.lr_rule, config.train.batch_size)[0],
-        "seed": config.train.seed,
-        "split_seed": config.data.split_seed,
         "seconds": progress["seconds"],
         "images_per_second": progress["images"] / train_seconds if train_seconds else None,
         "data_wait_share": progress["wait_seconds"] / train_seconds if train_seconds else None,
         "cache_gb": budget.used / 1e9,
-        **{field: config[field] for field in SUMMARIZED},
-        "objective": dataclasses.asdict(stage.objective),
+        "config": config.to_dict(),
         "unlabeled_batches": dict(stage.unlabeled_batches),
         "convention": metrics.CONVENTION,
         **logs.environment(),

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from usss_jax import signals
+from usss_jax.config import checked, fields, flat, same_on_hosts
 from usss_jax.data import streams
 from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.engine.compiling import compiled
@@ -21,7 +22,6 @@ from usss_jax.evaluation.evaluate import one_behind
 from usss_jax.local_files import read_object, reason
 from usss_jax.methods.imagenet import classify
 from usss_jax.methods.imagenet.batches import CenterCrop, RandomResizedCrop, eval_batches, train_batches
-from usss_jax.methods.imagenet.config import checked
 from usss_jax.methods.imagenet.images import ClassImages, DataSet, open_data
 from usss_jax.models import pretrained
 from usss_jax.models.universal import UniversalModel, create_model
@@ -34,10 +34,6 @@ from usss_jax.runs.workdir import alone_in
 STAGE = "pretrain"  # before the lines on the console
 WEIGHTS = "encoder.safetensors"
 
-# Fields that may change between two runs of the same workdir: they alter no number.
-FREE_FIELDS = ("data", "checkpoint_every", "log_every", "loader_threads")
-OF_A_HOST = ("data", "loader_threads")  # fields that may differ between hosts
-
 
 def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, Any]:
     """Train, or resume, or return the summary of a finished run; leave WEIGHTS, of the best checkpoint, in the workdir.
@@ -48,11 +44,11 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, An
     config = checked(config)
     build_model(config, 1)  # a wrong name is seen before data is read
     data = hosts.together(open_images, config)
-    same = {field: value for field, value in config.to_dict().items() if field not in OF_A_HOST}
-    hosts.check_same({**same, "set of images": data.fingerprint}, "give every host the same flags and the same images")
+    same = {**same_on_hosts(config), "set of images": data.fingerprint}
+    hosts.check_same(same, "give every host the same flags and the same images")
     if len(data.train) < config.train.batch_size:
         raise InputError(
-            f"batch_size={config.train.batch_size} is more than the {len(data.train)} training images; lower it"
+            f"train.batch_size={config.train.batch_size} is more than the {len(data.train)} training images; lower it"
         )
     claim_workdir(config, data, workdir)
     finished = workdir / "summary.json"
@@ -109,9 +105,11 @@ def _claim(config: ConfigDict, data: DataSet, workdir: pathlib.Path):
     except (OSError, ValueError) as e:
         raise InputError(f"workdir {workdir}: {path} cannot be used ({e}); give another --workdir") from e
     if theirs:
-        changed = [f for f in mine if f not in FREE_FIELDS and theirs.get(f) != mine[f]]
+        now, before = flat(mine), flat(theirs)
+        free = [name for name, field in fields("imagenet").items() if field.is_free]
+        changed = [f for f in now if f not in free and before.get(f) != now[f]]
         if changed:
-            text = ", ".join(f"{f} was {theirs.get(f)!r}, is now {mine[f]!r}" for f in changed)
+            text = ", ".join(f"{f} was {before.get(f)!r}, is now {now[f]!r}" for f in changed)
             raise InputError(
                 f"workdir {workdir} belongs to another config or other images: {text}; give another --workdir"
             )
@@ -249,12 +247,6 @@ def evaluate(count_hits, variables, source: ClassImages, config: ConfigDict, mes
     return {name: value / len(source) for name, value in zip(("top1", "top5"), hits, strict=True)}
 
 
-SUMMARIZED = (
-    *("encoder", "width", "normalize", "precision", "crop", "eval_resize", "min_scale", "flip", "color_jitter"),
-    *("epochs", "batch_size", "lr", "decay_epochs", "decay", "momentum", "weight_decay", "seed", "on_bad_example"),
-)
-
-
 def summarize(config: ConfigDict, data: DataSet, progress: dict[str, Any], steps: int) -> dict[str, Any]:
     """Content of summary.json."""
     train_seconds = progress["train_seconds"]
@@ -272,7 +264,7 @@ def summarize(config: ConfigDict, data: DataSet, progress: dict[str, Any], steps
         "images_per_second": progress["images"] / train_seconds if train_seconds else None,
         "data_wait_share": progress["wait_seconds"] / train_seconds if train_seconds else None,
         "weights": WEIGHTS,
-        **{field: config[field] for field in SUMMARIZED},
+        "config": config.to_dict(),
         "convention": "top1 and top5: shares of all val images, one centre crop each; best is chosen on val too",
         **logs.environment(),
     }
