@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from usss_jax import signals
-from usss_jax.config import fields, no_such_field
+from usss_jax.config import FIELDS, fields, no_such_field
 from usss_jax.config_files import find_config, read_config, split_argument
 from usss_jax.errors import InputError
 from usss_jax.local_files import line_of, local_path, reason
@@ -108,12 +108,13 @@ def parse_flags(argv: list[str], method: str = "usss") -> list[str]:
         raise InputError(str(e).strip().splitlines()[-1]) from e
     except (AttributeError, KeyError, TypeError) as e:  # ml_collections, for a field that the config does not have
         given = [m[1] for word in argv if (m := re.match(r"--?(?:no)?config\.([\w.]+)", word))]
-        known = fields(method)
+        known, example = fields(method), EXAMPLES[method]
         if wrong := [name for name in given if name not in known]:
+            if wrong[0] in FIELDS:
+                raise InputError(f"--config.{wrong[0]}: is for another command than configs such as {example}") from e
             raise InputError(f"--config.{wrong[0]}: {no_such_field(wrong[0], known)}") from e
         if given and isinstance(e, AttributeError | KeyError):
-            other = EXAMPLES[method]
-            raise InputError(f"--config: is for another command; give one such as {other}") from e
+            raise InputError(f"--config: is for another command; give one such as {example}") from e
         raise
 
 

@@ -13,7 +13,7 @@ from usss_jax.config.checking import (
     same_on_hosts,
     with_absolute_paths,
 )
-from usss_jax.config.fields import METHODS, PAPER_BATCH, VARIANTS
+from usss_jax.config.fields import FIELDS, METHODS, PAPER_BATCH, VARIANTS
 from usss_jax.config.presets import ANCHORED, parse_arg, set_epochs, shrink_for_cpu
 from usss_jax.config.reading import (
     names,
@@ -28,6 +28,7 @@ from usss_jax.config.reading import (
 
 __all__ = [
     "ANCHORED",
+    "FIELDS",
     "METHODS",
     "PAPER_BATCH",
     "VARIANTS",

@@ -348,8 +348,8 @@ def _open_unlabeled(domain, root, size, names, unlabeled_list, labeled, includes
         ids = [i for i in ids if i not in out]
     if not ids:
         raise InputError(
-            f"{domain.name}: data.unlabeled_includes_labeled=False leaves no unlabeled image; set it to True, label fewer "
-            "images, or add unlabeled ones"
+            f"{domain.name}: data.unlabeled_includes_labeled=False leaves no unlabeled image; set it to True, label "
+            "fewer images, or add unlabeled ones"
         )
     return source.select(ids) if len(parts) > 1 else parts[names[0]].select(ids)
 

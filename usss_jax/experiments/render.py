@@ -164,7 +164,8 @@ def notes(found: Found) -> list[str]:
         f"Encoder {each('model.encoder')}, width {each('model.width')}, pretrained {weights}; images "
         + ", ".join(f"{d} {h}x{w}" for d, (h, w) in sizes.items())
         + f"; steps {steps(found)}.",
-        f"Device {', '.join(devices)}; precision {each('model.precision')}; jax {', '.join(jax)}; commit {', '.join(commits)}.",
+        f"Device {', '.join(devices)}; precision {each('model.precision')}; jax {', '.join(jax)}; "
+        f"commit {', '.join(commits)}.",
     ]
     given = {stage: s["row"]["overrides"] for stage, _, s in found.all() if s.get("row", {}).get("overrides")}
     for stage, overrides in given.items():

@@ -49,7 +49,9 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
     label_sources.check_field(config.usss.label_embeddings, config.usss.embeddings_per_class)
     of_networks = config.usss.label_embeddings == label_sources.PROTOTYPES
     if of_networks and set(config.variants) & {"cross", "full"} and not 1 <= config.usss.embed_dim <= channels:
-        raise InputError(f"embed_dim={config.usss.embed_dim} must be from 1 to the encoder's {channels} channels (PCA)")
+        raise InputError(
+            f"usss.embed_dim={config.usss.embed_dim} must be from 1 to the encoder's {channels} channels (PCA)"
+        )
     device_augment(config)  # a wrong value is seen before data is read
     pools = hosts.together(open_all, config)
     for line in hosts.together(lambda: list(about_data(pools, config.data.min_classes))):
@@ -83,9 +85,11 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
     for pool in (pool for name, pool in pools.items() if name not in labeled):
         print(about_unlabeled(pool))
     if weights is None:
-        print("pretrained is empty: the encoder starts from random weights, which departs from the paper (ImageNet's)")
+        print(
+            "model.pretrained is empty: random weights to start the encoder, which departs from the paper (ImageNet's)"
+        )
     if config.model.remat and mesh.devices.flat[0].platform == "cpu":
-        print(f"remat={config.model.remat} saves no memory on CPU, where XLA computes nothing again; elsewhere it does")
+        print(f"model.remat={config.model.remat} saves no memory on CPU, where XLA computes nothing again")
     with alone_in(workdir):
         return train_all(config, pools, workdir, singles, mesh, weights, given)
 
@@ -101,12 +105,9 @@ def about_unlabeled(pool: Pools) -> str:
     return f"{name} has no labels: only cross, full and direct train on its {len(pool.unlabeled)} images; {scored}"
 
 
-OF_A_HOST = ("data_root", "cache_gb", "loader_threads")  # fields that may differ between hosts
-
-
 def check_same_run(config: ConfigDict, pools: Mapping[str, Pools]):
     """Raise InputError unless all hosts have the same config and lists of images: each reads a part of a batch."""
-    what: dict[str, Any] = {field: value for field, value in config.to_dict().items() if field not in OF_A_HOST}
+    what = config_lib.same_on_hosts(config)
     for name, pool in pools.items():
         for use in ("labeled", "unlabeled", "val", "test"):
             what[f"list of {use} images of {name}"] = list(getattr(pool, use).ids)

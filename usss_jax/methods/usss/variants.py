@@ -99,6 +99,6 @@ def universal_stage(
 
 def unlabeled_passes(config: ConfigDict, pools: Mapping[str, Pools], domains: Sequence[str]) -> dict[str, int]:
     """U_k: unlabeled micro-batches per step for the domains that are trained together, by the config's rule."""
-    rules = per_domain(config.train.unlabeled_batches, list(pools), "unlabeled_batches", read_count("pool"))
+    rules = per_domain(config.train.unlabeled_batches, list(pools), "train.unlabeled_batches", read_count("pool"))
     epoch = epoch_steps(with_labels({d: pools[d] for d in domains}), config.train.batch_size)
     return {d: micro_batches(rules[d] or "pool", pools[d], epoch, config.train.unlabeled_batch_size) for d in domains}
