@@ -27,7 +27,7 @@ def get_config(arg=None):
     config.model.precision = "bfloat16"
     set_epochs(config, arg.n)
     if arg.anchored:
-        config.update(ANCHORED)
+        config.update_from_flattened_dict(ANCHORED)
     if arg.cpu:
         shrink_for_cpu(config, "cityscapes256=128x128,camvid=176x240")
     return config

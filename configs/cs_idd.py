@@ -25,7 +25,7 @@ def get_config(arg=None):
     config.model.encoder = arg.encoder
     set_epochs(config, arg.n)
     if arg.anchored:
-        config.update(ANCHORED)
+        config.update_from_flattened_dict(ANCHORED)
     if arg.cpu:
         shrink_for_cpu(config, "128x256")
     return config

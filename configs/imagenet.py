@@ -15,13 +15,12 @@ quarter of the width, 64 pixels, 10 epochs: for small data sets on two cores; it
 and scores on ImageNet: n/a, not measured.
 """
 
-from usss_jax.config import parse_arg
-from usss_jax.methods.imagenet.config import default_config
+from usss_jax.config import default_config, parse_arg
 
 
 def get_config(arg=None):
     arg = parse_arg(arg, cpu=False, encoder="drn_d_22")
-    config = default_config()
+    config = default_config("imagenet")
     config.model.encoder = arg.encoder
     config.model.precision = "bfloat16"
     if arg.cpu:

@@ -4,12 +4,12 @@ import errno
 import os
 
 import pytest
+from usss_jax.methods.imagenet.config import checked as checked_pretraining
+from usss_jax.methods.imagenet.config import default_config as pretraining_config
 
 from usss_jax import config as config_lib
 from usss_jax.errors import InputError
 from usss_jax.local_files import check_paths, line_of, local_path, read_object, write_whole
-from usss_jax.methods.imagenet.config import checked as checked_pretraining
-from usss_jax.methods.imagenet.config import default_config as pretraining_config
 
 
 @pytest.mark.parametrize("text", ["gs://bucket/x", "s3://b", "hdfs://host/x", "file:///x"])

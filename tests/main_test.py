@@ -172,7 +172,7 @@ def test_domain_of_ones_own_trains_from_the_yaml_file_of_the_readme(tmp_path):
     options += ["--config.data.on_bad_example=skip", "--config.model.remat=0-2"]
     result = run("configs/demo.py", tmp_path / "w", *options)
     assert result.returncode == 0, result.stderr
-    assert "remat=0-2 saves no memory on CPU" in result.stdout
+    assert "model.remat=0-2 saves no memory on CPU" in result.stdout
     assert "skipped" in result.stdout and "more_images/5.jpg: is empty" in result.stdout
     score = json.loads((tmp_path / "w/full/summary.json").read_text())["domains"]["mine"]
     assert list(score["iou"]) == ["road", "rest"]

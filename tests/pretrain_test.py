@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from usss_jax.methods.imagenet.config import checked
 
 from usss_jax.data import streams
 from usss_jax.engine.optim import create_optimizer
 from usss_jax.engine.state import abstract_variables, create_state
 from usss_jax.errors import InputError
 from usss_jax.methods.imagenet import batches, classify, images, loop
-from usss_jax.methods.imagenet.config import checked
 from usss_jax.methods.usss import stages
 from usss_jax.models import pretrained
 from usss_jax.models.universal import create_model

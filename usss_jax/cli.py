@@ -1,7 +1,6 @@
 """What the entry points share: the config flag, and one line and exit code 2 for bad input."""
 
 import contextlib
-import difflib
 import os
 import pathlib
 import re
@@ -15,7 +14,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from usss_jax import signals
-from usss_jax.config import default_config
+from usss_jax.config import FIELDS, fields, no_such_field
 from usss_jax.config_files import find_config, read_config, split_argument
 from usss_jax.errors import InputError
 from usss_jax.local_files import line_of, local_path, reason
@@ -96,12 +95,10 @@ def folder_of(flag: flags.FlagHolder) -> pathlib.Path:
     return local_path(str(flag.value), f"--{flag.name}")
 
 
-def parse_flags(
-    argv: list[str], known: Callable[[], ConfigDict] = default_config, example: str = "configs/demo.py"
-) -> list[str]:
+def parse_flags(argv: list[str], method: str = "usss") -> list[str]:
     """Parse flags; a wrong one becomes an InputError (absl and ml_collections would exit with 1 and a traceback).
 
-    `known` gives a config with all fields that there are, `example` is a file with such a config.
+    `method` is that of the configs that the command takes.
     """
     try:
         return flags.FLAGS(argv)
@@ -109,26 +106,25 @@ def parse_flags(
         if isinstance(e.__context__, InputError):  # of the config file
             raise InputError(f"--config: {e.__context__}") from e
         raise InputError(str(e).strip().splitlines()[-1]) from e
-    except (AttributeError, KeyError) as e:  # ml_collections, for a field that the config does not have
-        fields = [m[1] for word in argv if (m := re.match(r"--?(?:no)?config\.([\w.]+)", word))]
-        wrong = [field for field in fields if field not in known()]
-        lacking = [field for field in fields if repr(field) in str(e)]
-        if not wrong and lacking:
-            raise InputError(
-                f"--config: has no field {lacking[0]!r}, it is for another command; give one such as {example}"
-            ) from e
-        if not wrong:
-            raise
-        close = difflib.get_close_matches(wrong[0], known(), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known())}"
-        raise InputError(f"--config.{wrong[0]}: the config has no such field; {hint}") from e
+    except (AttributeError, KeyError, TypeError) as e:  # ml_collections, for a field that the config does not have
+        given = [m[1] for word in argv if (m := re.match(r"--?(?:no)?config\.([\w.]+)", word))]
+        known, example = fields(method), EXAMPLES[method]
+        if wrong := [name for name in given if name not in known]:
+            if wrong[0] in FIELDS:
+                raise InputError(f"--config.{wrong[0]}: is for another command than configs such as {example}") from e
+            raise InputError(f"--config.{wrong[0]}: {no_such_field(wrong[0], known)}") from e
+        if given and isinstance(e, AttributeError | KeyError):
+            raise InputError(f"--config: is for another command; give one such as {example}") from e
+        raise
+
+
+EXAMPLES = {"usss": "configs/demo.py", "imagenet": "configs/imagenet.py"}
 
 
 def run(
     main: Callable[[list[str]], int | None],
     argv: list[str] | None = None,
-    known: Callable[[], ConfigDict] = default_config,
-    example: str = "configs/demo.py",
+    method: str = "usss",
     ended: str = "told to end",
     before: Callable[[int], None] | None = None,
 ):
@@ -144,7 +140,7 @@ def run(
             stream.reconfigure(errors="backslashreplace")
     signals.end_in_one_line(f"usss_jax: {ended}", before)
     try:
-        app.run(main, argv=argv, flags_parser=partial(parse_flags, known=known, example=example))
+        app.run(main, argv=argv, flags_parser=partial(parse_flags, method=method))
     except InputError as e:
         stop(f"error: {e}", 2)
     except signals.Ended as e:

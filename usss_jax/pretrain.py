@@ -7,7 +7,6 @@ from absl import flags
 
 from usss_jax import cli, multihost
 from usss_jax.errors import InputError
-from usss_jax.methods.imagenet.config import default_config
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run leaves behind.")
 flags.declare_key_flag("config")  # so that --help shows it
@@ -33,4 +32,4 @@ def main(argv: list[str]):
 
 
 if __name__ == "__main__":
-    multihost.run(main, known=default_config, example="configs/imagenet.py")
+    multihost.run(main, method="imagenet")

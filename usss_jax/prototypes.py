@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from usss_jax import cli, multihost
-from usss_jax.config import checked, default_config
+from usss_jax.config import checked, default_config, filled, flat
 from usss_jax.errors import InputError
 from usss_jax.local_files import read_object, reason
 
@@ -64,7 +64,7 @@ def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
     from usss_jax.runs import workdir as workdir_lib
 
     if out is None and config.usss.label_embeddings != label_sources.PROTOTYPES:
-        raise InputError(f"{workdir} trains with label_embeddings={config.usss.label_embeddings}; give --out")
+        raise InputError(f"{workdir} trains with usss.label_embeddings={config.usss.label_embeddings}; give --out")
     if out is not None and stages.has_embeddings(out):
         raise InputError(f"--out={out}: has label embeddings already; give another folder")
     try:
@@ -93,18 +93,16 @@ def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
 
 def config_of(workdir: pathlib.Path) -> ConfigDict:
     """Read the config of a run; fields that are newer than it have their defaults."""
-    config = default_config()
     try:
         theirs = read_object(workdir / "config.json")
     except (OSError, ValueError) as e:
         raise InputError(f"--workdir={workdir}: no workdir of a run ({reason(e)}); give another, or --config") from e
-    unknown = sorted(set(theirs) - set(config))
+    unknown = sorted(set(flat(theirs)) - set(flat(default_config())))
     if unknown:
         raise InputError(
             f"--workdir={workdir}: its config has fields that are unknown here: {', '.join(unknown)}; give its --config"
         )
-    config.update(theirs)
-    return config
+    return filled(theirs)
 
 
 if __name__ == "__main__":

@@ -207,7 +207,7 @@ def open_sources(stage: FinishedStage, split: str, data_root: str) -> tuple[dict
 
 def describe(stage: FinishedStage, checkpoint: str) -> dict[str, Any]:
     """Which network it is."""
-    same = {key: stage.summary[key] for key in ("seed", "split_hash", "steps", "best_step", "objective")}
+    same = {key: stage.summary[key] for key in ("split_hash", "steps", "best_step", "config")}
     return {"title": stage.title, "stage": stage.name, "checkpoint": checkpoint, **same}
 
 

@@ -114,7 +114,9 @@ def open_all(config: ConfigDict) -> dict[str, Pools]:
     domains = {d.name: d for d in map(get_domain, config.data.domains)}
     names = list(domains)
     if len(names) != len(config.data.domains):
-        raise InputError(f"domains={list(config.data.domains)}: two of them have the same name; rename one in its file")
+        raise InputError(
+            f"data.domains={list(config.data.domains)}: two of them have the same name; rename one in its file"
+        )
     options = pool_options(config, domains)
     budget = Budget(int(config.data.cache_gb * 1e9))
     pools: dict[str, Pools] = {}
@@ -154,20 +156,20 @@ def pool_options(config: ConfigDict, domains: Mapping[str, Domain]) -> dict[str,
     names = list(domains)
 
     def read(field, reader=str):
-        return per_domain(config[field], names, field, reader)
+        return per_domain(config.data[field], names, f"data.{field}", reader)
 
     fields = {
         "labeled": read("labeled_per_domain", read_count("all", least=0)),
-        "labeled_list": per_domain_paths(config.data.labeled_list, names, "labeled_list"),
+        "labeled_list": per_domain_paths(config.data.labeled_list, names, "data.labeled_list"),
         "unlabeled_splits": read("unlabeled_splits", read_splits),
-        "unlabeled_list": per_domain_paths(config.data.unlabeled_list, names, "unlabeled_list"),
+        "unlabeled_list": per_domain_paths(config.data.unlabeled_list, names, "data.unlabeled_list"),
         "size": read("image_size", read_size),
         "crop": read("crop_size", read_size),
         "scale": read("scale", read_range),
         "sampling": read("sampling", read_one_of("uniform", "rare")),
     }
-    check_orientation(domains, fields["size"], "image_size")
-    check_orientation(domains, fields["crop"], "crop_size")
+    check_orientation(domains, fields["size"], "data.image_size")
+    check_orientation(domains, fields["crop"], "data.crop_size")
     splits.check_given(str(config.data.labeled_per_domain), fields["labeled"], fields["labeled_list"])
     rare = {name: config.data.rare_temperature if s == "rare" else None for name, s in fields.pop("sampling").items()}
     return {
@@ -191,7 +193,7 @@ def domain_root(data_root: str, domain: Domain, names: Sequence[str]) -> str | N
     """
     if domain.synthetic:
         return None
-    root = per_domain_paths(data_root, names, "data_root")[domain.name]
+    root = per_domain_paths(data_root, names, "data.root")[domain.name]
     if root.startswith(sources.RECORDS):
         return sources.RECORDS + str(pathlib.Path(root.removeprefix(sources.RECORDS)).expanduser())
     if root and root != data_root.strip():  # given by name: the domain's own folder
@@ -200,7 +202,7 @@ def domain_root(data_root: str, domain: Domain, names: Sequence[str]) -> str | N
     if not root and not folder.is_absolute():
         holder = f"that holds {domain.folder!r}" if domain.folder else "of its images"
         raise InputError(
-            f"data_root is not set for {domain.name}: give the folder {holder} as --config.data.root=PATH, or its own "
+            f"data.root is not set for {domain.name}: give the folder {holder} as --config.data.root=PATH, or its own "
             f"as {domain.name}=PATH; to get the data: {domain.how_to_get}"
         )
     return str(folder)
@@ -346,8 +348,8 @@ def _open_unlabeled(domain, root, size, names, unlabeled_list, labeled, includes
         ids = [i for i in ids if i not in out]
     if not ids:
         raise InputError(
-            f"{domain.name}: unlabeled_includes_labeled=False leaves no unlabeled image; set it to True, label fewer "
-            "images, or add unlabeled ones"
+            f"{domain.name}: data.unlabeled_includes_labeled=False leaves no unlabeled image; set it to True, label "
+            "fewer images, or add unlabeled ones"
         )
     return source.select(ids) if len(parts) > 1 else parts[names[0]].select(ids)
 

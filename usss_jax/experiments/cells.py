@@ -6,15 +6,12 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from usss_jax.config import default_config, names
+from usss_jax.config import fields, names, no_such_field
 from usss_jax.config_files import find_config, read_config
 from usss_jax.data.domains import get_domain
 from usss_jax.errors import InputError
 from usss_jax.experiments.layout import Setting, read_json, result_file, seed_folder
 from usss_jax.experiments.rows import SINGLES, Row, check_value
-
-# Fields that cannot be given for all cells: they are the flags' or say which setting it is.
-BY_THE_SWEEP = ("seed", "variants", "single_from", "data_root", "domains", "encoder", "labeled_per_domain")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +23,7 @@ class Sweep:
       config: file with argument, as --config takes it.
       domains: their names, in the config's order.
       runs, results: folders.
-      data_root: of the config; empty: not set.
+      data_root: `data.root` of the config; empty: not set.
       overrides: fields given for every cell.
     """
 
@@ -97,13 +94,13 @@ class Cell:
 
     def command(self) -> list[str]:
         """Command line of the training."""
-        fields = {"variants": ",".join(self.variants), "seed": str(self.seed)}
+        values = {"variants": ",".join(self.variants), "train.seed": str(self.seed)}
         if self.needs_singles:
-            fields["single_from"] = str(self.workdir.with_name(SINGLES))
+            values["usss.single_from"] = str(self.workdir.with_name(SINGLES))
         if self.sweep.data_root:
-            fields["data_root"] = self.sweep.data_root
-        fields |= {**self.sweep.overrides, **self.overrides}
-        given = [f"--config.{field}={value}" for field, value in fields.items()]
+            values["data.root"] = self.sweep.data_root
+        values |= {**self.sweep.overrides, **self.overrides}
+        given = [f"--config.{field}={value}" for field, value in values.items()]
         return ["-m", "usss_jax.main", f"--config={self.sweep.config}", f"--workdir={self.workdir}", *given]
 
     def printed_command(self) -> str:
@@ -187,9 +184,11 @@ def read_overrides(arguments: Sequence[str]) -> dict[str, str]:
     overrides = {}
     for argument in arguments:
         field, equals, value = argument.lstrip("-").removeprefix("config.").partition("=")
-        if not equals or field not in default_config():
-            raise InputError(f"{argument}: give --config.FIELD=VALUE with a field of usss_jax/config.py")
-        if field in BY_THE_SWEEP:
+        if not equals:
+            raise InputError(f"{argument}: give --config.FIELD=VALUE")
+        if field not in fields():
+            raise InputError(f"{argument}: {no_such_field(field, fields())}")
+        if fields()[field].sweep == "set":
             raise InputError(f"{argument}: {field} is set by the sweep (--pair, --n, --seeds, --rows, --data_root)")
         overrides[field] = check_value(argument, field, value)
     return overrides
@@ -205,5 +204,5 @@ def config_file(pair: str) -> pathlib.Path:
 
 def domain_names(path: pathlib.Path, argument: str, overrides: Mapping[str, str]) -> list[str]:
     """Names of the domains of a config; InputError if the file or its argument cannot be used."""
-    domains = names(overrides.get("domains", read_config(path, argument).domains))
+    domains = names(overrides.get("data.domains", read_config(path, argument).data.domains))
     return [get_domain(domain).name for domain in domains]

@@ -6,27 +6,15 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from usss_jax.config import default_config
+from usss_jax.config import fields, flat
 from usss_jax.errors import InputError
 from usss_jax.experiments.layout import Setting, read_json, read_setting
 from usss_jax.experiments.paper import TABLES
 from usss_jax.experiments.rows import SAME_ENCODER, Row, field_text, universal_rows
 
 ONE_DOMAIN = ("single", "frozen", "finetune", "hung")  # stages trained on one domain: <this>_..._<domain>
-NEEDED = ("stage", "domains", "seed", "steps", "split_hash", "encoder", "width")
-
-# Fields that make a row what it is, by variant, where a summary has them: in its objective, or beside it.
-OF_OBJECTIVE = (
-    *("alpha", "beta", "similarity_scale", "theta"),
-    *("embedding_supervision", "diversity", "normalize_embedding", "entropy_warmup"),
-)
-OF_EMBEDDINGS = ("label_embeddings", "embeddings_per_class", "embedding_lr_scale", "embedding_bias")
-FIELDS_OF = {
-    "basic": (),
-    "direct": ("alpha", "beta", "diversity", "entropy_warmup"),
-    "cross": (*(field for field in OF_OBJECTIVE if field != "beta"), *OF_EMBEDDINGS),
-    "full": (*OF_OBJECTIVE, *OF_EMBEDDINGS),
-}
+NEEDED = ("stage", "domains", "steps", "split_hash", "config")
+NEEDED_FIELDS = ("train.seed", "model.encoder", "model.width")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +35,7 @@ class Found:
 
     def add(self, stage: str, path: pathlib.Path, summary: dict[str, Any]):
         """Take in one summary; InputError if there is one of the same stage and seed."""
-        seed = summary["seed"]
+        seed = value(summary, "train.seed")
         if seed in self.files.get(stage, {}):
             raise InputError(f"{path} and {self.files[stage][seed]} are of the same row and seed; give one of them")
         self.summaries.setdefault(stage, {})[seed] = summary
@@ -101,7 +89,7 @@ def read_folders(folders: Iterable[pathlib.Path], pair: str, scale: str) -> list
                     check_named(setting, name, path, summary)
                 else:
                     setting = Setting(pair or one.resolve().name, labeled(summary), scale)
-                    name, summary = named_by_content(with_fields(summary, one / "config.json"))
+                    name, summary = named_by_content(summary)
                 if not pair or setting.pair == pair:
                     found.setdefault(setting, Found(setting)).add(name, path, summary)
     for together in found.values():
@@ -114,40 +102,39 @@ def read_summary(path: pathlib.Path) -> dict[str, Any]:
     summary = read_json(path)
     if missing := [key for key in NEEDED if key not in summary]:
         raise InputError(f"{path} is no summary of a stage: {missing[0]!r} is missing; move it away")
+    if missing := [name for name in NEEDED_FIELDS if value(summary, name) is None]:
+        raise InputError(f"{path} is no summary of a stage: its config lacks {missing[0]}; move it away")
+    seed = value(summary, "train.seed")
     match = re.fullmatch(r"seed(\d+)", path.stem)
-    if match and int(match[1]) != summary["seed"]:
-        raise InputError(
-            f"{path}: it is of seed {summary['seed']}, not of the seed in its name; rename it "
-            f"seed{summary['seed']}.json"
-        )
+    if match and int(match[1]) != seed:
+        raise InputError(f"{path}: it is of seed {seed}, not of the seed in its name; rename it seed{seed}.json")
     return summary
+
+
+def value(summary: Mapping, name: str) -> Any:
+    """Value of a field of the config, by dotted name; None if the summary does not say."""
+    return flat(summary["config"]).get(name)
 
 
 def changed_fields(summary: Mapping) -> dict[str, str]:
     """Fields in which the setting of a universal stage differs from the paper's, as text; empty for other stages."""
-    objective = summary.get("objective", {})
-    values = {**summary, **objective, "entropy_warmup": objective.get("warmup", 0)}
-    defaults = default_config()
-    fields = FIELDS_OF.get(summary["stage"], ())
-    changed = {f: field_text(type(defaults[f])(values[f])) for f in fields if f in values and values[f] != defaults[f]}
-    asked = summary.get("row", {}).get("overrides", {})
-    return changed | {f: asked[f] for f in fields if f in asked and f not in values}  # of before it was written
+    values = flat(summary["config"])
+    makes = {name: field.default for name, field in fields().items() if summary["stage"] in field.makes}
+    return {
+        name: field_text(type(default)(values[name]))
+        for name, default in makes.items()
+        if values.get(name, default) != default
+    }
 
 
 def row_of_content(summary: Mapping) -> str:
     """Short name of the row of ours that has this setting; empty if none has."""
     changed = changed_fields(summary)
-    if changed.get("label_embeddings", "").startswith("words:"):
-        changed["label_embeddings"] = "words:FILE"
+    if changed.get("usss.label_embeddings", "").startswith("words:"):
+        changed["usss.label_embeddings"] = "words:FILE"
     rows = universal_rows(()).values()
     same = (row.name for row in rows if row.variants == (summary["stage"],) and dict(row.overrides) == changed)
     return next(same, "")
-
-
-def with_fields(summary: Mapping, config: pathlib.Path) -> dict[str, Any]:
-    """Summary with what one of before these were written lacks, from the config beside it."""
-    fields = read_json(config) if config.exists() else {}
-    return {**{field: fields[field] for field in OF_EMBEDDINGS if field in fields}, **summary}
 
 
 def named_by_content(summary: Mapping) -> tuple[str, dict[str, Any]]:
@@ -155,16 +142,16 @@ def named_by_content(summary: Mapping) -> tuple[str, dict[str, Any]]:
     changed, name = changed_fields(summary), row_of_content(summary)
     if not changed or name:
         return name or summary["stage"], dict(summary)
-    fields = ",".join(f"{field}={value}" for field, value in changed.items())
-    return f"{summary['stage']}:{fields}", {**summary, "row": {"overrides": changed}}
+    text = ",".join(f"{name}={new}" for name, new in changed.items())
+    return f"{summary['stage']}:{text}", {**summary, "row": {"overrides": changed}}
 
 
 def check_named(setting: Setting, name: str, path: pathlib.Path, summary: Mapping):
     """Raise InputError if a summary is not what its place says: its row, or N."""
     row = universal_rows(()).get(name)
     if row and row_of_content(summary) != name:
-        fields = ", ".join(f"{field}={value}" for field, value in changed_fields(summary).items()) or "nothing else"
-        raise InputError(f"{path} is no {name!r}: it is {summary['stage']} with {fields}; rename its folder")
+        text = ", ".join(f"{field}={new}" for field, new in changed_fields(summary).items()) or "nothing else"
+        raise InputError(f"{path} is no {name!r}: it is {summary['stage']} with {text}; rename its folder")
     count = labeled(summary)
     if count > setting.n or (kind(name) == "universal" and count != setting.n):
         raise InputError(
@@ -182,12 +169,12 @@ def check_comparable(found: Found):
     """Raise InputError, naming two files, where summaries differ in what rows beside each other must share."""
     seen: dict[tuple, tuple[Any, pathlib.Path]] = {}
     for stage, path, summary in found.all():
-        for key, value in comparable(stage, summary).items():
-            other, where = seen.setdefault(key, (value, path))
-            if other != value:
+        for key, mine in comparable(stage, summary).items():
+            other, where = seen.setdefault(key, (mine, path))
+            if other != mine:
                 what = " of ".join(map(str, key))
                 raise InputError(
-                    f"{where} and {path} must not be mixed: {what} is {other} and {value}; report one of them alone"
+                    f"{where} and {path} must not be mixed: {what} is {other} and {mine}; report one of them alone"
                 )
 
 
@@ -200,13 +187,14 @@ def comparable(stage: str, summary: Mapping) -> dict[tuple, Any]:
     values: dict[tuple, Any] = {
         ("steps", of_kind): summary["steps"],
         ("split_hash", " and ".join(trained)): summary["split_hash"],
-        ("pretrained",): weights(summary),
+        ("model.pretrained",): weights(summary),
     }
     if summary.get("unlabeled_hash"):
         values["unlabeled_hash", " and ".join(trained)] = summary["unlabeled_hash"]
-    values["encoder",] = SAME_ENCODER.get(summary["encoder"], summary["encoder"])
-    for field in ("width", "normalize", "upsample"):
-        values[field,] = summary.get(field)
+    encoder = value(summary, "model.encoder")
+    values["model.encoder",] = SAME_ENCODER.get(encoder, encoder)
+    for name in ("model.width", "data.normalize", "model.upsample"):
+        values[name,] = value(summary, name)
     for domain, about in summary["domains"].items():
         values["image size", domain] = about.get("image_size")
         values["split", domain] = about.get("split")
@@ -215,7 +203,7 @@ def comparable(stage: str, summary: Mapping) -> dict[tuple, Any]:
 
 def weights(summary: Mapping) -> str:
     """What the encoder started from: the file with its folder, which tell apart the files of one name."""
-    return "/".join(pathlib.Path(summary.get("pretrained", "")).parts[-2:])
+    return "/".join(pathlib.Path(value(summary, "model.pretrained") or "").parts[-2:])
 
 
 def scores(found: Found, row: Row, domain: str, which: str) -> dict[int, float]:

@@ -62,8 +62,9 @@ def beside(table: int, found: Found) -> tuple[dict[str, dict[str, float | None]]
         return None, ""
     encoder = ENCODERS[table][setting.n] or CONFIGS_ENCODER[setting.pair]
     for _, path, summary in found.all():
-        if summary["encoder"] not in (encoder, SAME_ENCODER[encoder]) or summary["width"] != 1:
-            return None, f"{path.name} of {path.parent.name}, {summary['encoder']} of width {summary['width']:g},"
+        theirs, width = collect.value(summary, "model.encoder"), collect.value(summary, "model.width")
+        if theirs not in (encoder, SAME_ENCODER[encoder]) or width != 1:
+            return None, f"{path.name} of {path.parent.name}, {theirs} of width {width:g},"
         if other := set(summary["domains"]) - set(paper.domains_of(table)):
             return None, f"{path.name} of {path.parent.name}, with {', '.join(sorted(other))},"
     return numbers, ""
@@ -146,9 +147,11 @@ def notes(found: Found) -> list[str]:
         return ["Nothing was run."]
     summaries = [summary for _, _, summary in found.all()]
 
-    def each(field: str) -> str:
-        return ", ".join(sorted({str(summary.get(field)) for summary in summaries}))
+    def each(name: str) -> str:
+        return ", ".join(sorted({str(collect.value(summary, name)) for summary in summaries}))
 
+    splits = {s["split_hash"] for s in summaries}
+    devices = sorted({summary.get("device", "unknown") for summary in summaries})
     universal = {s["split_hash"] for stage, _, s in found.all() if collect.kind(stage) == "universal"}
     commits = sorted({short_commit(summary.get("commit")) for summary in summaries})
     sizes = {d: about["image_size"] for s in summaries for d, about in s["domains"].items()}
@@ -156,12 +159,13 @@ def notes(found: Found) -> list[str]:
     weights = files or "none: random weights, which departs from the paper (ImageNet's)"
     jax = sorted({summary.get("versions", {}).get("jax", "unknown") for summary in summaries})
     out = [
-        f"Split {', '.join(sorted(universal)) or each('split_hash')}, split_seed {each('split_seed')}; seeds (of the "
-        f"weights and the order of the images) {each('seed')}.",
-        f"Encoder {each('encoder')}, width {each('width')}, pretrained {weights}; images "
+        f"Split {', '.join(sorted(universal or splits))}, split_seed {each('data.split_seed')}; seeds (of the "
+        f"weights and the order of the images) {each('train.seed')}.",
+        f"Encoder {each('model.encoder')}, width {each('model.width')}, pretrained {weights}; images "
         + ", ".join(f"{d} {h}x{w}" for d, (h, w) in sizes.items())
         + f"; steps {steps(found)}.",
-        f"Device {each('device')}; precision {each('precision')}; jax {', '.join(jax)}; commit {', '.join(commits)}.",
+        f"Device {', '.join(devices)}; precision {each('model.precision')}; jax {', '.join(jax)}; "
+        f"commit {', '.join(commits)}.",
     ]
     given = {stage: s["row"]["overrides"] for stage, _, s in found.all() if s.get("row", {}).get("overrides")}
     for stage, overrides in given.items():

@@ -8,7 +8,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
-from usss_jax.config import ANCHORED, NOT_OF_SINGLES, default_config
+from usss_jax.config import ANCHORED, fields, no_such_field
 from usss_jax.errors import InputError
 
 # Config of every table of the paper, and the encoder per number of labeled images ("": the config's, ResNet-18).
@@ -38,7 +38,6 @@ TABLE_ROWS = {
     8: "full k3 k5",
 }
 SINGLES = "single"  # workdir of the single-domain networks, which all rows of a seed share
-NOT_FOR_ONE_ROW = ("seed", "single_from", "data_root", "domains", "encoder", "labeled_per_domain", "labeled_list")
 WITHOUT_SINGLES = ("basic", "direct", "single", "hung")  # variants that need no single-domain networks
 
 
@@ -67,7 +66,7 @@ class Row:
     @property
     def needs_singles(self) -> bool:
         """Whether it starts from label embeddings of the single-domain networks."""
-        of_networks = self.overrides.get("label_embeddings", "prototypes") == "prototypes"
+        of_networks = self.overrides.get("usss.label_embeddings", "prototypes") == "prototypes"
         return of_networks and not set(self.variants) <= set(WITHOUT_SINGLES)
 
 
@@ -82,11 +81,11 @@ def universal_rows(domains: Sequence[str], words: str = "") -> dict[str, Row]:
         ("basic", "Univ-basic", "basic", {}),
         ("cross", "Univ-cross", "cross", {}),
         ("full", "Univ-full", "full", {}),
-        ("k3", "Univ-full, K = 3", "full", {"embeddings_per_class": "3"}),
-        ("k5", "Univ-full, K = 5", "full", {"embeddings_per_class": "5"}),
-        ("theta05", "Univ-full, theta = 0.5", "full", {"theta": "0.5"}),
-        ("words", "Univ-full, word vectors", "full", {"label_embeddings": f"words:{words or 'FILE'}"}),
-        ("random", "Univ-full, random label embeddings", "full", {"label_embeddings": "random"}),
+        ("k3", "Univ-full, K = 3", "full", {"usss.embeddings_per_class": "3"}),
+        ("k5", "Univ-full, K = 5", "full", {"usss.embeddings_per_class": "5"}),
+        ("theta05", "Univ-full, theta = 0.5", "full", {"usss.theta": "0.5"}),
+        ("words", "Univ-full, word vectors", "full", {"usss.label_embeddings": f"words:{words or 'FILE'}"}),
+        ("random", "Univ-full, random label embeddings", "full", {"usss.label_embeddings": "random"}),
         ("direct", "Direct entropy", "direct", {}),
         ("anchored", "Univ-full, anchored", "full", {field: field_text(value) for field, value in ANCHORED.items()}),
     )
@@ -150,17 +149,19 @@ def rows_of_table(table: int, domains: Sequence[str], words: str = "") -> list[R
 
 def read_extra(text: str, domains: Sequence[str]) -> Row:
     """Read a row of one's own, "NAME:FIELD=VALUE,FIELD=VALUE": Univ-full, or the variant that `variants=` names."""
-    name, colon, fields = text.partition(":")
+    name, colon, given = text.partition(":")
     if not colon or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise InputError(f"extra={text}: give NAME:FIELD=VALUE,FIELD=VALUE, the name of small letters, digits and _")
     if name == SINGLES or name in all_rows(domains) or name.startswith(("single_", "frozen_", "finetune_", "hung_")):
         raise InputError(f"extra={text}: {name!r} is the name of a row of ours; choose another")
     overrides = {}
-    for item in fields.split(","):
+    for item in given.split(","):
         field, equals, value = (part.strip() for part in item.partition("="))
-        if not equals or field not in default_config():
-            raise InputError(f"extra={text}: {item!r} is not FIELD=VALUE with a field of usss_jax/config.py")
-        if field in NOT_FOR_ONE_ROW or field in overrides:
+        if not equals:
+            raise InputError(f"extra={text}: {item!r} is not FIELD=VALUE")
+        if field not in fields():
+            raise InputError(f"extra={text}: {field}: {no_such_field(field, fields())}")
+        if (fields()[field].sweep and field != "variants") or field in overrides:
             raise InputError(f"extra={text}: {field} is the same for all rows, or given twice; leave it out")
         overrides[field] = check_value(f"extra={text}", field, value)
     variant = overrides.pop("variants", "full")
@@ -168,7 +169,7 @@ def read_extra(text: str, domains: Sequence[str]) -> Row:
         raise InputError(f"extra={text}: variants={variant} must be one of basic, cross, full, direct")
     title = f"{name}: {', '.join(f'{k}={v}' for k, v in overrides.items()) or variant}"
     row = Row(name, title, (variant,), overrides, dict.fromkeys(domains, name))
-    if row.needs_singles and (of_singles := [field for field in overrides if field not in NOT_OF_SINGLES]):
+    if row.needs_singles and (of_singles := [name for name in overrides if fields()[name].is_of_singles]):
         raise InputError(
             f"extra={text}: {of_singles[0]} changes the single-domain networks, which all rows share; give it to a "
             f"sweep of its own as --config.{of_singles[0]}, with --runs and --results of its own"
@@ -178,12 +179,12 @@ def read_extra(text: str, domains: Sequence[str]) -> Row:
 
 def check_value(where: str, field: str, text: str) -> str:
     """Return the text of a field's value; InputError if it is none of the field's kind."""
-    default = default_config()[field]
+    default = fields()[field].default
     try:
         if isinstance(default, bool):
             if text.lower() not in ("true", "false"):
                 raise ValueError("give True or False")
-        elif isinstance(default, int | float):
+        elif isinstance(default, int | float) and not fields()[field].mixed:
             type(default)(text)
     except ValueError as e:
         raise InputError(f"{where}: {field}={text}: {e}") from e

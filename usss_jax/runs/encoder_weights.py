@@ -37,7 +37,7 @@ def load(path: str, model: UniversalModel, mesh: Mesh) -> dict[str, np.ndarray]:
     pretrained.from_state_dict(weights, abstract_variables(model, mesh), encoder_only=True, names=names)  # or raises
     if normalize not in (None, model.normalize):
         raise InputError(
-            f"pretrained={path} was trained with normalize={normalize}, this config has normalize={model.normalize}; "
+            f"model.pretrained={path} was trained with data.normalize={normalize}, this config has {model.normalize}; "
             f"give --config.data.normalize={normalize}, or other weights"
         )
     return weights
@@ -45,12 +45,12 @@ def load(path: str, model: UniversalModel, mesh: Mesh) -> dict[str, np.ndarray]:
 
 def _of_stage(folder: pathlib.Path, mesh: Mesh) -> tuple[dict[str, np.ndarray], str]:
     if (file := folder / PRETRAINED).is_file():
-        raise InputError(f"pretrained: {folder} is a run of usss_jax.pretrain; give its file {file}")
+        raise InputError(f"model.pretrained: {folder} is a run of usss_jax.pretrain; give its file {file}")
     try:
         stage = open_stage(folder)
         theirs, variables, _ = stage.restore(mesh)
     except InputError as e:
-        raise InputError(f"pretrained: {e}") from e
+        raise InputError(f"model.pretrained: {e}") from e
     return pretrained.to_state_dict(variables, names=theirs.encoder.tensor_names), stage.config.data.normalize
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from usss_jax.config import checked, default_config, per_domain, read_size
+from usss_jax.config import checked, filled, per_domain, read_size
 from usss_jax.data.content import differences, label_space
 from usss_jax.data.domains import get_domain
 from usss_jax.errors import InputError
@@ -64,7 +64,7 @@ def open_stages(folders: Sequence[pathlib.Path]) -> list[FinishedStage]:
         for what, mine, theirs in (
             ("domains", sorted(stage.class_names), sorted(opened[0].class_names)),
             ("classes", stage.class_names, opened[0].class_names),
-            ("image_size", _sizes(stage), _sizes(opened[0])),
+            ("data.image_size", _sizes(stage), _sizes(opened[0])),
         ):
             if mine != theirs:
                 raise InputError(
@@ -85,8 +85,7 @@ def open_stage(folder: pathlib.Path) -> FinishedStage:
     if name == "prototypes":
         raise InputError(f"{folder} has label embeddings and no network; give a stage such as {folder.parent / 'full'}")
     summary = _read(folder, "summary.json", "is not finished: run its command again")
-    # Fields that the config of an older version lacks did then what their defaults do.
-    config = checked(ConfigDict({**default_config().to_dict(), **written}))
+    config = checked(filled(written))
     domains = [get_domain(domain) for domain in config.data.domains]
     class_names = {domain.name: domain.class_names for domain in domains}
     data = read_data(folder.parent / "data.json") or {"domains": {}}
@@ -123,7 +122,7 @@ def _told_apart(stages: Sequence[FinishedStage]) -> list[str]:
 
 def _sizes(stage: FinishedStage) -> dict[str, Any]:
     names = list(stage.class_names)
-    return per_domain(stage.config.data.image_size, names, "image_size", read_size)
+    return per_domain(stage.config.data.image_size, names, "data.image_size", read_size)
 
 
 def _differing(mine, theirs) -> str:

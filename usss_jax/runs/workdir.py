@@ -15,7 +15,8 @@ except ImportError:  # Windows
 
 from ml_collections import ConfigDict
 
-from usss_jax.config import FREE_FIELDS, NAMING_FIELDS, NOT_OF_SINGLES, default_config
+from usss_jax.config import default_config, fields, flat, nested
+from usss_jax.config.field import Changes
 from usss_jax.data.content import differences
 from usss_jax.errors import InputError
 from usss_jax.local_files import local_path, read_object, reason
@@ -58,8 +59,9 @@ def _claim(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"workdir {workdir}: is a file; give another --workdir")
     config_path, data_path = workdir / "config.json", workdir / "data.json"
-    mine = json.loads(json.dumps(config.to_dict()))
-    named = {"domains": dict(data), "files": {field: _identity(mine[field]) for field in FILE_FIELDS}}
+    known, mine = fields(config.method), _values(config.to_dict())
+    files = [name for name, field in known.items() if field.changes is Changes.FILE]
+    named = {"domains": dict(data), "files": {name: _identity(mine[name]) for name in files}}
     try:
         theirs = read_object(config_path) if config_path.exists() else None
     except (OSError, ValueError) as e:
@@ -69,9 +71,9 @@ def _claim(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
         ) from e
     before = read_data(data_path) if theirs else None
     if theirs:
-        theirs = {**default_config().to_dict(), **theirs}  # a field that came later had its default then
-        compared = set(mine) - set(FREE_FIELDS) - (set(NAMING_FIELDS) if before else set())
-        changed = [f"{f} was {theirs[f]!r}, is now {mine[f]!r}" for f in mine if f in compared and theirs[f] != mine[f]]
+        theirs = {**_values(default_config(config.method).to_dict()), **_values(theirs)}  # of before a field came
+        compared = [f for f, of in known.items() if not of.is_free and not (before and of.is_compared_by_content)]
+        changed = [f"{f} was {theirs[f]!r}, is now {mine[f]!r}" for f in compared if theirs[f] != mine[f]]
         if changed:
             raise InputError(
                 f"workdir {workdir} belongs to another config: {', '.join(changed)}; give another --workdir"
@@ -80,7 +82,7 @@ def _claim(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
         changed = differences(before.get("domains"), named["domains"])
         changed += [
             f"{field} was {theirs[field]!r}, is now {mine[field]!r}, whose content is another"
-            for field in FILE_FIELDS
+            for field in files
             if before["files"].get(field) != named["files"][field] and not _is_gone(mine[field], theirs[field])
         ]
         if changed:
@@ -90,10 +92,13 @@ def _claim(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
                 "or restore the data"
             )
     logs.write_json(data_path, named)
-    logs.write_json(config_path, {**(theirs or mine), **{field: mine[field] for field in NAMING_FIELDS}})
+    by_content = {name: mine[name] for name, field in known.items() if field.is_compared_by_content}
+    logs.write_json(config_path, nested({**(theirs or mine), **by_content}).to_dict())
 
 
-FILE_FIELDS = ("pretrained", "label_embeddings")  # of a config, that may name a file
+def _values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a config by dotted name, as JSON has them."""
+    return flat(json.loads(json.dumps(config)))
 
 
 def read_data(path: pathlib.Path) -> dict[str, Any] | None:
@@ -170,14 +175,14 @@ def _open_lock(path: pathlib.Path) -> int:
 
 
 def singles_folder(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]) -> pathlib.Path:
-    """Workdir of the single-domain networks: this one, or that of `single_from`; `data` as for claim_workdir.
+    """Workdir of the single-domain networks: this one, or that of `usss.single_from`; `data` as for claim_workdir.
 
     Raises:
       InputError: if that one has no finished networks, or its config makes other ones.
     """
     if not config.usss.single_from:
         return workdir
-    folder = local_path(config.usss.single_from, "single_from")
+    folder = local_path(config.usss.single_from, "usss.single_from")
     hosts.from_writer(_check_singles, config, folder, data)
     return folder
 
@@ -186,35 +191,36 @@ def _check_singles(config: ConfigDict, folder: pathlib.Path, data: Mapping[str, 
     try:
         theirs = read_object(folder / "config.json")
     except (OSError, ValueError) as e:
-        text = f"single_from={folder}: no workdir of a run ({reason(e)}); correct it, or leave it empty"
+        text = f"usss.single_from={folder}: no workdir of a run ({reason(e)}); correct it, or leave it empty"
         raise InputError(text) from e
     before = read_data(folder / "data.json")
-    mine = json.loads(json.dumps(config.to_dict()))
-    theirs = {**default_config().to_dict(), **theirs}
-    for field in sorted(set(mine) - set(NOT_OF_SINGLES) - (set(NAMING_FIELDS) if before else set())):
-        if theirs[field] != mine[field]:
+    mine = _values(config.to_dict())
+    theirs = {**_values(default_config(config.method).to_dict()), **_values(theirs)}
+    for name, field in fields(config.method).items():
+        by_content = before and field.is_compared_by_content
+        if field.is_of_singles and not by_content and theirs[name] != mine[name]:
             raise InputError(
-                f"single_from={folder}: {field} was {theirs[field]!r} there and is {mine[field]!r} here; set it to "
-                "that, or leave single_from empty"
+                f"usss.single_from={folder}: {name} was {theirs[name]!r} there and is {mine[name]!r} here; set it to "
+                "that, or leave usss.single_from empty"
             )
     for name, content in data.items():
         if before and name not in before["domains"]:
             raise InputError(
-                f"single_from={folder}: it has no network of {name}, only of {', '.join(before['domains'])}; leave "
-                "single_from empty, or give the workdir of a run with that domain"
+                f"usss.single_from={folder}: it has no network of {name}, only of {', '.join(before['domains'])}; leave "
+                "usss.single_from empty, or give the workdir of a run with that domain"
             )
         theirs_of = before["domains"][name] if before else content
         without = {"unlabeled images": None}  # which single-domain networks do not see
         changed = differences({**theirs_of, **without}, {**content, **without}, name)
         if changed:
             raise InputError(
-                f"single_from={folder}: was trained on other data of {name}: {changed[0]}; restore the data, or leave "
+                f"usss.single_from={folder}: was trained on other data of {name}: {changed[0]}; restore the data, or leave "
                 "single_from empty"
             )
         path = folder / f"single_{name}" / "summary.json"
         if not path.exists():
             raise InputError(
-                f"single_from={folder}: single_{name} is not finished there; run its command again with "
+                f"usss.single_from={folder}: single_{name} is not finished there; run its command again with "
                 "--config.variants=single"
             )
         try:

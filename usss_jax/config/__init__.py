@@ -1,0 +1,57 @@
+"""Configs: all fields with what is said of them, defaults, checks, reading."""
+
+from usss_jax.config.checking import (
+    check_seed,
+    checked,
+    default_config,
+    fields,
+    filled,
+    flat,
+    nearest,
+    nested,
+    no_such_field,
+    same_on_hosts,
+    with_absolute_paths,
+)
+from usss_jax.config.fields import FIELDS, METHODS, PAPER_BATCH, VARIANTS
+from usss_jax.config.presets import ANCHORED, parse_arg, set_epochs, shrink_for_cpu
+from usss_jax.config.reading import (
+    names,
+    per_domain,
+    per_domain_paths,
+    read_count,
+    read_one_of,
+    read_range,
+    read_size,
+    read_splits,
+)
+
+__all__ = [
+    "ANCHORED",
+    "FIELDS",
+    "METHODS",
+    "PAPER_BATCH",
+    "VARIANTS",
+    "check_seed",
+    "checked",
+    "default_config",
+    "fields",
+    "filled",
+    "flat",
+    "names",
+    "nearest",
+    "nested",
+    "no_such_field",
+    "parse_arg",
+    "per_domain",
+    "per_domain_paths",
+    "read_count",
+    "read_one_of",
+    "read_range",
+    "read_size",
+    "read_splits",
+    "same_on_hosts",
+    "set_epochs",
+    "shrink_for_cpu",
+    "with_absolute_paths",
+]

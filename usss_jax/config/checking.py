@@ -1,0 +1,169 @@
+"""Configs by the declaration of their fields: defaults, what is wrong with a config, dotted names."""
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict, FieldReference
+
+from usss_jax.config.field import SEED, Changes, Field
+from usss_jax.config.fields import FIELDS, METHODS, VARIANTS
+from usss_jax.config.reading import names, per_domain_paths
+from usss_jax.errors import InputError
+from usss_jax.local_files import check_paths
+
+
+def fields(method: str = "usss") -> dict[str, Field]:
+    """Declarations of the fields that a method has, by dotted name; InputError for an unknown method."""
+    if method not in METHODS:
+        raise InputError(f"method={method} must be one of {', '.join(METHODS)}")
+    return {name: field for name, field in FIELDS.items() if method == field.of or method in field.also}
+
+
+def default_config(method: str = "usss") -> ConfigDict:
+    """Return the settings of a method's paper, in sections; the files in configs/ change what their run needs."""
+    config = ConfigDict()
+    for name, field in fields(method).items():
+        section, _, last = name.rpartition(".")
+        default = field.also.get(method, field.default)
+        if section and section not in config:
+            config[section] = ConfigDict()
+        (config[section] if section else config)[last] = (
+            FieldReference(default, field_type=object) if field.mixed else default
+        )
+    return config
+
+
+def flat(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """Fields by dotted name, such as "optim.lr", of a config or of the JSON of one."""
+    found: dict[str, Any] = {}
+    for name, value in (config.to_dict() if isinstance(config, ConfigDict) else config).items():
+        below = flat(value) if isinstance(value, Mapping) else {}
+        found |= {f"{name}.{rest}": of for rest, of in below.items()} if isinstance(value, Mapping) else {name: value}
+    return found
+
+
+def filled(written: Mapping[str, Any]) -> ConfigDict:
+    """Config of the JSON of one; a field that came later than it has its default."""
+    config = default_config(written.get("method", "usss"))
+    config.update_from_flattened_dict(flat(written))
+    return config
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Field that a wrong name most likely means, in whatever section; empty if none is near."""
+
+    def likeness(other: str) -> float:
+        pairs = ((name, other), (last_part(name), last_part(other)))
+        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    best = max(known, key=likeness, default="")
+    return best if best and likeness(best) >= 0.6 else ""
+
+
+def no_such_field(name: str, known: Iterable[str]) -> str:
+    """What is said of a wrong name."""
+    close = nearest(name, known)
+    hint = f"did you mean config.{close}?" if close else "docs/config.md has them all"
+    return f"the config has no such field; {hint}"
+
+
+def last_part(name: str) -> str:
+    """Name without its section."""
+    return name.rpartition(".")[2]
+
+
+def checked(config: ConfigDict) -> ConfigDict:
+    """Copy of the config with the lists read; InputError names a wrong field.
+
+    Fields that may differ between domains are read where the domains are known.
+    """
+    values = flat(config.copy_and_resolve_references())
+    known = fields(values.get("method", "usss"))
+    check_names(values, known)
+    for name in ("data.domains", "variants"):
+        if name in known:
+            values[name] = tuple(names(values[name]))
+            if not values[name] or len(set(values[name])) != len(values[name]):
+                raise InputError(f"{name}={list(values[name])}: give at least one name, each once")
+    if wrong := [value for value in values.get("variants", ()) if value not in VARIANTS]:
+        raise InputError(f"variants: {wrong[0]!r} is not one of {', '.join(VARIANTS)}")
+    for name, field in known.items():
+        if not field.per_domain and not field.range.holds(values[name]):
+            raise InputError(f"{name}={values[name]} must be {field.range.text}")
+        if field.path:
+            check_paths(",".join(values[name]) if name == "data.domains" else str(values[name]), name)
+    check_together(values)
+    return nested(values)
+
+
+def check_names(values: Mapping[str, Any], known: Mapping[str, Field]):
+    """Raise InputError for fields that are unknown or missing."""
+    if unknown := [name for name in values if name not in known]:
+        raise InputError(f"config.{unknown[0]}: {no_such_field(unknown[0], known)}")
+    if missing := [name for name in known if name not in values]:
+        raise InputError(f"config.{missing[0]} is missing; begin with default_config(), as configs/demo.py does")
+
+
+def check_together(values: Mapping[str, Any]):
+    """Raise InputError for fields that do not go together."""
+    if values.get("usss.embeddings_per_class", 1) > 1 and values["usss.theta"] < 1:
+        per_class = values["usss.embeddings_per_class"]
+        raise InputError(f"usss.embeddings_per_class={per_class} needs usss.theta=1: Eq. 7 moves class means")
+    if values["method"] == "imagenet":
+        crop, resize = values["imagenet.crop"], values["imagenet.eval_resize"]
+        if crop > resize:
+            raise InputError(
+                f"imagenet.crop={crop} must be at most imagenet.eval_resize={resize}, which it is cut from"
+            )
+        if not values["data.root"]:
+            raise InputError(
+                "data.root is empty: give --config.data.root=DIR with train/CLASS/IMAGE and val/CLASS/IMAGE, or "
+                "tfds:DIR"
+            )
+
+
+def check_seed(name: str, value: int):
+    """Raise InputError for a seed that grain refuses, or of which JAX would leave out the upper bits."""
+    if not SEED.holds(value):
+        raise InputError(f"{name}={value} must be {SEED.text}")
+
+
+def nested(values: Mapping[str, Any]) -> ConfigDict:
+    """Config of fields by dotted name."""
+    config = ConfigDict()
+    for name, value in values.items():
+        section, _, last = name.rpartition(".")
+        if section and section not in config:
+            config[section] = ConfigDict()
+        (config[section] if section else config)[last] = value
+    return config
+
+
+def with_absolute_paths(config: ConfigDict, domains: Sequence[str]) -> ConfigDict:
+    """Copy of a checked config whose domain files, lists and data.root are absolute: it can be read from any folder."""
+    values = flat(config)
+    values["data.domains"] = tuple(
+        absolute(d) if d.lower().endswith((".yaml", ".yml")) else d for d in config.data.domains
+    )
+    for name, field in fields(config.method).items():
+        if field.path and field.per_domain:
+            read = per_domain_paths(values[name], domains, name)
+            paths = {d: absolute(path) for d, path in read.items() if path}
+            by_name = values[name].strip() not in read.values()
+            one = next(iter(paths.values()), "")
+            values[name] = ",".join(f"{d}={p}" for d, p in paths.items()) if by_name else one
+    return nested(values)
+
+
+def absolute(path: str) -> str:
+    """Absolute path; "tfds:" before the folder of records stays there."""
+    prefix = "tfds:" if path.startswith("tfds:") else ""
+    return prefix + os.path.abspath(os.path.expanduser(path.removeprefix(prefix)))
+
+
+def same_on_hosts(config: ConfigDict) -> dict[str, Any]:
+    """Fields by dotted name that must be the same on every host."""
+    known = fields(config.method)
+    return {name: value for name, value in flat(config).items() if known[name].changes is not Changes.HOST}
