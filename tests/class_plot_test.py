@@ -17,7 +17,7 @@ from usss_jax.analysis.class_matches import DomainClass, group_title, match_all,
 from usss_jax.analysis.pixel_features import pixel_features, sample_pixels
 from usss_jax.config import default_config
 from usss_jax.errors import InputError
-from usss_jax.methods.usss import stages
+from usss_jax.methods.usss import jobs
 from usss_jax.models.universal import UniversalModel
 from usss_jax.models.upsample import upsample
 from usss_jax.parallel import sharding
@@ -81,7 +81,7 @@ def test_groups_with_a_class_of_equal_meaning_are_merged():
         ("a:raod", "a has no class 'raod'; did you mean 'road'"),
         ("a:pavement", "a has no class 'pavement'; there are road, sidewalk, car, sky"),
         ("pavemnt", "no domain has a class 'pavemnt'; did you mean 'pavement'"),
-        ("c:road", "no domain 'c' in these stages; they have a, b"),
+        ("c:road", "no domain 'c' in these jobs; they have a, b"),
         ("road=", "no domain has a class ''"),
     ],
 )
@@ -219,42 +219,42 @@ def trained(tmp_path_factory):
     config.train.steps = config.usss.single_steps = config.train.eval_every = 2
     config.variants, config.usss.label_embeddings = ["basic", "full"], "random"
     folder = tmp_path_factory.mktemp("run")
-    stages.run(ConfigDict(config), folder)
+    jobs.run(ConfigDict(config), folder)
     return folder
 
 
 def compare(folder, out, **kw):
-    return alignment.compare_stages([folder / "basic", folder / "full"], out, picture=False, **kw)
+    return alignment.compare_jobs([folder / "basic", folder / "full"], out, picture=False, **kw)
 
 
 @pytest.mark.slow
 def test_numbers_of_two_trained_stages(trained, tmp_path):
     result = compare(trained, tmp_path, classes="road,building,sidewalk,city_street:vegetation=town_street:tree")
     written = json.loads((tmp_path / "class_plot.json").read_text())
-    assert [s["title"] for s in written["stages"]] == ["Univ-basic", "Univ-full"]
-    assert written["stages"] == result["stages"] and written["commit"] is not None
+    assert [s["title"] for s in written["jobs"]] == ["Univ-basic", "Univ-full"]
+    assert written["jobs"] == result["jobs"] and written["commit"] is not None
     assert list(written["pixels"]) == ["road", "building", "sidewalk / pavement", "vegetation / tree"]
     assert written["split"] == {"city_street": "val", "town_street": "val"}
-    first, second = written["stages"]
+    first, second = written["jobs"]
     assert len(first["pairs"]) == 16 and sum(p["match"] for p in first["pairs"]) == 4
     assert first["checkpoint"] == "basic/best/2"
-    for stage in (first, second):
+    for job in (first, second):
         for kind in ("raw", "centred"):
-            of_match = [p[kind] for p in stage["pairs"] if p["match"]]
-            assert stage[kind]["matching"] == pytest.approx(np.mean(of_match))
-            assert -1 <= stage[kind]["other"] <= 1
+            of_match = [p[kind] for p in job["pairs"] if p["match"]]
+            assert job[kind]["matching"] == pytest.approx(np.mean(of_match))
+            assert -1 <= job[kind]["other"] <= 1
     assert first["raw"] != second["raw"]
     assert not (tmp_path / "class_plot.png").exists()
     same = compare(trained, tmp_path / "again", classes="road,building,sidewalk,vegetation", split="val")
-    assert same["stages"][0]["centred"] == pytest.approx(first["centred"])  # the drawn domains have one split
+    assert same["jobs"][0]["centred"] == pytest.approx(first["centred"])  # the drawn domains have one split
 
 
 @pytest.mark.slow
 def test_centroids_of_a_trained_stage_equal_those_of_full_resolution_features(trained, tmp_path):
     """Computed here with explicit upsampling of every image, one at a time."""
-    stage = finished.open_stage(trained / "full")
-    model, variables, _ = stage.restore(sharding.create_mesh())
-    source_of, _ = alignment.open_sources(stage, "test", "")
+    job = finished.open_job(trained / "full")
+    model, variables, _ = job.restore(sharding.create_mesh())
+    source_of, _ = alignment.open_sources(job, "test", "")
     encode = jax.jit(lambda image: upsample(model.apply(variables, image, method="encode"), image.shape[1:3]))
     means = {}
     for domain, source in source_of.items():
@@ -266,12 +266,12 @@ def test_centroids_of_a_trained_stage_equal_those_of_full_resolution_features(tr
                 sums[k] += full[e["label"] == k].sum(0)
                 counts[k] += (e["label"] == k).sum()
         means[domain] = sums / counts[:, None]
-    names = stage.class_names
+    names = job.class_names
     a = means["city_street"][names["city_street"].index("sidewalk")]
     b = means["town_street"][names["town_street"].index("pavement")]
     result = compare(trained, tmp_path, classes="sidewalk,road")
     pair = next(
-        p for p in result["stages"][1]["pairs"] if p["classes"] == ["city_street:sidewalk", "town_street:pavement"]
+        p for p in result["jobs"][1]["pairs"] if p["classes"] == ["city_street:sidewalk", "town_street:pavement"]
     )
     assert pair["raw"] == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-5)
 
@@ -284,7 +284,7 @@ def entry(*flags):
 def test_entry_draws_the_panels_side_by_side(trained, tmp_path):
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
-    both = f"--stages={trained}/basic,{trained}/full"
+    both = f"--jobs={trained}/basic,{trained}/full"
     result = entry(both, f"--out={tmp_path}", "--classes=road,building", "--pixels=20", "--perplexity=8", "--seed=3")
     assert result.returncode == 0, result.stderr
     assert "Univ-full: centred cosine: matching" in result.stdout
@@ -292,7 +292,7 @@ def test_entry_draws_the_panels_side_by_side(trained, tmp_path):
     assert written["tsne"] | {"scikit-learn": ""} == {
         **{"perplexity": 8.0, "seed": 3, "pixels_per_class": 20, "points": 80, "scikit-learn": ""}
     }
-    assert all(s["tsne_divergence"] > 0 for s in written["stages"])
+    assert all(s["tsne_divergence"] > 0 for s in written["jobs"])
     picture = np.asarray(Image.open(tmp_path / "class_plot.png"))
     height, width, _ = picture.shape
     assert width > 1.5 * height
@@ -308,7 +308,7 @@ def test_missing_extra_is_one_line_with_the_command(trained, tmp_path, monkeypat
     monkeypatch.delattr(inference, "scatter", raising=False)
     pytest.importorskip("matplotlib")
     with pytest.raises(InputError, match=r"needs sklearn: pip install 'usss_jax\[figures\]'"):
-        alignment.compare_stages([trained / "basic"], tmp_path)
+        alignment.compare_jobs([trained / "basic"], tmp_path)
 
 
 @pytest.mark.slow
@@ -316,7 +316,7 @@ def test_perplexity_above_the_points_is_told_before_the_passes(trained, tmp_path
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
     with pytest.raises(InputError, match="perplexity=30 must be below the number of points, here 20"):
-        alignment.compare_stages([trained / "basic"], tmp_path, classes="road,sky", pixels=5)
+        alignment.compare_jobs([trained / "basic"], tmp_path, classes="road,sky", pixels=5)
     assert not list(tmp_path.iterdir())
 
 
@@ -324,40 +324,40 @@ def test_perplexity_above_the_points_is_told_before_the_passes(trained, tmp_path
 
 
 def fake_stage(folder, name="basic", best_step=2, **fields):
-    """A finished stage without its checkpoints."""
+    """A finished job without its checkpoints."""
     config = json.loads(json.dumps(default_config().to_dict()))
     config |= {"domains": ["city_street", "town_street"], **fields}
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"stage": name, **config}))
+    (folder / "config.json").write_text(json.dumps({"job": name, **config}))
     (folder / "summary.json").write_text(json.dumps({"best_step": best_step, "domains": {}}))
     return folder
 
 
 def test_folder_without_a_finished_stage_is_told(tmp_path):
-    with pytest.raises(InputError, match="no stage of a run"):
-        finished.open_stage(tmp_path)
-    stage = fake_stage(tmp_path / "run" / "basic")
+    with pytest.raises(InputError, match="no job of a run"):
+        finished.open_job(tmp_path)
+    job = fake_stage(tmp_path / "run" / "basic")
     (tmp_path / "run" / "config.json").write_text("{}")
-    with pytest.raises(InputError, match="is a whole run; give one of its stages: basic"):
-        finished.open_stage(tmp_path / "run")
+    with pytest.raises(InputError, match="is a whole run; give one of its jobs: basic"):
+        finished.open_job(tmp_path / "run")
     with pytest.raises(InputError, match="best checkpoint best/2 is missing"):
-        finished.open_stage(stage).restore(sharding.create_mesh())
-    (stage / "summary.json").unlink()
+        finished.open_job(job).restore(sharding.create_mesh())
+    (job / "summary.json").unlink()
     with pytest.raises(InputError, match="is not finished"):
-        finished.open_stage(stage)
+        finished.open_job(job)
     with pytest.raises(InputError, match="no network"):
-        finished.open_stage(fake_stage(tmp_path / "run" / "prototypes", "prototypes"))
+        finished.open_job(fake_stage(tmp_path / "run" / "prototypes", "prototypes"))
 
 
 def test_stage_of_an_older_version_lacks_newer_fields(tmp_path):
-    stage = fake_stage(tmp_path / "basic")
-    config = json.loads((stage / "config.json").read_text())
+    job = fake_stage(tmp_path / "basic")
+    config = json.loads((job / "config.json").read_text())
     del config["entropy_warmup"]
-    (stage / "config.json").write_text(json.dumps(config))
-    assert finished.open_stage(stage).config.usss.entropy_warmup == 0
-    (stage / "config.json").write_text(json.dumps(config | {"of_the_future": 1}))
+    (job / "config.json").write_text(json.dumps(config))
+    assert finished.open_job(job).config.usss.entropy_warmup == 0
+    (job / "config.json").write_text(json.dumps(config | {"of_the_future": 1}))
     with pytest.raises(InputError, match="unknown fields"):
-        finished.open_stage(stage)
+        finished.open_job(job)
 
 
 @pytest.mark.parametrize(
@@ -370,21 +370,21 @@ def test_stage_of_an_older_version_lacks_newer_fields(tmp_path):
 def test_stages_on_different_data_cannot_be_compared(tmp_path, fields, what):
     folders = [fake_stage(tmp_path / "one" / "basic"), fake_stage(tmp_path / "two" / "basic", **fields)]
     with pytest.raises(InputError, match=what):
-        finished.open_stages(folders)
+        finished.open_jobs(folders)
 
 
 def test_stages_of_equal_name_are_told_apart_by_their_run(tmp_path):
     folders = [fake_stage(tmp_path / run / "basic") for run in ("seed0", "seed1")]
-    assert [s.title for s in finished.open_stages(folders)] == ["Univ-basic (seed0)", "Univ-basic (seed1)"]
+    assert [s.title for s in finished.open_jobs(folders)] == ["Univ-basic (seed0)", "Univ-basic (seed1)"]
     deeper = [*folders, fake_stage(tmp_path / "row" / "seed0" / "basic")]
-    assert len({s.title for s in finished.open_stages(deeper)}) == 3
+    assert len({s.title for s in finished.open_jobs(deeper)}) == 3
 
 
 def test_entry_tells_wrong_flags_in_one_line(tmp_path):
     for flags, message in (
-        ((), "--stages is missing"),
-        ((f"--stages={tmp_path}",), "no stage of a run"),
-        (("--split=train", "--stages=x"), "split"),
+        ((), "--jobs is missing"),
+        ((f"--jobs={tmp_path}",), "no job of a run"),
+        (("--split=train", "--jobs=x"), "split"),
     ):
         result = entry(*flags)
         assert result.returncode == 2 and "Traceback" not in result.stderr

@@ -1,9 +1,9 @@
 """Entry point: Figure 4 of the paper, the encoder's output at pixels of matching classes, one network beside another.
 
-python -m usss_jax.class_plot --stages=RUN/basic,RUN/full --out=OUT
-python -m usss_jax.class_plot --stages=RUN/basic,RUN/full --classes=building,sidewalk,sky,cityscapes:road=sun13:floor
+python -m usss_jax.class_plot --jobs=RUN/basic,RUN/full --out=OUT
+python -m usss_jax.class_plot --jobs=RUN/basic,RUN/full --classes=building,sidewalk,sky,cityscapes:road=sun13:floor
 
-Stages are folders of finished ones, in the order of the panels, of one run or of several on the same data. The
+Jobs are folders of finished ones, in the order of the panels, of one run or of several on the same data. The
 encoders of their best checkpoints are compared on whole images in evaluation mode. It leaves in --out
 
   class_plot.json   mean cosine between centroids of matching classes of two domains, less that of the other pairs
@@ -22,7 +22,7 @@ from usss_jax.config import names
 from usss_jax.errors import InputError
 from usss_jax.local_files import check_paths, local_path
 
-STAGES = flags.DEFINE_string("stages", None, "Folders of finished stages, with commas: RUN/basic,RUN/full.")
+JOBS = flags.DEFINE_string("jobs", None, "Folders of finished jobs, with commas: RUN/basic,RUN/full.")
 CLASSES = flags.DEFINE_string("classes", "", "What is compared, such as building,sky,cityscapes:road=sun13:floor.")
 OUT = flags.DEFINE_string("out", "class_plot", "Folder for class_plot.json and class_plot.png.")
 SPLIT = flags.DEFINE_enum("split", "test", ["test", "val"], "Images whose scores are reported, or the others.")
@@ -34,20 +34,20 @@ SEED = flags.DEFINE_integer("seed", 0, "Of the t-SNE and of the draw of its pixe
 
 
 def main(argv: list[str]):
-    """Compare the stages that the flags name."""
+    """Compare the jobs that the flags name."""
     if len(argv) > 1:
         raise InputError(f"{argv[1]!r} is not a flag; see python -m usss_jax.class_plot --help")
     if flags.FLAGS["config"].present:
-        raise InputError("--config is not needed: every stage's folder has its own")
-    folders = [local_path(name, "--stages") for name in names(STAGES.value or "")]
+        raise InputError("--config is not needed: every job's folder has its own")
+    folders = [local_path(name, "--jobs") for name in names(JOBS.value or "")]
     if not folders:
-        raise InputError("--stages is missing: python -m usss_jax.class_plot --stages=RUN/basic,RUN/full --out=OUT")
+        raise InputError("--jobs is missing: python -m usss_jax.class_plot --jobs=RUN/basic,RUN/full --out=OUT")
     check_paths(DATA_ROOT.value, "--data_root")
     out = cli.folder_of(OUT)
     cli.start_jax()
     from usss_jax.analysis import alignment  # after the flags: a typo should not wait for JAX
 
-    alignment.compare_stages(
+    alignment.compare_jobs(
         folders,
         out,
         classes=CLASSES.value,

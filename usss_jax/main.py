@@ -1,4 +1,4 @@
-"""Entry point: flags; the work is in methods/usss/stages.py.
+"""Entry point: flags; the work is in methods/.
 
 python -m usss_jax.main --config=configs/demo.py --workdir=runs/demo
 """
@@ -13,7 +13,7 @@ flags.declare_key_flag("config")  # so that --help shows it
 
 
 def main(argv: list[str]):
-    """Run the stages of the config."""
+    """Train what the config asks for."""
     if len(argv) > 1:
         raise InputError(f"{argv[1]!r} is not a flag; fields are set by --config.FIELD=VALUE")
     for flag, given in (("config", flags.FLAGS["config"].present), ("workdir", WORKDIR.value)):
@@ -25,9 +25,9 @@ def main(argv: list[str]):
     workdir = cli.folder_of(WORKDIR)
     multihost.start()
     cli.start_jax()
-    from usss_jax.methods.usss import stages  # after the flags: a typo should not wait for JAX
+    from usss_jax.methods.train import train  # after the flags: a typo should not wait for JAX
 
-    stages.run(config, workdir)
+    train(config, workdir)
 
 
 if __name__ == "__main__":

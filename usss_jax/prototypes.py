@@ -59,17 +59,20 @@ def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
     import jax  # after the flags: a typo should not wait for JAX
 
     from usss_jax.data.pools import open_all, with_labels
-    from usss_jax.methods.usss import label_embeddings, label_sources, stages, variants
+    from usss_jax.engine import loop
+    from usss_jax.methods import supervised
+    from usss_jax.methods.segmentation import Run
+    from usss_jax.methods.usss import label_embeddings, label_sources, plan
     from usss_jax.parallel import hosts, sharding
     from usss_jax.runs import workdir as workdir_lib
 
     if out is None and config.usss.label_embeddings != label_sources.PROTOTYPES:
         raise InputError(f"{workdir} trains with usss.label_embeddings={config.usss.label_embeddings}; give --out")
-    if out is not None and stages.has_embeddings(out):
+    if out is not None and plan.has_embeddings(out):
         raise InputError(f"--out={out}: has label embeddings already; give another folder")
     try:
         everything = hosts.together(open_all, config)
-        stages.check_same_run(config, everything)
+        plan.check_same_run(config, everything)
     except InputError as e:
         raise InputError(str(e).replace("--config.data.root", "--data_root")) from e
     pools = with_labels(everything)
@@ -77,18 +80,21 @@ def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
         config.usss.single_from = config.usss.single_from or str(workdir)
     data = {name: pool.content for name, pool in everything.items()}
     singles = workdir_lib.singles_folder(config, workdir, {name: data[name] for name in pools})
-    for stage in variants.single_stages(config, pools):
-        stages.finished_summary(stage, singles)  # raises if it was trained on other data
+    mesh = sharding.create_mesh(jax.devices())
+    run = Run(config, out or workdir, mesh, pools)
+    for job in supervised.single_fits(run, singles):
+        loop.finished(job)  # raises if it was trained on other data
     if out is None:
         workdir_lib.claim_workdir(config, workdir, data)
-    mesh = sharding.create_mesh(jax.devices())
-    path = stages.embeddings_file(out or workdir)
+    made = plan.embeddings_pass(run, singles)
     with contextlib.nullcontext() if out else workdir_lib.alone_in(workdir):
-        hosts.from_writer(lambda: path.parent.mkdir(parents=True, exist_ok=True))
-        hosts.check_shared(path.parent)
-        stages.make_label_embeddings(config, pools, out or workdir, singles, mesh)
-        label_embeddings.write_report(path)
-    print(f"{path}, and beside it report.json and cosines.png")
+        hosts.from_writer(lambda: made.path.parent.mkdir(parents=True, exist_ok=True))
+        hosts.check_shared(made.path.parent)
+        if not plan.has_embeddings(run.workdir):
+            made.make()
+        plan.read_embeddings(run)
+        label_embeddings.write_report(made.path)
+    print(f"{made.path}, and beside it report.json and cosines.png")
 
 
 def config_of(workdir: pathlib.Path) -> ConfigDict:

@@ -1,4 +1,4 @@
-"""Figure 4 of the paper for finished stages: a t-SNE of the encoder's output, and how well matching classes align."""
+"""Figure 4 of the paper for finished jobs: a t-SNE of the encoder's output, and how well matching classes align."""
 
 import importlib.metadata
 import pathlib
@@ -10,18 +10,20 @@ import numpy as np
 from usss_jax.analysis import class_centroids
 from usss_jax.analysis.class_matches import DomainClass, Group, group_title, match_all, match_classes
 from usss_jax.analysis.pixel_features import pixel_features, sample_pixels
-from usss_jax.data.pools import open_all
+from usss_jax.data.content import differences, label_space
+from usss_jax.data.pools import Pools, open_all
 from usss_jax.errors import InputError
 from usss_jax.inference.visualize import save_png
 from usss_jax.parallel import sharding
 from usss_jax.runs import logs
-from usss_jax.runs.finished import FinishedStage, open_stages
+from usss_jax.runs.finished import FinishedJob, open_jobs
+from usss_jax.runs.workdir import read_data
 
 SPLITS = ("test", "val")
 NUMBERS, PICTURE = "class_plot.json", "class_plot.png"
 
 
-def compare_stages(
+def compare_jobs(
     folders: Sequence[pathlib.Path],
     out: pathlib.Path,
     *,
@@ -33,23 +35,25 @@ def compare_stages(
     perplexity: float = 30.0,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Compare the encoders of stages; write class_plot.json and class_plot.png, and return what the former has.
+    """Compare the encoders of jobs; write class_plot.json and class_plot.png, and return what the former has.
 
     Args:
-      folders: of the stages, in the order of the panels.
+      folders: of the jobs, in the order of the panels.
       out: folder for the two files.
       classes: see class_matches.match_classes; empty: all classes that match, less those without a pixel.
       split: "test" or "val", whose images are used.
-      data_root: in place of that of the first stage's config; empty: that one.
+      data_root: in place of that of the first job's config; empty: that one.
       picture: whether to make the t-SNE too, which needs the extra `figures`.
       pixels: of each class in the t-SNE; perplexity: of the t-SNE; seed: of it and of the draw of pixels.
 
     Raises:
-      InputError: for stages, classes or data with which this cannot be done.
+      InputError: for jobs, classes or data with which this cannot be done.
     """
-    stages = open_stages(folders)
-    sources, split_names = open_sources(stages[0], split, data_root)
-    class_names = {d: names for d, names in stages[0].class_names.items() if d in sources}
+    jobs = open_jobs(folders)
+    pools = open_sources(jobs[0], split, data_root)
+    sources = {d: getattr(pool, split) for d, pool in pools.items()}
+    split_names = {d: getattr(pool.domain, f"{split}_split") for d, pool in pools.items()}
+    class_names = {d: pool.domain.class_names for d, pool in pools.items()}
     groups = match_classes(classes, class_names) if classes.strip() else match_all(class_names)
     check_pairs(groups)
     scatter = import_scatter() if picture else None
@@ -61,11 +65,11 @@ def compare_stages(
     _make_folder(out)
 
     mesh = sharding.create_mesh()
-    setting: dict[str, Any] = {"batch_size": stages[0].config.train.eval_batch_size, "mesh": mesh}
-    networks = [stage.restore(mesh) for stage in stages]  # all first: a missing one is told before the long passes
+    setting: dict[str, Any] = {"batch_size": jobs[0].config.train.eval_batch_size, "mesh": mesh}
+    networks = [job.restore(mesh) for job in jobs]  # all first: a missing one is told before the long passes
     totals = []
-    for stage, (model, variables, _) in zip(stages, networks, strict=True):
-        logs.say(stage.title, " and ".join(f"{len(s)} images of {d} ({split_names[d]})" for d, s in sources.items()))
+    for job, (model, variables, _) in zip(jobs, networks, strict=True):
+        logs.say(job.title, " and ".join(f"{len(s)} images of {d} ({split_names[d]})" for d, s in sources.items()))
         totals.append(sum_domains(model, variables, sources, class_names, **setting))
     counts = {
         DomainClass(d, name): int(n)
@@ -74,9 +78,9 @@ def compare_stages(
     }
     groups, left_out = drop_absent(groups, counts, may_drop=not classes.strip())
     result: dict[str, Any] = {
-        "stages": [
-            {**describe(stage, checkpoint), **align(of_stage, groups, class_names)}
-            for stage, (_, _, checkpoint), of_stage in zip(stages, networks, totals, strict=True)
+        "jobs": [
+            {**describe(job, checkpoint), **align(of_job, groups, class_names)}
+            for job, (_, _, checkpoint), of_job in zip(jobs, networks, totals, strict=True)
         ],
         "pixels": {group_title(group): {str(c): counts[c] for c in group} for group in groups},
         "left_out": [str(c) for c in left_out],
@@ -87,7 +91,7 @@ def compare_stages(
     if scatter:
         drawn = draw_pixels(groups, sources, class_names, pixels, seed)
         points = []
-        for entry, (model, variables, _) in zip(result["stages"], networks, strict=True):
+        for entry, (model, variables, _) in zip(result["jobs"], networks, strict=True):
             features = features_at(model, variables, sources, drawn, **setting)
             placed, entry["tsne_divergence"] = scatter.tsne(features, perplexity, seed)
             points.append((panel_title(entry), placed))
@@ -100,7 +104,7 @@ def compare_stages(
             "scikit-learn": importlib.metadata.version("scikit-learn"),
         }
     logs.write_json(out / NUMBERS, {**result, **logs.environment()})
-    for entry in result["stages"]:
+    for entry in result["jobs"]:
         print(panel_title(entry).replace("\n", ": "), flush=True)
     return result
 
@@ -161,7 +165,7 @@ def drop_absent(
 
 
 def align(totals: Mapping[str, Mapping], groups: Sequence[Group], class_names: Mapping) -> dict[str, Any]:
-    """Alignment of one stage, raw and centred, and the cosine of every pair, from the sums of every domain."""
+    """Alignment of one job, raw and centred, and the cosine of every pair, from the sums of every domain."""
     places, chosen = _flat(groups)
     means = {d: class_centroids.centroids(t) for d, t in totals.items()}
     vectors = np.stack([means[c.domain][class_names[c.domain].index(c.name)] for c in chosen])
@@ -193,26 +197,36 @@ def draw_pixels(
     return drawn
 
 
-def open_sources(stage: FinishedStage, split: str, data_root: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Per domain of a stage that has masks there the source of "test" or "val", and the name of that split."""
-    config = stage.config.copy_and_resolve_references()
+def open_sources(job: FinishedJob, split: str, data_root: str) -> dict[str, Pools]:
+    """Images of the domains of a job that have masks in "test" or "val", whose sources are `split` of each.
+
+    Raises:
+      InputError: if the data is not there, or has other classes or ids than the job was trained on.
+    """
+    config = job.config.copy_and_resolve_references()
     config.data.root = data_root or config.data.root
     try:
         pools = open_all(config)
     except InputError as e:
         raise InputError(str(e).replace("--config.data.root", "--data_root")) from e
-    found = {d: getattr(pool, split) for d, pool in pools.items() if len(getattr(pool, split))}
-    return found, {d: getattr(pools[d].domain, f"{split}_split") for d in found}
+    data = read_data(job.folder.parent / "data.json") or {"domains": {}}
+    for name, pool in pools.items():
+        now, before = label_space(pool.domain), data["domains"].get(name, {})
+        if changed := differences({key: before.get(key, now[key]) for key in now}, now, name):
+            raise InputError(f"{job.folder} was trained on other data: {changed[0]}; restore the domain")
+        if job.class_names.get(name, pool.domain.class_names) != pool.domain.class_names:
+            raise InputError(f"{job.folder} was trained with other classes of {name} than it has now; restore them")
+    return {name: pool for name, pool in pools.items() if len(getattr(pool, split))}
 
 
-def describe(stage: FinishedStage, checkpoint: str) -> dict[str, Any]:
+def describe(job: FinishedJob, checkpoint: str) -> dict[str, Any]:
     """Which network it is."""
-    same = {key: stage.summary[key] for key in ("split_hash", "steps", "best_step", "config")}
-    return {"title": stage.title, "stage": stage.name, "checkpoint": checkpoint, **same}
+    same = {key: job.summary[key] for key in ("split_hash", "steps", "best_step", "config")}
+    return {"title": job.title, "job": job.folder.name, "checkpoint": checkpoint, **same}
 
 
 def panel_title(entry: Mapping[str, Any]) -> str:
-    """Stage and number, in two lines."""
+    """Job and number, in two lines."""
     values = (entry["centred"][key] for key in ("matching", "other", "difference"))
     return "{}\ncentred cosine: matching {:.3f}, other {:.3f}, difference {:.3f}".format(entry["title"], *values)
 

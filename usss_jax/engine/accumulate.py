@@ -63,8 +63,10 @@ def accumulate(terms: Sequence[Term], params, batch_stats, *, unroll: bool) -> A
         of a convolution some 30 times slower inside a loop, since it brings convolutions into their fast form in the
         entry computation alone.
     """
-    loss, stats, scalars, aux = None, batch_stats, {}, {}
-    total = None
+    loss: Any = None
+    stats, total = batch_stats, None
+    scalars: dict[str, Any] = {}
+    aux: dict[str, Any] = {}
     for term in (term for term in terms if term.batch):
         if term.micro_batches:
             carry = (jax.tree.map(jnp.zeros_like, params), stats, 0.0 if loss is None else loss)
@@ -76,10 +78,8 @@ def accumulate(terms: Sequence[Term], params, batch_stats, *, unroll: bool) -> A
             (value, (stats, told, aux[term.name])), gradients = jax.value_and_grad(term.loss, has_aux=True)(
                 params, stats, term.batch
             )
-            value, gradients = (
-                _weighted(value, term.weight),
-                jax.tree.map(partial(_weighted, weight=term.weight), gradients),
-            )
+            gradients = jax.tree.map(partial(_weighted, weight=term.weight), gradients)
+            value = _weighted(value, term.weight)
             loss = value if loss is None else loss + value
             scalars |= told
         scalars[f"encoder_grad_norm/{term.name}"] = optax.tree.norm(gradients["encoder"])

@@ -100,7 +100,7 @@ def fits(run: Run, unlabeled_batches: Mapping[str, Mapping[str, int]]) -> Iterat
 def create_discriminator(
     model: UniversalModel, *, objective: Adversarial, steps: int, mesh: Mesh, seed: int, split: bool = False
 ) -> dict[str, Any]:
-    """Create D's random parameters and its Adam on the mesh: "discriminator" and "discriminator_opt_state" of the state.
+    """Create D's random parameters and the state of its Adam on the mesh, as `extra` of the state.
 
     Args:
       model: of one domain.

@@ -183,9 +183,9 @@ def evaluation(confusions: Mapping[str, np.ndarray], labeled: Mapping[str, Pools
     scores = {d: metrics.mean_iou(c) for d, c in confusions.items()}
     if absent := [d for d, value in scores.items() if value is None]:
         raise InputError(f"{absent[0]}: its val split has no labeled pixel; check the masks there")
-    scores["average"] = average = metrics.average(scores[d] for d in labeled)
+    scores["average"] = metrics.average(scores[d] for d in labeled)
     text = "val mIoU % " + "  ".join(f"{d} {metrics.percent(v)}" for d, v in scores.items())
-    return Evaluation(average, {f"val_miou/{d}": value for d, value in scores.items()}, text)
+    return Evaluation(scores["average"] or 0.0, {f"val_miou/{d}": value for d, value in scores.items()}, text)
 
 
 def describe_data(

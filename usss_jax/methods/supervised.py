@@ -1,6 +1,7 @@
 """Supervised training: one network per domain, fine-tuning on another domain, and one network for all (Univ-basic)."""
 
 import itertools
+import operator
 import pathlib
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -112,13 +113,14 @@ def finetune_fits(run: Run, singles: pathlib.Path) -> Iterator[Fit]:
     """Train encoder of X and a decoder for Y on Y, as finetune_X_Y; scored on X too, which tells what is forgotten."""
     for source, target in itertools.permutations(with_labels(run.pools), 2):
         trained = {target: run.pools[target]}
+        old = f"decoder_{source}"
         yield fit(
             run,
             f"finetune_{source}_{target}",
             compute,
             pools={source: run.pools[source], **trained},
             trained=trained,
-            changes=lambda part, source=source: part != f"decoder_{source}",
+            changes=partial(operator.ne, old),
             **_from_single(run, singles, source),
         )
 

@@ -1,7 +1,7 @@
 """The mesh and its shardings: batches split over the devices on their batch axis, the state whole on each or split."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -52,7 +52,7 @@ def step_batch_shardings(mesh: Mesh) -> dict:
     return {"labeled": batch_sharding(mesh), "unlabeled": micro_batch_sharding(mesh)}
 
 
-def put(tree: dict, shardings: dict) -> dict:
+def put(tree: Mapping[str, Any], shardings: Mapping[str, Any]) -> dict[str, Any]:
     """Place a host batch on the mesh; every process gives its own share of the global batch.
 
     `shardings` is a tree prefix: {"labeled": sharding, ...}. This transfer is asked for, whatever guard there is.

@@ -1,4 +1,4 @@
-"""Weights that an encoder starts from: a file of others, or a stage that was trained here."""
+"""Weights that an encoder starts from: a file of others, or a job that was trained here."""
 
 import pathlib
 
@@ -9,17 +9,17 @@ from jax.sharding import Mesh
 from usss_jax.errors import InputError
 from usss_jax.models import pretrained
 from usss_jax.models.universal import UniversalModel
-from usss_jax.runs.finished import open_stage
-from usss_jax.engine.state import abstract_variables
+from usss_jax.runs.finished import open_job
+from usss_jax.runs.networks import abstract_variables
 
-PRETRAINED = "encoder.safetensors"  # what usss_jax.pretrain leaves in its workdir
+PRETRAINED = "encoder.safetensors"  # what ImageNet pretraining leaves in its workdir
 
 
 def load(path: str, model: UniversalModel, mesh: Mesh) -> dict[str, np.ndarray]:
-    """State dict by the names of files, of a file (models/pretrained.py) or of a finished stage's best checkpoint.
+    """State dict by the names of files, of a file (models/pretrained.py) or of a finished job's best checkpoint.
 
     Args:
-      path: a .safetensors, .npz or .pth file, or the folder of a stage, such as runs/cs_idd/basic.
+      path: a .safetensors, .npz or .pth file, or the folder of a job, such as runs/cs_idd/basic.
       model: with the encoder that is to start from them.
       mesh: devices on which a checkpoint is read.
 
@@ -30,7 +30,7 @@ def load(path: str, model: UniversalModel, mesh: Mesh) -> dict[str, np.ndarray]:
     place = pathlib.Path(path).expanduser()
     normalize: str | None
     if place.is_dir():
-        weights, normalize = _of_stage(place, mesh)
+        weights, normalize = _of_job(place, mesh)
     else:
         weights, normalize = pretrained.load_file(path), _normalize_of(place)
     names = model.encoder.tensor_names
@@ -43,19 +43,19 @@ def load(path: str, model: UniversalModel, mesh: Mesh) -> dict[str, np.ndarray]:
     return weights
 
 
-def _of_stage(folder: pathlib.Path, mesh: Mesh) -> tuple[dict[str, np.ndarray], str]:
+def _of_job(folder: pathlib.Path, mesh: Mesh) -> tuple[dict[str, np.ndarray], str]:
     if (file := folder / PRETRAINED).is_file():
-        raise InputError(f"model.pretrained: {folder} is a run of usss_jax.pretrain; give its file {file}")
+        raise InputError(f"model.pretrained: {folder} is a run of configs/imagenet.py; give its file {file}")
     try:
-        stage = open_stage(folder)
-        theirs, variables, _ = stage.restore(mesh)
+        job = open_job(folder)
+        theirs, variables, _ = job.restore(mesh)
     except InputError as e:
         raise InputError(f"model.pretrained: {e}") from e
-    return pretrained.to_state_dict(variables, names=theirs.encoder.tensor_names), stage.config.data.normalize
+    return pretrained.to_state_dict(variables, names=theirs.encoder.tensor_names), theirs.normalize
 
 
 def _normalize_of(file: pathlib.Path) -> str | None:
-    """What usss_jax.pretrain writes into the metadata of its file; None if the file does not say."""
+    """What ImageNet pretraining writes into the metadata of its file; None if the file does not say."""
     if file.suffix != ".safetensors":
         return None
     with safetensors.safe_open(file, "np") as content:

@@ -1,4 +1,4 @@
-"""Finished stages of one or several runs, opened to look at their networks."""
+"""Finished jobs of one or several runs, opened to look at their networks."""
 
 import dataclasses
 import pathlib
@@ -8,95 +8,89 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from usss_jax.config import checked, filled, per_domain, read_size
-from usss_jax.data.content import differences, label_space
-from usss_jax.data.domains import get_domain
+from usss_jax.config import checked, filled
 from usss_jax.errors import InputError
 from usss_jax.local_files import read_object, reason
 from usss_jax.models.universal import UniversalModel
-from usss_jax.runs.networks import WITHOUT_EMBEDDINGS, best_variables, create_model_of
-from usss_jax.methods.usss.results import TITLES
-from usss_jax.runs.workdir import check_summary, read_data
+from usss_jax.runs.checkpoint import Checkpoints
+from usss_jax.runs.networks import load_best
+from usss_jax.runs.workdir import check_summary
 
 
 @dataclasses.dataclass(frozen=True)
-class FinishedStage:
-    """A stage with a summary.json.
+class FinishedJob:
+    """A job with a summary.json.
 
     Attributes:
-      folder: of the stage.
-      name: of the stage, such as full.
-      title: for people; different among stages opened together.
+      folder: of the job.
+      title: for people; different among jobs opened together.
       config: of the run.
       summary: content of summary.json.
-      class_names: names of the classes of every domain of the config, in the order of the train ids.
+      network: what its checkpoints say of the network (runs/networks.py).
     """
 
     folder: pathlib.Path
-    name: str
     title: str
     config: ConfigDict
     summary: dict[str, Any]
-    class_names: dict[str, tuple[str, ...]]
+    network: dict[str, Any]
+
+    @property
+    def class_names(self) -> dict[str, tuple[str, ...]]:
+        """Names of the classes of every decoder, in the order of the train ids."""
+        return {name: tuple(decoder["classes"]) for name, decoder in self.network["decoders"].items()}
 
     def restore(self, mesh: Mesh) -> tuple[UniversalModel, dict, str]:
-        """Model, variables and name of the best checkpoint; InputError if that is no longer there."""
-        step = self.summary["best_step"]
-        if not (self.folder / "best" / str(step)).is_dir():
-            raise InputError(
-                f"{self.folder}: its best checkpoint best/{step} is missing; restore it, or move this folder away and "
-                "run its command again"
-            )
-        embeds = self.name in TITLES and self.name not in WITHOUT_EMBEDDINGS
-        decoders = {domain: len(scores["iou"]) for domain, scores in self.summary["domains"].items()}
-        model = create_model_of(self.config, decoders, self.config.usss.embed_dim if embeds else 0)
-        return model, *best_variables(self.folder, model, mesh)
+        """Model, variables and name of the best checkpoint; InputError if that is damaged."""
+        model, variables, _, name = load_best(self.folder, mesh)
+        return model, variables, name
 
 
-def open_stages(folders: Sequence[pathlib.Path]) -> list[FinishedStage]:
-    """Open stages that are to be compared: of the same domains, label spaces and image sizes.
+def open_jobs(folders: Sequence[pathlib.Path]) -> list[FinishedJob]:
+    """Open jobs that are to be compared: of the same domains, label spaces and image sizes.
 
     Raises:
-      InputError: for a folder that is no finished stage, or stages that cannot be compared.
+      InputError: for a folder that is no finished job, or jobs that cannot be compared.
     """
-    opened = [open_stage(folder) for folder in folders]
-    for stage in opened[1:]:
+    opened = [open_job(folder) for folder in folders]
+    for job in opened[1:]:
         for what, mine, theirs in (
-            ("domains", sorted(stage.class_names), sorted(opened[0].class_names)),
-            ("classes", stage.class_names, opened[0].class_names),
-            ("data.image_size", _sizes(stage), _sizes(opened[0])),
+            ("domains", sorted(job.class_names), sorted(opened[0].class_names)),
+            ("classes", job.class_names, opened[0].class_names),
+            ("data.image_size", _sizes(job), _sizes(opened[0])),
         ):
             if mine != theirs:
                 raise InputError(
-                    f"{stage.folder} has other {what} than {opened[0].folder} ({_differing(mine, theirs)}); "
-                    "give stages of runs on the same data"
+                    f"{job.folder} has other {what} than {opened[0].folder} ({_differing(mine, theirs)}); "
+                    "give jobs of runs on the same data"
                 )
     titles = _told_apart(opened)
-    return [dataclasses.replace(stage, title=title) for stage, title in zip(opened, titles, strict=True)]
+    return [dataclasses.replace(job, title=title) for job, title in zip(opened, titles, strict=True)]
 
 
-def open_stage(folder: pathlib.Path) -> FinishedStage:
-    """Open the folder of one stage, such as RUNS/full; InputError if it is none, or not finished."""
-    written = _read(folder, "config.json", "is no stage of a run; give a folder such as RUN/full")
-    if "stage" not in written:
+def open_job(folder: pathlib.Path) -> FinishedJob:
+    """Open the folder of one job, such as RUN/full; needs neither data nor a config file.
+
+    Raises:
+      InputError: if it is none, or not finished, or its best checkpoint is gone.
+    """
+    written = _read(folder, "config.json", "is no job of a run; give a folder such as RUN/full")
+    if "job" not in written:
         inside = sorted(p.parent.name for p in folder.glob("*/summary.json"))
-        raise InputError(f"{folder} is a whole run; give one of its stages: {', '.join(inside) or 'none is finished'}")
-    name = written.pop("stage")
+        raise InputError(f"{folder} is a whole run; give one of its jobs: {', '.join(inside) or 'none is finished'}")
+    name = written.pop("job")
     if name == "prototypes":
-        raise InputError(f"{folder} has label embeddings and no network; give a stage such as {folder.parent / 'full'}")
+        raise InputError(f"{folder} has label embeddings and no network; give a job such as {folder.parent / 'full'}")
     summary = _read(folder, "summary.json", "is not finished: run its command again")
-    config = checked(filled(written))
-    domains = [get_domain(domain) for domain in config.data.domains]
-    class_names = {domain.name: domain.class_names for domain in domains}
-    data = read_data(folder.parent / "data.json") or {"domains": {}}
-    for domain in domains:
-        now, before = label_space(domain), data["domains"].get(domain.name, {})
-        if changed := differences({key: before.get(key, now[key]) for key in now}, now, domain.name):
-            raise InputError(f"{folder} was trained on other data: {changed[0]}; restore the domain")
-    for domain, scores in summary["domains"].items():
-        if tuple(scores["iou"]) != class_names.get(domain):
-            raise InputError(f"{folder} was trained with other classes of {domain} than it has now; restore them")
-    return FinishedStage(folder, name, TITLES.get(name, name), config, summary, class_names)
+    step = summary["best_step"]
+    if not (folder / "best" / str(step)).is_dir():
+        raise InputError(
+            f"{folder}: its best checkpoint best/{step} is missing; restore it, or move this folder away and run its "
+            "command again"
+        )
+    with Checkpoints(folder / "best") as checkpoints:
+        network = checkpoints.meta(step)["network"]
+    return FinishedJob(folder, name, checked(filled(written)), summary, network)
 
 
 def _read(folder: pathlib.Path, file: str, otherwise: str) -> dict[str, Any]:
@@ -111,18 +105,17 @@ def _read(folder: pathlib.Path, file: str, otherwise: str) -> dict[str, Any]:
         raise InputError(f"{folder / file} cannot be read ({reason(e)}); restore it, or run its training again") from e
 
 
-def _told_apart(stages: Sequence[FinishedStage]) -> list[str]:
-    """Titles of stages; with the name of the run's folder, or the whole path, where that is needed."""
-    with_run = [f"{s.title} ({s.folder.absolute().parent.name})" for s in stages]
-    for titles in ([s.title for s in stages], with_run):
+def _told_apart(jobs: Sequence[FinishedJob]) -> list[str]:
+    """Titles of jobs; with the name of the run's folder, or the whole path, where that is needed."""
+    with_run = [f"{job.title} ({job.folder.absolute().parent.name})" for job in jobs]
+    for titles in ([job.title for job in jobs], with_run):
         if len(set(titles)) == len(titles):
             return titles
-    return [f"{s.title} ({s.folder})" for s in stages]
+    return [f"{job.title} ({job.folder})" for job in jobs]
 
 
-def _sizes(stage: FinishedStage) -> dict[str, Any]:
-    names = list(stage.class_names)
-    return per_domain(stage.config.data.image_size, names, "data.image_size", read_size)
+def _sizes(job: FinishedJob) -> dict[str, Any]:
+    return {name: decoder.get("size") for name, decoder in job.network["decoders"].items()}
 
 
 def _differing(mine, theirs) -> str:

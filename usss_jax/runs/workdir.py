@@ -25,7 +25,7 @@ from usss_jax.runs import logs
 
 
 def read_summary(path: pathlib.Path) -> dict[str, Any] | None:
-    """Read a stage's summary.json; None if there is none, or a damaged one: the stage is not finished then."""
+    """Read a job's summary.json; None if there is none, or a damaged one: the job is not finished then."""
     if not path.exists():
         return None
     try:
@@ -33,17 +33,31 @@ def read_summary(path: pathlib.Path) -> dict[str, Any] | None:
         check_summary(summary)
     except (OSError, ValueError) as e:
         again = "made again from its last checkpoint" if (path.parent / "checkpoints").exists() else "trained again"
-        print(f"{path} is damaged ({reason(e)}): the stage counts as not finished, and is {again}", flush=True)
+        print(f"{path} is damaged ({reason(e)}): the job counts as not finished, and is {again}", flush=True)
         return None
     return summary
 
 
 def check_summary(summary: Mapping[str, Any]):
-    """Raise ValueError for what is no summary of a stage."""
-    if not isinstance(summary.get("domains"), dict):
-        raise ValueError("it has no 'domains'")
-    if not all(isinstance(scores, dict) and "iou" in scores for scores in summary["domains"].values()):
+    """Raise ValueError for what is no summary of a job."""
+    if not isinstance(summary.get("best_step"), int):
+        raise ValueError("it has no 'best_step'")
+    domains = summary.get("domains", {})  # of a segmentation network
+    if not isinstance(domains, dict) or not all(isinstance(d, dict) and "iou" in d for d in domains.values()):
         raise ValueError("its 'domains' have no 'iou'")
+
+
+def written_summaries(workdir: pathlib.Path) -> dict[str, Any]:
+    """Summaries of all finished jobs of a workdir by name; says which files are none."""
+    summaries = {}
+    for path in sorted(workdir.glob("*/summary.json")):
+        try:
+            summary = read_object(path)
+            check_summary(summary)
+            summaries[path.parent.name] = summary
+        except (OSError, ValueError) as e:
+            print(f"{path} is no summary of a job ({reason(e)}): left out of the table", flush=True)
+    return summaries
 
 
 def claim_workdir(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):

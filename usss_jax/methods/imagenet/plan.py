@@ -29,7 +29,6 @@ from usss_jax.runs.workdir import alone_in, claim_workdir
 
 JOB = "classifier"
 WEIGHTS = "encoder.safetensors"
-OF_A_HOST = ("data.root", "data.loader_threads")  # fields that may differ between hosts
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, dict[str, Any]]:
@@ -45,8 +44,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
     """
     build_network(describe_network(config, {classify.HEAD: ["any"]}))  # a wrong name is seen before data is read
     data = hosts.together(open_images, config)
-    fields = {f: value for f, value in config_lib.flat(config).items() if f not in OF_A_HOST}
-    what = {**fields, "set of images": data.fingerprint}
+    what = {**config_lib.same_on_hosts(config), "set of images": data.fingerprint}
     hosts.check_same(what, "give every host the same flags and the same images")
     if len(data.train) < config.train.batch_size:
         raise InputError(

@@ -269,12 +269,9 @@ def check_with_data(config: ConfigDict, pools: Mapping[str, Pools]):
     unlabeled_passes(config, pools, list(pools))
 
 
-OF_A_HOST = ("data.root", "data.cache_gb", "data.loader_threads")  # fields that may differ between hosts
-
-
 def check_same_run(config: ConfigDict, pools: Mapping[str, Pools]):
     """Raise InputError unless all hosts have the same config and lists of images: each reads a part of a batch."""
-    what: dict[str, Any] = {f: value for f, value in config_lib.flat(config).items() if f not in OF_A_HOST}
+    what = config_lib.same_on_hosts(config)
     for name, pool in pools.items():
         for use in ("labeled", "unlabeled", "val", "test"):
             what[f"list of {use} images of {name}"] = list(getattr(pool, use).ids)

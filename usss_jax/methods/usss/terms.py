@@ -173,8 +173,9 @@ def labeled_loss(
             scalars[f"embedding_supervision/{domain}"] = term
             loss = loss + objective.embedding_supervision * term
         if objective.theta < 1:
-            pixels = (upsample_matrix(side, model.upsample) for side in label.shape[1:])
-            sums[domain] = class_sums(jax.lax.stop_gradient(embedding), label, *pixels, model.num_classes[domain])
+            rows_of, columns_of = (upsample_matrix(side, model.upsample) for side in label.shape[1:])
+            constants = jax.lax.stop_gradient(embedding)
+            sums[domain] = class_sums(constants, label, rows_of, columns_of, model.num_classes[domain])
     return loss, (stats, scalars, sums)
 
 
