@@ -115,8 +115,8 @@ def _placed(tree, shardings):
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings)
 
 
-def compile_step(setting: Setting, mesh: Mesh):
-    """Compile the library's training step for the mesh; nothing is run and no array is made."""
+def lower_step(setting: Setting, mesh: Mesh) -> jax.stages.Lowered:
+    """Lower the library's training step for the mesh; nothing is run and no array is made."""
     model, tx = setting.model(), create_optimizer(1e-3, 10**6)
     state = abstract_state(setting, model, tx, mesh)
     step = jit_train_step(
@@ -128,7 +128,7 @@ def compile_step(setting: Setting, mesh: Mesh):
         objective=Objective(theta=setting.theta),
         label_classes={d: tuple(range(n)) for d, n in CLASSES.items()},
     )
-    return step.lower(state, abstract_batch(setting, mesh)).compile()
+    return step.lower(state, abstract_batch(setting, mesh))
 
 
 def memory(compiled) -> dict[str, int]:
@@ -136,14 +136,3 @@ def memory(compiled) -> dict[str, int]:
     found = compiled.memory_analysis()
     parts = {part: int(getattr(found, f"{part}_size_in_bytes")) for part in ("argument", "output", "alias", "temp")}
     return {**parts, "peak": parts["argument"] + parts["output"] - parts["alias"] + parts["temp"]}
-
-
-def costs(compiled) -> dict[str, float] | None:
-    """FLOPs and bytes accessed of one device's program as the compiler counts them, a loop's body once.
-
-    None where the compiler does not say (GPUs ahead of time).
-    """
-    found = compiled.cost_analysis()
-    if not found:
-        return None
-    return {"flops": found["flops"], "bytes_accessed": found["bytes accessed"]}

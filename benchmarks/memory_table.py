@@ -3,8 +3,7 @@
     python -m benchmarks.memory_table --topology=h100:1
 
 For a GPU ahead of time: XLA_FLAGS="--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
-(benchmarks/compiled_step.py). Goes on with what benchmarks/results/memory_table.json has not got yet. docs/speed.md has
-the tables.
+(benchmarks/compiled_step.py). Measures what benchmarks/results/memory_table.json lacks. docs/speed.md has the tables.
 """
 
 import argparse
@@ -13,7 +12,7 @@ import pathlib
 
 import jax
 
-from benchmarks.compiled_step import CLASSES, EMBED_DIM, SIZES, Setting, compile_step, memory, topology_mesh
+from benchmarks.compiled_step import CLASSES, EMBED_DIM, SIZES, Setting, lower_step, memory, topology_mesh
 from usss_jax.parallel.sharding import create_mesh
 from usss_jax.runs.logs import environment, write_json
 
@@ -46,7 +45,7 @@ def measure(mesh, case: tuple[str, str, str], micro_batch: int, remat: str) -> d
     # Two passes at least, so that the loop over them is there; more change the images' bytes alone.
     passes = max(2, BATCH // micro_batch)
     setting = Setting(encoder, 1.0, precision, remat, SIZES[size], BATCH, micro_batch, passes)
-    return memory(compile_step(setting, mesh))
+    return memory(lower_step(setting, mesh).compile())
 
 
 def fits(peaks: dict[str, dict], case: tuple[str, str, str], gigabytes: int) -> str:

@@ -7,7 +7,8 @@
 The step of benchmarks/step_cpu.py with labeled and unlabeled batches of 10 at 512x512 and at CamVid's 360x480:
 `reference` is PyTorch in float32 with TF32 off; `tuned` PyTorch with channels_last, bfloat16 autocast and
 torch.compile; ours in `float32` and `bfloat16`. Every one runs in a process of its own. `share_of_matmul_rate` is the
-convolution FLOPs of a step (benchmarks/flops.py) per second over the measured rate of a large bfloat16 matrix product.
+FLOPs of a step, as XLA counts them before it optimises, per second over the measured rate of a large bfloat16 matrix
+product.
 """
 
 import argparse
@@ -76,10 +77,11 @@ def measure(name: str, width: float, batch: int, size: tuple[int, int], steps: i
         seconds.append(time.perf_counter() - began)
     result = {"losses": losses, "seconds": statistics.median(seconds), "peak_bytes": peak()}
     if name == "float32":  # the shapes of all are the same
-        from benchmarks.flops import Setting, step_flops, total
+        from benchmarks.compiled_step import Setting, lower_step
+        from usss_jax.parallel.sharding import create_mesh
 
         setting = Setting(width=width, size=size, batch=batch, micro_batch=batch, passes=1)
-        result["convolution_flops"] = total(step_flops(setting))
+        result["flops"] = lower_step(setting, create_mesh()).cost_analysis()["flops"]
     return result
 
 
@@ -122,7 +124,7 @@ def compare(width: float, batch: int, size: tuple[int, int], steps: int, rate: f
         result["same_losses"] = bool(np.allclose(result["losses"], out["float32"]["losses"], rtol=0.01))
         if result["same_losses"]:  # whoever computes something else takes part in no comparison
             speed[name] = result["images_per_second"] = images / result["seconds"]
-            result["share_of_matmul_rate"] = out["float32"]["convolution_flops"] / result["seconds"] / rate
+            result["share_of_matmul_rate"] = out["float32"]["flops"] / result["seconds"] / rate
     ratios = {f"bfloat16/{name}": speed["bfloat16"] / speed[name] for name in speed if "bfloat16" in speed}
     return {**out, "ratio": ratios}
 

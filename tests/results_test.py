@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from benchmarks import collapse, data, entropy_watch
+from benchmarks import data
 from usss_jax.experiments import collect, render
 from usss_jax.experiments.layout import read_setting
 from usss_jax.methods.usss.results import results_table
@@ -88,24 +88,6 @@ def test_cosines_of_figure_4_are_those_of_its_files():
             numbers = " | ".join(f"{stage['centred'][key]:.3f}" for key in ("matching", "other", "difference"))
             assert f"| {stage['seed']} | {stage['title']} | {numbers} |" in text
     assert "figure4/seed0/class_plot.png" in text
-
-
-def test_collapse_table_is_that_of_the_benchmark():
-    result = json.loads((REPO / "benchmarks/results/collapse_cvd_iddlite_cpu.json").read_text())
-    assert collapse.markdown(result) in (REPO / "docs/collapse.md").read_text()
-
-
-def test_watch_over_whole_trainings_is_that_of_the_benchmark():
-    result = json.loads((REPO / "benchmarks/results/entropy_watch_cvd_iddlite_cpu.json").read_text())
-    assert entropy_watch.markdown(result) in (REPO / "docs/collapse.md").read_text()
-
-
-def test_memory_of_the_two_orders_is_that_of_the_benchmark():
-    result = json.loads((REPO / "benchmarks/results/score_first.json").read_text())
-    text = (REPO / "docs/design.md").read_text()
-    for part in ("entropy_terms", "step"):
-        sizes = [result[part][order]["temporary_bytes"] / 1e6 for order in ("upsample_first", "score_first")]
-        assert f"{sizes[0]:.0f} -> {sizes[1]:.0f} MB" in text
 
 
 def test_speed_of_the_loader_is_that_of_the_benchmark():
