@@ -22,7 +22,7 @@ from tensorflow_datasets.core import dataset_builder, splits
 
 from data_prep import inputs, report
 from data_prep.encode import encode_example
-from data_prep.shards import cannot_write, finished_shard, sync, write_json, write_shard
+from data_prep.shards import cannot_write, finished_shard, sync, write_shard
 from usss_jax.data import content, masks, records
 from usss_jax.data.domain import Domain
 from usss_jax.data.files import others_text
@@ -30,6 +30,7 @@ from usss_jax.data.mask_files import match_masks
 from usss_jax.data.palettes import Palettes
 from usss_jax.data.sizes import height_width
 from usss_jax.errors import InputError
+from usss_jax.local_files import write_whole
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -143,7 +144,8 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
                 shards = self._write_shards([job for split in found for job in self._jobs(split, work)], progress)
                 self._describe(found, shards, source)
                 skipped = {split.name: split.skipped for split in found}
-                write_json(folder / report.FILE, report.summarise(config, shards, skipped, absent))
+                told = report.summarise(config, shards, skipped, absent)
+                write_whole(folder / report.FILE, json.dumps(told, indent=1))
                 self.info.write_to_directory(folder)
                 for file in (*folder.iterdir(), folder):
                     sync(file)

@@ -15,6 +15,7 @@ from usss_jax.data.sampling import count_pixels
 from usss_jax.data.sources import Source, open_source
 from usss_jax.data.splits import LISTS, rank
 from usss_jax.errors import InputError
+from usss_jax.local_files import write_whole
 
 DOMAINS = ("camvid", "idd_lite", "cityscapes256")
 NUMBERS = (50, 100, 375, 1500)  # of the paper
@@ -50,11 +51,10 @@ def _write_lists(data_root, out):
     for name in DOMAINS:
         domain = get_domain(name)
         train = open_source(domain, data_root / domain.folder, "train")
-        (out / name).mkdir(parents=True, exist_ok=True)
         for n in (n for n in NUMBERS if n <= len(train)):
             for seed in SEEDS:
                 path = out / name / f"n{n}_seed{seed}.txt"
-                path.write_text(list_text(domain, train, n, seed), encoding="utf-8")
+                write_whole(path, list_text(domain, train, n, seed))
                 print(path, path.read_text(encoding="utf-8").splitlines()[2].removeprefix("# "), flush=True)
 
 

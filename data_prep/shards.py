@@ -17,6 +17,7 @@ from array_record.python import array_record_module
 from data_prep.encode import Encoded
 from data_prep.inputs import Item
 from usss_jax.errors import InputError
+from usss_jax.local_files import write_whole
 
 # Encoded images do not shrink any more; one thread of the writer, so that it holds little in memory.
 WRITER_OPTIONS = "group_size:1,uncompressed,max_parallelism:1"
@@ -106,7 +107,7 @@ def write_shard(
         "skipped": skipped,
         "seconds": time.monotonic() - started,
     }
-    write_json(stats_path, stats)
+    write_whole(stats_path, json.dumps(stats, indent=1))
     return stats
 
 
@@ -159,14 +160,6 @@ def cannot_write(path: os.PathLike | str, reason: object) -> InputError:
     if isinstance(reason, OSError) and reason.errno not in (errno.ENOSPC, errno.EDQUOT):
         remedy = "give another --data_dir, or make this one writable"
     return InputError(f"{path}: cannot be written ({said}); {remedy}")
-
-
-def write_json(path: pathlib.Path, content: dict) -> None:
-    """Write JSON in one step: a killed run leaves the old file or the new one."""
-    temporary = path.with_name(path.name + ".writing")
-    temporary.write_text(json.dumps(content, indent=1), "utf-8")
-    sync(temporary)
-    os.replace(temporary, path)
 
 
 def sync(path: os.PathLike | str) -> None:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from ml_collections import ConfigDict
 from png_files import png
-from small_files import H, W, complaint, write_image
+from small_files import CLASSES, H, W, complaint, write_image
 
 from usss_jax.config import checked, default_config, per_domain_paths, with_absolute_paths
 from usss_jax.data.content import differences, label_space
@@ -22,11 +22,7 @@ SPEC = {
     "name": "mine",
     "root": "data",
     "size": [H, W],
-    "classes": [
-        {"name": "road", "color": [128, 64, 128], "ids": [1]},
-        {"name": "sky", "color": [70, 130, 180], "ids": [2]},
-        {"name": "tree", "color": [0, 99, 0], "ids": [3]},
-    ],
+    "classes": CLASSES,
     "ignore_ids": [0],
     "splits": {"train": {"images": "train", "masks": "train_masks"}, "val": {"images": "val", "masks": "val_masks"}},
 }

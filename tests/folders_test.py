@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_data
 import yaml
-from small_files import H, W, camvid, complaint, open_camvid, write_ids, write_image
+from small_files import CLASSES, H, W, camvid, complaint, open_camvid, write_ids, write_image
 
 from usss_jax.data.check.domain import check_domain, uses_of
 from usss_jax.data.check.findings import FAULT, NOTE, find_faults
@@ -25,10 +25,7 @@ def mine(tmp_path, **splits):
         "name": "mine",
         "root": "data",
         "size": [H, W],
-        "classes": [
-            {"name": "road", "color": [128, 64, 128], "ids": [1]},
-            {"name": "sky", "color": [70, 130, 180], "ids": [2]},
-        ],
+        "classes": CLASSES[:2],
         "splits": {"train": {"images": "images", "masks": "masks"}} | splits,
         "val_split": "train",
     }

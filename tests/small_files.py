@@ -12,6 +12,11 @@ from usss_jax.data.domains import get_domain
 from usss_jax.data.sources import open_source
 
 H, W = 12, 16
+CLASSES = [  # of a domain's file
+    {"name": "road", "color": [128, 64, 128], "ids": [1]},
+    {"name": "sky", "color": [70, 130, 180], "ids": [2]},
+    {"name": "tree", "color": [0, 99, 0], "ids": [3]},
+]
 
 
 def real_data(folder):

@@ -1,5 +1,6 @@
 """Files and folders of this machine: paths as users write them, JSON objects, files that are written in one piece."""
 
+import contextlib
 import errno
 import json
 import os
@@ -49,6 +50,8 @@ def read_object(path: pathlib.Path) -> dict[str, Any]:
 def write_whole(path: pathlib.Path, content: str | bytes):
     """Write a file in one piece: a reader, also after a power loss, sees the old one or the new one.
 
+    Text is written as UTF-8. The parent folder is made if there is none.
+
     Raises:
       OSError: if it cannot be written; it names the file.
     """
@@ -61,6 +64,8 @@ def write_whole(path: pathlib.Path, content: str | bytes):
             os.fsync(file.fileno())  # else a power loss may leave an empty file under the final name
         os.replace(partial, path)
     except OSError as e:
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise named(e, path) from e
 
 

@@ -19,7 +19,6 @@ from usss_jax.runs import logs
 from usss_jax.runs.finished import FinishedJob, open_jobs
 from usss_jax.runs.workdir import read_data
 
-SPLITS = ("test", "val")
 NUMBERS, PICTURE = "class_plot.json", "class_plot.png"
 
 

@@ -5,7 +5,8 @@ import functools
 
 import numpy as np
 
-IGNORE = 255
+from usss_jax.objectives import IGNORE
+
 UNKNOWN = 254  # marks what no class table has, so that there are at most 254 classes
 ENCODINGS = ("ids", "color", "ids16")
 

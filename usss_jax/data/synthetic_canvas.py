@@ -6,7 +6,8 @@ import math
 import cv2
 import numpy as np
 
-IGNORE = 255
+from usss_jax.objectives import IGNORE
+
 _SHIFT = 4  # sub-pixel bits of OpenCV's polygon coordinates
 _CIRCLE = np.exp(2j * np.pi * np.arange(24)[:, None] / 24).view(np.float64)  # x and y of its corners
 _PAINTS = {

@@ -1,4 +1,4 @@
-"""Word vectors from the files of word2vec, GloVe and fastText, and class names as their means."""
+"""Word vectors from text files (GloVe, fastText's .vec), and class names as their means."""
 
 import difflib
 import itertools
@@ -10,29 +10,25 @@ import numpy as np
 
 from usss_jax.errors import InputError
 
-LONGEST = 1 << 20  # bytes of a line or, in a binary file, of a word; more is no word vector and not kept in memory
-# What gzip, bzip2, xz, zip and fastText's own model files start with.
-_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"PK\x03\x04")
-_FASTTEXT = b"\xba\x16\x4f\x2f"
+LONGEST = 1 << 20  # bytes of a line; more is no word vector and not kept in memory
+_BINARY = re.compile(rb"[\x00-\x08\x0e-\x1f]")  # no word has control characters
 
 
 def read_word_vectors(path: str | os.PathLike, words: Iterable[str]) -> dict[str, np.ndarray]:
     """Read the vectors of some words; those that the file lacks are left out.
 
-    The file is read row by row, and no further than to the last word wanted. It is one of
-      text with a first line "count dimension" (word2vec, fastText's .vec),
-      text without (GloVe),
-      word2vec's binary form: named *.bin, or seen by its bytes.
-    A word is looked up as it is written, and in lower case if that is not there; the first of two equal rows counts.
-    A text row with more blanks than numbers is a word with blanks (GloVe's 840B file has some).
+    The file is text, a word and its numbers per line, with a first line "count dimension" (fastText's .vec) or without
+    (GloVe). It is read line by line, and no further than to the last word wanted. A word is looked up as it is written,
+    and in lower case if that is not there; the first of two equal rows counts. A row with more blanks than numbers is a
+    word with blanks (GloVe's 840B file has some).
 
     Returns:
       Word -> float32 [dimension].
 
     Raises:
-      InputError: naming file and line (of a binary file: the number of the vector), for a row of another length, a
-        number that is none or not finite in a wanted row, and a file that ends before its count. What lies after the
-        last wanted word is not looked at; a GloVe file cut off between two lines cannot be told from a whole one.
+      InputError: naming file and line, for a file that is no text, a row of another length, a number that is none or
+        not finite in a wanted row, and a file that ends before its count. What lies after the last wanted word is not
+        looked at; a GloVe file cut off between two lines cannot be told from a whole one.
     """
     words = list(dict.fromkeys(words))
     forms = {form.encode() for word in words for form in (word, word.lower())}
@@ -118,12 +114,11 @@ def orthonormal(rows: int, columns: int, seed: int) -> np.ndarray:
     return q * np.sign(np.diag(r))  # the signs that QR leaves open, so that every machine has the same matrix
 
 
-def _vector(place: str, word: str, numbers: "bytes | np.ndarray") -> np.ndarray:
-    """Numbers of a row, as text or read already, float32 [dimension]."""
+def _vector(place: str, word: str, numbers: bytes) -> np.ndarray:
+    """Numbers of a row as float32 [dimension]."""
     try:
-        values = [float(n) for n in numbers.split(b" ")] if isinstance(numbers, bytes) else numbers
         with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
-            vector = np.array(values, np.float32)
+            vector = np.array([float(n) for n in numbers.split(b" ")], np.float32)
     except ValueError as error:
         raise InputError(f"{place}: the vector of {word!r} has something that is no number ({error})") from error
     if not np.isfinite(vector).all():
@@ -131,35 +126,24 @@ def _vector(place: str, word: str, numbers: "bytes | np.ndarray") -> np.ndarray:
     return vector
 
 
-def _rows(path) -> Iterator[tuple[str, bytes, "bytes | np.ndarray"]]:
-    """Place, word and numbers (text, or an array from a binary file) of every row."""
+def _rows(path) -> Iterator[tuple[str, bytes, bytes]]:
+    """Place, word and numbers of every row."""
     try:
         with open(os.path.expanduser(path), "rb", buffering=LONGEST) as file:
-            first = file.readline(LONGEST)
-            if first.startswith(_PACKED):
-                raise InputError(f"{path}: is packed; unpack it first")
-            if first.startswith(_FASTTEXT):
-                raise InputError(f"{path}: is a model of fastText; give its text file, .vec")
+            lines = iter(lambda: file.readline(LONGEST), b"")
+            first = next(lines, b"")
             fields = first.split()
-            # No more digits than a number of 64 bits has: int() refuses thousands of them.
-            if len(fields) == 2 and all(f.isdigit() and len(f) < 20 for f in fields) and int(fields[1]):
-                count, dim = map(int, fields)
-                if dim > LONGEST:  # no row could hold them; a buffer for one would not fit into memory
-                    raise InputError(f"{path}:1: says that a vector has {dim} numbers; the file is damaged")
-                # No word has control characters; a whole vector of floats without one is all but impossible.
-                sample = file.read(4 * dim + 64)
-                file.seek(len(first))
-                if str(path).lower().endswith(".bin") or re.search(rb"[\x00-\x08\x0e-\x1f]", sample):
-                    yield from _binary_rows(path, file, count, dim)
-                else:
-                    yield from _text_rows(path, iter(lambda: file.readline(LONGEST), b""), 2, dim, count)
-            elif len(fields) > 2 and len(first) < LONGEST:
-                lines = itertools.chain([first], iter(lambda: file.readline(LONGEST), b""))
-                yield from _text_rows(path, lines, 1, len(fields) - 1, 0)
-            else:
+            if _BINARY.search(first) or len(fields) < 2 or len(first) >= LONGEST:
                 raise InputError(
-                    f"{path}:1: is neither 'count dimension' nor a word and its numbers; give word vectors"
+                    f"{path}:1: is neither 'count dimension' nor a word and its numbers; give word vectors as text"
                 )
+            if len(fields) > 2:
+                yield from _text_rows(path, itertools.chain([first], lines), 1, len(fields) - 1, 0)
+            # No more digits than a number of 64 bits has: int() refuses thousands of them.
+            elif all(f.isdigit() and len(f) < 20 for f in fields) and 0 < int(fields[1]) <= LONGEST:
+                yield from _text_rows(path, lines, 2, int(fields[1]), int(fields[0]))
+            else:
+                raise InputError(f"{path}:1: is no 'count dimension' of word vectors; the file is damaged")
     except OSError as error:
         raise InputError(f"{path}: these word vectors cannot be read ({error.strerror}); correct the path") from error
 
@@ -178,7 +162,8 @@ def _text_rows(path, lines, start, dim, count):
             in_word = head[0].split() if head else []
             if not head or (len(in_word) > 1 and _is_number(in_word[-1])):
                 got = len(line.split()) - 1
-                raise InputError(f"{path}:{number}: has {got} numbers, not {dim}; the file is damaged or cut off")
+                why = "the file is binary: give it as text" if _BINARY.search(line) else "it is damaged or cut off"
+                raise InputError(f"{path}:{number}: has {got} numbers, not {dim}; {why}")
             word = head[0]
         seen += 1
         yield f"{path}:{number}", word, numbers
@@ -198,18 +183,3 @@ def _is_number(text):
     except ValueError:
         return False
     return True
-
-
-def _binary_rows(path, file, count, dim):
-    data, start, size = b"", 0, 4 * dim
-    for number in range(1, count + 1):
-        blank = data.find(b" ", start)
-        while blank < 0 or blank + 1 + size > len(data):
-            more = b"" if blank < 0 and len(data) - start > LONGEST else file.read(LONGEST + size)
-            if not more:
-                raise InputError(f"{path}: vector {number} of {count} has no end; the file is damaged or cut off")
-            data, start = data[start:] + more, 0
-            blank = data.find(b" ")
-        word = data[start:blank].lstrip(b"\r\n")  # word2vec ends a vector with a line feed, other writers do not
-        yield f"{path}: vector {number}", word, np.frombuffer(data, "<f4", dim, blank + 1)
-        start = blank + 1 + size

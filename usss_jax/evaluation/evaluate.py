@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from usss_jax.evaluation.metrics import confusion_matrix
 from usss_jax.models.strips import map_pixels
 from usss_jax.models.universal import UniversalModel
-from usss_jax.objectives.losses import IGNORE
+from usss_jax.objectives import IGNORE
 from usss_jax.parallel.sharding import batch_sharding, put, replicated
 
 THREADS = 4  # that decode the images of a batch

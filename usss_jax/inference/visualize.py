@@ -1,6 +1,7 @@
-"""Pictures for people: coloured label maps, overlays, error maps, and the grid that compares predictions."""
+"""Pictures for people: coloured label maps, overlays, and the grid that compares predictions."""
 
 import dataclasses
+import io
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -9,11 +10,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from usss_jax.errors import InputError
+from usss_jax.local_files import write_whole
+from usss_jax.objectives import IGNORE
 
-IGNORE = 255
 Legend = Sequence[tuple[str, tuple[int, int, int]]]  # name and colour of each class
 
-_RIGHT, _WRONG, _IGNORED = (255, 255, 255), (208, 32, 32), (128, 128, 128)  # of error maps
 _PAPER, _INK, _FRAME = (255, 255, 255), (32, 32, 32), (170, 170, 170)
 _MIN_TILE = 160  # pixels; thin classes are lost on smaller tiles
 _GAP = 10
@@ -48,16 +49,6 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, alpha: fl
     mixed = (1 - alpha) * image + alpha * colorize(label, palette)
     mixed = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
     return np.where((label == IGNORE)[..., None], image, mixed)
-
-
-def error_map(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Compare labels uint8 [h, w] as uint8 [h, w, 3]: white right, red wrong, grey where truth is ignore.
-
-    Raises InputError when the two differ in size.
-    """
-    _check_same_size(truth, prediction)
-    kind = np.where(truth == IGNORE, 2, truth != prediction)
-    return np.array([_RIGHT, _WRONG, _IGNORED], np.uint8)[kind]
 
 
 def comparison(
@@ -107,15 +98,10 @@ def save_png(path: str | os.PathLike, array: np.ndarray) -> None:
 
     Raises InputError when the file cannot be written.
     """
-    path = pathlib.Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    data = io.BytesIO()
+    Image.fromarray(array).save(data, format="PNG")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            Image.fromarray(array).save(part, format="PNG")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(pathlib.Path(path), data.getvalue())
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from None
 

@@ -17,6 +17,7 @@ import flax.traverse_util
 import numpy as np
 
 from usss_jax.errors import InputError
+from usss_jax.local_files import write_whole
 from usss_jax.models.encoder import TensorNames
 
 _HEADS = ("seg.", "en_map.")
@@ -165,12 +166,9 @@ def save_safetensors(path: str, state_dict: Mapping[str, np.ndarray], metadata: 
     # The format stores the memory as it lies, so that a transposed view would come back scrambled.
     tensors = {name: np.asarray(tensor, order="C") for name, tensor in state_dict.items()}
     data = save(tensors, metadata=dict(metadata or {}))
-    partial = file.with_name(f"{file.name}.partial")
     try:
-        partial.write_bytes(data)
-        partial.replace(file)  # an interrupted write leaves no half file under the name
+        write_whole(file, data)
     except OSError as e:
-        partial.unlink(missing_ok=True)
         raise InputError(f"{path}: cannot be written ({e.strerror})") from e
 
 

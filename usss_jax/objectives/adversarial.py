@@ -6,7 +6,7 @@ All are means over pixels, where the paper prints sums: its equations with every
 import jax
 import jax.numpy as jnp
 
-from usss_jax.objectives.losses import IGNORE
+from usss_jax.objectives import IGNORE
 
 
 def truth_map(labels, num_classes: int, dtype=jnp.float32):

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-IGNORE = 255
+from usss_jax.objectives import IGNORE
 
 
 def cross_entropy(logits, labels, ignore: int = IGNORE):

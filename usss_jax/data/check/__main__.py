@@ -37,7 +37,7 @@ from usss_jax.data.sources import open_source
 from usss_jax.data.splits import split_hash
 from usss_jax.errors import InputError
 from usss_jax.inference.visualize import save_png
-from usss_jax.local_files import check_paths
+from usss_jax.local_files import check_paths, write_whole
 
 flags.declare_key_flag("config")  # so that --help shows it
 DOMAIN = flags.DEFINE_string("domain", None, "Domain to look at, by name or YAML file; several with commas.")
@@ -153,8 +153,7 @@ def _own_folder(task):
 
 def _write(path, text):
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)
     except OSError as error:
         raise InputError(f"--out: cannot write {path} ({error.strerror}); give another folder") from error
 

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import os
 import pathlib
 import zipfile
 import zlib
@@ -18,6 +17,7 @@ from jax.sharding import Mesh
 from usss_jax.errors import InputError
 from usss_jax.evaluation.evaluate import one_behind, placed_batches, sum_batches
 from usss_jax.inference.visualize import save_png
+from usss_jax.local_files import write_whole
 from usss_jax.methods.usss import embedding_report
 from usss_jax.models.universal import UniversalModel
 from usss_jax.models.upsample import upsample_matrix
@@ -239,10 +239,9 @@ def save(path: pathlib.Path, embeddings: Mapping[str, Prototypes | LabelEmbeddin
     if not hosts.is_writer():
         return
     arrays = {f"{domain}/{name}": value for domain, e in embeddings.items() for name, value in vars(e).items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = path.with_name("partial_" + path.name)
-    np.savez(partial_path, meta=np.array(json.dumps(meta)), **arrays)
-    os.replace(partial_path, path)
+    data = io.BytesIO()
+    np.savez(data, meta=np.array(json.dumps(meta)), **arrays)
+    write_whole(path, data.getvalue())
 
 
 def load(
