@@ -123,7 +123,7 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
             config.source,
             self.find_masks,
             missing_mask=config.missing_mask,
-            on_bad_example=config.data.on_bad_example,
+            on_bad_example=config.on_bad_example,
         )
         source = self._fingerprint([item for s in found for item in s.items])
         if final.exists():
@@ -179,7 +179,7 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
             )
         for split in metadata["splits"].values():
             records.check_files(final, split["shards"])
-        if skipped and config.data.on_bad_example == "error":
+        if skipped and config.on_bad_example == "error":
             raise InputError(
                 f"{final}: was prepared with --on_bad_example=skip and lacks what {report.FILE} names as skipped "
                 f"({len(skipped)} in all); give that flag again to accept it, or restore the files, delete this folder "
@@ -202,9 +202,7 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     def _write_shards(self, jobs, progress) -> dict[str, list[dict]]:
         """Write the shards that are not finished yet; statistics of all shards of each split."""
         config = self.builder_config
-        stats = {
-            job.path: finished_shard(job.path, job.notes, job.fingerprint, config.data.on_bad_example) for job in jobs
-        }
+        stats = {job.path: finished_shard(job.path, job.notes, job.fingerprint, config.on_bad_example) for job in jobs}
         for file in jobs[0].path.parent.iterdir():
             if file not in stats:
                 file.unlink()  # of a shard that was being written, or is not wanted any more
@@ -227,7 +225,7 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
                     pool=pool,
                     window=2 * config.workers + 2,
                     fingerprint=job.fingerprint,
-                    on_bad_example=config.data.on_bad_example,
+                    on_bad_example=config.on_bad_example,
                     progress=step,
                 )
         shards: dict[str, list[dict]] = {}

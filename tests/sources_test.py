@@ -359,7 +359,7 @@ def test_select_keeps_the_given_order(tmp_path):
 @pytest.mark.parametrize(("ids", "message"), [(["a", "x"], "id 'x' is not in"), (["a", "a"], "id 'a' is twice")])
 def test_select_names_a_wrong_id(tmp_path, ids, message):
     root = camvid(tmp_path)
-    for call in (open_camvid(root).val, lambda ids: open_camvid(root, ids=ids)):
+    for call in (open_camvid(root).select, lambda ids: open_camvid(root, ids=ids)):
         with pytest.raises(InputError, match=message):
             call(ids)
 
