@@ -33,6 +33,7 @@ from usss_jax.data.cache import Budget
 from usss_jax.data.domains import get_domain
 from usss_jax.data.files import find_images
 from usss_jax.data.mask_files import find_masks
+from usss_jax.data.options import Options
 from usss_jax.data.pools import Pools, open_pools
 from usss_jax.data.sizes import height_width
 from usss_jax.runs import logs
@@ -114,7 +115,7 @@ def measure_domain(name: str, root: pathlib.Path, workers: int, rounds: int, sec
     domain = get_domain(name)
 
     def pool(cache_bytes: int) -> Pools:
-        return open_pools(domain, str(root / domain.folder), labeled="all", budget=Budget(cache_bytes))
+        return open_pools(domain, str(root / domain.folder), Options(labeled="all"), Budget(cache_bytes))
 
     cold, cached = pool(0), pool(10**11)
     for index in range(len(cached.labeled)):

@@ -11,8 +11,9 @@ import pathlib
 
 from usss_jax.data.domain import Domain
 from usss_jax.data.domains import get_domain
+from usss_jax.data.examples import Source
 from usss_jax.data.sampling import count_pixels
-from usss_jax.data.sources import Source, open_source
+from usss_jax.data.sources import open_source
 from usss_jax.data.splits import LISTS, rank
 from usss_jax.errors import InputError
 from usss_jax.local_files import write_whole

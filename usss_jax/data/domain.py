@@ -57,7 +57,7 @@ class Domain:
     title: str
     classes: tuple[LabelClass, ...]
     layouts: tuple[Layout, ...]
-    folder: str  # below data_root, or an absolute path
+    folder: str  # below data.root, or an absolute path
     size: tuple[int, int]  # images are loaded at
     crop: tuple[int, int]  # of it, for training
     val_split: str = "val"

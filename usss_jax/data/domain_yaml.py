@@ -22,7 +22,7 @@ def load_yaml(path: str) -> Domain:
 
     Keys: `name`, `size` [h, w], `classes` (a list of {name, color: [r, g, b], ids: raw id or list of them}) and
     `splits` must be there. The others, with their defaults: `root` (relative to this file; without it the domain's
-    folder is data_root), `title` (the name), `encoding` (ids: class ids, as grey levels, palette indices or three equal
+    folder is data.root), `title` (the name), `encoding` (ids: class ids, as grey levels, palette indices or three equal
     channels; color: the classes' colours, which then have no ids; ids16: the first channel of a colour PNG; see
     data/masks.py), `ignore_ids` (none), `ignore_colors` (black, unless a class is), `other_colors` (error; or ignore:
     every colour that no class has is ignored), `crop` (size), `val_split` (val), `test_split` (val_split),

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from usss_jax.data.domain import IGNORE
+from usss_jax.data.examples import Source
 from usss_jax.data.progress import Progress
-from usss_jax.data.sources import Source
 
 
 @dataclasses.dataclass(frozen=True)

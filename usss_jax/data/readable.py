@@ -1,4 +1,4 @@
-"""Which examples of a source can be read: the pass behind on_bad_example="skip"."""
+"""Which examples of a source can be read: the pass behind data.on_bad_example="skip"."""
 
 import contextlib
 import dataclasses
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from usss_jax.data.examples import Examples
 from usss_jax.data.progress import Progress
-from usss_jax.data.sources import Examples
 from usss_jax.errors import InputError
 
 AnyExamples = TypeVar("AnyExamples", bound=Examples)

@@ -18,11 +18,13 @@ import numpy as np
 from usss_jax.data.content import differences, label_space
 from usss_jax.data.decode import check_same_size, decode_image, resize_image, resize_label
 from usss_jax.data.domain import IGNORE, Domain
+from usss_jax.data.examples import pick
 from usss_jax.data.files import NoMasksError, give_masks
 from usss_jax.data.headers import read_header
 from usss_jax.data.sizes import height_width
-from usss_jax.data.sources import RECORDS, pick
 from usss_jax.errors import InputError
+
+RECORDS = "tfds:"  # before the folder of prepared records
 
 
 def open_records(
@@ -61,7 +63,7 @@ def open_records(
     bare = set(known[split]["without_label"]) if with_masks else ()
     for key in [key for key in rows if key in bare]:
         message = (
-            f"{where}: {key!r} has no mask; set on_bad_example=skip, or add its mask, delete this folder and prepare "
+            f"{where}: {key!r} has no mask; set data.on_bad_example=skip, or add its mask, delete this folder and prepare "
             "it again"
         )
         if skip is None:
@@ -216,7 +218,7 @@ def _find_folder(domain, root, size):
             )
     sizes = sorted({tuple(metadata["size"]) for metadata in found.values()})
     prepared = " and ".join(map(height_width, sizes))
-    instead = " or ".join(f"image_size={domain.name}={height_width(one)}" for one in sizes)
+    instead = " or ".join(f"data.image_size={domain.name}={height_width(one)}" for one in sizes)
     raise InputError(
         f"{root}: the records of domain {domain.name!r} there are {prepared} (height x width) but "
         f"{height_width(size)} is wanted; prepare them again with --size={height_width(size)}, or set "

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from usss_jax.data.sources import Source
+from usss_jax.data.examples import Source
 from usss_jax.errors import InputError
 
 
@@ -28,7 +28,7 @@ def rare_class_probabilities(counts: np.ndarray, temperature: float) -> np.ndarr
     """
     total = counts.sum(axis=0)
     if not total.any():
-        raise InputError('sampling="rare": no labeled image has a labeled pixel; check the masks')
+        raise InputError("data.sampling=rare: no labeled image has a labeled pixel; check the masks")
     scores = np.where(total > 0, (1 - total / total.sum()) / temperature, -np.inf)
     weights = np.exp(scores - scores.max())
     return weights / weights.sum()

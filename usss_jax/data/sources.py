@@ -3,53 +3,21 @@
 import difflib
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, Self
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from usss_jax.data import synthetic
 from usss_jax.data.decode import check_same_size, decode_image, read_file, resize_image, resize_label
 from usss_jax.data.domain import Domain, Layout
+from usss_jax.data.examples import Source, pick
 from usss_jax.data.files import find_images
 from usss_jax.data.headers import read_header
 from usss_jax.data.mask_files import match_masks
 from usss_jax.data.masks import decode_mask
 from usss_jax.data.palettes import Palettes
+from usss_jax.data.records import RECORDS, open_records
 from usss_jax.errors import InputError
-
-RECORDS = "tfds:"  # before the folder of prepared records
-
-
-class Examples(Protocol):
-    """Examples by index, each with an id; nothing is decoded before one is asked for."""
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """Names of the images, in order."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index) -> dict[str, np.ndarray]:
-        """Example {"image": uint8 [h, w, 3]}, with masks "label": uint8 [h, w] of train ids, 255 = ignore."""
-        ...
-
-    def select(self, ids: Iterable[str]) -> Self:
-        """Restrict to the given ids, in their order; raises InputError naming an id that is not there."""
-        ...
-
-
-class Source(Examples, Protocol):
-    """What the sources of images have besides."""
-
-    def label(self, index) -> np.ndarray:
-        """Label of an example alone, without decoding its image."""
-        ...
-
-    def file_size(self, index) -> tuple[int, int]:
-        """(h, w) of an image before it is resized."""
-        ...
 
 
 def open_source(
@@ -85,8 +53,6 @@ def open_source(
         source = SyntheticSource(domain, split, size, with_masks)
         return source if ids is None else source.select(ids)
     if isinstance(root, str) and root.startswith(RECORDS):
-        from usss_jax.data.records import open_records  # which imports this module
-
         return open_records(domain, root, split, size=size, with_masks=with_masks, ids=ids, skip=skip)
     if root is None or not os.path.isdir(root):
         raise InputError(f"no folder {str(root)!r} for domain {domain.name!r}; to get it: {domain.how_to_get}")
@@ -187,18 +153,3 @@ class SyntheticSource:
         source = SyntheticSource(self._domain, self._split, self._size, self._with_masks)
         source.ids = list(pick(known, ids, f"split {self._split!r} of domain {self._domain.name!r}"))
         return source
-
-
-def pick(known: Mapping[str, Any], ids: Iterable[str], where: str) -> dict[str, Any]:
-    """Take the given ids of `known`, in their order; raises InputError naming one that is not there, or is twice."""
-    ids = list(ids)
-    chosen = {}
-    for key in ids:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f" (closest is {close[0]!r})" if close else ""
-            raise InputError(f"id {key!r} is not in {where}{hint}; correct the list of ids or add the image")
-        if key in chosen:
-            raise InputError(f"id {key!r} is twice in the list of ids for {where}; remove one")
-        chosen[key] = known[key]
-    return chosen

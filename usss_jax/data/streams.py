@@ -13,9 +13,9 @@ import grain
 import numpy as np
 
 from usss_jax.data.augment import CropFlip, stack
+from usss_jax.data.examples import Examples
 from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.sampling import rare_class_probabilities
-from usss_jax.data.sources import Examples
 from usss_jax.errors import InputError
 
 

@@ -5,11 +5,12 @@ python -m usss_jax.data.check --domain=mine.yaml [--data_root=DATA]
 
 Exit code 1: there are faults, which are to be mended: what would stop a training, an image without its mask or a mask
 without its image, a file that cannot be used, an image that is twice in a split or both in training and evaluation, a
-labeled image among the unlabeled ones in spite of unlabeled_includes_labeled=False, a class that no mask of the domain
-has. Exit code 0: there are none. Warnings, which may be meant, leave it 0: classes that one split or the chosen labeled
-images lack, masks that are mostly ignored, other images that two splits share. Exit code 2: the flags are wrong.
+labeled image among the unlabeled ones in spite of data.unlabeled_includes_labeled=False, a class that no mask of the
+domain has. Exit code 0: there are none. Warnings, which may be meant, leave it 0: classes that one split or the chosen
+labeled images lack, masks that are mostly ignored, other images that two splits share. Exit code 2: the flags are
+wrong.
 
-A domain to which a config gives no labels (labeled_per_domain=NAME=0) needs no masks.
+A domain to which a config gives no labels (data.labeled_per_domain=NAME=0) needs no masks.
 
 Unlike a training it opens every mask of every split that has masks, also those of images that are not labeled.
 """
@@ -31,7 +32,7 @@ from usss_jax.data.check.report import domain_json, domain_text, findings_text
 from usss_jax.data.check.sheet import draw_sheet
 from usss_jax.data.domain import Domain
 from usss_jax.data.domains import get_domain
-from usss_jax.data.pools import domain_root, pool_options
+from usss_jax.data.options import Options, domain_root, read_options
 from usss_jax.data.progress import Progress
 from usss_jax.data.sources import open_source
 from usss_jax.data.splits import split_hash
@@ -49,11 +50,11 @@ THREADS = flags.DEFINE_integer("threads", 4, "Threads that open files.", 1)
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A domain to look at: its folder, and what the config says to open_pools of it (empty without a config)."""
+    """A domain to look at: its folder, and how the config uses its images (None without a config)."""
 
     domain: Domain
     root: str | None
-    options: dict[str, Any]
+    options: Options | None = None
     least_classes: int = 2
 
 
@@ -110,30 +111,29 @@ def read_tasks(argv: list[str]) -> list[Task]:
     known = [domain.name for domain in domains]
     if len(set(known)) < len(known):
         raise InputError(f"domains {', '.join(known)}: two of them have the same name; rename one in its file")
-    options = pool_options(config, dict(zip(known, domains, strict=True))) if config else {}
+    options = read_options(config, dict(zip(known, domains, strict=True))) if config else {}
     least = config.data.min_classes if config else 2
     data_root = config.data.root if config else DATA_ROOT.value
     try:
-        return [Task(d, domain_root(data_root, d, known), options.get(d.name, {}), least) for d in domains]
+        return [Task(d, domain_root(data_root, d, known), options.get(d.name), least) for d in domains]
     except InputError as error:
         raise error if config else InputError(str(error).replace("--config.data.root", "--data_root")) from error
 
 
 def examine(task: Task) -> tuple[DomainReport, list[Finding]]:
     """Open the files of a domain and judge them."""
-    listed = bool(task.options.get("labeled_list"))
-    without_labels = task.options.get("labeled") == 0 and not listed
+    options = task.options or Options()
     with contextlib.closing(Progress()) as progress:
         report = check_domain(
             task.domain,
             task.root,
-            uses_of(task.domain, task.options.get("unlabeled_splits"), without_labels),
-            size=task.options.get("size"),
+            uses_of(task.domain, options.unlabeled_splits, options.without_labels),
+            size=options.size,
             threads=THREADS.value,
             limit=LIMIT.value,
             progress=progress.start,
         )
-    found = find_faults(report, listed, without_labels, task.least_classes)
+    found = find_faults(report, bool(options.labeled_list), options.without_labels, task.least_classes)
     if report.error and (hint := _own_folder(task)):
         found = [dataclasses.replace(found[0], remedy=hint)]
     return report, found

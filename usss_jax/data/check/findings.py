@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from usss_jax.data.check.domain import LABELED_USES, DomainReport, SplitReport
 from usss_jax.data.domain import IGNORE
 from usss_jax.data.files import others_text
+from usss_jax.data.records import RECORDS
 from usss_jax.data.sizes import height_width
-from usss_jax.data.sources import RECORDS
 
 FAULT, WARNING, NOTE = "fault", "warning", "note"
 EVALUATION = {"val", "test"}
@@ -54,7 +54,7 @@ def find_faults(
       report: of the domain.
       labeled_list: whether only the images of such a list need masks in train.
       without_labels: whether it is used without labels: no mask is needed, and a class may be in none.
-      least_classes: that each evaluated split must show (min_classes).
+      least_classes: that each evaluated split must show (data.min_classes).
     """
     finding = finder(report)
     if report.error:
@@ -95,7 +95,9 @@ def _of_files(report: DomainReport, split: SplitReport, needs_masks: bool) -> It
         what = f"{plural(len(split.unread), 'image')} in formats that are not read ({endings})"
         yield finding(if_used, "unread images", what, split.unread, "convert them to PNG or JPEG, or move them away")
     if split.no_masks and needs_masks:
-        remedy = f"or use {report.domain.name} without labels, beside a domain with labels: its labeled_per_domain is 0"
+        remedy = (
+            f"or use {report.domain.name} without labels, beside a domain with labels: its data.labeled_per_domain is 0"
+        )
         yield finding(FAULT, "no masks", split.no_masks, remedy=remedy if "labeled" in split.uses else "")
     if split.without_mask:
         yield finding(
@@ -104,7 +106,7 @@ def _of_files(report: DomainReport, split: SplitReport, needs_masks: bool) -> It
             f"{len(split.without_mask)} of {plural(len(split.ids), 'image')} without a mask",
             [split.images.get(key, repr(key)) for key in split.without_mask],
             (f"of the first, {split.looked_for}; " if split.looked_for else "")
-            + "add the masks, remove the images, or name the labeled images in a labeled_list",
+            + "add the masks, remove the images, or name the labeled images in a data.labeled_list",
         )
     if split.without_image:
         what = f"{plural(len(split.without_image), 'mask')} without an image, which nothing will read"
@@ -130,12 +132,12 @@ def _of_files(report: DomainReport, split: SplitReport, needs_masks: bool) -> It
     squeezed = {s: n for s, n in split.sizes.items() if not 1 / 1.1 < s[1] * height / (s[0] * width) < 1.1}
     if split.sizes and all((h - w) * (height - width) < 0 for h, w in split.sizes):
         what = f"images are loaded at {height}x{width} (height x width), but the files have"
-        remedy = f"did you mean {width}x{height}? size in the domain's file and image_size are height, width"
+        remedy = f"did you mean {width}x{height}? size in the domain's file and data.image_size are height, width"
         level = FAULT if split.uses else NOTE
         yield finding(level, "orientation", what, list(map(height_width, split.sizes)), remedy)
     elif squeezed:
         what = f"{sum(squeezed.values())} of {split.examined} images are squeezed to {height}x{width} (height x width)"
-        remedy = "set image_size to another shape if that is not meant"
+        remedy = "set data.image_size to another shape if that is not meant"
         yield finding(NOTE, "aspect ratio", f"{what}, from", list(map(height_width, squeezed)), remedy)
 
 

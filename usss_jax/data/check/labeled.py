@@ -1,11 +1,11 @@
 """The labeled and unlabeled images that a config chooses from a domain, and what is wrong with that choice."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from usss_jax.data.check.domain import DomainReport
 from usss_jax.data.check.findings import FAULT, WARNING, Finding, finder, plural
+from usss_jax.data.options import Options
 from usss_jax.data.pools import open_pools
 from usss_jax.errors import InputError
 
@@ -23,29 +23,29 @@ class Labeled:
 
 
 def check_labeled(
-    report: DomainReport, options: Mapping[str, Any], faults: Sequence[Finding], least_classes: int = 2
+    report: DomainReport, options: Options, faults: Sequence[Finding], least_classes: int = 2
 ) -> tuple[Labeled | None, list[Finding]]:
     """Choose the labeled images as a training would and judge the choice.
 
     Args:
       report: of the domain.
-      options: of open_pools.
+      options: how its images are used.
       faults: already found, which are not told twice.
-      least_classes: that the labeled images must show (min_classes).
+      least_classes: that the labeled images must show (data.min_classes).
 
     Returns:
       The choice, None if a training would stop before it; what is wrong with it.
     """
     try:
         # Bad examples have been found already: what is left of the choice without them is not of interest here.
-        pools = open_pools(report.domain, report.root, **{**options, "on_bad_example": "error"})
+        pools = open_pools(report.domain, report.root, dataclasses.replace(options, on_bad_example="error"))
     except InputError as error:
         if _is_told(str(error), faults):
             return None, []
         return None, [finder(report)(FAULT, "stops", f"training would stop at once: {error}")]
     if not len(pools.labeled):
         return Labeled([], len(pools.unlabeled), 0, []), []
-    meant = options["unlabeled_includes_labeled"]
+    meant = options.unlabeled_includes_labeled
     return find_labeled(report, list(pools.labeled.ids), list(pools.unlabeled.ids), meant, least_classes)
 
 
@@ -65,8 +65,8 @@ def find_labeled(
       report: of the domain.
       ids: of the labeled images, all in train.
       unlabeled: ids of the unlabeled images; with the split and "/" before them if two splits share an id.
-      meant: whether labeled images are to be among the unlabeled ones (unlabeled_includes_labeled); then all are.
-      least_classes: that the labeled images must show (min_classes).
+      meant: whether labeled images are to be among the unlabeled ones (data.unlabeled_includes_labeled); then all are.
+      least_classes: that the labeled images must show (data.min_classes).
     """
     train, finding = report.splits["train"], finder(report, "train")
     out = []
@@ -78,13 +78,13 @@ def find_labeled(
     both = list(ids) if meant else [key for key in ids if train.digests.get(key) in contents]
     if both and not meant:
         what = f"{len(both)} of {plural(len(ids), 'labeled image')} also among the unlabeled ones, by content"
-        remedy = "remove the copies, or set unlabeled_includes_labeled=True"
+        remedy = "remove the copies, or set data.unlabeled_includes_labeled=True"
         out.append(finding(FAULT, "labeled and unlabeled", what, both, remedy))
 
     opened = [key for key in ids if key in train.classes]
     if empty := [key for key in opened if not train.classes[key]]:
         what = f"{plural(len(empty), 'labeled image')} without any labeled pixel"
-        out.append(finding(WARNING, "labels ignored", what, empty, "take other images in a labeled_list"))
+        out.append(finding(WARNING, "labels ignored", what, empty, "take other images in a data.labeled_list"))
     seen = {index for key in opened for index in train.classes[key]}
     whole = report.limit is None or len(opened) == len(ids)
     never = [name for index, name in enumerate(report.domain.class_names) if index not in seen]
@@ -95,6 +95,6 @@ def find_labeled(
         out.append(finding(FAULT, "lone class", what, remedy="label more images, or correct the ids"))
     elif never:
         what = f"no pixel in the {plural(len(ids), 'labeled image')} of"
-        remedy = "they cannot be learned: label more images, or take another split_seed or labeled_list"
+        remedy = "they cannot be learned: label more images, or take another data.split_seed or data.labeled_list"
         out.append(finding(WARNING, "classes never labeled", what, never, remedy))
     return Labeled(ids, len(unlabeled), len(both), never), out

@@ -12,13 +12,13 @@ import numpy as np
 from PIL import Image
 
 from usss_jax.data.decode import decode_image, read_file
+from usss_jax.data.examples import pick
 from usss_jax.data.files import is_image
 from usss_jax.data.folders import is_data
 from usss_jax.data.headers import read_header
 from usss_jax.data.patterns import EXTENSIONS, OTHER_FORMATS
 from usss_jax.data.readable import readable
-from usss_jax.data.records import import_tfds
-from usss_jax.data.sources import RECORDS, pick
+from usss_jax.data.records import RECORDS, import_tfds
 from usss_jax.errors import InputError
 
 TFDS_NAME = "imagenet2012"

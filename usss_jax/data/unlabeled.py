@@ -1,0 +1,78 @@
+"""The unlabeled images of a domain, from one split or several."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from usss_jax.data import lists
+from usss_jax.data.domain import Domain
+from usss_jax.data.examples import Examples, Source
+from usss_jax.data.options import Options
+from usss_jax.data.sources import open_source
+from usss_jax.errors import InputError
+
+
+def open_unlabeled(domain: Domain, root: str | None, options: Options, labeled: Sequence[str]) -> Examples:
+    """Open the unlabeled images of a domain without their masks.
+
+    Args:
+      domain, root, options: of `open_pools`.
+      labeled: ids of the labeled images, all in train, which are among the result or not, as the options say.
+
+    Raises:
+      InputError: for missing data, or if no image is left.
+    """
+
+    def open_split(split, ids=None):
+        return open_source(domain, root, split, size=options.size, with_masks=False, ids=ids)
+
+    names = options.unlabeled_splits or domain.unlabeled_splits
+    parts = {split: open_split(split) for split in names}
+    if options.unlabeled_includes_labeled and labeled and "train" not in parts:
+        parts["train"] = open_split("train", labeled)
+    source = Joined(parts)
+    in_train = [source.name("train", i) for i in labeled] if "train" in parts else []
+    ids: Sequence[str] = source.ids
+    if options.unlabeled_list:
+        ids = lists.read_ids(options.unlabeled_list, domain, ids, tuple(parts))
+    if options.unlabeled_includes_labeled:
+        ids = [*dict.fromkeys([*ids, *in_train])]
+    else:
+        out = set(in_train)
+        ids = [i for i in ids if i not in out]
+    if not ids:
+        raise InputError(
+            f"{domain.name}: data.unlabeled_includes_labeled=False leaves no unlabeled image; set it to True, label "
+            "fewer images, or add unlabeled ones"
+        )
+    return source.select(ids) if len(parts) > 1 else parts[names[0]].select(ids)
+
+
+class Joined:
+    """Several splits as one source; ids are told apart by their split where two splits have the same."""
+
+    def __init__(self, parts: Mapping[str, Source]):
+        ids = [i for part in parts.values() for i in part.ids]
+        self._told_apart = len(set(ids)) < len(ids)
+        self._places = {
+            self.name(split, i): (part, index) for split, part in parts.items() for index, i in enumerate(part.ids)
+        }
+        self.ids = list(self._places)
+
+    def name(self, split: str, key: str) -> str:
+        """Id here of an image of one of the splits."""
+        return f"{split}/{key}" if self._told_apart else key
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, index) -> dict[str, np.ndarray]:
+        part, inside = self._places[self.ids[index]]
+        return part[inside]
+
+    def select(self, ids: Iterable[str]) -> "Joined":
+        """Restrict to the given ids, in their order."""
+        chosen = Joined({})
+        chosen._places = {i: self._places[i] for i in ids}
+        chosen.ids = list(chosen._places)
+        return chosen
