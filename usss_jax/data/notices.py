@@ -41,7 +41,8 @@ def check_file_orientation(pool: Pools, few: int = 8):
     raise InputError(
         f"{pool.domain.name}: images are to be loaded at {height}x{width}, that is {height} high and {width} wide, but "
         f"all of them are {'wide' if w > h else 'high'}, such as {source.ids[0]!r}: {h} high and {w} wide; did you "
-        f"mean {width}x{height}? Correct size in the domain's file, and data.image_size if it is set: both are height, width"
+        f"mean {width}x{height}? Correct size in the domain's file, and data.image_size if it is set: both are height, "
+        "width"
     )
 
 

@@ -63,8 +63,8 @@ def open_records(
     bare = set(known[split]["without_label"]) if with_masks else ()
     for key in [key for key in rows if key in bare]:
         message = (
-            f"{where}: {key!r} has no mask; set data.on_bad_example=skip, or add its mask, delete this folder and prepare "
-            "it again"
+            f"{where}: {key!r} has no mask; set data.on_bad_example=skip, or add its mask, delete this folder and "
+            "prepare it again"
         )
         if skip is None:
             raise InputError(message)

@@ -42,9 +42,9 @@ def choose_labeled(ids: Sequence[str], n: int | str, seed: int, domain: str) -> 
     chosen = sorted(line for _, line in lists.read_lines(path))
     if missing := sorted(set(chosen) - set(ids)):
         raise InputError(
-            f"data.split_seed={seed}: {len(missing)} of the {n} labeled images of {domain} are not in its training images, "
-            f"the first is {missing[0]!r}; complete the data, give a data.labeled_list, or a data.split_seed without a committed "
-            f"list (those are in {path.parent})"
+            f"data.split_seed={seed}: {len(missing)} of the {n} labeled images of {domain} are not in its training "
+            f"images, the first is {missing[0]!r}; complete the data, give a data.labeled_list, or a data.split_seed "
+            f"without a committed list (those are in {path.parent})"
         )
     return chosen
 
@@ -72,10 +72,9 @@ def check_given(text: str, labeled: Mapping[str, int | str | None], listed: Mapp
 
 
 def labeled_field(values: Mapping[str, int | str | None]) -> str:
-    """The field data.labeled_per_domain with these values; None: left out, since a data.labeled_list takes its place."""
-    return "data.labeled_per_domain=" + ",".join(
-        f"{name}={value}" for name, value in values.items() if value is not None
-    )
+    """The field data.labeled_per_domain with these values; None: left out, since a labeled_list takes its place."""
+    given = ",".join(f"{name}={value}" for name, value in values.items() if value is not None)
+    return f"data.labeled_per_domain={given}"
 
 
 def list_field(listed: Mapping[str, str | None], without: Container[str]) -> str:
