@@ -326,7 +326,7 @@ def test_perplexity_above_the_points_is_told_before_the_passes(trained, tmp_path
 def fake_stage(folder, name="basic", best_step=2, **fields):
     """A finished job without its checkpoints."""
     config = json.loads(json.dumps(default_config().to_dict()))
-    config |= {"domains": ["city_street", "town_street"], **fields}
+    config |= {"data.domains": ["city_street", "town_street"], **fields}
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"job": name, **config}))
     (folder / "summary.json").write_text(json.dumps({"best_step": best_step, "domains": {}}))
@@ -363,8 +363,8 @@ def test_stage_of_an_older_version_lacks_newer_fields(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
-        ({"domains": ["city_street", "indoor_room"]}, "other domains"),
-        ({"image_size": "town_street=32x48"}, "other image_size .*town_street"),
+        ({"data.domains": ["city_street", "indoor_room"]}, "other domains"),
+        ({"data.image_size": "town_street=32x48"}, "other image_size .*town_street"),
     ],
 )
 def test_stages_on_different_data_cannot_be_compared(tmp_path, fields, what):

@@ -56,7 +56,7 @@ def write_spec(folder, **changes):
 
 
 def config_of(folder, **fields):
-    config = {"domains": [str(folder / "mine.yaml")], "labeled_per_domain": "all"} | fields
+    config = {"data.domains": [str(folder / "mine.yaml")], "data.labeled_per_domain": "all"} | fields
     return checked(ConfigDict(default_config().to_dict() | config))
 
 
@@ -96,7 +96,7 @@ def test_lone_class_is_refused_unless_it_is_meant(project, split):
     text = complaint(error)
     assert text.startswith(f"mine: its {what} show sky and no labeled pixel of road, tree; compare the ids")
     assert text.endswith("or set min_classes=1 if that is meant")
-    assert lines_of(project, min_classes=1) == [
+    assert lines_of(project, **{"data.min_classes": 1}) == [
         f"[mine] {what}: 'sky' is the only class, so that a mean over classes is its score alone"
     ]
 
@@ -105,7 +105,7 @@ def test_labels_that_are_all_ignored_are_refused_whatever_is_meant(project):
     for name in "abc":
         write_mask(project, "train", name, (0,))
     with pytest.raises(InputError, match="mine: its labeled images have no labeled pixel; compare the ids"):
-        lines_of(project, min_classes=1)
+        lines_of(project, **{"data.min_classes": 1})
 
 
 # ---- sizes -----------------------------------------------------------------------------------------------
@@ -176,28 +176,28 @@ def test_workdir_refuses_other_labels_and_other_images(project, tmp_path):
     write_mask(project, "val", "b", ALL)
     (project / "list.txt").write_text("a\nb\n")
     with pytest.raises(InputError, match=r"mine\.labeled images was"):
-        claim(project, tmp_path / "run", labeled_list=str(project / "list.txt"))
+        claim(project, tmp_path / "run", **{"data.labeled_list": str(project / "list.txt")})
 
 
 def test_workdir_knows_its_data_again_wherever_it_lies(project, tmp_path, monkeypatch):
     (project / "list.txt").write_text("a\nb\n")
-    claim(project, tmp_path / "run", labeled_list=str(project / "list.txt"))
+    claim(project, tmp_path / "run", **{"data.labeled_list": str(project / "list.txt")})
     shutil.move(project, tmp_path / "moved")
-    claim(tmp_path / "moved", tmp_path / "run", labeled_list=str(tmp_path / "moved/list.txt"))
+    claim(tmp_path / "moved", tmp_path / "run", **{"data.labeled_list": str(tmp_path / "moved/list.txt")})
     monkeypatch.chdir(tmp_path / "moved")
-    claim(tmp_path / "moved", tmp_path / "run", domains=["mine.yaml"], labeled_list="mine=list.txt")
-    claim(tmp_path / "moved", tmp_path / "run", domains=["mine.yaml"], labeled_per_domain=2, labeled_list="list.txt")
+    claim(tmp_path / "moved", tmp_path / "run", **{"data.domains": ["mine.yaml"], "data.labeled_list": "mine=list.txt"})
+    claim(tmp_path / "moved", tmp_path / "run", **{"data.domains": ["mine.yaml"], "data.labeled_per_domain": 2, "data.labeled_list": "list.txt"})
 
 
 def test_files_of_weights_are_known_by_their_content(project, tmp_path):
     for name, content in (("a.npz", b"1"), ("b.npz", b"1"), ("c.npz", b"2")):
         (tmp_path / name).write_bytes(content)
-    claim(project, tmp_path / "run", label_embeddings=str(tmp_path / "a.npz"))
-    claim(project, tmp_path / "run", label_embeddings=str(tmp_path / "b.npz"))
+    claim(project, tmp_path / "run", **{"usss.label_embeddings": str(tmp_path / "a.npz")})
+    claim(project, tmp_path / "run", **{"usss.label_embeddings": str(tmp_path / "b.npz")})
     with pytest.raises(InputError, match=r"label_embeddings was .*b.npz', is now .*c.npz', whose content is another"):
-        claim(project, tmp_path / "run", label_embeddings=str(tmp_path / "c.npz"))
+        claim(project, tmp_path / "run", **{"usss.label_embeddings": str(tmp_path / "c.npz")})
     (tmp_path / "b.npz").unlink()  # what was made of it is in the workdir
-    claim(project, tmp_path / "run", label_embeddings=str(tmp_path / "b.npz"))
+    claim(project, tmp_path / "run", **{"usss.label_embeddings": str(tmp_path / "b.npz")})
 
 
 def test_labels_are_named_only_where_nothing_else_explains_them():

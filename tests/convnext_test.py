@@ -469,9 +469,9 @@ def test_the_whole_method_runs_with_it(tmp_path):
 
     def run(workdir, encoder, *options):
         command = [sys.executable, "-m", "usss_jax.main", f"--config={repo / 'configs' / 'cs_cvd.py'}:{encoder}"]
-        fields = {"domains": "camvid", "data_root": tmp_path / "data", "image_size": "29x37", "crop_size": "29x37"}
-        fields |= {"width": 0.0625, "embed_dim": 8, "labeled_per_domain": 4, "unlabeled_batches": 1}
-        fields |= {"batch_size": 2, "unlabeled_batch_size": 2, "eval_batch_size": 6, "steps": 2, "single_steps": 2}
+        fields = {"data.domains": "camvid", "data.root": tmp_path / "data", "data.image_size": "29x37", "data.crop_size": "29x37"}
+        fields |= {"model.width": 0.0625, "usss.embed_dim": 8, "data.labeled_per_domain": 4, "train.unlabeled_batches": 1}
+        fields |= {"train.batch_size": 2, "train.unlabeled_batch_size": 2, "train.eval_batch_size": 6, "train.steps": 2, "usss.single_steps": 2}
         command += [f"--workdir={tmp_path / workdir}", *(f"--config.{f}={v}" for f, v in fields.items()), *options]
         return subprocess.run(command, cwd=repo, capture_output=True, text=True)
 

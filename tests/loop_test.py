@@ -33,7 +33,7 @@ def config(steps):
     from configs.demo import get_config
 
     c = get_config()
-    for field, value in {**QUICK, "steps": steps, "single_steps": steps, "eval_every": steps}.items():
+    for field, value in {**QUICK, "train.steps": steps, "usss.single_steps": steps, "train.eval_every": steps}.items():
         c[field] = value
     return c
 

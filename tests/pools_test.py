@@ -198,7 +198,7 @@ def config(tmp_path, **changes):
 
 def test_fields_reach_their_domain(camvid, tmp_path):
     pools = open_all(
-        config(tmp_path, scale="camvid=0.5-2.0", sampling="town_street=rare", flip=False, crop_size="camvid=32x32")
+        config(tmp_path, **{"data.scale": "camvid=0.5-2.0", "data.sampling": "town_street=rare", "data.flip": False, "data.crop_size": "camvid=32x32"})
     )
     assert pools["camvid"].scale == (0.5, 2.0) and pools["town_street"].scale == (1.0, 1.0)
     assert pools["camvid"].rare_temperature is None and pools["town_street"].rare_temperature == 0.01
@@ -208,7 +208,7 @@ def test_fields_reach_their_domain(camvid, tmp_path):
 
 def test_all_domains_share_the_memory_for_decoded_images(camvid, tmp_path):
     image = 48 * 64 * 3
-    pools = open_all(config(tmp_path, cache_gb=2 * image / 1e9))
+    pools = open_all(config(tmp_path, **{"data.cache_gb": 2 * image / 1e9}))
     for pool in pools.values():
         for i in range(3):
             pool.unlabeled[i]
@@ -236,11 +236,11 @@ def test_a_wrong_field_is_told(camvid, tmp_path, changes, told):
 @pytest.mark.parametrize(
     "given,meant",
     [
-        ({"image_size": "64x48"}, {"image_size": "camvid=48x64,tall=64x48"}),
-        ({"image_size": "48x64"}, {"image_size": "camvid=48x64,tall=64x48"}),
-        ({"image_size": "camvid=64x48,tall=48x64"}, {"image_size": "camvid=48x64,tall=64x48"}),
-        ({"image_size": "tall=48x64"}, {"image_size": "tall=64x48"}),
-        ({"image_size": "", "crop_size": "camvid=8x4,tall=8x8"}, {"crop_size": "camvid=4x8,tall=8x8"}),
+        ({"data.image_size": "64x48"}, {"data.image_size": "camvid=48x64,tall=64x48"}),
+        ({"data.image_size": "48x64"}, {"data.image_size": "camvid=48x64,tall=64x48"}),
+        ({"data.image_size": "camvid=64x48,tall=48x64"}, {"data.image_size": "camvid=48x64,tall=64x48"}),
+        ({"data.image_size": "tall=48x64"}, {"data.image_size": "tall=64x48"}),
+        ({"data.image_size": "", "data.crop_size": "camvid=8x4,tall=8x8"}, {"data.crop_size": "camvid=4x8,tall=8x8"}),
     ],
 )
 def test_width_given_before_height_is_refused_and_what_is_proposed_is_taken(tmp_path, given, meant):
@@ -257,7 +257,7 @@ def test_width_given_before_height_is_refused_and_what_is_proposed_is_taken(tmp_
 
 def test_size_of_turned_images_is_told_before_data_is_read(tmp_path):
     with pytest.raises(InputError) as error:
-        open_all(config(tmp_path / "nowhere", domains=("camvid",), image_size="96x48"))
+        open_all(config(tmp_path / "nowhere", **{"data.domains": ("camvid",), "data.image_size": "96x48"}))
     assert str(error.value) == (
         "image_size=96x48 is HEIGHTxWIDTH, so 96 rows of 48 pixels, but by their domain's size images of camvid are "
         "480 wide and 360 high; "
@@ -267,16 +267,16 @@ def test_size_of_turned_images_is_told_before_data_is_read(tmp_path):
 
 def test_a_wrong_choice_is_told(tmp_path):
     with pytest.raises(InputError, match="on_bad_example: 'ignore' is not one of error, skip"):
-        config(tmp_path, on_bad_example="ignore")
+        config(tmp_path, **{"data.on_bad_example": "ignore"})
 
 
 def test_endless_memory_is_no_number(tmp_path):
     with pytest.raises(InputError, match="cache_gb=inf must be a number from 0 on"):
-        config(tmp_path, cache_gb=float("inf"))
+        config(tmp_path, **{"data.cache_gb": float("inf")})
 
 
 def test_a_labeled_list_does_without_a_number(camvid, tmp_path):
     path = text_file(tmp_path / "l.txt", TRAIN[3])
-    pools = open_all(config(tmp_path, labeled_list=f"camvid={path}", labeled_per_domain="town_street=3"))
+    pools = open_all(config(tmp_path, **{"data.labeled_list": f"camvid={path}"}, **{"data.labeled_per_domain": "town_street=3"}))
     assert pools["camvid"].labeled.ids == [TRAIN[3]] and len(pools["town_street"].labeled) == 3
     assert json.dumps(list(pools["camvid"].labeled_ids))

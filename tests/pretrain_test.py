@@ -101,7 +101,7 @@ def records(tmp_path_factory):
 
 def config_of(data, **fields):
     config = importlib.import_module("configs.imagenet").get_config("cpu")
-    config.update({**QUICK, "data": str(data), **fields})
+    config.update_from_flattened_dict({**QUICK, "data.root": str(data), **fields})
     return config
 
 
@@ -154,10 +154,10 @@ def test_weights_give_segmentation_the_same_features_bit_by_bit(finished):
 @pytest.mark.slow
 def test_segmentation_starts_from_the_weights(finished, tmp_path, capsys):
     config = importlib.import_module("configs.demo").get_config()
-    config.update({"domains": ["city_street"], "variants": ["single"], "width": 0.125, "single_steps": 1})
-    config.update({"batch_size": 2, "unlabeled_batch_size": 2, "labeled_per_domain": 2, "embed_dim": 8})
-    config.update({"pretrained": str(finished[0] / "encoder.safetensors"), "normalize": "imagenet"})
-    config.update({"eval_batch_size": 50, "image_size": "16x24", "crop_size": "16x24"})
+    config.update_from_flattened_dict({"data.domains": ["city_street"], "variants": ["single"], "model.width": 0.125, "usss.single_steps": 1})
+    config.update_from_flattened_dict({"train.batch_size": 2, "train.unlabeled_batch_size": 2, "data.labeled_per_domain": 2, "usss.embed_dim": 8})
+    config.update_from_flattened_dict({"model.pretrained": str(finished[0] / "encoder.safetensors"), "data.normalize": "imagenet"})
+    config.update_from_flattened_dict({"train.eval_batch_size": 50, "data.image_size": "16x24", "data.crop_size": "16x24"})
     summaries = stages.run(config, tmp_path)
     assert summaries["single_city_street"]["steps"] == 1
     assert "tensors matched" in capsys.readouterr().out
@@ -179,7 +179,7 @@ def test_workdir_whose_config_is_no_object_is_told(folders, tmp_path):
 
 def test_finished_run_is_not_run_again_and_belongs_to_its_config(finished, folders):
     workdir, summary = finished
-    again = config_of(folders, **LEARNS, log_every=3)
+    again = config_of(folders, **LEARNS, **{"train.log_every": 3})
     assert loop.run(again, workdir) == summary
     with pytest.raises(InputError, match=r"lr was 0\.02, is now 0\.5"):
         loop.run(config_of(folders, **{**LEARNS, "lr": 0.5}), workdir)
@@ -192,7 +192,7 @@ def test_workdir_belongs_to_its_images(finished, tmp_path):
 
 
 def command(workdir, data, *overrides):
-    fields = {**QUICK, "data": data, "epochs": 20, "checkpoint_every": 10, "log_every": 1, "eval_epochs": 7}
+    fields = {**QUICK, "data.root": data, "imagenet.epochs": 20, "train.checkpoint_every": 10, "train.log_every": 1, "imagenet.eval_epochs": 7}
     flags = [f"--config.{field}={value}" for field, value in fields.items()]
     config = f"--config={REPO / 'configs/imagenet.py'}:cpu"
     return [sys.executable, "-m", "usss_jax.pretrain", config, f"--workdir={workdir}", *flags, *overrides]
@@ -259,7 +259,7 @@ def test_more_steps_compile_nothing_more(folders, tmp_path, caplog):
         caplog.clear()
         with jax.log_compiles(True), caplog.at_level(logging.WARNING, "jax"):
             jax.clear_caches()
-            summary = loop.run(config_of(folders, epochs=epochs, log_every=1), tmp_path / str(epochs))
+            summary = loop.run(config_of(folders, **{"imagenet.epochs": epochs, "train.log_every": 1}), tmp_path / str(epochs))
         assert summary["steps"] == 3 * epochs
         messages = [record.getMessage() for record in caplog.records]
         counts.append(sum(message.startswith("Finished XLA compilation") for message in messages))
@@ -378,14 +378,14 @@ def test_wrong_records_are_named(tmp_path, records):
 
 def test_fewer_images_than_the_batch_and_wrong_fields_are_refused(folders, tmp_path):
     with pytest.raises(InputError, match="encoder='resnet7' is not one of"):
-        loop.run(config_of(folders, encoder="resnet7"), tmp_path)
+        loop.run(config_of(folders, **{"model.encoder": "resnet7"}), tmp_path)
     with pytest.raises(InputError, match="batch_size=25 is more than the 24 training images"):
-        loop.run(config_of(folders, batch_size=25), tmp_path)
+        loop.run(config_of(folders, **{"train.batch_size": 25}), tmp_path)
     for fields, expected in (
-        ({"crop": 20}, "crop=20 must be at most eval_resize=18"),
-        ({"min_scale": 1.5}, "min_scale"),
-        ({"epochs": 0.0}, "epochs"),
-        ({"on_bad_example": "ignore"}, "on_bad_example"),
+        ({"imagenet.crop": 20}, "crop=20 must be at most eval_resize=18"),
+        ({"imagenet.min_scale": 1.5}, "min_scale"),
+        ({"imagenet.epochs": 0.0}, "epochs"),
+        ({"data.on_bad_example": "ignore"}, "on_bad_example"),
     ):
         with pytest.raises(InputError, match=expected):
             checked(config_of(folders, **fields))

@@ -133,7 +133,7 @@ def test_results_are_the_summaries_and_a_failing_cell_stops_no_other(pair):
     runs = pair.parent / "runs" / "tiny_n4_full" / "seed0"
     result = json.loads((results / "full/seed0.json").read_text())
     row = result.pop("row")
-    assert row == {"config": "tiny.py:n=4", "variants": ["full"], "overrides": {"lr": "0.05"}}
+    assert row == {"config": "tiny.py:n=4", "variants": ["full"], "overrides": {"optim.lr": "0.05"}}
     assert result == json.loads((runs / "full/full/summary.json").read_text())
     assert json.loads((runs / "full/config.json").read_text())["lr"] == 0.05
     assert not (runs / "full/single_city_street").exists(), "trained again instead of shared"
@@ -210,10 +210,10 @@ def test_row_without_label_embeddings_of_networks_may_change_any_field():
 
 
 def test_what_results_say_was_asked_has_no_folders():
-    fields = {"label_embeddings": "words:/data/glove.txt"}
+    fields = {"usss.label_embeddings": "words:/data/glove.txt"}
     what = cells.Sweep(layout.Setting("p", 4, "cpu"), "configs/p.py:n=4", ("a",), pathlib.Path(), pathlib.Path())
     cell = cells.Cell(what, "words", 0, ("full",), fields, {"words": "full"})
-    assert cell.asked["overrides"] == {"label_embeddings": "words:glove.txt"} and cell.asked["config"] == "p.py:n=4"
+    assert cell.asked["overrides"] == {"usss.label_embeddings": "words:glove.txt"} and cell.asked["config"] == "p.py:n=4"
     assert "--config.usss.label_embeddings=words:/data/glove.txt" in cell.command()
 
 
