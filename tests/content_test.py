@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from ml_collections import ConfigDict
 from png_files import png
 from small_files import H, W, complaint, write_image
 
@@ -56,8 +55,10 @@ def write_spec(folder, **changes):
 
 
 def config_of(folder, **fields):
-    config = {"data.domains": [str(folder / "mine.yaml")], "data.labeled_per_domain": "all"} | fields
-    return checked(ConfigDict(default_config().to_dict() | config))
+    config = default_config()
+    given = {"data.domains": [str(folder / "mine.yaml")], "data.labeled_per_domain": "all", **fields}
+    config.update_from_flattened_dict(given)
+    return checked(config)
 
 
 def lines_of(folder, **fields):
@@ -95,7 +96,7 @@ def test_lone_class_is_refused_unless_it_is_meant(project, split):
         lines_of(project)
     text = complaint(error)
     assert text.startswith(f"mine: its {what} show sky and no labeled pixel of road, tree; compare the ids")
-    assert text.endswith("or set min_classes=1 if that is meant")
+    assert text.endswith("or set data.min_classes=1 if that is meant")
     assert lines_of(project, **{"data.min_classes": 1}) == [
         f"[mine] {what}: 'sky' is the only class, so that a mean over classes is its score alone"
     ]
@@ -186,7 +187,11 @@ def test_workdir_knows_its_data_again_wherever_it_lies(project, tmp_path, monkey
     claim(tmp_path / "moved", tmp_path / "run", **{"data.labeled_list": str(tmp_path / "moved/list.txt")})
     monkeypatch.chdir(tmp_path / "moved")
     claim(tmp_path / "moved", tmp_path / "run", **{"data.domains": ["mine.yaml"], "data.labeled_list": "mine=list.txt"})
-    claim(tmp_path / "moved", tmp_path / "run", **{"data.domains": ["mine.yaml"], "data.labeled_per_domain": 2, "data.labeled_list": "list.txt"})
+    claim(
+        tmp_path / "moved",
+        tmp_path / "run",
+        **{"data.domains": ["mine.yaml"], "data.labeled_per_domain": 2, "data.labeled_list": "list.txt"},
+    )
 
 
 def test_files_of_weights_are_known_by_their_content(project, tmp_path):
@@ -222,18 +227,18 @@ def test_labels_are_named_only_where_nothing_else_explains_them():
     ],
 )
 def test_paths_may_hold_equals_signs_and_commas(value, paths):
-    assert per_domain_paths(value, ["a", "b"], "labeled_list") == paths
+    assert per_domain_paths(value, ["a", "b"], "data.labeled_list") == paths
 
 
 def test_relative_path_with_an_equals_sign_is_one_if_it_is_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"'split' is not a domain of this run .a, b., and there is no split=1/l.txt"):
-        per_domain_paths("split=1/l.txt", ["a", "b"], "labeled_list")
+        per_domain_paths("split=1/l.txt", ["a", "b"], "data.labeled_list")
     (tmp_path / "split=1").mkdir()
     (tmp_path / "split=1/l.txt").write_text("x")
-    assert per_domain_paths("split=1/l.txt", ["a"], "labeled_list") == {"a": "split=1/l.txt"}
+    assert per_domain_paths("split=1/l.txt", ["a"], "data.labeled_list") == {"a": "split=1/l.txt"}
 
 
 def test_unknown_domain_in_a_list_of_paths_is_named():
-    with pytest.raises(InputError, match="data_root=a=/x,c=/y: 'c' is not a domain of this run"):
-        per_domain_paths("a=/x,c=/y", ["a", "b"], "data_root")
+    with pytest.raises(InputError, match=r"data\.root=a=/x,c=/y: 'c' is not a domain of this run"):
+        per_domain_paths("a=/x,c=/y", ["a", "b"], "data.root")

@@ -198,7 +198,11 @@ def config(tmp_path, **changes):
 
 def test_fields_reach_their_domain(camvid, tmp_path):
     pools = open_all(
-        config(tmp_path, **{"data.scale": "camvid=0.5-2.0", "data.sampling": "town_street=rare", "data.flip": False, "data.crop_size": "camvid=32x32"})
+        config(
+            tmp_path,
+            **{"data.scale": "camvid=0.5-2.0", "data.sampling": "town_street=rare"},
+            **{"data.flip": False, "data.crop_size": "camvid=32x32"},
+        )
     )
     assert pools["camvid"].scale == (0.5, 2.0) and pools["town_street"].scale == (1.0, 1.0)
     assert pools["camvid"].rare_temperature is None and pools["town_street"].rare_temperature == 0.01
@@ -251,7 +255,7 @@ def test_width_given_before_height_is_refused_and_what_is_proposed_is_taken(tmp_
         pool_options(c, domains)
     ((field, size),) = meant.items()
     assert str(error.value).endswith(f"did you mean {size}?") and str(error.value).startswith(f"{field}=")
-    c[field] = size
+    c.update_from_flattened_dict({field: size})
     pool_options(c, domains)
 
 
@@ -259,24 +263,25 @@ def test_size_of_turned_images_is_told_before_data_is_read(tmp_path):
     with pytest.raises(InputError) as error:
         open_all(config(tmp_path / "nowhere", **{"data.domains": ("camvid",), "data.image_size": "96x48"}))
     assert str(error.value) == (
-        "image_size=96x48 is HEIGHTxWIDTH, so 96 rows of 48 pixels, but by their domain's size images of camvid are "
-        "480 wide and 360 high; "
+        "data.image_size=96x48 is HEIGHTxWIDTH, so 96 rows of 48 pixels, but by their domain's size images of camvid "
+        "are 480 wide and 360 high; "
         "did you mean 48x96?"
     )
 
 
 def test_a_wrong_choice_is_told(tmp_path):
-    with pytest.raises(InputError, match="on_bad_example: 'ignore' is not one of error, skip"):
+    with pytest.raises(InputError, match=r"data\.on_bad_example=ignore must be one of error, skip"):
         config(tmp_path, **{"data.on_bad_example": "ignore"})
 
 
 def test_endless_memory_is_no_number(tmp_path):
-    with pytest.raises(InputError, match="cache_gb=inf must be a number from 0 on"):
+    with pytest.raises(InputError, match=r"data\.cache_gb=inf must be a number from 0 on"):
         config(tmp_path, **{"data.cache_gb": float("inf")})
 
 
 def test_a_labeled_list_does_without_a_number(camvid, tmp_path):
     path = text_file(tmp_path / "l.txt", TRAIN[3])
-    pools = open_all(config(tmp_path, **{"data.labeled_list": f"camvid={path}"}, **{"data.labeled_per_domain": "town_street=3"}))
+    fields = {"data.labeled_list": f"camvid={path}", "data.labeled_per_domain": "town_street=3"}
+    pools = open_all(config(tmp_path, **fields))
     assert pools["camvid"].labeled.ids == [TRAIN[3]] and len(pools["town_street"].labeled) == 3
     assert json.dumps(list(pools["camvid"].labeled_ids))

@@ -213,7 +213,8 @@ def test_what_results_say_was_asked_has_no_folders():
     fields = {"usss.label_embeddings": "words:/data/glove.txt"}
     what = cells.Sweep(layout.Setting("p", 4, "cpu"), "configs/p.py:n=4", ("a",), pathlib.Path(), pathlib.Path())
     cell = cells.Cell(what, "words", 0, ("full",), fields, {"words": "full"})
-    assert cell.asked["overrides"] == {"usss.label_embeddings": "words:glove.txt"} and cell.asked["config"] == "p.py:n=4"
+    assert cell.asked["overrides"] == {"usss.label_embeddings": "words:glove.txt"}
+    assert cell.asked["config"] == "p.py:n=4"
     assert "--config.usss.label_embeddings=words:/data/glove.txt" in cell.command()
 
 

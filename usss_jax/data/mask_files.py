@@ -60,7 +60,7 @@ def match_masks(
         instead = f"; {' and '.join(alike)} may be meant, rename one" if alike else there_are(names.nearest(paths[0]))
         missing[key] = (
             f"{where}{image.path} has no mask: looked for {os.path.join(root, paths[0])}{instead}; add it, remove the "
-            f"image, or set on_bad_example=skip. To get all masks of {domain.name}: {domain.how_to_get}"
+            f"image, or set data.on_bad_example=skip. To get all masks of {domain.name}: {domain.how_to_get}"
         )
     return {key: masks[key] for key in images if key in masks}, missing
 
@@ -71,7 +71,7 @@ def expected_masks(key: str, image: Image, files: Files, root: str | os.PathLike
         if image.mask is None:
             raise InputError(
                 f"{image.line or 'its list'}: names no mask for {image.path}; add its path to the line, or set "
-                "on_bad_example=skip"
+                "data.on_bad_example=skip"
             )
         return [image.mask]
     if files.mask_shift:

@@ -41,7 +41,8 @@ def check_file_orientation(pool: Pools, few: int = 8):
     raise InputError(
         f"{pool.domain.name}: images are to be loaded at {height}x{width}, that is {height} high and {width} wide, but "
         f"all of them are {'wide' if w > h else 'high'}, such as {source.ids[0]!r}: {h} high and {w} wide; did you "
-        f"mean {width}x{height}? Correct size in the domain's file, and image_size if it is set: both are height, width"
+        f"mean {width}x{height}? Correct size in the domain's file, and data.image_size if it is set: both are height, "
+        "width"
     )
 
 
@@ -59,7 +60,7 @@ def about_classes(domain: Domain, what: str, ids: Sequence[str], labels: Labels,
       InputError: if they show fewer classes than that, or none.
     """
     if least_classes > domain.num_classes > 1:
-        raise InputError(f"min_classes={least_classes}: {domain.name} has {domain.num_classes} classes; set it lower")
+        raise InputError(f"data.min_classes={least_classes}: {domain.name} has {domain.num_classes} classes; lower it")
     present = labels.counts.sum(axis=0) > 0
     if present.sum() < max(1, least_classes):
         raise InputError(_too_few(domain, what, present))
@@ -81,7 +82,7 @@ def _too_few(domain, what, present):
     shown = f"its {what} show {', '.join(names)} and no labeled pixel of {absent}"
     if not names:
         shown = f"its {what} have no labeled pixel"
-    meant = f", or set min_classes={len(names)} if that is meant" if names else ""
+    meant = f", or set data.min_classes={len(names)} if that is meant" if names else ""
     return (
         f"{domain.name}: {shown}; compare the ids of the domain with those of the masks (python -m "
         f"usss_jax.data.check), or take more or other images{meant}"

@@ -61,8 +61,8 @@ def open_records(
     bare = set(known[split]["without_label"]) if with_masks else ()
     for key in [key for key in rows if key in bare]:
         message = (
-            f"{where}: {key!r} has no mask; set on_bad_example=skip, or add its mask, delete this folder and prepare "
-            "it again"
+            f"{where}: {key!r} has no mask; set data.on_bad_example=skip, or add its mask, delete this folder and "
+            "prepare it again"
         )
         if skip is None:
             raise InputError(message)
@@ -216,7 +216,7 @@ def _find_folder(domain, root, size):
             )
     sizes = sorted({tuple(metadata["size"]) for metadata in found.values()})
     prepared = " and ".join(map(height_width, sizes))
-    instead = " or ".join(f"image_size={domain.name}={height_width(one)}" for one in sizes)
+    instead = " or ".join(f"data.image_size={domain.name}={height_width(one)}" for one in sizes)
     raise InputError(
         f"{root}: the records of domain {domain.name!r} there are {prepared} (height x width) but "
         f"{height_width(size)} is wanted; prepare them again with --size={height_width(size)}, or set "

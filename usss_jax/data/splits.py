@@ -29,11 +29,11 @@ def choose_labeled(ids: Sequence[str], n: int | str, seed: int, domain: str) -> 
     """
     if isinstance(n, str):
         if n != "all":
-            raise InputError(f"labeled_per_domain: {domain}={n} is neither a number nor all")
+            raise InputError(f"data.labeled_per_domain: {domain}={n} is neither a number nor all")
         return sorted(ids)
     if not 1 <= n <= len(ids):
         raise InputError(
-            f"labeled_per_domain: {domain} asks for {n} labeled images, its training pool has {len(ids)}; "
+            f"data.labeled_per_domain: {domain} asks for {n} labeled images, its training pool has {len(ids)}; "
             f"give 1 to {len(ids)}, or {domain}=all"
         )
     path = committed_list(domain, n, seed)
@@ -42,16 +42,16 @@ def choose_labeled(ids: Sequence[str], n: int | str, seed: int, domain: str) -> 
     chosen = sorted(line for _, line in lists.read_lines(path))
     if missing := sorted(set(chosen) - set(ids)):
         raise InputError(
-            f"split_seed={seed}: {len(missing)} of the {n} labeled images of {domain} are not in its training images, "
-            f"the first is {missing[0]!r}; complete the data, give a labeled_list, or a split_seed without a committed "
-            f"list (those are in {path.parent})"
+            f"data.split_seed={seed}: {len(missing)} of the {n} labeled images of {domain} are not in its training "
+            f"images, the first is {missing[0]!r}; complete the data, give a data.labeled_list, or a data.split_seed "
+            f"without a committed list (those are in {path.parent})"
         )
     return chosen
 
 
 def check_given(text: str, labeled: Mapping[str, int | str | None], listed: Mapping[str, str | None]):
     """Raise InputError unless every domain has one of a number and a list, and some domain is labeled."""
-    field = f"labeled_per_domain={text}"
+    field = f"data.labeled_per_domain={text}"
     some = any(listed[name] or labeled[name] for name in labeled)
     for name, value in labeled.items():
         if value is None and not listed[name]:
@@ -65,21 +65,22 @@ def check_given(text: str, labeled: Mapping[str, int | str | None], listed: Mapp
         if any(n not in wrong and (listed[n] or labeled[n]) for n in labeled):
             remedy = f"give {list_field(listed, wrong)}, or {remedy}"
         raise InputError(
-            f"{field}: {wrong[0]} is to have no labels, but labeled_list={listed[wrong[0]]} names some; {remedy}"
+            f"{field}: {wrong[0]} is to have no labels, but data.labeled_list={listed[wrong[0]]} names some; {remedy}"
         )
     if not some:
         raise InputError(f"{field}: no domain has labels; give one of {', '.join(labeled)} a number or all")
 
 
 def labeled_field(values: Mapping[str, int | str | None]) -> str:
-    """The field labeled_per_domain with these values; None: left out, since a labeled_list takes its place."""
-    return "labeled_per_domain=" + ",".join(f"{name}={value}" for name, value in values.items() if value is not None)
+    """The field data.labeled_per_domain with these values; None: left out, since a labeled_list takes its place."""
+    given = ",".join(f"{name}={value}" for name, value in values.items() if value is not None)
+    return f"data.labeled_per_domain={given}"
 
 
 def list_field(listed: Mapping[str, str | None], without: Container[str]) -> str:
     """The field labeled_list with these files, but for some domains."""
     files = ",".join(f"{n}={path}" for n, path in listed.items() if path and n not in without)
-    return f"labeled_list={files}" if files else "an empty labeled_list"
+    return f"data.labeled_list={files}" if files else "an empty data.labeled_list"
 
 
 def rank(ids: Sequence[str], seed: int, domain: str) -> list[str]:

@@ -229,7 +229,7 @@ def _check_singles(config: ConfigDict, folder: pathlib.Path, data: Mapping[str, 
         if changed:
             raise InputError(
                 f"usss.single_from={folder}: was trained on other data of {name}: {changed[0]}; restore the data, or leave "
-                "single_from empty"
+                "usss.single_from empty"
             )
         path = folder / f"single_{name}" / "summary.json"
         if not path.exists():

@@ -95,7 +95,7 @@ def _of_files(report: DomainReport, split: SplitReport, needs_masks: bool) -> It
         what = f"{plural(len(split.unread), 'image')} in formats that are not read ({endings})"
         yield finding(if_used, "unread images", what, split.unread, "convert them to PNG or JPEG, or move them away")
     if split.no_masks and needs_masks:
-        remedy = f"or use {report.domain.name} without labels, beside a domain with labels: its labeled_per_domain is 0"
+        remedy = f"or use {report.domain.name} without labels, beside one with labels: its data.labeled_per_domain is 0"
         yield finding(FAULT, "no masks", split.no_masks, remedy=remedy if "labeled" in split.uses else "")
     if split.without_mask:
         yield finding(
@@ -104,7 +104,7 @@ def _of_files(report: DomainReport, split: SplitReport, needs_masks: bool) -> It
             f"{len(split.without_mask)} of {plural(len(split.ids), 'image')} without a mask",
             [split.images.get(key, repr(key)) for key in split.without_mask],
             (f"of the first, {split.looked_for}; " if split.looked_for else "")
-            + "add the masks, remove the images, or name the labeled images in a labeled_list",
+            + "add the masks, remove the images, or name the labeled images in a data.labeled_list",
         )
     if split.without_image:
         what = f"{plural(len(split.without_image), 'mask')} without an image, which nothing will read"
@@ -130,12 +130,12 @@ def _of_files(report: DomainReport, split: SplitReport, needs_masks: bool) -> It
     squeezed = {s: n for s, n in split.sizes.items() if not 1 / 1.1 < s[1] * height / (s[0] * width) < 1.1}
     if split.sizes and all((h - w) * (height - width) < 0 for h, w in split.sizes):
         what = f"images are loaded at {height}x{width} (height x width), but the files have"
-        remedy = f"did you mean {width}x{height}? size in the domain's file and image_size are height, width"
+        remedy = f"did you mean {width}x{height}? size in the domain's file and data.image_size are height, width"
         level = FAULT if split.uses else NOTE
         yield finding(level, "orientation", what, list(map(height_width, split.sizes)), remedy)
     elif squeezed:
         what = f"{sum(squeezed.values())} of {split.examined} images are squeezed to {height}x{width} (height x width)"
-        remedy = "set image_size to another shape if that is not meant"
+        remedy = "set data.image_size to another shape if that is not meant"
         yield finding(NOTE, "aspect ratio", f"{what}, from", list(map(height_width, squeezed)), remedy)
 
 

@@ -78,13 +78,13 @@ def find_labeled(
     both = list(ids) if meant else [key for key in ids if train.digests.get(key) in contents]
     if both and not meant:
         what = f"{len(both)} of {plural(len(ids), 'labeled image')} also among the unlabeled ones, by content"
-        remedy = "remove the copies, or set unlabeled_includes_labeled=True"
+        remedy = "remove the copies, or set data.unlabeled_includes_labeled=True"
         out.append(finding(FAULT, "labeled and unlabeled", what, both, remedy))
 
     opened = [key for key in ids if key in train.classes]
     if empty := [key for key in opened if not train.classes[key]]:
         what = f"{plural(len(empty), 'labeled image')} without any labeled pixel"
-        out.append(finding(WARNING, "labels ignored", what, empty, "take other images in a labeled_list"))
+        out.append(finding(WARNING, "labels ignored", what, empty, "take other images in a data.labeled_list"))
     seen = {index for key in opened for index in train.classes[key]}
     whole = report.limit is None or len(opened) == len(ids)
     never = [name for index, name in enumerate(report.domain.class_names) if index not in seen]
@@ -95,6 +95,6 @@ def find_labeled(
         out.append(finding(FAULT, "lone class", what, remedy="label more images, or correct the ids"))
     elif never:
         what = f"no pixel in the {plural(len(ids), 'labeled image')} of"
-        remedy = "they cannot be learned: label more images, or take another split_seed or labeled_list"
+        remedy = "they cannot be learned: label more images, or take another data.split_seed or data.labeled_list"
         out.append(finding(WARNING, "classes never labeled", what, never, remedy))
     return Labeled(ids, len(unlabeled), len(both), never), out
