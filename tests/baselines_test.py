@@ -63,7 +63,7 @@ def test_decoder_is_trained_on_a_frozen_encoder_and_its_frozen_statistics(workdi
     assert equal(single["batch_stats"], frozen["batch_stats"]) == [True]
     assert equal({"encoder": single["params"]["encoder"]}, {"encoder": frozen["params"]["encoder"]}) == [True]
     summary = json.loads((workdir / "frozen_city_street_town_street" / "summary.json").read_text())
-    assert list(summary["domains"]) == ["town_street"] and summary["stage"].startswith("frozen")
+    assert list(summary["domains"]) == ["town_street"] and summary["job"].startswith("frozen")
     log = [json.loads(x) for x in (workdir / "frozen_city_street_town_street/metrics.jsonl").read_text().splitlines()]
     losses = [x["loss"] for x in log if "loss" in x]
     assert losses[0] != losses[-1]  # the decoder changes

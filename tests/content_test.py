@@ -119,7 +119,7 @@ def test_size_in_the_order_width_height_is_refused(project):
     assert complaint(error) == (
         f"mine: images are to be loaded at {W}x{H}, that is {W} high and {H} wide, but all of them are wide, such as "
         f"'a': {H} high and {W} wide; did you mean {H}x{W}? Correct size in the domain's "
-        "file, and image_size if it is set: both are height, width"
+        "file, and data.image_size if it is set: both are height, width"
     )
     write_spec(project, crop=[8, 4])
     with pytest.raises(

@@ -156,7 +156,7 @@ def test_bad_examples_can_be_skipped_and_each_is_reported(camvid, capsys):
     assert [(bad.use, bad.id) for bad in pool.skipped] == [
         ("camvid, labeled", labeled[0]),
         ("camvid, unlabeled", unlabeled),
-        ("camvid, select", TRAIN[5]),
+        ("camvid, val", TRAIN[5]),
     ]
     assert all("restore this file" in bad.error for bad in pool.skipped)
     out = capsys.readouterr().out
@@ -171,14 +171,14 @@ def test_images_without_a_mask_can_be_skipped(camvid, capsys):
     pool = open_camvid(camvid, labeled=5, on_bad_example="skip")
     assert pool.labeled.ids == [i for i in TRAIN if i != TRAIN[2]] and pool.unlabeled.ids == TRAIN
     assert pool.test.ids == TRAIN[1:]
-    assert [(bad.use, bad.id) for bad in pool.skipped] == [("camvid, labeled", TRAIN[2]), ("camvid, report", TRAIN[0])]
+    assert [(bad.use, bad.id) for bad in pool.skipped] == [("camvid, labeled", TRAIN[2]), ("camvid, test", TRAIN[0])]
     assert capsys.readouterr().out.count("has no mask") == 2
 
 
 def test_nothing_left_after_skipping_is_an_error(camvid):
     for path in camvid.glob("valannot/*"):
         path.write_bytes(b"")
-    with pytest.raises(InputError, match=r"camvid, select: none of the 6 examples can be used; the first: .*valannot"):
+    with pytest.raises(InputError, match=r"camvid, val: none of the 6 examples can be used; the first: .*valannot"):
         open_camvid(camvid, on_bad_example="skip")
 
 
@@ -191,8 +191,7 @@ def config(tmp_path, **changes):
     c.data.root = str(tmp_path)
     c.data.labeled_per_domain = 2
     c.data.image_size = "48x64"
-    for field, value in changes.items():
-        c[field] = value
+    c.update_from_flattened_dict(changes)
     return checked(c)
 
 
@@ -223,12 +222,12 @@ def test_all_domains_share_the_memory_for_decoded_images(camvid, tmp_path):
 @pytest.mark.parametrize(
     "changes,told",
     [
-        ({"scale": "2.0-0.5"}, "scale=2.0-0.5: cannot read '2.0-0.5' for camvid: give LOW-HIGH"),
-        ({"sampling": "seldom"}, "give one of uniform, rare"),
-        ({"labeled_list": "camvid=missing.txt"}, "missing.txt"),
-        ({"labeled_per_domain": "camvid=2"}, "says nothing of town_street"),
-        ({"unlabeled_splits": "camvid=train+extra"}, "has no split 'extra'"),
-        ({"unlabeled_splits": "camvid=train+train"}, "give splits, each once"),
+        ({"data.scale": "2.0-0.5"}, "scale=2.0-0.5: cannot read '2.0-0.5' for camvid: give LOW-HIGH"),
+        ({"data.sampling": "seldom"}, "give one of uniform, rare"),
+        ({"data.labeled_list": "camvid=missing.txt"}, "missing.txt"),
+        ({"data.labeled_per_domain": "camvid=2"}, "says nothing of town_street"),
+        ({"data.unlabeled_splits": "camvid=train+extra"}, "has no split 'extra'"),
+        ({"data.unlabeled_splits": "camvid=train+train"}, "give splits, each once"),
     ],
 )
 def test_a_wrong_field_is_told(camvid, tmp_path, changes, told):

@@ -38,13 +38,6 @@ ENDINGS = (".JPEG", ".png", ".jpg")
 # The smallest run: 24 images in batches of 8 are 3 steps an epoch.
 QUICK = {"model.width": 0.125, "imagenet.crop": 16, "imagenet.eval_resize": 18, "data.loader_threads": 2}
 QUICK |= {"train.batch_size": 8, "train.eval_batch_size": 4}
-    "model.width": 0.125,
-    "imagenet.crop": 16,
-    "imagenet.eval_resize": 18,
-    "train.batch_size": 8,
-    "train.eval_batch_size": 4,
-    "data.loader_threads": 2,
-}
 LEARNS = {"imagenet.epochs": 15.0, "optim.lr": 0.02, "imagenet.decay_epochs": 10.0, "imagenet.eval_epochs": 3.0}
 
 

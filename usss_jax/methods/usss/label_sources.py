@@ -79,7 +79,7 @@ def make(
         if several_rows and theta < 1:
             raise InputError(
                 f"usss.label_embeddings={source}: {several_rows[0]} has several rows per class, but "
-                f"usss.theta={theta:g}: Eq. 7 moves class means; set usss.theta to 1, or give a file with one row per class"
+                f"usss.theta={theta:g}: Eq. 7 moves class means; set usss.theta=1, or give a file with one row each"
             )
     about = {
         domain: {"classes": [names[i] for i in made[domain].class_ids], "absent": absent[domain]}
