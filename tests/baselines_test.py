@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from configs import demo
-from usss_jax.config import checked, default_config
+from usss_jax.config import checked
 from usss_jax.data.domains import get_domain
 from usss_jax.data.pools import open_all
 from usss_jax.engine.state import create_state
@@ -33,7 +33,7 @@ def tiny(**fields):
     )
     config.train.steps = config.usss.single_steps = config.train.eval_every = config.train.checkpoint_every = 2
     config.train.eval_batch_size = 60
-    config.update(fields)
+    config.update_from_flattened_dict(fields)
     return config
 
 
@@ -63,7 +63,7 @@ def test_decoder_is_trained_on_a_frozen_encoder_and_its_frozen_statistics(workdi
     assert equal(single["batch_stats"], frozen["batch_stats"]) == [True]
     assert equal({"encoder": single["params"]["encoder"]}, {"encoder": frozen["params"]["encoder"]}) == [True]
     summary = json.loads((workdir / "frozen_city_street_town_street" / "summary.json").read_text())
-    assert list(summary["domains"]) == ["town_street"] and summary["objective"]["frozen_encoder"]
+    assert list(summary["domains"]) == ["town_street"] and summary["job"].startswith("frozen")
     log = [json.loads(x) for x in (workdir / "frozen_city_street_town_street/metrics.jsonl").read_text().splitlines()]
     losses = [x["loss"] for x in log if "loss" in x]
     assert losses[0] != losses[-1]  # the decoder changes
@@ -91,7 +91,7 @@ def test_table_has_a_row_for_every_baseline(workdir):
 
 @pytest.mark.slow
 def test_networks_of_another_run_are_used_and_not_trained_anew(workdir, tmp_path):
-    summaries = stages.run(tiny(variants=["full"], single_from=str(workdir), alpha=0.5), tmp_path)
+    summaries = stages.run(tiny(variants=["full"], **{"usss.single_from": str(workdir), "usss.alpha": 0.5}), tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["full", "prototypes"]
     theirs = json.loads((workdir / "single_town_street" / "summary.json").read_text())
     assert summaries["single_town_street"] == theirs
@@ -100,14 +100,14 @@ def test_networks_of_another_run_are_used_and_not_trained_anew(workdir, tmp_path
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"lr": 0.2}, "lr was 0.1 there and is 0.2 here"),
-        ({"single_steps": 3}, "single_steps was 2 there and is 3 here"),
-        ({"domains": ["city_street", "town_street", "indoor_room"]}, "it has no network of indoor_room"),
+        ({"optim.lr": 0.2}, r"optim\.lr was 0.1 there and is 0.2 here"),
+        ({"usss.single_steps": 3}, r"usss\.single_steps was 2 there and is 3 here"),
+        ({"data.domains": ["city_street", "town_street", "indoor_room"]}, "it has no network of indoor_room"),
     ],
 )
 def test_networks_of_a_run_with_another_config_are_refused(workdir, tmp_path, fields, message):
     with pytest.raises(InputError, match=message):
-        stages.run(tiny(variants=["full"], single_from=str(workdir), **fields), tmp_path / "new")
+        stages.run(tiny(variants=["full"], **{"usss.single_from": str(workdir)}, **fields), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
@@ -148,11 +148,11 @@ def test_weights_that_do_not_fit_are_refused_before_the_workdir_is_claimed(tmp_p
 
     assert config.data.normalize == "none"
     for fields, message in (
-        ({"width": 0.125}, r"base\.0\.0\.weight is .* `width` another one"),
-        ({"normalize": "imagenet"}, "trained with normalize=none, this config has normalize=imagenet"),
+        ({"model.width": 0.125}, r"base\.0\.0\.weight is .* `width` another one"),
+        ({"data.normalize": "imagenet"}, "trained with data.normalize=none, this config has imagenet"),
     ):
         with pytest.raises(InputError, match=message):
-            stages.run(tiny(variants=["basic"], pretrained=str(stage), **fields), tmp_path / "new")
+            stages.run(tiny(variants=["basic"], **{"model.pretrained": str(stage)}, **fields), tmp_path / "new")
         assert not (tmp_path / "new").exists()
     fits = networks.create_model_of(config, {"elsewhere": 3}, 0)
     assert encoder_weights.load(str(stage), fits, create_mesh(jax.devices()[:1]))
@@ -168,7 +168,7 @@ def test_workdir_of_pretraining_is_refused_as_weights_and_its_file_named(tmp_pat
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_embedding_head_has_a_bias_if_the_config_says_so(bias):
-    model = networks.create_model_of(checked(tiny(embedding_bias=bias)), {"a": 3}, 8)
+    model = networks.create_model_of(checked(tiny(**{"usss.embedding_bias": bias})), {"a": 3}, 8)
     state, _ = create_state(model, optax.sgd(0.1), 0, create_mesh(jax.devices()[:1]))
     assert set(state.params["embedding"]) == ({"kernel", "bias"} if bias else {"kernel"})
     assert set(state.params["decoder_a"]) == {"kernel", "bias"}
@@ -176,7 +176,7 @@ def test_embedding_head_has_a_bias_if_the_config_says_so(bias):
 
 @pytest.mark.parametrize("variant", ["frozen", "finetune"])
 def test_transfer_from_a_domain_to_none_is_refused(tmp_path, variant):
-    config = tiny(domains=["city_street"], variants=["single", variant])
+    config = tiny(**{"data.domains": ["city_street"]}, variants=["single", variant])
     with pytest.raises(InputError, match=f"variants: {variant} trains on every other domain, and city_street is the"):
         stages.run(config, tmp_path / "new")
     assert not (tmp_path / "new").exists()
@@ -187,7 +187,7 @@ def test_a_config_that_is_no_object_is_told(tmp_path):
     with pytest.raises(InputError, match=r"config\.json cannot be used \(it holds no JSON object\)"):
         workdir_lib.claim_workdir(checked(tiny()), tmp_path, {})
     with pytest.raises(InputError, match=r"no workdir of a run \(it holds no JSON object\)"):
-        workdir_lib.singles_folder(checked(tiny(single_from=str(tmp_path))), tmp_path / "new", {})
+        workdir_lib.singles_folder(checked(tiny(**{"usss.single_from": str(tmp_path)})), tmp_path / "new", {})
 
 
 @pytest.mark.parametrize(
@@ -204,39 +204,36 @@ def test_label_embeddings_of_other_classes_are_refused_when_a_run_goes_on(tmp_pa
     made, meta = label_sources.make("random", names, 8, 0)
     label_embeddings.save(stages.embeddings_file(tmp_path), made, meta)
     with pytest.raises(InputError, match=f"city_street: class .* {told}.*; restore the domain's classes") as error:
-        stages.run(tiny(variants=["full"], label_embeddings="random"), tmp_path)
+        stages.run(tiny(variants=["full"], **{"usss.label_embeddings": "random"}), tmp_path)
     assert "\n" not in str(error.value) and not (tmp_path / "full").exists()
 
 
 def test_file_with_several_rows_of_a_class_that_move_is_refused_before_the_workdir_is_claimed(tmp_path):
     names = {d: get_domain(d).class_names for d in ("city_street", "town_street")}
     label_embeddings.save(tmp_path / "e.npz", *label_sources.make("random", names, 8, 0, embeddings_per_class=2))
-    with pytest.raises(InputError, match=r"city_street has several rows per class, but theta=0\.5"):
-        stages.run(tiny(variants=["full"], label_embeddings=str(tmp_path / "e.npz"), theta=0.5), tmp_path / "new")
+    config = tiny(variants=["full"], **{"usss.label_embeddings": str(tmp_path / "e.npz"), "usss.theta": 0.5})
+    with pytest.raises(InputError, match=r"city_street has several rows per class, but usss\.theta=0\.5"):
+        stages.run(config, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
 def test_networks_of_no_run_or_of_an_unfinished_one_are_refused(tmp_path):
     with pytest.raises(InputError, match="no workdir of a run"):
-        stages.run(tiny(variants=["full"], single_from=str(tmp_path / "typo")), tmp_path / "new")
+        stages.run(tiny(variants=["full"], **{"usss.single_from": str(tmp_path / "typo")}), tmp_path / "new")
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "config.json").write_text(json.dumps(checked(tiny()).to_dict()))
     with pytest.raises(InputError, match="single_city_street is not finished there"):
-        stages.run(tiny(variants=["full"], single_from=str(tmp_path / "begun")), tmp_path / "new")
-
-
-def test_fields_that_may_differ_are_fields():
-    assert set(workdir_lib.NOT_OF_SINGLES) <= set(default_config())
+        stages.run(tiny(variants=["full"], **{"usss.single_from": str(tmp_path / "begun")}), tmp_path / "new")
 
 
 def test_a_workdir_from_before_a_field_existed_has_its_default(tmp_path):
     config = checked(tiny())
     old = json.loads(json.dumps(config.to_dict()))
-    del old["entropy_warmup"]
+    del old["usss"]["entropy_warmup"]
     (tmp_path / "config.json").write_text(json.dumps(old))
     workdir_lib.claim_workdir(config, tmp_path, {})
-    with pytest.raises(InputError, match="entropy_warmup was 0, is now 5"):
-        workdir_lib.claim_workdir(checked(tiny(entropy_warmup=5)), tmp_path, {})
+    with pytest.raises(InputError, match=r"usss\.entropy_warmup was 0, is now 5"):
+        workdir_lib.claim_workdir(checked(tiny(**{"usss.entropy_warmup": 5})), tmp_path, {})
 
 
 def test_a_workdir_that_another_process_trains_is_refused(tmp_path):
@@ -255,11 +252,11 @@ def test_a_workdir_that_another_process_trains_is_refused(tmp_path):
 @pytest.mark.slow
 def test_adversarial_networks_are_trained_one_per_domain_and_go_on_after_a_stop(tmp_path):
     """Stopped after the second of four steps (its checkpoint is there, its summary is not), it ends the same."""
-    fields = {"variants": ["hung"], "single_steps": 4, "hung_semi_start": 0.5, "log_every": 1}
+    fields = {"variants": ["hung"], "usss.single_steps": 4, "hung.semi_start": 0.5, "train.log_every": 1}
     summaries = stages.run(tiny(**fields), tmp_path)
     assert sorted(summaries) == ["hung_city_street", "hung_town_street"]
     summary = summaries["hung_city_street"]
-    assert list(summary["domains"]) == ["city_street"] and summary["objective"]["semi_start"] == 0.5
+    assert list(summary["domains"]) == ["city_street"] and summary["config"]["hung"]["semi_start"] == 0.5
     assert "| Hung et al. (one network per domain) |" in (tmp_path / "table.md").read_text()
     folder = tmp_path / "hung_city_street"
     losses = lines_with(folder, "semi/city_street")

@@ -213,7 +213,7 @@ def test_drawn_domains_are_cheap_and_clean(tmp_path):
         (["--domain=camvid", "extra"], "'extra' is not a flag"),
         (["--domain=city_street", "--limit=0"], "limit"),
         (["--domain=absent.yaml"], "absent.yaml"),
-        (["--config=configs/demo.py", "--config.alhpa=2"], "did you mean 'alpha'"),
+        (["--config=configs/demo.py", "--config.alhpa=2"], "did you mean config.usss.alpha?"),
         (["--config=configs/demo.py", "--config.data.image_size=9"], "image_size"),
         (["--config=configs/demo.py", "--config.data.image_size=96x64"], "did you mean 64x96?"),
         (["--config=configs/demo.py", "--data_root=x"], "--config.data.root"),

@@ -1,8 +1,26 @@
 """Reading of config fields that may differ between domains, of lists and sizes, and of `get_config`'s argument."""
 
+import json
+import re
+
 import pytest
 
-from usss_jax.config import default_config, names, parse_arg, per_domain, read_count, read_size
+from usss_jax.config import (
+    FIELDS,
+    METHODS,
+    checked,
+    default_config,
+    fields,
+    filled,
+    flat,
+    names,
+    nearest,
+    parse_arg,
+    per_domain,
+    read_count,
+    read_size,
+    same_on_hosts,
+)
 from usss_jax.errors import InputError
 
 DOMAINS = ("cityscapes", "camvid")
@@ -152,16 +170,99 @@ def test_the_defaults_are_those_of_the_paper():
 
 
 @pytest.mark.parametrize(
-    "field,value",
-    [("labeled_per_domain", "camvid=all"), ("domains", "a,b"), ("variants", "basic"), ("unlabeled_batches", 3)],
+    "name,value",
+    [
+        ("data.labeled_per_domain", "camvid=all"),
+        ("data.domains", "a,b"),
+        ("variants", "basic"),
+        ("train.unlabeled_batches", 3),
+    ],
 )
-def test_fields_that_may_differ_between_domains_take_numbers_and_text(field, value):
+def test_fields_that_may_differ_between_domains_take_numbers_and_text(name, value):
     config = default_config()
-    config[field] = value
-    assert config[field] == value
+    config.update_from_flattened_dict({name: value})
+    assert flat(config)[name] == value
 
 
 def test_other_fields_keep_their_type():
-    for field, value in (("lr", "low"), ("steps", 2.5), ("encoder", 22)):
+    for name, value in (("optim.lr", "low"), ("train.steps", 2.5), ("model.encoder", 22)):
         with pytest.raises(TypeError):
-            default_config()[field] = value
+            default_config().update_from_flattened_dict({name: value})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_default_is_in_its_range_and_is_a_field_of_the_method_alone(method):
+    config = default_config(method)
+    if method == "imagenet":
+        config.data.root = "somewhere"  # which has no default
+    assert checked(config).method == method
+    assert set(flat(config)) == set(fields(method))
+    assert set().union(*map(fields, METHODS)) == set(FIELDS)
+
+
+def test_an_unknown_method_is_told_with_the_known_ones():
+    with pytest.raises(InputError, match="method=ussss must be one of usss, imagenet"):
+        default_config("ussss")
+
+
+@pytest.mark.parametrize(
+    "wrong,meant",
+    [
+        ("lr", "optim.lr"),
+        ("optim.steps", "train.steps"),
+        ("usss.alhpa", "usss.alpha"),
+        ("model.pretrained_weights", "model.pretrained"),
+        ("data_root", "data.root"),
+        ("hung_lr", "hung.lr"),
+        ("something", ""),
+    ],
+)
+def test_a_wrong_name_gets_the_nearest_right_one_in_whatever_section(wrong, meant):
+    assert nearest(wrong, fields()) == meant
+    config = default_config()
+    config.update_from_flattened_dict({wrong: 1})
+    hint = rf"did you mean config\.{meant}\?" if meant else "docs/config.md has them all"
+    with pytest.raises(InputError, match=rf"config\.{wrong}: the config has no such field; {hint}"):
+        checked(config)
+
+
+def test_a_missing_field_is_named():
+    config = default_config()
+    del config.usss.alpha
+    with pytest.raises(InputError, match=r"config\.usss\.alpha is missing"):
+        checked(config)
+
+
+@pytest.mark.parametrize(
+    "name,value",
+    [
+        ("train.batch_size", 0),
+        ("optim.lr", 0.0),
+        ("optim.lr", float("inf")),
+        ("usss.beta", -0.1),
+        ("usss.beta", float("nan")),
+        ("hung.semi_start", 1.5),
+        ("model.precision", "float16"),
+        ("data.normalize", "cityscapes"),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_the_range(name, value):
+    config = default_config()
+    config.update_from_flattened_dict({name: value})
+    with pytest.raises(InputError, match=f"^{name}={value} must be {re.escape(FIELDS[name].range.text)}$"):
+        checked(config)
+
+
+def test_a_config_as_json_is_read_again_and_newer_fields_have_their_defaults():
+    config = default_config()
+    config.usss.alpha = 0.5
+    written = json.loads(json.dumps(checked(config).to_dict()))
+    del written["usss"]["theta"]
+    again = checked(filled(written))
+    assert again.to_dict() == checked(config).to_dict() and again.usss.theta == 1.0
+
+
+def test_hosts_may_differ_in_where_their_data_is_and_what_they_have_of_memory():
+    config = checked(default_config())
+    differ = set(flat(config)) - set(same_on_hosts(config))
+    assert differ == {"data.root", "data.cache_gb", "data.loader_threads"}

@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from ml_collections import ConfigDict
 from png_files import png
 from small_files import CLASSES, H, W, complaint, write_image
 
@@ -52,8 +51,10 @@ def write_spec(folder, **changes):
 
 
 def config_of(folder, **fields):
-    config = {"domains": [str(folder / "mine.yaml")], "labeled_per_domain": "all"} | fields
-    return checked(ConfigDict(default_config().to_dict() | config))
+    config = default_config()
+    given = {"data.domains": [str(folder / "mine.yaml")], "data.labeled_per_domain": "all", **fields}
+    config.update_from_flattened_dict(given)
+    return checked(config)
 
 
 def lines_of(folder, **fields):
@@ -91,8 +92,8 @@ def test_lone_class_is_refused_unless_it_is_meant(project, split):
         lines_of(project)
     text = complaint(error)
     assert text.startswith(f"mine: its {what} show sky and no labeled pixel of road, tree; compare the ids")
-    assert text.endswith("or set min_classes=1 if that is meant")
-    assert lines_of(project, min_classes=1) == [
+    assert text.endswith("or set data.min_classes=1 if that is meant")
+    assert lines_of(project, **{"data.min_classes": 1}) == [
         f"[mine] {what}: 'sky' is the only class, so that a mean over classes is its score alone"
     ]
 
@@ -101,7 +102,7 @@ def test_labels_that_are_all_ignored_are_refused_whatever_is_meant(project):
     for name in "abc":
         write_mask(project, "train", name, (0,))
     with pytest.raises(InputError, match="mine: its labeled images have no labeled pixel; compare the ids"):
-        lines_of(project, min_classes=1)
+        lines_of(project, **{"data.min_classes": 1})
 
 
 # ---- sizes -----------------------------------------------------------------------------------------------
@@ -114,7 +115,7 @@ def test_size_in_the_order_width_height_is_refused(project):
     assert complaint(error) == (
         f"mine: images are to be loaded at {W}x{H}, that is {W} high and {H} wide, but all of them are wide, such as "
         f"'a': {H} high and {W} wide; did you mean {H}x{W}? Correct size in the domain's "
-        "file, and image_size if it is set: both are height, width"
+        "file, and data.image_size if it is set: both are height, width"
     )
     write_spec(project, crop=[8, 4])
     with pytest.raises(
@@ -172,28 +173,32 @@ def test_workdir_refuses_other_labels_and_other_images(project, tmp_path):
     write_mask(project, "val", "b", ALL)
     (project / "list.txt").write_text("a\nb\n")
     with pytest.raises(InputError, match=r"mine\.labeled images was"):
-        claim(project, tmp_path / "run", labeled_list=str(project / "list.txt"))
+        claim(project, tmp_path / "run", **{"data.labeled_list": str(project / "list.txt")})
 
 
 def test_workdir_knows_its_data_again_wherever_it_lies(project, tmp_path, monkeypatch):
     (project / "list.txt").write_text("a\nb\n")
-    claim(project, tmp_path / "run", labeled_list=str(project / "list.txt"))
+    claim(project, tmp_path / "run", **{"data.labeled_list": str(project / "list.txt")})
     shutil.move(project, tmp_path / "moved")
-    claim(tmp_path / "moved", tmp_path / "run", labeled_list=str(tmp_path / "moved/list.txt"))
+    claim(tmp_path / "moved", tmp_path / "run", **{"data.labeled_list": str(tmp_path / "moved/list.txt")})
     monkeypatch.chdir(tmp_path / "moved")
-    claim(tmp_path / "moved", tmp_path / "run", domains=["mine.yaml"], labeled_list="mine=list.txt")
-    claim(tmp_path / "moved", tmp_path / "run", domains=["mine.yaml"], labeled_per_domain=2, labeled_list="list.txt")
+    claim(tmp_path / "moved", tmp_path / "run", **{"data.domains": ["mine.yaml"], "data.labeled_list": "mine=list.txt"})
+    claim(
+        tmp_path / "moved",
+        tmp_path / "run",
+        **{"data.domains": ["mine.yaml"], "data.labeled_per_domain": 2, "data.labeled_list": "list.txt"},
+    )
 
 
 def test_files_of_weights_are_known_by_their_content(project, tmp_path):
     for name, content in (("a.npz", b"1"), ("b.npz", b"1"), ("c.npz", b"2")):
         (tmp_path / name).write_bytes(content)
-    claim(project, tmp_path / "run", label_embeddings=str(tmp_path / "a.npz"))
-    claim(project, tmp_path / "run", label_embeddings=str(tmp_path / "b.npz"))
+    claim(project, tmp_path / "run", **{"usss.label_embeddings": str(tmp_path / "a.npz")})
+    claim(project, tmp_path / "run", **{"usss.label_embeddings": str(tmp_path / "b.npz")})
     with pytest.raises(InputError, match=r"label_embeddings was .*b.npz', is now .*c.npz', whose content is another"):
-        claim(project, tmp_path / "run", label_embeddings=str(tmp_path / "c.npz"))
+        claim(project, tmp_path / "run", **{"usss.label_embeddings": str(tmp_path / "c.npz")})
     (tmp_path / "b.npz").unlink()  # what was made of it is in the workdir
-    claim(project, tmp_path / "run", label_embeddings=str(tmp_path / "b.npz"))
+    claim(project, tmp_path / "run", **{"usss.label_embeddings": str(tmp_path / "b.npz")})
 
 
 def test_labels_are_named_only_where_nothing_else_explains_them():
@@ -218,18 +223,18 @@ def test_labels_are_named_only_where_nothing_else_explains_them():
     ],
 )
 def test_paths_may_hold_equals_signs_and_commas(value, paths):
-    assert per_domain_paths(value, ["a", "b"], "labeled_list") == paths
+    assert per_domain_paths(value, ["a", "b"], "data.labeled_list") == paths
 
 
 def test_relative_path_with_an_equals_sign_is_one_if_it_is_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"'split' is not a domain of this run .a, b., and there is no split=1/l.txt"):
-        per_domain_paths("split=1/l.txt", ["a", "b"], "labeled_list")
+        per_domain_paths("split=1/l.txt", ["a", "b"], "data.labeled_list")
     (tmp_path / "split=1").mkdir()
     (tmp_path / "split=1/l.txt").write_text("x")
-    assert per_domain_paths("split=1/l.txt", ["a"], "labeled_list") == {"a": "split=1/l.txt"}
+    assert per_domain_paths("split=1/l.txt", ["a"], "data.labeled_list") == {"a": "split=1/l.txt"}
 
 
 def test_unknown_domain_in_a_list_of_paths_is_named():
-    with pytest.raises(InputError, match="data_root=a=/x,c=/y: 'c' is not a domain of this run"):
-        per_domain_paths("a=/x,c=/y", ["a", "b"], "data_root")
+    with pytest.raises(InputError, match=r"data\.root=a=/x,c=/y: 'c' is not a domain of this run"):
+        per_domain_paths("a=/x,c=/y", ["a", "b"], "data.root")

@@ -469,9 +469,10 @@ def test_the_whole_method_runs_with_it(tmp_path):
 
     def run(workdir, encoder, *options):
         command = [sys.executable, "-m", "usss_jax.main", f"--config={repo / 'configs' / 'cs_cvd.py'}:{encoder}"]
-        fields = {"domains": "camvid", "data_root": tmp_path / "data", "image_size": "29x37", "crop_size": "29x37"}
-        fields |= {"width": 0.0625, "embed_dim": 8, "labeled_per_domain": 4, "unlabeled_batches": 1}
-        fields |= {"batch_size": 2, "unlabeled_batch_size": 2, "eval_batch_size": 6, "steps": 2, "single_steps": 2}
+        fields = {"data.domains": "camvid", "data.root": tmp_path / "data", "data.labeled_per_domain": 4}
+        fields |= {"data.image_size": "29x37", "data.crop_size": "29x37", "model.width": 0.0625, "usss.embed_dim": 8}
+        fields |= {"train.batch_size": 2, "train.unlabeled_batch_size": 2, "train.unlabeled_batches": 1}
+        fields |= {"train.eval_batch_size": 6, "train.steps": 2, "usss.single_steps": 2}
         command += [f"--workdir={tmp_path / workdir}", *(f"--config.{f}={v}" for f, v in fields.items()), *options]
         return subprocess.run(command, cwd=repo, capture_output=True, text=True)
 
@@ -479,7 +480,7 @@ def test_the_whole_method_runs_with_it(tmp_path):
     assert result.returncode == 0, result.stderr
     for stage in ("single_camvid", "full"):
         summary = json.loads((tmp_path / "first" / stage / "summary.json").read_text())
-        assert summary["encoder"] == "convnext_tiny" and 0 <= summary["average_last"] <= 1
+        assert summary["config"]["model"]["encoder"] == "convnext_tiny" and 0 <= summary["average_last"] <= 1
     embeddings, _ = label_embeddings.load(tmp_path / "first" / "prototypes" / "label_embeddings.npz")
     assert embeddings["camvid"].shape[1] == 8 and np.isfinite(embeddings["camvid"]).all()
     pretrained_from = f"--config.model.pretrained={tmp_path / 'first' / 'full'}"

@@ -850,9 +850,9 @@ def test_command_line(tmp_path, capfd):
     out = capfd.readouterr().out
     assert "camvid_24x32" in out and "bicyclist" in out and "\ntrain with --config.data.root=" in out
     fields = dict(word.removeprefix("--config.").split("=", 1) for word in out.rpartition("train with ")[2].split())
-    assert fields == {"data_root": f"tfds:{tmp_path}/out", "image_size": "camvid=24x32"}
+    assert fields == {"data.root": f"tfds:{tmp_path}/out", "data.image_size": "camvid=24x32"}
     config = default_config()
-    config.update({"domains": ["camvid"], "labeled_per_domain": "all", **fields})
+    config.update_from_flattened_dict({"data.domains": ["camvid"], "data.labeled_per_domain": "all", **fields})
     assert len(open_all(checked(config))["camvid"].labeled) > 0
     assert run(camvid.Camvid, *words) == 0
     assert "is prepared already" in capfd.readouterr().out

@@ -23,7 +23,7 @@ def run(module, *words, **environment):
 def test_a_console_of_another_encoding_and_a_place_that_cannot_be_written(tmp_path):
     """The table is shown with escapes; the file's name has them too."""
     (tmp_path / "é").write_text("")
-    result = run("report", "--table=3", f"--out={tmp_path}/é/x", PYTHONIOENCODING="ascii", LC_ALL="C")
+    result = run("tables", "--table=3", f"--out={tmp_path}/é/x", PYTHONIOENCODING="ascii", LC_ALL="C")
     assert result.returncode == 2, result.stderr
     assert "\\u03b1" in result.stdout or "Univ-full" in result.stdout
     assert result.stderr == f"usss_jax: error: {tmp_path}/\\xe9: File exists\n"

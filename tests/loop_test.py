@@ -18,14 +18,14 @@ from usss_jax.methods.usss import stages
 from usss_jax.parallel import hosts, sharding
 
 QUICK = {
-    "domains": "city_street",
+    "data.domains": "city_street",
     "variants": "basic",
-    "width": 0.0625,
-    "image_size": "16x24",
-    "batch_size": 2,
-    "eval_batch_size": 2,
-    "labeled_per_domain": 2,
-    "log_every": 1,
+    "model.width": 0.0625,
+    "data.image_size": "16x24",
+    "train.batch_size": 2,
+    "train.eval_batch_size": 2,
+    "data.labeled_per_domain": 2,
+    "train.log_every": 1,
 }
 
 
@@ -33,8 +33,8 @@ def config(steps):
     from configs.demo import get_config
 
     c = get_config()
-    for field, value in {**QUICK, "steps": steps, "single_steps": steps, "eval_every": steps}.items():
-        c[field] = value
+    of_steps = {"train.steps": steps, "usss.single_steps": steps, "train.eval_every": steps}
+    c.update_from_flattened_dict({**QUICK, **of_steps})
     return c
 
 

@@ -305,7 +305,7 @@ def test_workdir_that_is_a_file_is_told(tmp_path):
 
 
 def test_misspelt_config_field_gets_a_suggestion(tmp_path):
-    assert "did you mean 'alpha'" in error_of(run("configs/demo.py", tmp_path, "--config.alhpa=2"))
+    assert "did you mean config.usss.alpha?" in error_of(run("configs/demo.py", tmp_path, "--config.alhpa=2"))
 
 
 def test_value_of_the_wrong_type_names_the_field(tmp_path):

@@ -131,7 +131,7 @@ def test_a_few_masks_suffice_if_their_ids_are_given(tmp_path, form):
     with pytest.raises(InputError) as error:
         open_train(domain)
     text = complaint(error)
-    assert "img/ulm/b" in text and str(missing) in text and "set on_bad_example=skip" in text
+    assert "img/ulm/b" in text and str(missing) in text and "set data.on_bad_example=skip" in text
     assert ("train.txt:4: " in text) == (form == "list")
     chosen = [ids["ulm/c"], ids["ulm/a"]]
     assert open_train(domain, ids=chosen).ids == chosen

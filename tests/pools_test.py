@@ -156,7 +156,7 @@ def test_bad_examples_can_be_skipped_and_each_is_reported(camvid, capsys):
     assert [(bad.use, bad.id) for bad in pool.skipped] == [
         ("camvid, labeled", labeled[0]),
         ("camvid, unlabeled", unlabeled),
-        ("camvid, select", TRAIN[5]),
+        ("camvid, val", TRAIN[5]),
     ]
     assert all("restore this file" in bad.error for bad in pool.skipped)
     out = capsys.readouterr().out
@@ -171,14 +171,14 @@ def test_images_without_a_mask_can_be_skipped(camvid, capsys):
     pool = open_camvid(camvid, labeled=5, on_bad_example="skip")
     assert pool.labeled.ids == [i for i in TRAIN if i != TRAIN[2]] and pool.unlabeled.ids == TRAIN
     assert pool.test.ids == TRAIN[1:]
-    assert [(bad.use, bad.id) for bad in pool.skipped] == [("camvid, labeled", TRAIN[2]), ("camvid, report", TRAIN[0])]
+    assert [(bad.use, bad.id) for bad in pool.skipped] == [("camvid, labeled", TRAIN[2]), ("camvid, test", TRAIN[0])]
     assert capsys.readouterr().out.count("has no mask") == 2
 
 
 def test_nothing_left_after_skipping_is_an_error(camvid):
     for path in camvid.glob("valannot/*"):
         path.write_bytes(b"")
-    with pytest.raises(InputError, match=r"camvid, select: none of the 6 examples can be used; the first: .*valannot"):
+    with pytest.raises(InputError, match=r"camvid, val: none of the 6 examples can be used; the first: .*valannot"):
         open_camvid(camvid, on_bad_example="skip")
 
 
@@ -191,14 +191,17 @@ def config(tmp_path, **changes):
     c.data.root = str(tmp_path)
     c.data.labeled_per_domain = 2
     c.data.image_size = "48x64"
-    for field, value in changes.items():
-        c[field] = value
+    c.update_from_flattened_dict(changes)
     return checked(c)
 
 
 def test_fields_reach_their_domain(camvid, tmp_path):
     pools = open_all(
-        config(tmp_path, scale="camvid=0.5-2.0", sampling="town_street=rare", flip=False, crop_size="camvid=32x32")
+        config(
+            tmp_path,
+            **{"data.scale": "camvid=0.5-2.0", "data.sampling": "town_street=rare"},
+            **{"data.flip": False, "data.crop_size": "camvid=32x32"},
+        )
     )
     assert pools["camvid"].scale == (0.5, 2.0) and pools["town_street"].scale == (1.0, 1.0)
     assert pools["camvid"].rare_temperature is None and pools["town_street"].rare_temperature == 0.01
@@ -208,7 +211,7 @@ def test_fields_reach_their_domain(camvid, tmp_path):
 
 def test_all_domains_share_the_memory_for_decoded_images(camvid, tmp_path):
     image = 48 * 64 * 3
-    pools = open_all(config(tmp_path, cache_gb=2 * image / 1e9))
+    pools = open_all(config(tmp_path, **{"data.cache_gb": 2 * image / 1e9}))
     for pool in pools.values():
         for i in range(3):
             pool.unlabeled[i]
@@ -219,12 +222,12 @@ def test_all_domains_share_the_memory_for_decoded_images(camvid, tmp_path):
 @pytest.mark.parametrize(
     "changes,told",
     [
-        ({"scale": "2.0-0.5"}, "scale=2.0-0.5: cannot read '2.0-0.5' for camvid: give LOW-HIGH"),
-        ({"sampling": "seldom"}, "give one of uniform, rare"),
-        ({"labeled_list": "camvid=missing.txt"}, "missing.txt"),
-        ({"labeled_per_domain": "camvid=2"}, "says nothing of town_street"),
-        ({"unlabeled_splits": "camvid=train+extra"}, "has no split 'extra'"),
-        ({"unlabeled_splits": "camvid=train+train"}, "give splits, each once"),
+        ({"data.scale": "2.0-0.5"}, "scale=2.0-0.5: cannot read '2.0-0.5' for camvid: give LOW-HIGH"),
+        ({"data.sampling": "seldom"}, "give one of uniform, rare"),
+        ({"data.labeled_list": "camvid=missing.txt"}, "missing.txt"),
+        ({"data.labeled_per_domain": "camvid=2"}, "says nothing of town_street"),
+        ({"data.unlabeled_splits": "camvid=train+extra"}, "has no split 'extra'"),
+        ({"data.unlabeled_splits": "camvid=train+train"}, "give splits, each once"),
     ],
 )
 def test_a_wrong_field_is_told(camvid, tmp_path, changes, told):
@@ -236,11 +239,11 @@ def test_a_wrong_field_is_told(camvid, tmp_path, changes, told):
 @pytest.mark.parametrize(
     "given,meant",
     [
-        ({"image_size": "64x48"}, {"image_size": "camvid=48x64,tall=64x48"}),
-        ({"image_size": "48x64"}, {"image_size": "camvid=48x64,tall=64x48"}),
-        ({"image_size": "camvid=64x48,tall=48x64"}, {"image_size": "camvid=48x64,tall=64x48"}),
-        ({"image_size": "tall=48x64"}, {"image_size": "tall=64x48"}),
-        ({"image_size": "", "crop_size": "camvid=8x4,tall=8x8"}, {"crop_size": "camvid=4x8,tall=8x8"}),
+        ({"data.image_size": "64x48"}, {"data.image_size": "camvid=48x64,tall=64x48"}),
+        ({"data.image_size": "48x64"}, {"data.image_size": "camvid=48x64,tall=64x48"}),
+        ({"data.image_size": "camvid=64x48,tall=48x64"}, {"data.image_size": "camvid=48x64,tall=64x48"}),
+        ({"data.image_size": "tall=48x64"}, {"data.image_size": "tall=64x48"}),
+        ({"data.image_size": "", "data.crop_size": "camvid=8x4,tall=8x8"}, {"data.crop_size": "camvid=4x8,tall=8x8"}),
     ],
 )
 def test_width_given_before_height_is_refused_and_what_is_proposed_is_taken(tmp_path, given, meant):
@@ -251,32 +254,33 @@ def test_width_given_before_height_is_refused_and_what_is_proposed_is_taken(tmp_
         pool_options(c, domains)
     ((field, size),) = meant.items()
     assert str(error.value).endswith(f"did you mean {size}?") and str(error.value).startswith(f"{field}=")
-    c[field] = size
+    c.update_from_flattened_dict({field: size})
     pool_options(c, domains)
 
 
 def test_size_of_turned_images_is_told_before_data_is_read(tmp_path):
     with pytest.raises(InputError) as error:
-        open_all(config(tmp_path / "nowhere", domains=("camvid",), image_size="96x48"))
+        open_all(config(tmp_path / "nowhere", **{"data.domains": ("camvid",), "data.image_size": "96x48"}))
     assert str(error.value) == (
-        "image_size=96x48 is HEIGHTxWIDTH, so 96 rows of 48 pixels, but by their domain's size images of camvid are "
-        "480 wide and 360 high; "
+        "data.image_size=96x48 is HEIGHTxWIDTH, so 96 rows of 48 pixels, but by their domain's size images of camvid "
+        "are 480 wide and 360 high; "
         "did you mean 48x96?"
     )
 
 
 def test_a_wrong_choice_is_told(tmp_path):
-    with pytest.raises(InputError, match="on_bad_example: 'ignore' is not one of error, skip"):
-        config(tmp_path, on_bad_example="ignore")
+    with pytest.raises(InputError, match=r"data\.on_bad_example=ignore must be one of error, skip"):
+        config(tmp_path, **{"data.on_bad_example": "ignore"})
 
 
 def test_endless_memory_is_no_number(tmp_path):
-    with pytest.raises(InputError, match="cache_gb=inf must be a number from 0 on"):
-        config(tmp_path, cache_gb=float("inf"))
+    with pytest.raises(InputError, match=r"data\.cache_gb=inf must be a number from 0 on"):
+        config(tmp_path, **{"data.cache_gb": float("inf")})
 
 
 def test_a_labeled_list_does_without_a_number(camvid, tmp_path):
     path = text_file(tmp_path / "l.txt", TRAIN[3])
-    pools = open_all(config(tmp_path, labeled_list=f"camvid={path}", labeled_per_domain="town_street=3"))
+    fields = {"data.labeled_list": f"camvid={path}", "data.labeled_per_domain": "town_street=3"}
+    pools = open_all(config(tmp_path, **fields))
     assert pools["camvid"].labeled.ids == [TRAIN[3]] and len(pools["town_street"].labeled) == 3
     assert json.dumps(list(pools["camvid"].labeled_ids))

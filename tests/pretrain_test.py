@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
-from usss_jax.methods.imagenet.config import checked
 
+from usss_jax.config import checked
 from usss_jax.data import streams
 from usss_jax.engine.optim import create_optimizer
 from usss_jax.engine.state import abstract_variables, create_state
@@ -36,8 +36,9 @@ REPO = pathlib.Path(__file__).parent.parent
 COLORS = {"n01_red": (200, 40, 40), "n02_green": (40, 200, 40), "n03_blue": (40, 40, 200)}
 ENDINGS = (".JPEG", ".png", ".jpg")
 # The smallest run: 24 images in batches of 8 are 3 steps an epoch.
-QUICK = {"width": 0.125, "crop": 16, "eval_resize": 18, "batch_size": 8, "eval_batch_size": 4, "loader_threads": 2}
-LEARNS = {"epochs": 15.0, "lr": 0.02, "decay_epochs": 10.0, "eval_epochs": 3.0}
+QUICK = {"model.width": 0.125, "imagenet.crop": 16, "imagenet.eval_resize": 18, "data.loader_threads": 2}
+QUICK |= {"train.batch_size": 8, "train.eval_batch_size": 4}
+LEARNS = {"imagenet.epochs": 15.0, "optim.lr": 0.02, "imagenet.decay_epochs": 10.0, "imagenet.eval_epochs": 3.0}
 
 
 def picture(rng, color, size=None):
@@ -101,7 +102,7 @@ def records(tmp_path_factory):
 
 def config_of(data, **fields):
     config = importlib.import_module("configs.imagenet").get_config("cpu")
-    config.update({**QUICK, "data": str(data), **fields})
+    config.update_from_flattened_dict({**QUICK, "data.root": str(data), **fields})
     return config
 
 
@@ -120,7 +121,7 @@ def test_separable_classes_are_learned(finished):
     workdir, summary = finished
     assert (summary["top1_best"], summary["top5_best"]) == (1.0, 1.0)
     assert (summary["steps"], summary["classes"], summary["images"]) == (45, 3, {"train": 24, "val": 9})
-    for key in ("seconds", "device", "seed", "images_per_second", "data_wait_share", "top1_last", "best_step"):
+    for key in ("seconds", "device", "config", "images_per_second", "data_wait_share", "top1_last", "best_step"):
         assert summary[key] is not None, key
     assert "commit" in summary
     assert json.loads((workdir / "summary.json").read_text()) == summary
@@ -154,10 +155,11 @@ def test_weights_give_segmentation_the_same_features_bit_by_bit(finished):
 @pytest.mark.slow
 def test_segmentation_starts_from_the_weights(finished, tmp_path, capsys):
     config = importlib.import_module("configs.demo").get_config()
-    config.update({"domains": ["city_street"], "variants": ["single"], "width": 0.125, "single_steps": 1})
-    config.update({"batch_size": 2, "unlabeled_batch_size": 2, "labeled_per_domain": 2, "embed_dim": 8})
-    config.update({"pretrained": str(finished[0] / "encoder.safetensors"), "normalize": "imagenet"})
-    config.update({"eval_batch_size": 50, "image_size": "16x24", "crop_size": "16x24"})
+    config.variants, config.data.domains, config.data.labeled_per_domain = ["single"], ["city_street"], 2
+    config.data.image_size = config.data.crop_size = "16x24"
+    config.data.normalize, config.model.width, config.usss.embed_dim = "imagenet", 0.125, 8
+    config.model.pretrained = str(finished[0] / "encoder.safetensors")
+    config.usss.single_steps, config.train.eval_batch_size = 1, 50
     summaries = stages.run(config, tmp_path)
     assert summaries["single_city_street"]["steps"] == 1
     assert "tensors matched" in capsys.readouterr().out
@@ -167,7 +169,7 @@ def test_normalisation_of_the_weights_is_compared_with_the_configs(finished):
     path, mesh = str(finished[0] / "encoder.safetensors"), sharding.create_mesh(jax.devices()[:1])
     same, other = (create_model("drn_d_22", {"a": 5}, width=0.125, normalize=n) for n in ("imagenet", "none"))
     assert encoder_weights.load(path, same, mesh)
-    with pytest.raises(InputError, match="trained with normalize=imagenet, this config has normalize=none"):
+    with pytest.raises(InputError, match=r"trained with data\.normalize=imagenet, this config has none"):
         encoder_weights.load(path, other, mesh)
 
 
@@ -179,10 +181,10 @@ def test_workdir_whose_config_is_no_object_is_told(folders, tmp_path):
 
 def test_finished_run_is_not_run_again_and_belongs_to_its_config(finished, folders):
     workdir, summary = finished
-    again = config_of(folders, **LEARNS, log_every=3)
+    again = config_of(folders, **LEARNS, **{"train.log_every": 3})
     assert loop.run(again, workdir) == summary
     with pytest.raises(InputError, match=r"lr was 0\.02, is now 0\.5"):
-        loop.run(config_of(folders, **{**LEARNS, "lr": 0.5}), workdir)
+        loop.run(config_of(folders, **{**LEARNS, "optim.lr": 0.5}), workdir)
 
 
 def test_workdir_belongs_to_its_images(finished, tmp_path):
@@ -192,7 +194,8 @@ def test_workdir_belongs_to_its_images(finished, tmp_path):
 
 
 def command(workdir, data, *overrides):
-    fields = {**QUICK, "data": data, "epochs": 20, "checkpoint_every": 10, "log_every": 1, "eval_epochs": 7}
+    fields = {**QUICK, "data.root": data, "imagenet.epochs": 20, "imagenet.eval_epochs": 7}
+    fields |= {"train.checkpoint_every": 10, "train.log_every": 1}
     flags = [f"--config.{field}={value}" for field, value in fields.items()]
     config = f"--config={REPO / 'configs/imagenet.py'}:cpu"
     return [sys.executable, "-m", "usss_jax.pretrain", config, f"--workdir={workdir}", *flags, *overrides]
@@ -234,7 +237,7 @@ def test_command_says_what_is_wrong_in_one_line(tmp_path):
     words = [sys.executable, "-m", "usss_jax.pretrain", config, f"--workdir={tmp_path}"]
     result = subprocess.run(words, cwd=REPO, capture_output=True, text=True)
     assert result.returncode == 2 and "Traceback" not in result.stderr
-    assert "usss_jax: error: data is empty" in result.stderr
+    assert "usss_jax: error: data.root is empty" in result.stderr
 
 
 def test_config_of_another_command_is_told(tmp_path):
@@ -259,7 +262,8 @@ def test_more_steps_compile_nothing_more(folders, tmp_path, caplog):
         caplog.clear()
         with jax.log_compiles(True), caplog.at_level(logging.WARNING, "jax"):
             jax.clear_caches()
-            summary = loop.run(config_of(folders, epochs=epochs, log_every=1), tmp_path / str(epochs))
+            config = config_of(folders, **{"imagenet.epochs": epochs, "train.log_every": 1})
+            summary = loop.run(config, tmp_path / str(epochs))
         assert summary["steps"] == 3 * epochs
         messages = [record.getMessage() for record in caplog.records]
         counts.append(sum(message.startswith("Finished XLA compilation") for message in messages))
@@ -378,14 +382,14 @@ def test_wrong_records_are_named(tmp_path, records):
 
 def test_fewer_images_than_the_batch_and_wrong_fields_are_refused(folders, tmp_path):
     with pytest.raises(InputError, match="encoder='resnet7' is not one of"):
-        loop.run(config_of(folders, encoder="resnet7"), tmp_path)
+        loop.run(config_of(folders, **{"model.encoder": "resnet7"}), tmp_path)
     with pytest.raises(InputError, match="batch_size=25 is more than the 24 training images"):
-        loop.run(config_of(folders, batch_size=25), tmp_path)
+        loop.run(config_of(folders, **{"train.batch_size": 25}), tmp_path)
     for fields, expected in (
-        ({"crop": 20}, "crop=20 must be at most eval_resize=18"),
-        ({"min_scale": 1.5}, "min_scale"),
-        ({"epochs": 0.0}, "epochs"),
-        ({"on_bad_example": "ignore"}, "on_bad_example"),
+        ({"imagenet.crop": 20}, r"imagenet\.crop=20 must be at most imagenet\.eval_resize=18"),
+        ({"imagenet.min_scale": 1.5}, "min_scale"),
+        ({"imagenet.epochs": 0.0}, "epochs"),
+        ({"data.on_bad_example": "ignore"}, "on_bad_example"),
     ):
         with pytest.raises(InputError, match=expected):
             checked(config_of(folders, **fields))

@@ -99,7 +99,7 @@ def test_wrong_flags_and_folders_are_told(tmp_path):
 def fake_singles(folder, **fields):
     """A workdir whose single-domain networks are said to be finished; `fields` are of the summaries."""
     config = demo.get_config()
-    config.update({"width": 0.0625, "embed_dim": 8, "labeled_per_domain": 4})
+    config.update_from_flattened_dict({"model.width": 0.0625, "usss.embed_dim": 8, "data.labeled_per_domain": 4})
     for domain in config.data.domains:
         scores = {domain: {"iou": dict.fromkeys(get_domain(domain).class_names, 0.5)}}
         (folder / f"single_{domain}" / "best" / "1").mkdir(parents=True)
@@ -125,7 +125,7 @@ def test_workdir_that_a_process_trains_is_left_alone(tmp_path):
 
 def test_data_that_was_moved_is_given_by_a_flag(tmp_path):
     tiny_data.write_camvid(tmp_path / "data" / "camvid")
-    (tmp_path / "config.json").write_text(json.dumps({"domains": ["camvid"], "labeled_per_domain": 4}))
+    (tmp_path / "config.json").write_text(json.dumps({"data": {"domains": ["camvid"], "labeled_per_domain": 4}}))
     told = error_of(f"--workdir={tmp_path}")
     assert "as --data_root=PATH, or its own as camvid=PATH" in told and "--config.data.root" not in told
     for root in (tmp_path / "data", f"camvid={tmp_path / 'data' / 'camvid'}"):

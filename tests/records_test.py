@@ -104,7 +104,7 @@ def test_records_of_another_size_are_refused(made):
         opened(made / "out/camvid/camvid_30x50/1.0.0", (15, 25))
     text = complaint(error)
     assert "are 30x50 (height x width) but 15x25 is wanted" in text
-    assert "prepare them again with --size=15x25, or set image_size=camvid=30x50 of training" in text
+    assert "prepare them again with --size=15x25, or set data.image_size=camvid=30x50 of training" in text
     with pytest.raises(InputError, match=r"are 30x50 .* but 360x480 is wanted"):  # the domain's own
         opened(made / "out/camvid/camvid_30x50/1.0.0", None)
     folder, source = open_both(made, size=(15, 25))
@@ -182,7 +182,7 @@ def test_several_of_which_none_fits_are_listed(made, tmp_path):
         opened(tmp_path / "out")
     text = complaint(error)
     assert "are 24x32 and 30x50 (height x width)" in text and "but 48x64 is wanted" in text
-    assert "image_size=camvid=24x32 or image_size=camvid=30x50 " in text
+    assert "data.image_size=camvid=24x32 or data.image_size=camvid=30x50 " in text
 
 
 def test_several_of_the_same_size_are_listed(made, tmp_path):
@@ -257,7 +257,7 @@ def test_images_kept_without_label(made, tmp_path):
     for i in (1, 3):
         (root / f"trainannot/0001TP_{i:06d}.png").unlink()
     version = prepare(root, tmp_path / "out", missing_mask="keep")
-    with pytest.raises(InputError, match="'0001TP_000001' has no mask; set on_bad_example=skip"):
+    with pytest.raises(InputError, match=r"'0001TP_000001' has no mask; set data\.on_bad_example=skip"):
         opened(version)
     skipped = []
     source = opened(version, skip=lambda *what: skipped.append(what))

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from usss_jax.config import default_config
 from usss_jax.errors import InputError
 from usss_jax.experiments import collect, layout, render
 
@@ -16,8 +17,8 @@ REPO = pathlib.Path(__file__).parent.parent
 CS_CVD = ("cityscapes", "camvid")
 
 
-def summary(stage, scores, seed=0, **changes):
-    """A stage's summary; `scores` per domain: mIoU of best and last, as fractions."""
+def summary(name, scores, seed=0, fields=(), **changes):
+    """A job's summary; `scores` per domain: mIoU of best and last, as fractions; `fields` of the config."""
     domains = {
         domain: {
             "miou_best": best,
@@ -31,17 +32,23 @@ def summary(stage, scores, seed=0, **changes):
         for domain, (best, last) in scores.items()
     }
     made = {
-        **{"stage": stage, "domains": domains, "seed": seed, "split_seed": 0, "steps": 600},
-        **{"split_hash": "+".join(sorted(scores)), "encoder": "drn_d_22", "width": 1.0, "pretrained": ""},
-        **{"normalize": "imagenet", "precision": "float32", "device": "1 x cpu", "commit": "0123456789+changes"},
-        **{"convention": "mIoU = mean of classes", "versions": {"jax": "0.10.2"}},
+        **{"job": name, "domains": domains, "steps": 600, "split_hash": "+".join(sorted(scores))},
+        **{"device": "1 x cpu", "commit": "0123456789+changes", "versions": {"jax": "0.10.2"}},
+        **{"convention": "mIoU = mean of classes", "config": config(seed, dict(fields))},
     }
     return made | changes
 
 
-def keep(results, folder, stage, scores, seed=0, **changes):
-    path = results / folder / stage / f"seed{seed}.json"
-    made = summary(stage, scores, seed, **changes)
+def config(seed, fields):
+    made = default_config()
+    made.train.seed = seed
+    made.update_from_flattened_dict(fields)
+    return made.to_dict()
+
+
+def keep(results, folder, name, scores, seed=0, fields=(), **changes):
+    path = results / folder / name / f"seed{seed}.json"
+    made = summary(name, scores, seed, fields, **changes)
     if setting := layout.read_setting(folder):
         for about in made["domains"].values():
             about["images"]["labeled"] = setting.n
@@ -97,7 +104,7 @@ def test_train_on_joins_single_and_frozen_and_averages_the_seeds_that_have_both(
     assert seeds == "1 to 2"
 
 
-def test_scores_on_the_select_split_have_a_column_where_the_summaries_tell_them(tmp_path):
+def test_scores_on_val_have_a_column_where_the_summaries_tell_them(tmp_path):
     """Settings are chosen by it: (30 + 50) / 2 and (34 + 50) / 2 are 40 and 42, so 41 with a spread of sqrt(2)."""
     for seed, value in ((0, 0.30), (1, 0.34)):
         path = keep(tmp_path, "mine_n50_cpu", "basic", {"a": (0.4, 0.3), "b": (0.5, 0.6)}, seed)
@@ -110,8 +117,9 @@ def test_scores_on_the_select_split_have_a_column_where_the_summaries_tell_them(
 
 
 def test_cited_rows_and_rows_of_one_domain_have_dashes(tmp_path):
-    keep(tmp_path, "cs_cvd_n375_full", "hung_camvid", {"camvid": (0.4, 0.3)}, encoder="drn_d_105")
-    keep(tmp_path, "cs_cvd_n375_full", "single_cityscapes", {"cityscapes": (0.4, 0.3)}, encoder="resnet101")
+    keep(tmp_path, "cs_cvd_n375_full", "hung_camvid", {"camvid": (0.4, 0.3)}, fields={"model.encoder": "drn_d_105"})
+    fields = {"model.encoder": "resnet101"}
+    keep(tmp_path, "cs_cvd_n375_full", "single_cityscapes", {"cityscapes": (0.4, 0.3)}, fields=fields)
     text = render.markdown(4, read(tmp_path))
     assert cells(text, "Souly et al.") == ["-", "58.20", "-", "-", "-", "-", "-"]
     assert cells(text, "Hung et al. on camvid") == ["-", "-", "-", "-", "40.00 / 30.00", "-", "1"]
@@ -138,13 +146,12 @@ def test_per_class_tables_have_the_paper_beside_ours_and_say_absent(tmp_path):
 
 def test_rows_of_ones_own_follow_with_their_fields(tmp_path):
     scores = {"a": (0.4, 0.3), "b": (0.5, 0.6)}
-    keep(tmp_path, "mine_n50_cpu", "alive", scores, row={"overrides": {"embedding_supervision": "1"}})
-    path = keep(tmp_path, "mine_n50_cpu", "k3", scores)
-    layout.write_whole(path, json.dumps(json.loads(path.read_text()) | {"stage": "full", "embeddings_per_class": 3}))
+    keep(tmp_path, "mine_n50_cpu", "alive", scores, row={"overrides": {"usss.embedding_supervision": "1"}})
+    keep(tmp_path, "mine_n50_cpu", "k3", scores, fields={"usss.embeddings_per_class": 3}, job="full")
     text = render.markdown(3, read(tmp_path))
-    assert cells(text, "alive (embedding_supervision=1)")[2] == "45.00 / 45.00"
+    assert cells(text, "alive (usss.embedding_supervision=1)")[2] == "45.00 / 45.00"
     assert "K = 3" not in text, "a row of Table 7"
-    assert "- alive: embedding_supervision=1." in text
+    assert "- alive: usss.embedding_supervision=1." in text
 
 
 def test_notes_tell_split_device_precision_and_commit(tmp_path):
@@ -159,11 +166,11 @@ def test_notes_tell_split_device_precision_and_commit(tmp_path):
     ("change", "what"),
     [
         ({"split_hash": "other"}, "split_hash of a and b"),
-        ({"encoder": "drn_d_54"}, "encoder"),
-        ({"width": 0.25}, "width"),
+        ({"fields": {"model.encoder": "drn_d_54"}}, "model.encoder"),
+        ({"fields": {"model.width": 0.25}}, "model.width"),
         ({"steps": 7}, "steps of universal"),
-        ({"pretrained": "weights/drn.npz"}, "pretrained"),
-        ({"normalize": "none"}, "normalize"),
+        ({"fields": {"model.pretrained": "weights/drn.npz"}}, "model.pretrained"),
+        ({"fields": {"data.normalize": "none"}}, "data.normalize"),
     ],
 )
 def test_summaries_of_different_settings_are_not_mixed(tmp_path, change, what):
@@ -178,8 +185,9 @@ def test_summaries_of_different_settings_are_not_mixed(tmp_path, change, what):
 
 def test_weights_of_one_name_from_two_runs_are_not_mixed(tmp_path):
     scores = {"a": (0.4, 0.3), "b": (0.5, 0.6)}
-    keep(tmp_path, "mine_n100_cpu", "basic", scores, 0, pretrained="runs/first/encoder.safetensors")
-    keep(tmp_path, "mine_n100_cpu", "basic", scores, 1, pretrained="runs/second/encoder.safetensors")
+    for seed, run in enumerate(("first", "second")):
+        fields = {"model.pretrained": f"runs/{run}/encoder.safetensors"}
+        keep(tmp_path, "mine_n100_cpu", "basic", scores, seed, fields)
     with pytest.raises(InputError, match=r"pretrained is first/encoder.safetensors and second/encoder.safetensors"):
         read(tmp_path)
 
@@ -194,7 +202,7 @@ def test_other_image_size_is_not_mixed(tmp_path):
         read(tmp_path)
 
 
-def test_stages_of_one_domain_have_steps_and_splits_of_their_own(tmp_path):
+def test_jobs_of_one_domain_have_steps_and_splits_of_their_own(tmp_path):
     """finetune_a_b scores both domains, but its split is that of b alone."""
     folder = "mine_n50_cpu"
     keep(tmp_path, folder, "basic", {"a": (0.4, 0.3), "b": (0.5, 0.6)})
@@ -218,26 +226,24 @@ def test_workdir_is_read_and_its_pair_is_told(tmp_path):
 
 def test_a_workdir_s_row_is_told_by_its_setting_not_by_its_folder(tmp_path):
     scores = {"cityscapes": (0.4, 0.3), "camvid": (0.5, 0.6)}
-    moving = {"alpha": 1.0, "beta": 1.0, "theta": 0.5, "warmup": 0}
-    mine = {"alpha": 0.5, "beta": 1.0, "theta": 1.0, "warmup": 20}
-    for folder, objective, embeddings in (
-        ("papers", moving | {"theta": 1.0}, "prototypes"),
-        ("moving", moving, "prototypes"),
-        ("words", moving | {"theta": 1.0}, "words:/data/glove.txt"),
-        ("own", mine, "prototypes"),
+    for folder, fields in (
+        ("papers", {"usss.embed_dim": 64, "optim.lr": 0.02}),  # which every row of a setting shares
+        ("moving", {"usss.theta": 0.5}),
+        ("words", {"usss.label_embeddings": "words:/data/glove.txt"}),
+        ("own", {"usss.alpha": 0.5, "usss.entropy_warmup": 20}),
     ):
-        made = summary("full", scores, objective=objective, label_embeddings=embeddings, embeddings_per_class=1)
+        made = summary("full", scores, fields=fields)
         layout.write_whole(tmp_path / folder / "full" / "summary.json", json.dumps(made))
     (found,) = collect.read_folders(sorted(tmp_path.iterdir()), "cs_cvd", "full")
-    assert sorted(found.summaries) == ["full", "full:alpha=0.5,entropy_warmup=20", "theta05", "words"]
-    assert cells(render.markdown(3, found), "full (alpha=0.5, entropy_warmup=20)")[:2] == ["-", "-"]
+    assert sorted(found.summaries) == ["full", "full:usss.alpha=0.5,usss.entropy_warmup=20", "theta05", "words"]
+    assert cells(render.markdown(3, found), "full (usss.alpha=0.5, usss.entropy_warmup=20)")[:2] == ["-", "-"]
     assert cells(render.markdown(7, found), "Univ-full, theta = 0.5")[3] == "40.00 / 30.00"
 
 
 def test_a_result_that_is_not_what_its_folder_says_is_refused(tmp_path):
     scores = {"a": (0.4, 0.3), "b": (0.5, 0.6)}
-    path = keep(tmp_path, "mine_n50_cpu", "full", scores, objective={"theta": 0.5})
-    with pytest.raises(InputError, match=r"is no 'full': it is full with theta=0.5"):
+    path = keep(tmp_path, "mine_n50_cpu", "full", scores, fields={"usss.theta": 0.5})
+    with pytest.raises(InputError, match=r"is no 'full': it is full with usss\.theta=0\.5"):
         read(tmp_path)
     path.unlink()
     keep(tmp_path, "mine_n50_cpu", "basic", scores).rename(tmp_path / "seed0.json")
@@ -246,10 +252,10 @@ def test_a_result_that_is_not_what_its_folder_says_is_refused(tmp_path):
         read(tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"width": 0.25}, {"encoder": "drn_d_54"}, {"scores": {"a": (0.4, 0.3)}}])
+@pytest.mark.parametrize("change", [{"model.width": 0.25}, {"model.encoder": "drn_d_54"}, {"a": (0.4, 0.3)}])
 def test_numbers_of_the_paper_are_left_out_for_other_networks_and_domains_under_its_name(tmp_path, change):
-    scores = change.pop("scores", {"cityscapes": (0.4, 0.3), "camvid": (0.5, 0.6)})
-    keep(tmp_path, "cs_cvd_n100_full", "basic", scores, **change)
+    scores = change if "a" in change else {"cityscapes": (0.4, 0.3), "camvid": (0.5, 0.6)}
+    keep(tmp_path, "cs_cvd_n100_full", "basic", scores, fields={} if "a" in change else change)
     found = read(tmp_path)
     text = render.markdown(3, found)
     assert "The paper's columns are left out: seed0.json of basic, " in text and "36.04" not in text
@@ -266,7 +272,7 @@ def test_wrong_files_and_folders_are_named(tmp_path):
     with pytest.raises(InputError, match="of seed 1, not of the seed in its name"):
         read(tmp_path)
     path.with_name("seed2.json").write_text("{}")
-    with pytest.raises(InputError, match="'stage' is missing"):
+    with pytest.raises(InputError, match="'job' is missing"):
         read(tmp_path)
     path.with_name("seed2.json").write_text("{")
     with pytest.raises(InputError, match=r"seed2.json cannot be read"):

@@ -32,7 +32,7 @@ def test_provenance_is_in_the_readme(run):
     text = (REPO / "README.md").read_text()
     for path in run.glob("*/seed0.json"):
         summary = json.loads(path.read_text())
-        assert summary["seed"] == 0 and summary["commit"][:7] in text
+        assert summary["config"]["train"]["seed"] == 0 and summary["commit"][:7] in text
     assert json.loads((run / "full" / "seed0.json").read_text())["split_hash"] in text
 
 

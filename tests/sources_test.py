@@ -187,7 +187,7 @@ def test_missing_mask_names_the_file_and_the_remedy(tmp_path):
         open_camvid(tmp_path)
     text = complaint(error)
     assert str(tmp_path / "train/b.png") in text and str(tmp_path / "trainannot/b.png") in text
-    assert "set on_bad_example=skip" in text
+    assert "set data.on_bad_example=skip" in text
 
 
 def test_a_few_labels_suffice_if_their_ids_are_given(tmp_path):

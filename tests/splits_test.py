@@ -149,10 +149,10 @@ def test_other_seeds_numbers_and_domains_follow_the_rule_alone():
 @pytest.mark.parametrize(
     ("labeled", "listed", "proposed"),
     [
-        ({"a": "all", "b": 0}, "ab", ["labeled_list=a=l.txt", "labeled_per_domain=a=all,b=all"]),
-        ({"a": "all", "b": 0}, "b", ["an empty labeled_list", "labeled_per_domain=a=all,b=all"]),
-        ({"a": 0, "b": 0}, "ab", ["labeled_per_domain=a=all,b=all"]),
-        ({"a": 0}, "a", ["labeled_per_domain=a=all"]),
+        ({"a": "all", "b": 0}, "ab", ["data.labeled_list=a=l.txt", "data.labeled_per_domain=a=all,b=all"]),
+        ({"a": "all", "b": 0}, "b", ["an empty data.labeled_list", "data.labeled_per_domain=a=all,b=all"]),
+        ({"a": 0, "b": 0}, "ab", ["data.labeled_per_domain=a=all,b=all"]),
+        ({"a": 0}, "a", ["data.labeled_per_domain=a=all"]),
     ],
 )
 def test_what_is_proposed_for_a_domain_without_labels_that_has_a_list_is_taken(labeled, listed, proposed):

@@ -74,25 +74,27 @@ def test_random_words_and_direct_need_no_single_networks():
 
 
 def test_extra_row_is_univ_full_with_its_fields():
-    single, extra = plan(extra=["alive:embedding_supervision=1,theta=0.9"])
+    single, extra = plan(extra=["alive:usss.embedding_supervision=1,usss.theta=0.9"])
     assert single.name == "single" and extra.variants == ("full",)
     assert {"--config.usss.embedding_supervision=1", "--config.usss.theta=0.9"} <= set(extra.command())
-    assert plan(extra=["warm:variants=cross,entropy_warmup=5"])[1].variants == ("cross",)
-    assert [c.name for c in plan(extra=["blind:label_embeddings=random"])] == ["blind"]
+    assert plan(extra=["warm:variants=cross,usss.entropy_warmup=5"])[1].variants == ("cross",)
+    assert [c.name for c in plan(extra=["blind:usss.label_embeddings=random"])] == ["blind"]
 
 
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ("full:theta=0.5", "is the name of a row"),
-        ("mine:tetha=0.5", "'tetha=0.5' is not FIELD=VALUE"),
+        ("full:usss.theta=0.5", "is the name of a row"),
+        ("mine:usss.tetha=0.5", r"usss\.tetha: the config has no such field; did you mean config\.usss\.theta\?"),
+        ("mine:usss.theta", "'usss.theta' is not FIELD=VALUE"),
         ("mine", "give NAME:FIELD=VALUE"),
-        ("mine:seed=3", "seed is the same for all rows"),
-        ("../mine:theta=0.5", "give NAME:FIELD=VALUE"),
-        ("mine:labeled_per_domain=50", "labeled_per_domain is the same for all rows"),
-        ("mine:color_jitter=0.5", "color_jitter changes the single-domain networks"),
-        ("mine:alpha=many", "alpha=many: could not convert"),
-        ("mine:normalize_embedding=1", "normalize_embedding=1: give True or False"),
+        ("mine:train.seed=3", r"train\.seed is the same for all rows"),
+        ("../mine:usss.theta=0.5", "give NAME:FIELD=VALUE"),
+        ("mine:data.labeled_per_domain=50", r"data\.labeled_per_domain is the same for all rows"),
+        ("mine:data.labeled_list=l.txt", r"data\.labeled_list is the same for all rows"),
+        ("mine:data.color_jitter=0.5", r"data\.color_jitter changes the single-domain networks"),
+        ("mine:usss.alpha=many", r"usss\.alpha=many: could not convert"),
+        ("mine:usss.normalize_embedding=1", r"usss\.normalize_embedding=1: give True or False"),
     ],
 )
 def test_wrong_extra_row_is_named(extra, message):
@@ -133,15 +135,15 @@ def test_results_are_the_summaries_and_a_failing_cell_stops_no_other(pair):
     runs = pair.parent / "runs" / "tiny_n4_full" / "seed0"
     result = json.loads((results / "full/seed0.json").read_text())
     row = result.pop("row")
-    assert row == {"config": "tiny.py:n=4", "variants": ["full"], "overrides": {"lr": "0.05"}}
+    assert row == {"config": "tiny.py:n=4", "variants": ["full"], "overrides": {"optim.lr": "0.05"}}
     assert result == json.loads((runs / "full/full/summary.json").read_text())
-    assert json.loads((runs / "full/config.json").read_text())["lr"] == 0.05
+    assert json.loads((runs / "full/config.json").read_text())["optim"]["lr"] == 0.05
     assert not (runs / "full/single_city_street").exists(), "trained again instead of shared"
 
     again = sweep(pair, "--rows=basic,full", "--config.optim.lr=0.05")
     assert again.returncode == 0 and "3 cells, 3 of them finished" in again.stdout
     other = sweep(pair, "--rows=basic", "--config.optim.lr=0.01")
-    assert other.returncode == 2 and "was made with overrides {'lr': '0.05'}" in other.stderr
+    assert other.returncode == 2 and "was made with overrides {'optim.lr': '0.05'}" in other.stderr
 
 
 @pytest.mark.nightly
@@ -205,15 +207,16 @@ def test_lost_single_networks_are_trained_again(pair):
 
 
 def test_row_without_label_embeddings_of_networks_may_change_any_field():
-    names = [cell.name for cell in plan(extra=["jit:variants=basic,color_jitter=0.5"])]
+    names = [cell.name for cell in plan(extra=["jit:variants=basic,data.color_jitter=0.5"])]
     assert names == ["jit"]
 
 
 def test_what_results_say_was_asked_has_no_folders():
-    fields = {"label_embeddings": "words:/data/glove.txt"}
+    fields = {"usss.label_embeddings": "words:/data/glove.txt"}
     what = cells.Sweep(layout.Setting("p", 4, "cpu"), "configs/p.py:n=4", ("a",), pathlib.Path(), pathlib.Path())
     cell = cells.Cell(what, "words", 0, ("full",), fields, {"words": "full"})
-    assert cell.asked["overrides"] == {"label_embeddings": "words:glove.txt"} and cell.asked["config"] == "p.py:n=4"
+    assert cell.asked["overrides"] == {"usss.label_embeddings": "words:glove.txt"}
+    assert cell.asked["config"] == "p.py:n=4"
     assert "--config.usss.label_embeddings=words:/data/glove.txt" in cell.command()
 
 
@@ -229,7 +232,7 @@ def test_what_results_say_was_asked_has_no_folders():
         (["--pair=nowhere"], "there is no configs/nowhere.py"),
         (["--rows=ful"], "'ful' is not one of"),
         (["--config.train.seed=3"], "seed is set by the sweep"),
-        (["--config.tetha=3"], "--config.tetha=3"),
+        (["--config.tetha=3"], "--config.tetha=3: the config has no such field; did you mean config.usss.theta?"),
         (["--seeds=a"], "'a' is not a whole number"),
         (["--config=configs/demo.py"], "--pair=NAME"),
         (["--table=3,4"], "tiny.py:resnet101,n=4"),

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from usss_jax.config import checked
+from usss_jax.config import checked, flat
 from usss_jax.data.domains import get_domain
 from usss_jax.errors import InputError
 from usss_jax.experiments import cells, paper, rows
@@ -80,8 +80,8 @@ def test_named_rows_are_valid_configs():
         loaded = importlib.import_module(f"configs.{pair}").get_config(argument)
         assert str(n) in str(loaded.data.labeled_per_domain)
         assert loaded.model.encoder == (rows.ENCODERS[int(name[5])][n] or "drn_d_22")
-        for field, value in row.overrides.items():
-            loaded[field] = type(loaded[field])(value)
+        given = {field: type(flat(loaded)[field])(value) for field, value in row.overrides.items()}
+        loaded.update_from_flattened_dict(given)
         loaded.variants = list(row.variants) or ["single"]
         checked(loaded)
 

@@ -145,14 +145,15 @@ def test_fine_tuning_moving_embeddings_and_rare_sampling_of_two_processes_are_th
 @pytest.mark.nightly
 def test_pretraining_in_two_processes_is_that_in_one_and_leaves_the_same_files(tmp_path):
     images = write_folders(tmp_path / "images")
-    fields = {"width": 0.25, "crop": 32, "eval_resize": 36, "batch_size": 8, "eval_batch_size": 4, "epochs": 1}
+    fields = {"model.width": 0.25, "imagenet.crop": 32, "imagenet.eval_resize": 36, "imagenet.epochs": 1}
+    fields |= {"train.batch_size": 8, "train.eval_batch_size": 4}
     given = [
         "pretrain",
         f"--config={REPO}/configs/imagenet.py",
         f"--config.data.root={images}",
         "--config.train.log_every=1",
     ]
-    given += [f"--config.{field}={value}" for field, value in {**fields, "precision": "float32"}.items()]
+    given += [f"--config.{field}={value}" for field, value in {**fields, "model.precision": "float32"}.items()]
     code, _, err = run([*given, f"--workdir={tmp_path}/one"])
     assert code == 0, err
     for code, _, err in finish(start_two([*given, f"--workdir={tmp_path}/two"])):

@@ -59,13 +59,13 @@ def folder(tmp_path_factory):
 
 def tiny(folder, **fields):
     config = demo.get_config()
-    config.update({"domains": ["city_street", str(folder / "target.yaml")], "image_size": "24x32", "width": 0.0625})
+    config.data.domains = ["city_street", str(folder / "target.yaml")]
+    config.data.image_size, config.model.width, config.usss.embed_dim = "24x32", 0.0625, 8
     config.data.labeled_per_domain = "city_street=4,target=0"
     config.train.batch_size = config.train.unlabeled_batch_size = config.train.unlabeled_batches = 2
-    config.update({"embed_dim": 8, "eval_batch_size": 60, "log_every": 1})
+    config.train.eval_batch_size, config.train.log_every = 60, 1
     config.train.steps = config.usss.single_steps = config.train.eval_every = config.train.checkpoint_every = 2
-    for field, value in fields.items():
-        config[field] = value
+    config.update_from_flattened_dict(fields)
     return config
 
 
@@ -73,8 +73,9 @@ def tiny(folder, **fields):
 
 
 def test_it_needs_no_masks_and_is_scored_by_the_first_domain_that_has_its_classes(folder):
-    pools = open_all(checked(tiny(folder, domains=["town_street", "city_street", str(folder / "target.yaml")],
-                                  labeled_per_domain="town_street=2,city_street=2,target=0")))  # fmt: skip
+    domains = ["town_street", "city_street", str(folder / "target.yaml")]
+    labeled = "town_street=2,city_street=2,target=0"
+    pools = open_all(checked(tiny(folder, **{"data.domains": domains, "data.labeled_per_domain": labeled})))
     target = pools["target"]
     assert len(target.labeled) == 0 and target.labeled_ids == [] and target.unlabeled.ids == ["0", "1", "2", "3"]
     assert len(target.test) == 4 and "label" in target.test[0]
@@ -124,31 +125,32 @@ def remedy(error):
 @pytest.mark.parametrize("given", ["city_street=4", "all", "city_street=all,target=2", "city_street=4,target=all"])
 def test_a_domain_that_has_no_masks_is_told_what_to_give_which_then_works(folder, given):
     with pytest.raises(InputError) as error:
-        open_all(checked(tiny(folder, labeled_per_domain=given)))
+        open_all(checked(tiny(folder, **{"data.labeled_per_domain": given})))
     assert "target" in str(error.value) and "\n" not in str(error.value)
     of_city = "all" if "all" in (given, given.partition(",")[0].partition("=")[2]) else "4"
     assert remedy(error) == f"city_street={of_city},target=0"
-    assert open_all(checked(tiny(folder, labeled_per_domain=remedy(error))))["target"].scored_by == "city_street"
+    pools = open_all(checked(tiny(folder, **{"data.labeled_per_domain": remedy(error)})))
+    assert pools["target"].scored_by == "city_street"
 
 
 def test_several_domains_that_have_no_masks_are_told_at_once(folder, tmp_path):
     write_domain(tmp_path / "other", masks=())
     domains = ["city_street", str(folder / "target.yaml"), domain_file(tmp_path, "other", splits=NO_MASKS)]
     with pytest.raises(InputError) as error:
-        open_all(checked(tiny(folder, domains=domains, labeled_per_domain=4)))
+        open_all(checked(tiny(folder, **{"data.domains": domains, "data.labeled_per_domain": 4})))
     assert remedy(error) == "city_street=4,target=0,other=0"
 
 
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"labeled_per_domain": 0}, "labeled_per_domain=0: no domain has labels; give one of city_street, target"),
+        ({"data.labeled_per_domain": 0}, "labeled_per_domain=0: no domain has labels; give one of city_street, target"),
         (
-            {"labeled_per_domain": "target=0"},
+            {"data.labeled_per_domain": "target=0"},
             "says nothing of city_street; .*=city_street=all,target=0",
         ),
-        ({"labeled_per_domain": "city_street=4,target=-1"}, "target: give a whole number, 0 or more, or all"),
-        ({"labeled_list": "target=list.txt"}, "labeled_list=list.txt names some; .*city_street=4,target=all, whose"),
+        ({"data.labeled_per_domain": "city_street=4,target=-1"}, "target: give a whole number, 0 or more, or all"),
+        ({"data.labeled_list": "target=list.txt"}, "labeled_list=list.txt names some.*city_street=4,target=all, whose"),
     ],
 )
 def test_labels_that_no_domain_or_a_list_has_are_told(folder, fields, told):
@@ -158,7 +160,8 @@ def test_labels_that_no_domain_or_a_list_has_are_told(folder, fields, told):
 
 def test_no_domain_with_masks_keeps_the_plain_error(folder):
     with pytest.raises(InputError, match="'target': it has no labels; give it masks in the domain's file"):
-        open_all(checked(tiny(folder, domains=[str(folder / "target.yaml")], labeled_per_domain="all")))
+        alone = {"data.domains": [str(folder / "target.yaml")], "data.labeled_per_domain": "all"}
+        open_all(checked(tiny(folder, **alone)))
 
 
 def test_a_labeled_domain_without_its_select_split_is_told_what_to_do(tmp_path):
@@ -211,7 +214,7 @@ def variables(config, workdir, stage, embed_dim=0):
 
 @pytest.mark.slow
 def test_univ_basic_is_bit_by_bit_what_it_is_without_the_domain(folder, workdir, tmp_path):
-    alone = tiny(folder, domains=["city_street"], labeled_per_domain=4, variants=["basic"])
+    alone = tiny(folder, **{"data.domains": ["city_street"], "data.labeled_per_domain": 4}, variants=["basic"])
     stages.run(alone, tmp_path)
     mine, theirs = scalars(workdir / "basic"), scalars(tmp_path / "basic")
     assert theirs == {key: value for key, value in mine.items() if key[1] != "val_miou/target"}

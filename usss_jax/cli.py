@@ -7,14 +7,13 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from logging import CRITICAL, getLogger
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from usss_jax import signals
-from usss_jax.config import FIELDS, fields, no_such_field
+from usss_jax.config import FIELDS, no_such_field
 from usss_jax.config_files import find_config, read_config, split_argument
 from usss_jax.errors import InputError
 from usss_jax.local_files import line_of, local_path, reason
@@ -95,36 +94,26 @@ def folder_of(flag: flags.FlagHolder) -> pathlib.Path:
     return local_path(str(flag.value), f"--{flag.name}")
 
 
-def parse_flags(argv: list[str], method: str = "usss") -> list[str]:
-    """Parse flags; a wrong one becomes an InputError (absl and ml_collections would exit with 1 and a traceback).
-
-    `method` is that of the configs that the command takes.
-    """
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parse flags; a wrong one becomes an InputError (absl and ml_collections would exit with 1 and a traceback)."""
     try:
         return flags.FLAGS(argv)
     except flags.Error as e:
         if isinstance(e.__context__, InputError):  # of the config file
             raise InputError(f"--config: {e.__context__}") from e
         raise InputError(str(e).strip().splitlines()[-1]) from e
-    except (AttributeError, KeyError, TypeError) as e:  # ml_collections, for a field that the config does not have
+    except (AttributeError, KeyError) as e:  # ml_collections, for a field that the config does not have
         given = [m[1] for word in argv if (m := re.match(r"--?(?:no)?config\.([\w.]+)", word))]
-        known, example = fields(method), EXAMPLES[method]
-        if wrong := [name for name in given if name not in known]:
-            if wrong[0] in FIELDS:
-                raise InputError(f"--config.{wrong[0]}: is for another command than configs such as {example}") from e
-            raise InputError(f"--config.{wrong[0]}: {no_such_field(wrong[0], known)}") from e
-        if given and isinstance(e, AttributeError | KeyError):
-            raise InputError(f"--config: is for another command; give one such as {example}") from e
+        if wrong := [name for name in given if name not in FIELDS]:
+            raise InputError(f"--config.{wrong[0]}: {no_such_field(wrong[0], FIELDS)}") from e
+        if lacking := [name for name in given if any(repr(part) in str(e) for part in name.split("."))]:
+            raise InputError(f"--config.{lacking[0]}: configs of this method have no such field") from e
         raise
-
-
-EXAMPLES = {"usss": "configs/demo.py", "imagenet": "configs/imagenet.py"}
 
 
 def run(
     main: Callable[[list[str]], int | None],
     argv: list[str] | None = None,
-    method: str = "usss",
     ended: str = "told to end",
     before: Callable[[int], None] | None = None,
 ):
@@ -140,7 +129,7 @@ def run(
             stream.reconfigure(errors="backslashreplace")
     signals.end_in_one_line(f"usss_jax: {ended}", before)
     try:
-        app.run(main, argv=argv, flags_parser=partial(parse_flags, method=method))
+        app.run(main, argv=argv, flags_parser=parse_flags)
     except InputError as e:
         stop(f"error: {e}", 2)
     except signals.Ended as e:

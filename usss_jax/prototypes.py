@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from usss_jax import cli, multihost
-from usss_jax.config import checked, default_config, filled, flat
+from usss_jax.config import checked, filled
 from usss_jax.errors import InputError
 from usss_jax.local_files import read_object, reason
 
@@ -40,13 +40,12 @@ def main(argv: list[str]):
     if PER_CLASS.value and not OUT.value:
         raise InputError(f"--embeddings_per_class needs --out: {workdir}/prototypes has those of its own config")
     config = cli.CONFIG.value if flags.FLAGS["config"].present else config_of(workdir)
-    with config.unlocked():
-        if PER_CLASS.value:
-            config.usss.embeddings_per_class = PER_CLASS.value
-        if DATA_ROOT.value:
-            config.data.root = DATA_ROOT.value
-    config = checked(config)
-    make(config, workdir, cli.folder_of(OUT) if OUT.value else None)
+    config = checked(config, "usss")
+    if PER_CLASS.value:
+        config.usss.embeddings_per_class = PER_CLASS.value
+    if DATA_ROOT.value:
+        config.data.root = DATA_ROOT.value
+    make(checked(config), workdir, cli.folder_of(OUT) if OUT.value else None)
 
 
 def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
@@ -100,15 +99,11 @@ def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
 def config_of(workdir: pathlib.Path) -> ConfigDict:
     """Read the config of a run; fields that are newer than it have their defaults."""
     try:
-        theirs = read_object(workdir / "config.json")
+        return checked(filled(read_object(workdir / "config.json")))
+    except InputError as e:
+        raise InputError(f"--workdir={workdir}: {e}; give its --config") from e
     except (OSError, ValueError) as e:
         raise InputError(f"--workdir={workdir}: no workdir of a run ({reason(e)}); give another, or --config") from e
-    unknown = sorted(set(flat(theirs)) - set(flat(default_config())))
-    if unknown:
-        raise InputError(
-            f"--workdir={workdir}: its config has fields that are unknown here: {', '.join(unknown)}; give its --config"
-        )
-    return filled(theirs)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,8 @@ def main(argv: list[str], overrides: list[str]) -> int:
         return 0
     planned = plan(cells.read_overrides(overrides))
     missing = cells.missing_cells(planned)
-    say(f"{len(planned)} cells, {len(planned) - len(missing)} of them finished; split_seed is the same for all seeds")
+    finished = len(planned) - len(missing)
+    say(f"{len(planned)} cells, {finished} of them finished; data.split_seed is the same for all seeds")
     if DRY_RUN.value:
         for cell in missing:
             say(cell.printed_command())

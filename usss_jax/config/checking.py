@@ -74,12 +74,21 @@ def last_part(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def checked(config: ConfigDict) -> ConfigDict:
-    """Copy of the config with the lists read; InputError names a wrong field.
+def checked(config: ConfigDict, method: str = "") -> ConfigDict:
+    """Copy of the config with the lists read.
 
     Fields that may differ between domains are read where the domains are known.
+
+    Args:
+      config: of any method.
+      method: the only one that will do; empty: any.
+
+    Raises:
+      InputError: for a wrong field, which it names.
     """
     values = flat(config.copy_and_resolve_references())
+    if method and values.get("method", method) != method:
+        raise InputError(f"method={values['method']}: this needs a config of method={method}")
     known = fields(values.get("method", "usss"))
     check_names(values, known)
     for name in ("data.domains", "variants"):

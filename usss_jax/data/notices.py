@@ -60,9 +60,7 @@ def about_classes(domain: Domain, what: str, ids: Sequence[str], labels: Labels,
       InputError: if they show fewer classes than that, or none.
     """
     if least_classes > domain.num_classes > 1:
-        raise InputError(
-            f"data.min_classes={least_classes}: {domain.name} has {domain.num_classes} classes; set it lower"
-        )
+        raise InputError(f"data.min_classes={least_classes}: {domain.name} has {domain.num_classes} classes; lower it")
     present = labels.counts.sum(axis=0) > 0
     if present.sum() < max(1, least_classes):
         raise InputError(_too_few(domain, what, present))

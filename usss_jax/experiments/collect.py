@@ -13,7 +13,7 @@ from usss_jax.experiments.paper import TABLES
 from usss_jax.experiments.rows import SAME_ENCODER, Row, field_text, universal_rows
 
 ONE_DOMAIN = ("single", "frozen", "finetune", "hung")  # stages trained on one domain: <this>_..._<domain>
-NEEDED = ("stage", "domains", "steps", "split_hash", "config")
+NEEDED = ("job", "domains", "steps", "split_hash", "config")
 NEEDED_FIELDS = ("train.seed", "model.encoder", "model.width")
 
 
@@ -119,7 +119,7 @@ def value(summary: Mapping, name: str) -> Any:
 def changed_fields(summary: Mapping) -> dict[str, str]:
     """Fields in which the setting of a universal stage differs from the paper's, as text; empty for other stages."""
     values = flat(summary["config"])
-    makes = {name: field.default for name, field in fields().items() if summary["stage"] in field.makes}
+    makes = {name: field.default for name, field in fields().items() if summary["job"] in field.makes}
     return {
         name: field_text(type(default)(values[name]))
         for name, default in makes.items()
@@ -133,7 +133,7 @@ def row_of_content(summary: Mapping) -> str:
     if changed.get("usss.label_embeddings", "").startswith("words:"):
         changed["usss.label_embeddings"] = "words:FILE"
     rows = universal_rows(()).values()
-    same = (row.name for row in rows if row.variants == (summary["stage"],) and dict(row.overrides) == changed)
+    same = (row.name for row in rows if row.variants == (summary["job"],) and dict(row.overrides) == changed)
     return next(same, "")
 
 
@@ -141,9 +141,9 @@ def named_by_content(summary: Mapping) -> tuple[str, dict[str, Any]]:
     """Row of a stage of a workdir, whose folder tells the variant alone; with its fields if it is none of ours."""
     changed, name = changed_fields(summary), row_of_content(summary)
     if not changed or name:
-        return name or summary["stage"], dict(summary)
+        return name or summary["job"], dict(summary)
     text = ",".join(f"{name}={new}" for name, new in changed.items())
-    return f"{summary['stage']}:{text}", {**summary, "row": {"overrides": changed}}
+    return f"{summary['job']}:{text}", {**summary, "row": {"overrides": changed}}
 
 
 def check_named(setting: Setting, name: str, path: pathlib.Path, summary: Mapping):
@@ -151,7 +151,7 @@ def check_named(setting: Setting, name: str, path: pathlib.Path, summary: Mappin
     row = universal_rows(()).get(name)
     if row and row_of_content(summary) != name:
         text = ", ".join(f"{field}={new}" for field, new in changed_fields(summary).items()) or "nothing else"
-        raise InputError(f"{path} is no {name!r}: it is {summary['stage']} with {text}; rename its folder")
+        raise InputError(f"{path} is no {name!r}: it is {summary['job']} with {text}; rename its folder")
     count = labeled(summary)
     if count > setting.n or (kind(name) == "universal" and count != setting.n):
         raise InputError(

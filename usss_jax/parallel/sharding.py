@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from usss_jax.errors import InputError
 
-BATCH_FIELDS = ("batch_size", "unlabeled_batch_size")
+BATCH_FIELDS = ("train.batch_size", "train.unlabeled_batch_size")
 SPLIT_FROM = 4096  # elements of an array from which on it is worth splitting
 
 
@@ -128,5 +128,5 @@ def widest_mesh(devices: Sequence, *batch_sizes: int, fields: Sequence[str] = BA
             )
     count = max(n for n in range(1, len(devices) + 1) if not any(size % n for size in batch_sizes))
     if count < len(devices):
-        print(f"uses {count} of {len(devices)} devices: batch_size and unlabeled_batch_size are no multiples of more")
+        print(f"uses {count} of {len(devices)} devices: {' and '.join(BATCH_FIELDS)} are no multiples of more")
     return create_mesh(devices[:count])

@@ -220,16 +220,16 @@ def _check_singles(config: ConfigDict, folder: pathlib.Path, data: Mapping[str, 
     for name, content in data.items():
         if before and name not in before["domains"]:
             raise InputError(
-                f"usss.single_from={folder}: it has no network of {name}, only of {', '.join(before['domains'])}; leave "
-                "usss.single_from empty, or give the workdir of a run with that domain"
+                f"usss.single_from={folder}: it has no network of {name}, only of {', '.join(before['domains'])}; "
+                "leave usss.single_from empty, or give the workdir of a run with that domain"
             )
         theirs_of = before["domains"][name] if before else content
         without = {"unlabeled images": None}  # which single-domain networks do not see
         changed = differences({**theirs_of, **without}, {**content, **without}, name)
         if changed:
             raise InputError(
-                f"usss.single_from={folder}: was trained on other data of {name}: {changed[0]}; restore the data, or leave "
-                "single_from empty"
+                f"usss.single_from={folder}: was trained on other data of {name}: {changed[0]}; restore the data, "
+                "or leave usss.single_from empty"
             )
         path = folder / f"single_{name}" / "summary.json"
         if not path.exists():

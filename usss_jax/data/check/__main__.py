@@ -106,7 +106,7 @@ def read_tasks(argv: list[str]) -> list[Task]:
     if by_config and DATA_ROOT.value:
         raise InputError("--data_root goes with --domain; with a config it is --config.data.root")
     check_paths(f"{DOMAIN.value},{DATA_ROOT.value}", "--domain or --data_root")
-    config = checked(cli.CONFIG.value) if by_config else None
+    config = checked(cli.CONFIG.value, "usss") if by_config else None
     domains = [get_domain(name) for name in (config.data.domains if config else names(str(DOMAIN.value)))]
     known = [domain.name for domain in domains]
     if len(set(known)) < len(known):

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from usss_jax.data.check.domain import LABELED_USES, DomainReport, SplitReport
 from usss_jax.data.domain import IGNORE
 from usss_jax.data.files import others_text
-from usss_jax.data.records import RECORDS
 from usss_jax.data.sizes import height_width
+from usss_jax.data.sources import RECORDS
 
 FAULT, WARNING, NOTE = "fault", "warning", "note"
 EVALUATION = {"val", "test"}
@@ -54,7 +54,7 @@ def find_faults(
       report: of the domain.
       labeled_list: whether only the images of such a list need masks in train.
       without_labels: whether it is used without labels: no mask is needed, and a class may be in none.
-      least_classes: that each evaluated split must show (data.min_classes).
+      least_classes: that each evaluated split must show (min_classes).
     """
     finding = finder(report)
     if report.error:
@@ -95,9 +95,7 @@ def _of_files(report: DomainReport, split: SplitReport, needs_masks: bool) -> It
         what = f"{plural(len(split.unread), 'image')} in formats that are not read ({endings})"
         yield finding(if_used, "unread images", what, split.unread, "convert them to PNG or JPEG, or move them away")
     if split.no_masks and needs_masks:
-        remedy = (
-            f"or use {report.domain.name} without labels, beside a domain with labels: its data.labeled_per_domain is 0"
-        )
+        remedy = f"or use {report.domain.name} without labels, beside one with labels: its data.labeled_per_domain is 0"
         yield finding(FAULT, "no masks", split.no_masks, remedy=remedy if "labeled" in split.uses else "")
     if split.without_mask:
         yield finding(

@@ -22,20 +22,20 @@ def check_field(source: str, embeddings_per_class: int = 1):
     path = source.removeprefix(WORDS)
     if source.startswith(WORDS) and embeddings_per_class > 1:
         raise InputError(
-            f"embeddings_per_class={embeddings_per_class}: {WORDS}FILE gives one vector per class; "
-            f"set it to 1, or label_embeddings to {PROTOTYPES} or {RANDOM}"
+            f"usss.embeddings_per_class={embeddings_per_class}: {WORDS}FILE gives one vector per class; "
+            f"set it to 1, or usss.label_embeddings to {PROTOTYPES} or {RANDOM}"
         )
     if source.endswith(".npz") and embeddings_per_class > 1:
         raise InputError(
-            f"embeddings_per_class={embeddings_per_class}: {source} has what it has per class; "
+            f"usss.embeddings_per_class={embeddings_per_class}: {source} has what it has per class; "
             "set it to 1, which takes all rows of the file"
         )
     if source in (PROTOTYPES, RANDOM):
         return
     if not source.startswith(WORDS) and not source.endswith(".npz"):
-        raise InputError(f"label_embeddings={source}: give {PROTOTYPES}, {RANDOM}, {WORDS}FILE or an .npz file")
+        raise InputError(f"usss.label_embeddings={source}: give {PROTOTYPES}, {RANDOM}, {WORDS}FILE or an .npz file")
     if not os.path.isfile(os.path.expanduser(path)):
-        raise InputError(f"label_embeddings={source}: there is no file {path!r}; correct the path")
+        raise InputError(f"usss.label_embeddings={source}: there is no file {path!r}; correct the path")
 
 
 def make(
@@ -78,8 +78,8 @@ def make(
         several_rows = [d for d, e in made.items() if len(set(e.class_ids)) < len(e.class_ids)]
         if several_rows and theta < 1:
             raise InputError(
-                f"label_embeddings={source}: {several_rows[0]} has several rows per class, but theta={theta:g}: Eq. 7 "
-                "moves class means; set theta to 1, or give a file with one row per class"
+                f"usss.label_embeddings={source}: {several_rows[0]} has several rows per class, but "
+                f"usss.theta={theta:g}: Eq. 7 moves class means; set usss.theta=1, or give a file with one row each"
             )
     about = {
         domain: {"classes": [names[i] for i in made[domain].class_ids], "absent": absent[domain]}
@@ -105,7 +105,7 @@ def from_words(path: str, classes: Mapping[str, Sequence[str]], dim: int) -> tup
         try:
             made[domain] = _all_classes(class_vectors(names, vectors, dim, close=partial(close_words, path)))
         except InputError as e:
-            raise InputError(f"label_embeddings={WORDS}{path}: {domain}: {e}") from e
+            raise InputError(f"usss.label_embeddings={WORDS}{path}: {domain}: {e}") from e
     given = len(next(iter(vectors.values())))
     change = "" if given == dim else ", random orthonormal projection" if given > dim else ", zeros appended"
     return made, f"words: mean of the word vectors ({given} dimensions) of {path}{change}, unit length"
@@ -127,7 +127,7 @@ def from_file(
         ids = row_classes(path, meta, domain, names, "give another file")
         shape = (len(ids), dim)
         if rows[domain].shape != shape:
-            its = f"set embed_dim={rows[domain].shape[-1]}, or " if len(rows[domain]) == len(ids) else ""
+            its = f"set usss.embed_dim={rows[domain].shape[-1]}, or " if len(rows[domain]) == len(ids) else ""
             raise InputError(
                 f"{path}: {domain}: embeddings are {rows[domain].shape}, not {shape}; {its}give another file"
             )
