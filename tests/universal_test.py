@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from usss_jax.errors import InputError
-from usss_jax.models.convolution import Convolution
-from usss_jax.models.drn import DRN, GroupedBatchNorm
+from usss_jax.models.drn import DRN
+from usss_jax.models.layers import Convolution, GroupedBatchNorm
 from usss_jax.models.universal import UniversalModel, create_model, encode_groups
 
 CLASSES = {"camvid": 3, "city": 5, "sun": 4}

@@ -52,5 +52,5 @@ class Encoder(Protocol):
 
         In training, `groups` batches are interleaved on the first axis, example i of batch i % groups; an encoder whose
         examples do not see each other ignores it. One that keeps statistics must keep the batches apart
-        (`GroupedBatchNorm` in models/drn.py).
+        (`GroupedBatchNorm` in models/layers.py).
         """

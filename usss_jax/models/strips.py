@@ -16,7 +16,7 @@ from jax import lax
 
 from usss_jax.models.upsample import FACTOR, upsample_matrix
 
-STRIP_BYTES = 2**20  # of scores in a strip, about; measured on CPU (benchmarks/loss_strips.py)
+STRIP_BYTES = 2**20  # of scores in a strip, about; measured on CPU (docs/speed.md)
 
 
 def mean_over_pixels(function: Callable, scores, *pixels, size: tuple[int, int], mode: str = "bilinear"):
