@@ -20,6 +20,8 @@ OBJECTIVE = Adversarial(0.5, 0.3, 0.4, threshold=0.5, semi_start=0, lr=0.001, wi
 class OneLayer(nn.Module):
     """Stands in for the encoder, since it compiles quickly; sharding_test.py has the real one."""
 
+    stride = 8
+
     @nn.compact
     def __call__(self, x, train, groups):
         return nn.relu(GroupedBatchNorm(groups, name="bn")(Convolution(6, 3, 8, name="conv")(x), train))

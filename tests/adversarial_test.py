@@ -115,6 +115,8 @@ OBJECTIVE = Adversarial(0.7, 0.4, 0.9, 0.5, semi_start=0.5, lr=0.01, width=1 / 3
 class OneLayer(nn.Module):
     """Stands in for the encoder, since it compiles quickly."""
 
+    stride = 8
+
     @nn.compact
     def __call__(self, x, train, groups):
         return nn.relu(GroupedBatchNorm(groups, name="bn")(Convolution(6, 3, 8, name="conv")(x), train))

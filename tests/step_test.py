@@ -30,6 +30,8 @@ quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level":
 class OneLayer(nn.Module):
     """Stands in for the encoder where one with the layers of interest will do, since it compiles quickly."""
 
+    stride = 8
+
     @nn.compact
     def __call__(self, x, train, groups):
         return nn.relu(GroupedBatchNorm(groups, name="bn")(Convolution(6, 3, 8, name="conv")(x), train))

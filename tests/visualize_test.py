@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from usss_jax.errors import InputError
-from usss_jax.inference.visualize import Row, colorize, comparison, error_map, overlay, save_png
+from usss_jax.inference.visualize import Row, colorize, comparison, overlay, save_png
 
 LEGENDS = {"street": [("road", (128, 64, 128)), ("sky", (70, 130, 180))], "room": [("floor", (9, 200, 9))]}
 
@@ -50,18 +50,9 @@ def test_overlay_blends_and_leaves_ignore_as_the_image(palette, label):
     np.testing.assert_array_equal(overlay(image, label, palette, alpha=1.0)[1:], palette[label[1:]])
 
 
-def test_error_map_is_white_red_and_grey():
-    truth, prediction = np.array([[1, 1, 255]], np.uint8), np.array([[1, 2, 2]], np.uint8)
-    (right, wrong, ignored) = error_map(truth, prediction)[0]
-    assert tuple(right) == (255, 255, 255)
-    assert wrong[0] > 150 and wrong[1] < 100 and wrong[2] < 100
-    assert ignored[0] == ignored[1] == ignored[2] and 0 < ignored[0] < 255
-
-
-@pytest.mark.parametrize("call", [lambda a, b: error_map(a, b), lambda a, b: overlay(a, b, np.zeros((256, 3)))])
-def test_different_sizes_are_refused(call):
+def test_different_sizes_are_refused():
     with pytest.raises(InputError, match="size"):
-        call(np.zeros((4, 5), np.uint8), np.zeros((5, 4), np.uint8))
+        overlay(np.zeros((4, 5), np.uint8), np.zeros((5, 4), np.uint8), np.zeros((256, 3)))
 
 
 def test_a_palette_of_another_shape_is_refused(label):

@@ -1,4 +1,4 @@
-"""Pictures for people: coloured label maps, overlays, error maps, and the grid that compares predictions."""
+"""Pictures for people: coloured label maps, overlays, and the grid that compares predictions."""
 
 import dataclasses
 import os
@@ -13,7 +13,6 @@ from usss_jax.errors import InputError
 IGNORE = 255
 Legend = Sequence[tuple[str, tuple[int, int, int]]]  # name and colour of each class
 
-_RIGHT, _WRONG, _IGNORED = (255, 255, 255), (208, 32, 32), (128, 128, 128)  # of error maps
 _PAPER, _INK, _FRAME = (255, 255, 255), (32, 32, 32), (170, 170, 170)
 _MIN_TILE = 160  # pixels; thin classes are lost on smaller tiles
 _GAP = 10
@@ -48,16 +47,6 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, alpha: fl
     mixed = (1 - alpha) * image + alpha * colorize(label, palette)
     mixed = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
     return np.where((label == IGNORE)[..., None], image, mixed)
-
-
-def error_map(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Compare labels uint8 [h, w] as uint8 [h, w, 3]: white right, red wrong, grey where truth is ignore.
-
-    Raises InputError when the two differ in size.
-    """
-    _check_same_size(truth, prediction)
-    kind = np.where(truth == IGNORE, 2, truth != prediction)
-    return np.array([_RIGHT, _WRONG, _IGNORED], np.uint8)[kind]
 
 
 def comparison(
