@@ -9,8 +9,7 @@ import numpy as np
 from usss_jax.engine.optim import create_optimizer
 from usss_jax.methods.hung.state import Adversarial, create_adversarial_state
 from usss_jax.methods.hung.step import jit_adversarial_step
-from usss_jax.models.convolution import Convolution
-from usss_jax.models.drn import GroupedBatchNorm
+from usss_jax.models.layers import Convolution, GroupedBatchNorm
 from usss_jax.models.universal import UniversalModel
 from usss_jax.parallel import sharding
 
@@ -20,6 +19,8 @@ OBJECTIVE = Adversarial(0.5, 0.3, 0.4, threshold=0.5, semi_start=0, lr=0.001, wi
 
 class OneLayer(nn.Module):
     """Stands in for the encoder, since it compiles quickly; sharding_test.py has the real one."""
+
+    stride = 8
 
     @nn.compact
     def __call__(self, x, train, groups):

@@ -19,8 +19,7 @@ import pytest
 from usss_jax.engine.state import create_state
 from usss_jax.methods.hung.state import Adversarial, create_adversarial_state
 from usss_jax.methods.hung.step import NO_AUGMENT, gradients, jit_adversarial_step, train_step
-from usss_jax.models.convolution import Convolution
-from usss_jax.models.drn import GroupedBatchNorm
+from usss_jax.models.layers import Convolution, GroupedBatchNorm
 from usss_jax.models.universal import UniversalModel
 from usss_jax.objectives import adversarial as losses
 from usss_jax.parallel import sharding
@@ -115,6 +114,8 @@ OBJECTIVE = Adversarial(0.7, 0.4, 0.9, 0.5, semi_start=0.5, lr=0.01, width=1 / 3
 
 class OneLayer(nn.Module):
     """Stands in for the encoder, since it compiles quickly."""
+
+    stride = 8
 
     @nn.compact
     def __call__(self, x, train, groups):

@@ -30,6 +30,7 @@ class MeanColor(nn.Module):
     """Stands for an encoder: the mean colour of every 8x8 block, in [0, 1]; no parameters."""
 
     out_channels = 3
+    stride = 8
 
     @nn.compact
     def __call__(self, x, train, groups):
@@ -255,7 +256,7 @@ def test_centroids_of_a_trained_stage_equal_those_of_full_resolution_features(tr
     job = finished.open_job(trained / "full")
     model, variables, _ = job.restore(sharding.create_mesh())
     source_of, _ = alignment.open_sources(job, "test", "")
-    encode = jax.jit(lambda image: upsample(model.apply(variables, image, method="encode"), image.shape[1:3]))
+    encode = jax.jit(lambda image: upsample(model.apply(variables, image, method="encode"), image.shape[1:3], 8))
     means = {}
     for domain, source in source_of.items():
         sums, counts = np.zeros((10, model.encoder.out_channels)), np.zeros(10)

@@ -247,15 +247,6 @@ def test_the_width_scales_every_channel_count():
     assert shapes["stage2_block8/conv/kernel"].shape == (7, 7, 1, 48)
 
 
-def test_an_encoder_of_another_stride_is_refused(monkeypatch):
-    class Stride4(ConvNeXt):
-        stride = 4
-
-    monkeypatch.setitem(universal.ENCODERS, "mine", partial(Stride4, *SMALL))
-    with pytest.raises(InputError, match="encoder='mine' has stride 4"):
-        create_model("mine", {"a": 2})
-
-
 def test_an_unknown_encoder_lists_the_known_ones():
     with pytest.raises(InputError, match=r"'convnext_huge' is not one of .*drn_d_22.*convnext_tiny, .*resnet18"):
         create_model("convnext_huge", {"a": 2})

@@ -161,11 +161,11 @@ def test_sample_has_the_stated_number_of_pixels_and_does_not_depend_on_the_batch
     made = []
     for batch_size in (1, 2):
         batches = label_embeddings.encoded_batches(model, variables, source, batch_size, mesh)
-        made.append(label_embeddings.sample_pixels(batches, counts, 0, "bilinear", limit=100))
+        made.append(label_embeddings.sample_pixels(batches, counts, 0, model, limit=100))
     assert [len(x) for x in made[0]] == [100, 100, 100, 0]
     for a, b in zip(*made, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
-    everything = label_embeddings.sample_pixels(batches, counts, 0, "bilinear", limit=10**6)
+    everything = label_embeddings.sample_pixels(batches, counts, 0, model, limit=10**6)
     assert [len(x) for x in everything] == counts.tolist()
     one = extract(network, source, 2)
     centroid = (everything[0].mean(0, dtype=np.float64) - one.mean) @ one.components
@@ -175,9 +175,10 @@ def test_sample_has_the_stated_number_of_pixels_and_does_not_depend_on_the_batch
 def test_memory_of_the_draw_does_not_grow_with_the_pixels_of_a_class():
     """5e7 pixels; a permutation of them would take 400 MB."""
     batch = {"features": np.zeros((1, 1, 1, 2), np.float32), "label": np.zeros((1, 8, 8), np.uint8)}
+    model = UniversalModel(DRN(blocks=(1, 1, 1, 1)), {"d": CLASSES})
     tracemalloc.start()
     try:
-        label_embeddings.sample_pixels(lambda: iter([batch]), [50_000_000], 0, "bilinear")
+        label_embeddings.sample_pixels(lambda: iter([batch]), [50_000_000], 0, model)
         assert tracemalloc.get_traced_memory()[1] < 40e6
     finally:
         tracemalloc.stop()

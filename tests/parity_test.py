@@ -78,9 +78,9 @@ def ours(meta):
     variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), variables)
 
     def up(low):
-        return upsample(low, image_size, "drn")
+        return upsample(low, image_size, model.stride, "drn")
 
-    mean = partial(mean_over_pixels, size=image_size, mode="drn")
+    mean = partial(mean_over_pixels, size=image_size, stride=model.stride, mode="drn")
 
     @jax.jit
     def evaluate(variables):

@@ -323,6 +323,17 @@ def test_a_state_dict_of_the_reference_returns_without_its_fixed_tensors(arch):
     assert levels == sorted(levels)
 
 
+def test_every_layer_of_a_deeper_head_has_a_name_of_its_own():
+    ours = random_variables("drn_d_22")
+    kernels = {f"conv{i}": {"kernel": np.full((3, 3, 4, 5), i, np.float32)} for i in (1, 2)}
+    ours["params"]["decoder_camvid"] = kernels
+    given = to_state_dict(ours, ["city", "camvid"])
+    assert {n for n in given if n.startswith("seg.1")} == {"seg.1.conv1.weight", "seg.1.conv2.weight"}
+    back, report = from_state_dict(given, ours, ["city", "camvid"])
+    assert report.missing == () and report.unused == ()
+    assert {p: bits(a) for p, a in flat(back).items()} == {p: bits(a) for p, a in flat(ours).items()}
+
+
 def test_only_the_decoders_that_are_named_get_a_number():
     ours = random_variables("drn_d_22")
     assert not any(name.startswith("seg.") for name in to_state_dict(ours))

@@ -37,7 +37,7 @@ def random_case(size, channels=7, batch=3, seed=0):
 
 
 def sums(features, labels, mode, dtype=jnp.float64):
-    rows, columns = (upsample_matrix(n, mode) for n in labels.shape[1:])
+    rows, columns = (upsample_matrix(n, 8, mode) for n in labels.shape[1:])
     totals = jax.jit(accumulate, static_argnums=4)(jnp.asarray(features, dtype), labels, rows, columns, CLASSES)
     return {k: np.asarray(v) for k, v in totals.items()}
 

@@ -15,8 +15,8 @@ import pytest
 from usss_jax.data.augment_device import DeviceAugment, augment
 from usss_jax.engine.state import TrainState
 from usss_jax.methods.usss.step import Objective, gradients, jit_train_step, train_step
-from usss_jax.models.convolution import Convolution
-from usss_jax.models.drn import DRN, GroupedBatchNorm
+from usss_jax.models.drn import DRN
+from usss_jax.models.layers import Convolution, GroupedBatchNorm
 from usss_jax.models.universal import UniversalModel
 from usss_jax.parallel.sharding import create_mesh
 
@@ -29,6 +29,8 @@ quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level":
 
 class OneLayer(nn.Module):
     """Stands in for the encoder where one with the layers of interest will do, since it compiles quickly."""
+
+    stride = 8
 
     @nn.compact
     def __call__(self, x, train, groups):

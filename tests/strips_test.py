@@ -1,5 +1,6 @@
 """Sums and maps over the upsampled pixels, strip by strip, against the plain expressions at image size."""
 
+import itertools
 from functools import partial
 
 import jax
@@ -11,6 +12,7 @@ from usss_jax.models import strips
 from usss_jax.models.upsample import MODES, upsample
 from usss_jax.objectives.losses import grouped_pixel_cross_entropy, pixel_cross_entropy, pixel_entropy
 
+STRIDES = [8, 14, 16, 32]
 SIZES = [(64, 48), (45, 60), (8, 8), (7, 20), (33, 1), (72, 40)]
 FUNCTIONS = {
     "cross_entropy": pixel_cross_entropy,
@@ -19,9 +21,9 @@ FUNCTIONS = {
 }
 
 
-def case(size, classes=5, dtype=np.float64):
+def case(size, stride=8, classes=5, dtype=np.float64):
     r = np.random.default_rng(0)
-    scores = 3 * r.standard_normal((2, -(-size[0] // 8), -(-size[1] // 8), classes))
+    scores = 3 * r.standard_normal((2, -(-size[0] // stride), -(-size[1] // stride), classes))
     labels = r.integers(0, classes, (2, *size)).astype(np.uint8)
     labels[:, : size[0] // 3] = 255
     return scores.astype(dtype), labels
@@ -34,15 +36,17 @@ def small_strips(monkeypatch):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_sum_and_its_gradient_equal_the_plain_expression(name, size, mode, small_strips):
+@pytest.mark.parametrize(
+    ("name", "size", "stride"),
+    [*itertools.product(FUNCTIONS, SIZES, [8]), *itertools.product(["cross_entropy"], SIZES[:2], STRIDES[1:])],
+)
+def test_sum_and_its_gradient_equal_the_plain_expression(name, size, stride, mode, small_strips):
     function = FUNCTIONS[name]
     with jax.enable_x64(True):
-        scores, labels = case(size)
-        plain = jax.value_and_grad(lambda s: function(upsample(s, size, mode), labels).sum())(scores)
-        ours = jax.value_and_grad(partial(strips.sum_over_pixels, function, size=size, mode=mode))(scores, labels)
-        alone = strips.sum_over_pixels(function, scores, labels, size=size, mode=mode)
+        scores, labels = case(size, stride)
+        plain = jax.value_and_grad(lambda s: function(upsample(s, size, stride, mode), labels).sum())(scores)
+        total = partial(strips.sum_over_pixels, function, size=size, stride=stride, mode=mode)
+        ours, alone = jax.value_and_grad(total)(scores, labels), total(scores, labels)
     np.testing.assert_allclose(ours[0], plain[0], rtol=1e-12)
     np.testing.assert_allclose(alone, plain[0], rtol=1e-12)
     np.testing.assert_allclose(ours[1], plain[1], rtol=1e-11, atol=1e-12)
@@ -55,14 +59,14 @@ def test_the_height_of_the_strips_does_not_change_the_gradient(rows, monkeypatch
     with jax.enable_x64(True):
         scores, labels = case(size)
         monkeypatch.setattr(strips, "STRIP_BYTES", rows * 2 * 8 * size[1] * 5 * 8)
-        got = jax.grad(partial(strips.sum_over_pixels, pixel_cross_entropy, size=size))(scores, labels)
-        want = jax.grad(lambda s: pixel_cross_entropy(upsample(s, size), labels).sum())(scores)
+        got = jax.grad(partial(strips.sum_over_pixels, pixel_cross_entropy, size=size, stride=8))(scores, labels)
+        want = jax.grad(lambda s: pixel_cross_entropy(upsample(s, size, 8), labels).sum())(scores)
     np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-12)
 
 
 def test_the_gradient_is_scaled_by_what_the_sum_goes_into():
     scores, labels = case((16, 24), dtype=np.float32)
-    total = partial(strips.sum_over_pixels, pixel_cross_entropy, size=(16, 24))
+    total = partial(strips.sum_over_pixels, pixel_cross_entropy, size=(16, 24), stride=8)
     plain = jax.grad(total)(scores, labels)
     got = jax.grad(lambda s: 0.25 * total(s, labels) + 1)(scores)
     np.testing.assert_allclose(got, 0.25 * plain, rtol=1e-6)
@@ -70,16 +74,16 @@ def test_the_gradient_is_scaled_by_what_the_sum_goes_into():
 
 def test_mean_is_over_every_pixel_of_every_image():
     scores, _ = case((45, 60), dtype=np.float32)
-    got = strips.mean_over_pixels(pixel_entropy, scores, size=(45, 60))
-    np.testing.assert_allclose(got, pixel_entropy(upsample(scores, (45, 60))).mean(), rtol=1e-6)
+    got = strips.mean_over_pixels(pixel_entropy, scores, size=(45, 60), stride=8)
+    np.testing.assert_allclose(got, pixel_entropy(upsample(scores, (45, 60), 8)).mean(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
-def test_arg_max_of_every_pixel_equals_the_plain_one(size, small_strips):
+@pytest.mark.parametrize(("size", "stride"), [*itertools.product(SIZES, [8]), ((45, 60), 14), ((45, 60), 32)])
+def test_arg_max_of_every_pixel_equals_the_plain_one(size, stride, small_strips):
     with jax.enable_x64(True):
-        scores, _ = case(size)
-        got = strips.map_pixels(partial(jnp.argmax, axis=-1), scores, size=size)
-        np.testing.assert_array_equal(got, upsample(scores, size).argmax(-1))
+        scores, _ = case(size, stride)
+        got = strips.map_pixels(partial(jnp.argmax, axis=-1), scores, size=size, stride=stride)
+        np.testing.assert_array_equal(got, upsample(scores, size, stride).argmax(-1))
 
 
 def test_temporaries_do_not_grow_with_the_height_of_the_image():
@@ -88,7 +92,7 @@ def test_temporaries_do_not_grow_with_the_height_of_the_image():
     def temporary_bytes(height, classes):
         scores = jax.ShapeDtypeStruct((2, height // 8, 32, classes), jnp.float32)
         labels = jax.ShapeDtypeStruct((2, height, 256), jnp.uint8)
-        total = partial(strips.sum_over_pixels, pixel_cross_entropy, size=(height, 256))
+        total = partial(strips.sum_over_pixels, pixel_cross_entropy, size=(height, 256), stride=8)
         return jax.jit(jax.value_and_grad(total)).lower(scores, labels).compile().memory_analysis().temp_size_in_bytes
 
     logits = 2 * 1024 * 256 * 20 * 4

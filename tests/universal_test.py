@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from usss_jax.errors import InputError
-from usss_jax.models.convolution import Convolution
-from usss_jax.models.drn import DRN, GroupedBatchNorm
+from usss_jax.evaluation.evaluate import predict
+from usss_jax.models import universal
+from usss_jax.models.drn import DRN
+from usss_jax.models.layers import Convolution, GroupedBatchNorm
 from usss_jax.models.universal import UniversalModel, create_model, encode_groups
+from usss_jax.models.upsample import upsample
 
 CLASSES = {"camvid": 3, "city": 5, "sun": 4}
 
@@ -28,11 +31,52 @@ class Given(nn.Module):
 class TwoLayers(nn.Module):
     """Stands in for the encoder where one with the layers of interest will do, since it compiles quickly."""
 
+    stride = 8
+
     @nn.compact
     def __call__(self, x, train, groups):
         for i, stride in enumerate((4, 2)):
             x = nn.relu(GroupedBatchNorm(groups, name=f"bn{i}")(Convolution(4, 3, stride, name=f"conv{i}")(x), train))
         return x
+
+
+class Patches(nn.Module):
+    """An encoder of any stride: one linear layer on every patch, zeros beyond the lower and right border."""
+
+    stride: int
+    width: float = 1.0
+    dtype: str | None = None
+    precision: str | None = None
+    remat: tuple[int, ...] = ()
+    levels = 1
+    out_channels = 6
+
+    @nn.compact
+    def __call__(self, x, train, groups):
+        s = self.stride
+        padding = [(0, -side % s) for side in x.shape[1:3]]
+        return nn.Conv(self.out_channels, (s, s), strides=s, padding=padding, precision="highest")(x)
+
+
+class DilatedHead(nn.Module):
+    """Two dilated convolutions; the channels in between are fewer than those of any paper."""
+
+    outputs: int
+
+    @nn.compact
+    def __call__(self, features):
+        x = nn.relu(nn.Conv(8, (3, 3), padding=12, kernel_dilation=12, name="conv1")(features))
+        return nn.Conv(self.outputs, (3, 3), padding=12, kernel_dilation=12, name="conv2")(x)
+
+
+class ImageHead(nn.Module):
+    """Scores of the whole image: a layer on the mean over its cells."""
+
+    outputs: int
+
+    @nn.compact
+    def __call__(self, features):
+        return nn.Dense(self.outputs)(features.mean((1, 2)))
 
 
 def tiny_model(encoder=None):
@@ -149,6 +193,36 @@ def test_features_are_float32_although_the_encoder_computes_in_bfloat16():
     assert 1e-5 < difference < 0.1
     logits = models["bfloat16"].apply(variables, full, "a", method="decode")
     np.testing.assert_array_equal(logits, models["float32"].apply(variables, full, "a", method="decode"))
+
+
+@pytest.mark.parametrize("stride", [8, 14, 16, 32])
+def test_an_encoder_states_its_stride_and_predictions_have_the_size_of_the_image(stride, monkeypatch):
+    monkeypatch.setitem(universal.ENCODERS, "mine", partial(Patches, stride))
+    model = create_model("mine", CLASSES, embed_dim=4)
+    assert model.stride == stride
+    variables = random_variables(model, dtype=np.float32)
+    images = np.random.default_rng(0).standard_normal((2, 45, 70, 3)).astype(np.float32)
+    logits, embedding = model.apply(variables, images)
+    cells = (2, -(-45 // stride), -(-70 // stride))
+    assert logits["city"].shape == (*cells, 5) and embedding.shape == (*cells, 4)
+    got = predict(variables, images, domain="city", model=model)
+    want = upsample(logits["city"], (45, 70), stride).argmax(-1)
+    assert got.shape == (2, 45, 70) and len(np.unique(got)) > 1
+    assert np.mean(np.asarray(got) != np.asarray(want)) < 1e-3  # ties are broken by rounding
+
+
+@pytest.mark.parametrize(("head", "shape"), [(DilatedHead, (2, 3, 5)), (ImageHead, (2,))])
+def test_another_head_takes_the_place_of_the_linear_one(head, shape):
+    model = UniversalModel(TwoLayers(), CLASSES, 6, head=head)
+    variables = random_variables(model, dtype=np.float32)
+    images = np.random.default_rng(0).random((2, 24, 40, 3), np.float32)
+    features = model.apply(variables, images, method="encode")
+    for domain, n in CLASSES.items():
+        got = model.apply(variables, features, domain, method="decode")
+        alone = head(n).apply({"params": variables["params"][f"decoder_{domain}"]}, features)
+        assert got.shape == (*shape, n)
+        np.testing.assert_array_equal(got, alone)
+    assert set(variables["params"]["embedding"]) == {"kernel", "bias"}
 
 
 # ---- Shared passes ----

@@ -249,7 +249,8 @@ def test_its_score_is_that_of_the_other_decoder_by_names_of_classes_and_not_in_t
     examples = [pool.test[i] for i in range(4)]
     images, labels = (np.stack([e[key] for e in examples]) for key in ("image", "label"))
     features = model.apply(weights, images, method="encode")
-    scores = upsample(model.apply(weights, features, "city_street", method="decode"), SIZE, model.upsample)
+    logits = model.apply(weights, features, "city_street", method="decode")
+    scores = upsample(logits, SIZE, model.stride, model.upsample)
     is_road = np.asarray(scores[..., theirs.index("road")] > scores[..., theirs.index("sky")], int)
     confusion = np.zeros((2, 2), np.int64)
     known = labels != 255

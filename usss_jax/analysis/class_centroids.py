@@ -48,7 +48,7 @@ def sum_classes(
     @partial(jax.jit, in_shardings=(replicated(mesh), batch_sharding(mesh)), out_shardings=replicated(mesh))
     def sums(variables, batch):
         features = model.apply(variables, batch["image"], method="encode")
-        rows, columns = (upsample_matrix(side, model.upsample) for side in batch["label"].shape[1:])
+        rows, columns = (upsample_matrix(side, model.stride, model.upsample) for side in batch["label"].shape[1:])
         return class_sums(features, batch["label"], rows, columns, num_classes)
 
     return sum_batches(sums, variables, source, batch_size, mesh)

@@ -9,8 +9,7 @@ from jax.sharding import Mesh
 
 from usss_jax.evaluation.evaluate import placed_batches
 from usss_jax.models.universal import UniversalModel
-from usss_jax.models.upsample import upsample_matrix
-from usss_jax.objectives import kmeans
+from usss_jax.models.upsample import upsample_at, upsample_matrix
 from usss_jax.parallel.sharding import batch_sharding, replicated, to_host
 
 
@@ -59,7 +58,7 @@ def pixel_features(
         in_shardings=(replicated(mesh), batch_sharding(mesh)),
         out_shardings=batch_sharding(mesh),
     )
-    gather = jax.jit(kmeans.pixel_features)
+    gather = jax.jit(upsample_at)
     batch_size = -(-batch_size // mesh.size) * mesh.size
     most = int(np.bincount(pixels[:, 0] // batch_size).max(initial=0))  # one shape for all batches: compiled once
     found = [np.zeros((0, model.encoder.out_channels), np.float32)] * len(pixels)
@@ -70,7 +69,7 @@ def pixel_features(
         features = encode(variables, batch["image"])
         wanted = np.zeros((most, 3), np.int64)
         wanted[: len(here)] = pixels[here] - [number * batch_size, 0, 0]
-        rows, columns = (upsample_matrix(side, model.upsample) for side in batch["label"].shape[1:])
+        rows, columns = (upsample_matrix(side, model.stride, model.upsample) for side in batch["label"].shape[1:])
         values = to_host(gather(features, wanted, rows, columns))
         for place, value in zip(here, values, strict=False):  # the rest of `values` is padding
             found[place] = value

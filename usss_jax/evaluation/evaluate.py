@@ -31,7 +31,8 @@ def predict(variables, images, *, domain: str, model: UniversalModel, classes: S
     def arg_max(scores):
         return jnp.argmax(scores if classes is None else scores[..., np.asarray(classes)], axis=-1)
 
-    return map_pixels(arg_max, logits, size=images.shape[1:3], mode=model.upsample).astype(jnp.int32)
+    found = map_pixels(arg_max, logits, size=images.shape[1:3], stride=model.stride, mode=model.upsample)
+    return found.astype(jnp.int32)
 
 
 def padded_batches(source, batch_size: int, share: tuple[int, int] = (0, 1)) -> Iterator[dict]:

@@ -244,7 +244,7 @@ def predict(params, batch_stats, images, model: UniversalModel):
     domain = only_domain(model)
     features, stats = encode_groups(model, {"params": params, "batch_stats": batch_stats}, {domain: images})
     cells = model.apply({"params": params}, features[domain], domain, method="decode")
-    return upsample(cells, images.shape[1:3], model.upsample), stats
+    return upsample(cells, images.shape[1:3], model.stride, model.upsample), stats
 
 
 def discriminate(discriminator, maps, objective: Adversarial):

@@ -81,7 +81,8 @@ def supervised_loss(params, batch_stats, labeled, *, model: UniversalModel, froz
 def decoder_loss(model: UniversalModel, params, features, domain: str, label):
     """Eq. 1 for one domain: features [B, h, w, C], label int [B, H, W] -> mean cross-entropy over labeled pixels."""
     logits = model.apply({"params": params}, features, domain, method="decode")
-    total = sum_over_pixels(pixel_cross_entropy, logits, label, size=label.shape[1:], mode=model.upsample)
+    size, stride = label.shape[1:], model.stride
+    total = sum_over_pixels(pixel_cross_entropy, logits, label, size=size, stride=stride, mode=model.upsample)
     return total / count_labeled(label)
 
 

@@ -26,9 +26,8 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from usss_jax.models.convnext_names import NAMES
-from usss_jax.models.encoder import TensorNames
+from usss_jax.models.layers import apply_levels, scaled
 
-OUTPUT_STRIDE = 8
 STAGES = (  # stride, dilation and padding of the downsampling, dilation of the blocks; None: what the size asks for
     (4, 1, None, 1),  # kernel 4x4: the stem
     (2, 1, None, 1),
@@ -91,28 +90,14 @@ class ConvNeXt(nn.Module):
     precision: lax.Precision | None = None
     remat: Sequence[int] = ()
 
-    @property
-    def levels(self) -> int:
-        """Number of stages, which `remat` chooses from."""
-        return len(STAGES)
+    levels = len(STAGES)
+    stride = 8
+    tensor_names = NAMES  # of timm, torchvision, the original and Hugging Face
 
     @property
     def out_channels(self) -> int:
         """Channels of the features."""
-        return self._channels(3)
-
-    @property
-    def stride(self) -> int:
-        """Pixels per cell of the features."""
-        return OUTPUT_STRIDE
-
-    @property
-    def tensor_names(self) -> TensorNames:
-        """Names of timm, torchvision, the original and Hugging Face."""
-        return NAMES
-
-    def _channels(self, stage: int) -> int:
-        return max(1, round(self.channels[stage] * self.width))
+        return scaled(self.channels[-1], self.width)
 
     @nn.compact
     def __call__(self, x, train: bool = False, groups: int = 1):
@@ -127,7 +112,7 @@ class ConvNeXt(nn.Module):
             stride, dilation, zeros, block_dilation = STAGES[stage]
             norm = layer_norm(name=f"stage{stage}_norm", parent=module)
             downsampling = nn.Conv(
-                self._channels(stage),
+                scaled(self.channels[stage], self.width),
                 (4, 4) if stage == 0 else (2, 2),
                 strides=stride,
                 padding=[zeros or (0, -side % stride) for side in x.shape[1:3]],
@@ -142,8 +127,7 @@ class ConvNeXt(nn.Module):
                 x = Block(block_dilation, name=f"stage{stage}_block{i}", parent=module, **numerics)(x)
             return x
 
-        for stage in range(self.levels):
-            x = (nn.remat(run, static_argnums=2) if stage in self.remat else run)(self, x, stage)
+        x = apply_levels(self, run, x, self.levels, self.remat)
         return layer_norm(name="norm")(x)
 
 

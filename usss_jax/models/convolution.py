@@ -10,42 +10,13 @@ Both give the same numbers up to rounding (about 1e-6 of the largest in float32;
 
 from functools import partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.typing import DTypeLike
 
-WINOGRAD_CHANNELS = 256  # from here on, in and out, the products outweigh the transforms (benchmarks/convolutions.py)
+WINOGRAD_CHANNELS = 256  # from here on, in and out, the products outweigh the transforms (docs/speed.md)
 COLUMNS = 64  # output channels that a matrix product should have at least
-
-
-class Convolution(nn.Module):
-    """Convolution without bias and with explicit symmetric padding; XLA's SAME differs from it for stride 2.
-
-    Attributes:
-      features: output channels.
-      kernel: side of the kernel, odd.
-      stride, dilation: of both axes.
-      dtype: of images and kernel in the convolution; None follows the input.
-      precision: see `jax.lax.Precision`.
-    """
-
-    features: int
-    kernel: int
-    stride: int = 1
-    dilation: int = 1
-    dtype: DTypeLike | None = None
-    precision: lax.Precision | None = None
-
-    @nn.compact
-    def __call__(self, x):
-        """Map [B, H, W, C] to [B, ceil(H / stride), ceil(W / stride), features]."""
-        init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-        kernel = self.param("kernel", init, (self.kernel, self.kernel, x.shape[-1], self.features))
-        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
-        return convolve(x, kernel, self.stride, self.dilation, self.precision)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))

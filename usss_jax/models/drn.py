@@ -5,16 +5,12 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from usss_jax.models.convolution import Convolution
 from usss_jax.models.drn_names import NAMES
-from usss_jax.models.encoder import TensorNames
+from usss_jax.models.layers import Convolution, GroupedBatchNorm, apply_levels, scaled
 
-OUTPUT_STRIDE = 8
 CHANNELS = (16, 16, 32, 64, 128, 256, 512, 512, 512)  # before `width` and the bottlenecks' factor 4
 LEVELS = (  # kind, kernel, stride, dilation
     ("plain", 7, 1, 1),
@@ -27,88 +23,6 @@ LEVELS = (  # kind, kernel, stride, dilation
     ("plain", 3, 1, 2),
     ("plain", 3, 1, 1),
 )
-
-
-class GroupedBatchNorm(nn.Module):
-    """Batch normalisation that keeps several batches apart although one forward pass computes them.
-
-    The first axis of the input holds `groups` batches interleaved: example i belongs to group i % groups. Each group
-    is normalised with its own statistics, and the groups update the shared running statistics one after another, as
-    separate forward passes would. Interleaved, because the first axis is the sharded one: a device then holds a share
-    of every group, and splitting the axis into [batch, groups] moves nothing.
-
-    Statistics are float32 at least. The running variance is fed the unbiased batch variance, as PyTorch does.
-    """
-
-    groups: int = 1
-    momentum: float = 0.9
-    epsilon: float = 1e-5
-
-    @nn.compact
-    def __call__(self, x, train: bool):
-        """Normalise `x` [B * groups, H, W, C] over all axes but the last and the groups; same shape and dtype out."""
-        channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
-        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        if not train:
-            mean, var = running_mean.value, running_var.value
-            inverse = scale * lax.rsqrt(var + self.epsilon)
-            return ((x.astype(wide) - mean) * inverse + bias).astype(x.dtype)
-
-        grouped = x.reshape(-1, self.groups, *x.shape[1:])
-        y, mean, var = batch_normalize(grouped, scale, bias, self.epsilon)
-        if not self.is_initializing():
-            count = grouped.size // (self.groups * channels)
-            for g in range(self.groups):
-                unbiased = var[g] * (count / max(count - 1, 1))
-                running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean[g]
-                running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
-        return y.reshape(x.shape)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def batch_normalize(x, scale, bias, epsilon: float):
-    """Normalise the groups of `x` [B, G, H, W, C] by their own mean and variance, then scale and shift [C].
-
-    Returns:
-      (y of the shape and dtype of x, mean [G, C], biased variance [G, C]); the gradient is that of y alone.
-    """
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    mean = wide.mean((0, 2, 3))
-    var = jnp.square(wide - _per_pixel(mean)).mean((0, 2, 3))
-    inverse = lax.rsqrt(var + epsilon)
-    y = (wide - _per_pixel(mean)) * _per_pixel(inverse * scale) + bias
-    return y.astype(x.dtype), mean, var
-
-
-def _per_pixel(values):
-    """[G, C] -> [G, 1, 1, C], to meet [B, G, H, W, C]."""
-    return values[:, None, None]
-
-
-def _normalize_forward(x, scale, bias, epsilon):
-    y, mean, var = batch_normalize(x, scale, bias, epsilon)
-    return (y, mean, var), (x, scale, mean, var)
-
-
-def _normalize_backward(epsilon, kept, gradients):
-    """Of what the forward pass has, only its input is kept, in its own dtype: no centred float32 copy of every map."""
-    x, scale, mean, var = kept
-    wide = mean.dtype
-    gradient = gradients[0].astype(wide)
-    inverse = lax.rsqrt(var + epsilon)
-    normalized = (x.astype(wide) - _per_pixel(mean)) * _per_pixel(inverse)
-    of_bias, of_scale = gradient.sum((0, 2, 3)), (gradient * normalized).sum((0, 2, 3))  # [G, C]
-    count = x.size // (x.shape[1] * x.shape[-1])
-    of_x = gradient - _per_pixel(of_bias / count) - normalized * _per_pixel(of_scale / count)
-    of_x = of_x * _per_pixel(inverse * scale)
-    return of_x.astype(x.dtype), of_scale.sum(0), of_bias.sum(0)
-
-
-batch_normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 class ResidualBlock(nn.Module):
@@ -167,28 +81,14 @@ class DRN(nn.Module):
     precision: lax.Precision | None = None
     remat: Sequence[int] = ()
 
-    @property
-    def levels(self) -> int:
-        """Number of levels that `remat` chooses from."""
-        return len(LEVELS)
+    levels = len(LEVELS)
+    stride = 8
+    tensor_names = NAMES  # of the reference implementation and of the DRN release
 
     @property
     def out_channels(self) -> int:
         """Channels of the features."""
-        return self._channels(8)
-
-    @property
-    def stride(self) -> int:
-        """Pixels per cell of the features."""
-        return OUTPUT_STRIDE
-
-    @property
-    def tensor_names(self) -> TensorNames:
-        """Names of the reference implementation and of the DRN release."""
-        return NAMES
-
-    def _channels(self, level: int) -> int:
-        return max(1, round(CHANNELS[level] * self.width))
+        return scaled(CHANNELS[-1], self.width)
 
     @nn.compact
     def __call__(self, x, train: bool = False, groups: int = 1):
@@ -201,7 +101,7 @@ class DRN(nn.Module):
         def run(module, x, level):
             """One level; `module` is self, or what stands for it where the level is computed again."""
             kind, kernel, stride, dilation = LEVELS[level]
-            channels = self._channels(level)
+            channels = scaled(CHANNELS[level], self.width)
             if kind == "plain":
                 layer = Convolution(
                     channels, kernel, stride, dilation, name=f"level{level}_conv", parent=module, **numerics
@@ -221,9 +121,7 @@ class DRN(nn.Module):
                 x = block(x, train)
             return x
 
-        for level in range(self.levels):
-            x = (nn.remat(run, static_argnums=2) if level in self.remat else run)(self, x, level)
-        return x
+        return apply_levels(self, run, x, self.levels, self.remat)
 
 
 # The names of the paper (resnet18, ...) and of the DRN release (drn_d_22, ...) mean the same networks.

@@ -41,16 +41,16 @@ class Encoder(Protocol):
 
     @property
     def stride(self) -> int:
-        """Pixels per cell and axis; the upsampling of the heads takes 8 (models/upsample.py)."""
+        """Pixels per cell and axis."""
 
     @property
     def tensor_names(self) -> TensorNames:
         """Needed only to read and write files of weights."""
 
     def __call__(self, images, /, train: bool = False, groups: int = 1) -> jax.Array:
-        """Map images [B, H, W, 3], floating point, to features [B, ceil(H / 8), ceil(W / 8), C], for any H and W.
+        """Map images [B, H, W, 3], floating point, to features [B, ceil(H / stride), ceil(W / stride), C], any H and W.
 
         In training, `groups` batches are interleaved on the first axis, example i of batch i % groups; an encoder whose
         examples do not see each other ignores it. One that keeps statistics must keep the batches apart
-        (`GroupedBatchNorm` in models/drn.py).
+        (`GroupedBatchNorm` in models/layers.py).
         """

@@ -258,7 +258,7 @@ def to_state_dict(variables: Mapping, domains: Sequence[str] = (), *, names: Ten
     """
     flat = flax.traverse_util.flatten_dict(dict(variables), sep="/")
     for domain in domains:
-        if f"params/decoder_{domain}/kernel" not in flat:
+        if not any(name.startswith(f"params/decoder_{domain}/") for name in flat):
             raise InputError(f"domains: {domain!r} has no decoder in these variables")
     named = {_their_name(ours, domains, names): value for ours, value in flat.items()}
     theirs = sorted(filter(None, named), key=_order)
@@ -272,24 +272,24 @@ def _our_path(name: str, domains: Sequence[str], names: TensorNames) -> str | No
     """
     if not name.startswith(_HEADS):
         return names.ours(name)
-    part, _, rest = name.partition(".")
-    index, _, leaf = rest.rpartition(".")
-    leaf = {"weight": "kernel"}.get(leaf, leaf)
+    part, *layers, leaf = name.split(".")
+    inside = "/".join([*layers, {"weight": "kernel"}.get(leaf, leaf)])
     if part == "en_map":
-        return f"params/embedding/{leaf}"
-    return f"params/decoder_{domains[int(index)]}/{leaf}" if index.isdigit() and int(index) < len(domains) else None
+        return f"params/embedding/{inside}"
+    index, _, inside = inside.partition("/")
+    return f"params/decoder_{domains[int(index)]}/{inside}" if index.isdigit() and int(index) < len(domains) else None
 
 
 def _their_name(ours: str, domains: Sequence[str], names: TensorNames) -> str | None:
     """Name of one of our variables in a file, the inverse of `_our_path`; None for other domains' decoders."""
-    _, part, *_, leaf = ours.split("/")
+    _, part, *layers, leaf = ours.split("/")
     if part == "encoder":
         return names.theirs(ours)
-    leaf = {"kernel": "weight"}.get(leaf, leaf)
+    inside = ".".join([*layers, {"kernel": "weight"}.get(leaf, leaf)])
     if part == "embedding":
-        return f"en_map.{leaf}"
+        return f"en_map.{inside}"
     domain = part.removeprefix("decoder_")
-    return f"seg.{list(domains).index(domain)}.{leaf}" if domain in domains else None
+    return f"seg.{list(domains).index(domain)}.{inside}" if domain in domains else None
 
 
 def _their_shape(shape: Sequence[int]) -> tuple[int, ...]:

@@ -1,9 +1,9 @@
 """Functions of the upsampled scores of every pixel, computed in strips of rows.
 
-Logits at image size are the largest arrays of a training step ([B, H, W, C] at eight times the encoder's sides), and
-nobody needs them: losses want one sum over the pixels, and predictions one class per pixel. Here the fixed upsampling
-and whatever follows it are done for a few rows at a time, and the sum's gradient in the same pass, so that temporaries
-are of one strip's size and stay in the processor's cache.
+Logits at image size [B, H, W, C] are the largest arrays of a training step, and nobody needs them: losses want one sum
+over the pixels, and predictions one class per pixel. Here the fixed upsampling and whatever follows it are done for a
+few rows at a time, and the sum's gradient in the same pass, so that temporaries are of one strip's size and stay in the
+processor's cache.
 """
 
 from collections.abc import Callable
@@ -14,18 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from usss_jax.models.upsample import FACTOR, upsample_matrix
+from usss_jax.models.upsample import upsample_matrix
 
-STRIP_BYTES = 2**20  # of scores in a strip, about; measured on CPU (benchmarks/loss_strips.py)
+STRIP_BYTES = 2**20  # of scores in a strip, about; measured on CPU (docs/speed.md)
 
 
-def mean_over_pixels(function: Callable, scores, *pixels, size: tuple[int, int], mode: str = "bilinear"):
+def mean_over_pixels(function: Callable, scores, *pixels, size: tuple[int, int], stride: int, mode: str = "bilinear"):
     """Mean over all pixels of `function`, see `sum_over_pixels`."""
-    return sum_over_pixels(function, scores, *pixels, size=size, mode=mode) / (scores.shape[0] * size[0] * size[1])
+    total = sum_over_pixels(function, scores, *pixels, size=size, stride=stride, mode=mode)
+    return total / (scores.shape[0] * size[0] * size[1])
 
 
-def sum_over_pixels(function: Callable, scores, *pixels, size: tuple[int, int], mode: str = "bilinear"):
-    """Sum over all pixels of function(upsample(scores, size, mode), *pixels), differentiable in `scores`.
+def sum_over_pixels(function: Callable, scores, *pixels, size: tuple[int, int], stride: int, mode: str = "bilinear"):
+    """Sum over all pixels of function(upsample(scores, size, stride, mode), *pixels), differentiable in `scores`.
 
     Equal to the plain expression up to the order of the sum; the reverse-mode gradient is computed together with the
     value (it is linear in the cotangent of the sum), so that nothing is computed twice and nothing is kept.
@@ -33,45 +34,45 @@ def sum_over_pixels(function: Callable, scores, *pixels, size: tuple[int, int], 
     Args:
       function: from scores [B, S, W, C] of some rows, and those rows of `pixels`, to values [B, S, W]. It must treat
         every pixel alone, and may hold constants but no traced arrays.
-      scores: [B, ceil(H/8), ceil(W/8), C].
+      scores: [B, ceil(H / stride), ceil(W / stride), C].
       *pixels: such as labels, [B, H, W]; constants in the gradient.
       size: (H, W).
-      mode: of the upsampling.
+      stride, mode: of the upsampling.
 
     Returns:
       Scalar of the dtype of `scores`.
     """
-    return _sum(function, size, mode, scores, pixels)
+    return _sum(function, size, stride, mode, scores, pixels)
 
 
-def map_pixels(function: Callable, scores, *, size: tuple[int, int], mode: str = "bilinear"):
-    """function(upsample(scores, size, mode)) of all pixels: from [B, S, W, C] of some rows to [B, S, W].
+def map_pixels(function: Callable, scores, *, size: tuple[int, int], stride: int, mode: str = "bilinear"):
+    """function(upsample(scores, size, stride, mode)) of all pixels: from [B, S, W, C] of some rows to [B, S, W].
 
     Returns [B, H, W].
     """
-    strips = _Strips(scores, (), size, mode)
+    strips = _Strips(scores, (), size, stride, mode)
     values = lax.map(lambda index: function(strips.upsample(strips.cells(index), index)), jnp.arange(strips.count))
     return jnp.moveaxis(values, 0, 1).reshape(scores.shape[0], -1, size[1])[:, : size[0]]
 
 
 class _Strips:
-    """Cuts scores and pixels into `count` strips of `rows` rows of cells, that is 8 * `rows` rows of pixels."""
+    """Cuts scores and pixels into `count` strips of `rows` rows of cells, that is stride * `rows` rows of pixels."""
 
-    def __init__(self, scores, pixels: tuple, size: tuple[int, int], mode: str):
+    def __init__(self, scores, pixels: tuple, size: tuple[int, int], stride: int, mode: str):
         batch, height, _, channels = scores.shape
-        row_bytes = batch * FACTOR * size[1] * channels * scores.dtype.itemsize
+        row_bytes = batch * stride * size[1] * channels * scores.dtype.itemsize
         self.rows = min(height, max(1, round(STRIP_BYTES / row_bytes)))
         self.count = -(-height // self.rows)
         filled = self.count * self.rows  # the last strip may reach below the image
-        below = filled * FACTOR - size[0]
-        matrix = np.zeros((filled * FACTOR, filled + 2))
-        matrix[: size[0], 1 : height + 1] = upsample_matrix(size[0], mode)
+        below = filled * stride - size[0]
+        matrix = np.zeros((filled * stride, filled + 2))
+        matrix[: size[0], 1 : height + 1] = upsample_matrix(size[0], stride, mode)
         steps = range(0, filled, self.rows)
         # A pixel depends on its own row of cells and the neighbours: a strip takes one row more at each end.
-        down = np.stack([matrix[i * FACTOR : (i + self.rows) * FACTOR, i : i + self.rows + 2] for i in steps])
+        down = np.stack([matrix[i * stride : (i + self.rows) * stride, i : i + self.rows + 2] for i in steps])
         self._down = jnp.asarray(down, scores.dtype)
-        self._along = jnp.asarray(upsample_matrix(size[1], mode), scores.dtype)
-        self._inside = jnp.asarray(np.arange(filled * FACTOR).reshape(self.count, -1) < size[0])
+        self._along = jnp.asarray(upsample_matrix(size[1], stride, mode), scores.dtype)
+        self._inside = jnp.asarray(np.arange(filled * stride).reshape(self.count, -1) < size[0])
         self._scores = jnp.pad(scores, ((0, 0), (1, filled - height + 1), (0, 0), (0, 0)))
         self._pixels = [jnp.pad(p, ((0, 0), (0, below), (0, 0))) for p in pixels]
 
@@ -80,14 +81,14 @@ class _Strips:
         return lax.dynamic_slice_in_dim(self._scores, index * self.rows, self.rows + 2, axis=1)
 
     def upsample(self, cells, index):
-        """Scores of the strip's pixels, [B, 8 * rows, W, C]."""
+        """Scores of the strip's pixels, [B, stride * rows, W, C]."""
         # Full precision: see models/upsample.py.
         cells = jnp.einsum("Ww,brwc->brWc", self._along, cells, precision=lax.Precision.HIGHEST)
         return jnp.einsum("Sr,brWc->bSWc", self._down[index], cells, precision=lax.Precision.HIGHEST)
 
     def sums(self, function, cells, index):
         """Sum of the function over the strip's pixels inside the image, per image: [B]."""
-        length = FACTOR * self.rows
+        length = self._inside.shape[1]
         pixels = [lax.dynamic_slice_in_dim(p, index * length, length, axis=1) for p in self._pixels]
         values = function(self.upsample(cells, index), *pixels)
         return jnp.where(self._inside[index][:, None], values, 0).sum((1, 2))
@@ -103,9 +104,9 @@ class _Strips:
         return jnp.zeros_like(self._scores)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _sum(function, size, mode, scores, pixels):
-    strips = _Strips(scores, pixels, size, mode)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _sum(function, size, stride, mode, scores, pixels):
+    strips = _Strips(scores, pixels, size, stride, mode)
 
     def add_strip(sums, index):
         return sums + strips.sums(function, strips.cells(index), index), None
@@ -114,8 +115,8 @@ def _sum(function, size, mode, scores, pixels):
     return lax.scan(add_strip, jnp.zeros(scores.shape[0], scores.dtype), jnp.arange(strips.count))[0].sum()
 
 
-def _sum_with_gradient(function, size, mode, scores, pixels):
-    strips = _Strips(scores, pixels, size, mode)
+def _sum_with_gradient(function, size, stride, mode, scores, pixels):
+    strips = _Strips(scores, pixels, size, stride, mode)
 
     def add_strip(carry, index):
         sums, gradient = carry
@@ -128,7 +129,7 @@ def _sum_with_gradient(function, size, mode, scores, pixels):
     return sums.sum(), gradient[:, 1 : scores.shape[1] + 1]
 
 
-def _pull_back(function, size, mode, gradient, cotangent):
+def _pull_back(function, size, stride, mode, gradient, cotangent):
     return cotangent * gradient, None
 
 

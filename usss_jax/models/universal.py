@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from usss_jax.errors import InputError
-from usss_jax.models import convnext, drn
+from usss_jax.models import convnext, drn, heads
 from usss_jax.models.drn import PAPER_NAMES
 from usss_jax.models.encoder import Encoder
-from usss_jax.models.upsample import FACTOR, MODES
+from usss_jax.models.upsample import MODES
 
 # Every encoder by its name in the config, made with width, dtype and precision (models/encoder.py).
 ENCODERS: dict[str, Callable[..., Encoder]] = {**drn.ENCODERS, **convnext.ENCODERS}
@@ -39,6 +39,7 @@ class UniversalModel(nn.Module):
       upsample: "bilinear" or "drn", how scores reach image size (models/upsample.py).
       normalize: "imagenet" (less the mean, over the deviation) or "none", on images scaled to [0, 1].
       embed_bias: whether E has a bias, as in the paper; with it E can send every pixel to one label embedding.
+      head: makes a decoder from its number of classes (models/heads.py).
     """
 
     encoder: Encoder
@@ -47,13 +48,18 @@ class UniversalModel(nn.Module):
     upsample: str = "bilinear"
     normalize: str = "none"
     embed_bias: bool = True
+    head: Callable[[int], nn.Module] = heads.linear
+
+    @property
+    def stride(self) -> int:
+        """Pixels per cell and axis of the features, the logits and the embedding."""
+        return self.encoder.stride
 
     def setup(self):
-        """Build the heads: 1x1 convolutions with bias, computed in float32 at least."""
-        head = {"kernel_size": (1, 1), "precision": lax.Precision.HIGHEST}
-        self.decoder = {domain: nn.Conv(n, **head) for domain, n in self.num_classes.items()}
+        """Build the heads; parameters of decoders are below decoder_DOMAIN, those of E below embedding."""
+        self.decoder = {domain: self.head(n) for domain, n in self.num_classes.items()}
         if self.embed_dim:
-            self.embedding = nn.Conv(self.embed_dim, use_bias=self.embed_bias, **head)
+            self.embedding = heads.linear(self.embed_dim, self.embed_bias)
 
     def __call__(self, images):
         """Run every part once, to create the parameters; `images` [B, H, W, 3]."""
@@ -62,7 +68,7 @@ class UniversalModel(nn.Module):
         return (logits, self.embed(features)) if self.embed_dim else (logits, None)
 
     def encode(self, images, train: bool = False, groups: int = 1):
-        """F: images [B, H, W, 3] -> features [B, ceil(H/8), ceil(W/8), C], float32 at least.
+        """F: images [B, H, W, 3] -> features [B, h, w, C] at its stride, float32 at least.
 
         Images are bytes, or floating point in [0, 1].
         """
@@ -113,8 +119,6 @@ def create_model(
     create = ENCODERS[PAPER_NAMES.get(encoder, encoder)]
     levels = read_levels(remat, create().levels)
     net = create(width=width, dtype=dtype, precision=lax_precision, remat=levels)
-    if net.stride != FACTOR:
-        raise InputError(f"encoder={encoder!r} has stride {net.stride}; decoders and embedding upsample by {FACTOR}")
     return UniversalModel(net, dict(num_classes), embed_dim, upsample, normalize, embed_bias)
 
 

@@ -92,28 +92,6 @@ def _upsampled(x, rows, columns):
     return jnp.einsum("Hh,bhWn->bHWn", rows, x, precision=HIGHEST)
 
 
-def pixel_features(features, index, rows, columns):
-    """Upsampled features of some pixels: [B, h, w, C] and int [M, 3] of (image, y, x) -> [M, C]."""
-    rows, columns = jnp.asarray(rows, features.dtype), jnp.asarray(columns, features.dtype)
-    image, y, x = index.T
-    out = 0.0
-    # A pixel mixes at most two rows and two columns of cells: the first of them is that of its largest weights.
-    first_row, first_column = _first_cell(rows)[y], _first_cell(columns)[x]
-    for dy in (0, 1):
-        for dx in (0, 1):
-            i = jnp.minimum(first_row + dy, rows.shape[1] - 1)
-            j = jnp.minimum(first_column + dx, columns.shape[1] - 1)
-            inside = (first_row + dy < rows.shape[1]) & (first_column + dx < columns.shape[1])
-            weight = jnp.where(inside, rows[y, i] * columns[x, j], 0)
-            out = out + weight[:, None] * features[image, i, j]
-    return out
-
-
-def _first_cell(weights):
-    """Index of the first cell that each pixel uses: [H, h] -> int [H]."""
-    return jnp.argmax(weights > 0, axis=1)
-
-
 def lloyd(
     sums_of: Callable, centers: np.ndarray, *, max_iterations: int = MAX_ITERATIONS, tolerance: float = TOLERANCE
 ) -> Clusters:

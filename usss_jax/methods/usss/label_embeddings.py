@@ -20,8 +20,8 @@ from usss_jax.inference.visualize import save_png
 from usss_jax.local_files import write_whole
 from usss_jax.methods.usss import embedding_report
 from usss_jax.models.universal import UniversalModel
-from usss_jax.models.upsample import upsample_matrix
-from usss_jax.objectives.kmeans import cluster_sums, lloyd, pixel_features, seed_centers
+from usss_jax.models.upsample import upsample_at, upsample_matrix
+from usss_jax.objectives.kmeans import cluster_sums, lloyd, seed_centers
 from usss_jax.objectives.prototypes import Prototypes, accumulate, finish
 from usss_jax.parallel import hosts
 from usss_jax.parallel.sharding import batch_sharding, replicated, to_host
@@ -48,7 +48,7 @@ class LabelEmbeddings:
 def prototype_sums(variables, batch, *, model: UniversalModel, num_classes: int) -> dict:
     """Sums of one batch {"image", "label"} for PCA and centroids (objectives/prototypes.py), evaluation mode."""
     features = model.apply(variables, batch["image"], method="encode")
-    rows, columns = (upsample_matrix(side, model.upsample) for side in batch["image"].shape[1:3])
+    rows, columns = (upsample_matrix(side, model.stride, model.upsample) for side in batch["image"].shape[1:3])
     return accumulate(features, batch["label"], rows, columns, num_classes)
 
 
@@ -86,8 +86,8 @@ def extract(
         if embeddings_per_class == 1:
             return prototypes
         batches = encoded_batches(model, variables, source, batch_size, mesh)
-        samples = sample_pixels(batches, prototypes.counts, seed, model.upsample)
-        clusters = lloyd(kmeans_pass(batches, mesh, model.upsample), seed_centers(samples, embeddings_per_class, seed))
+        samples = sample_pixels(batches, prototypes.counts, seed, model)
+        clusters = lloyd(kmeans_pass(batches, mesh, model), seed_centers(samples, embeddings_per_class, seed))
         return dataclasses.replace(
             finish(totals, dim, clusters.centers, clusters.counts),
             per_class=embeddings_per_class,
@@ -140,11 +140,11 @@ def encoded_batches(
     return batches
 
 
-def kmeans_pass(batches: Callable, mesh: Mesh, upsample: str) -> Callable:
+def kmeans_pass(batches: Callable, mesh: Mesh, model: UniversalModel) -> Callable:
     """Return sums_of(centers) of objectives/kmeans.lloyd: one jitted pass, summed in float64 on the host."""
 
     def sums(centers, batch):
-        rows, columns = (upsample_matrix(side, upsample) for side in batch["label"].shape[1:])
+        rows, columns = (upsample_matrix(side, model.stride, model.upsample) for side in batch["label"].shape[1:])
         return cluster_sums(batch["features"], batch["label"], rows, columns, centers)
 
     step = jitted(sums, mesh)
@@ -159,13 +159,13 @@ def kmeans_pass(batches: Callable, mesh: Mesh, upsample: str) -> Callable:
     return sums_of
 
 
-def sample_pixels(batches: Callable, counts, seed: int, upsample: str, limit: int = SAMPLE) -> list[np.ndarray]:
+def sample_pixels(batches: Callable, counts, seed: int, model: UniversalModel, limit: int = SAMPLE) -> list[np.ndarray]:
     """Upsampled features of up to `limit` labeled pixels of every class, drawn without replacement: per class [m, C].
 
     Which pixels depends on the labels and the seed alone. `counts` has the labeled pixels of every class.
     """
     ranks = [draw_ranks(int(n), limit, np.random.RandomState([seed, i, 1])) for i, n in enumerate(counts)]
-    gather = jax.jit(pixel_features)
+    gather = jax.jit(upsample_at)
     found: list[list[np.ndarray]] = [[] for _ in ranks]
     seen = np.zeros(len(ranks), np.int64)  # pixels of every class in earlier batches
 
@@ -179,7 +179,7 @@ def sample_pixels(batches: Callable, counts, seed: int, upsample: str, limit: in
                 seen[i] += len(places)
             index = np.stack(np.unravel_index(np.concatenate(chosen), labels.shape), 1).astype(np.int32)
             padded = np.pad(index, [(0, -len(index) % INDEX_STEP), (0, 0)])  # few different shapes to compile for
-            rows, columns = (upsample_matrix(side, upsample) for side in labels.shape[1:])
+            rows, columns = (upsample_matrix(side, model.stride, model.upsample) for side in labels.shape[1:])
             yield gather(batch["features"], padded, rows, columns), [len(c) for c in chosen]
 
     for values, sizes in one_behind(gathered()):

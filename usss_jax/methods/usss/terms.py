@@ -116,7 +116,7 @@ def entropy_loss(
     features, stats = encode_groups(model, {"params": params, "batch_stats": batch_stats}, images)
     loss, scalars = 0.0, {}
     for domain, x in images.items():
-        mean = partial(mean_over_pixels, size=x.shape[1:3], mode=model.upsample)
+        mean = partial(mean_over_pixels, size=x.shape[1:3], stride=model.stride, mode=model.upsample)
         within, cross, watch = entropy_terms(scores_of(params, features[domain]), domain, mean, objective.diversity)
         loss = loss + objective.alpha * cross + objective.beta * within
         scalars[f"within/{domain}"], scalars[f"cross/{domain}"] = within, cross
@@ -173,7 +173,7 @@ def labeled_loss(
             scalars[f"embedding_supervision/{domain}"] = term
             loss = loss + objective.embedding_supervision * term
         if objective.theta < 1:
-            rows_of, columns_of = (upsample_matrix(side, model.upsample) for side in label.shape[1:])
+            rows_of, columns_of = (upsample_matrix(n, model.stride, model.upsample) for n in label.shape[1:])
             constants = jax.lax.stop_gradient(embedding)
             sums[domain] = class_sums(constants, label, rows_of, columns_of, model.num_classes[domain])
     return loss, (stats, scalars, sums)
@@ -182,7 +182,8 @@ def labeled_loss(
 def similarity_loss(model: UniversalModel, scores, label, classes: tuple[int, ...]):
     """Cross-entropy of similarities [B, h, w, n] whose columns stand for `classes`, label int [B, H, W]; a scalar."""
     pixel_loss = partial(grouped_pixel_cross_entropy, classes=classes)
-    total = sum_over_pixels(pixel_loss, scores, label, size=label.shape[1:], mode=model.upsample)
+    size, stride = label.shape[1:], model.stride
+    total = sum_over_pixels(pixel_loss, scores, label, size=size, stride=stride, mode=model.upsample)
     return total / count_labeled(label, classes)
 
 
