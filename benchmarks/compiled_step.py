@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh
+from usss_jax.methods.usss.step import Objective, jit_train_step
 
 from benchmarks.step_cpu import CLASSES, EMBED_DIM
 from usss_jax.engine.optim import create_optimizer
 from usss_jax.engine.state import DUMMY_IMAGES, TrainState
-from usss_jax.methods.usss.step import Objective, jit_train_step
 from usss_jax.models.universal import UniversalModel, create_model
 from usss_jax.parallel import sharding
 

@@ -5,10 +5,10 @@ import json
 import flax.linen as nn
 import jax
 import numpy as np
-
-from usss_jax.engine.optim import create_optimizer
 from usss_jax.methods.hung.state import Adversarial, create_adversarial_state
 from usss_jax.methods.hung.step import jit_adversarial_step
+
+from usss_jax.engine.optim import create_optimizer
 from usss_jax.models.layers import Convolution, GroupedBatchNorm
 from usss_jax.models.universal import UniversalModel
 from usss_jax.parallel import sharding

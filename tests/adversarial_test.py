@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-
-from usss_jax.engine.state import create_state
 from usss_jax.methods.hung.state import Adversarial, create_adversarial_state
 from usss_jax.methods.hung.step import NO_AUGMENT, gradients, jit_adversarial_step, train_step
+
+from usss_jax.engine.state import create_state
 from usss_jax.models.layers import Convolution, GroupedBatchNorm
 from usss_jax.models.universal import UniversalModel
 from usss_jax.objectives import adversarial as losses

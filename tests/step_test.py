@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from usss_jax.methods.usss.step import Objective, gradients, jit_train_step, train_step
 
 from usss_jax.data.augment_device import DeviceAugment, augment
 from usss_jax.engine.state import TrainState
-from usss_jax.methods.usss.step import Objective, gradients, jit_train_step, train_step
 from usss_jax.models.drn import DRN
 from usss_jax.models.layers import Convolution, GroupedBatchNorm
 from usss_jax.models.universal import UniversalModel
