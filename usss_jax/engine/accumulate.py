@@ -8,8 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from usss_jax.models.convolution import known_after
+from usss_jax.models.device_sums import summed, with_sums
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Accumulated:
       loss: the sum of the weighted terms, a scalar.
       gradients: of the parameters.
       batch_stats: running statistics after every forward pass.
-      scalars: what the losses tell by name, averaged over the micro-batches, and encoder_grad_norm/TERM.
+      scalars: what the losses tell by name, averaged over the micro-batches, and on one device encoder_grad_norm/TERM.
       aux: of every term without micro-batches, by its name.
     """
 
@@ -52,8 +54,11 @@ class Accumulated:
     aux: dict[str, Any]
 
 
-def accumulate(terms: Sequence[Term], params, batch_stats, *, unroll: bool) -> Accumulated:
+def accumulate(terms: Sequence[Term], params, batch_stats, *, unroll: bool, mesh: Mesh | None = None) -> Accumulated:
     """Sum the terms' losses and gradients; each forward pass updates the running statistics, in the terms' order.
+
+    The devices of a mesh exchange their gradients once, after all terms. The norms of the terms are therefore told on
+    one device alone: on several, each would take an exchange of its own.
 
     Args:
       terms: those without a batch are left out.
@@ -62,11 +67,16 @@ def accumulate(terms: Sequence[Term], params, batch_stats, *, unroll: bool) -> A
       unroll: write the loop over micro-batches out instead of scanning it. XLA's CPU backend runs the kernel gradient
         of a convolution some 30 times slower inside a loop, since it brings convolutions into their fast form in the
         entry computation alone.
+      mesh: devices over which the batches are split.
     """
     loss: Any = None
-    stats, total = batch_stats, None
+    total: Any = None
+    stats = batch_stats
     scalars: dict[str, Any] = {}
     aux: dict[str, Any] = {}
+    alone = mesh is None or mesh.size == 1
+    if mesh is not None and not alone:
+        params = with_sums(params, mesh)
     for term in (term for term in terms if term.batch):
         if term.micro_batches:
             carry = (jax.tree.map(jnp.zeros_like, params), stats, 0.0 if loss is None else loss)
@@ -82,9 +92,10 @@ def accumulate(terms: Sequence[Term], params, batch_stats, *, unroll: bool) -> A
             value = _weighted(value, term.weight)
             loss = value if loss is None else loss + value
             scalars |= told
-        scalars[f"encoder_grad_norm/{term.name}"] = optax.tree.norm(gradients["encoder"])
+        if alone:
+            scalars[f"encoder_grad_norm/{term.name}"] = optax.tree.norm(gradients["encoder"])
         total = gradients if total is None else jax.tree.map(jnp.add, total, gradients)
-    return Accumulated(loss, total, stats, scalars, aux)
+    return Accumulated(loss, total if alone else summed(total), stats, scalars, aux)
 
 
 def _weighted(value, weight):

@@ -82,7 +82,7 @@ def fits(run: Run, unlabeled_batches: Mapping[str, Mapping[str, int]]) -> Iterat
         width=config.model.width,
         precision=config.model.precision,
     )
-    setting = {"objective": objective, "steps": config.usss.single_steps, "mesh": run.mesh}
+    setting: dict[str, Any] = {"objective": objective, "steps": config.usss.single_steps}
     for name, passes in unlabeled_batches.items():
         yield fit(
             run,
@@ -92,7 +92,11 @@ def fits(run: Run, unlabeled_batches: Mapping[str, Mapping[str, int]]) -> Iterat
             steps=config.usss.single_steps,
             unlabeled_batches=passes,
             make_extra=partial(
-                create_discriminator, seed=config.train.seed, split=config.train.shard_parameters, **setting
+                create_discriminator,
+                mesh=run.mesh,
+                seed=config.train.seed,
+                split=config.train.shard_parameters,
+                **setting,
             ),
         )
 
@@ -147,15 +151,14 @@ def compute(
     Args:
       state: extra has what `create_discriminator` makes.
       batch: {"labeled": {domain: {"image", "label"}}, "unlabeled": {domain: {"image": [U, B, H, W, 3]}}}.
-      model, augment, seed, unroll: see methods/segmentation.py.
+      model, augment, seed, unroll, mesh: see methods/segmentation.py.
       objective: constants.
       steps: of the training.
-      mesh: devices over which D may be split; it is gathered on each.
     """
     domain, key = only_domain(model), step_key(state, seed)
     labeled = augmented(state, batch, augment, seed)[domain]
     judge = state.extra["discriminator"]
-    if mesh is not None:
+    if mesh is not None:  # over whose devices D may be split
         judge = jax.lax.with_sharding_constraint(judge, replicated(mesh))
     shared: dict[str, Any] = {"model": model, "objective": objective, "discriminator": judge}
     weight = objective.semi_weight(state.step, steps)
@@ -170,6 +173,7 @@ def compute(
         state.params,
         state.batch_stats,
         unroll=unroll,
+        mesh=mesh,
     )
     (_, of_judge), gradients = jax.value_and_grad(
         partial(discriminator_loss, model=model, objective=objective), has_aux=True

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from usss_jax.data import augment_device
 from usss_jax.data.augment_device import DeviceAugment
@@ -34,11 +35,12 @@ def compute(
     seed: int,
     unroll: bool,
     frozen_encoder: bool = False,
+    mesh: Mesh | None = None,
 ) -> Computed:
     """Sum of Eq. 1 over the domains of one step's batch {"labeled": {domain: {"image", "label"}}}."""
     labeled = augmented(state, batch, augment, seed)
     loss = partial(supervised_loss, model=model, frozen_encoder=frozen_encoder)
-    found = accumulate([Term("supervised", loss, labeled)], state.params, state.batch_stats, unroll=unroll)
+    found = accumulate([Term("supervised", loss, labeled)], state.params, state.batch_stats, unroll=unroll, mesh=mesh)
     return Computed(found.gradients, found.batch_stats, {"loss": found.loss, **found.scalars}, state.extra)
 
 

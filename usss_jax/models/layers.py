@@ -10,6 +10,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from usss_jax.models.convolution import convolve
+from usss_jax.models.device_sums import apply_kernel
 
 
 def scaled(channels: int, width: float) -> int:
@@ -57,7 +58,11 @@ class Convolution(nn.Module):
         init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         kernel = self.param("kernel", init, (self.kernel, self.kernel, x.shape[-1], self.features))
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
-        return convolve(x, kernel, self.stride, self.dilation, self.precision)
+
+        def function(x, kernel):
+            return convolve(x, kernel, self.stride, self.dilation, self.precision)
+
+        return apply_kernel(self, function, x, kernel)
 
 
 class GroupedBatchNorm(nn.Module):

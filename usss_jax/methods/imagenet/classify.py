@@ -59,6 +59,7 @@ def compute(
     colors: DeviceAugment,
     seed: int,
     unroll: bool,
+    mesh: Mesh | None = None,
 ) -> Computed:
     """Cross-entropy of {"image": [B, H, W, 3], "label": int [B]}, averaged over the batch, and its top1."""
     key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -70,7 +71,7 @@ def compute(
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
         return loss, (stats, {"top1": (logits.argmax(-1) == batch["label"]).mean()}, None)
 
-    found = accumulate([Term("classes", loss_of, batch)], state.params, state.batch_stats, unroll=unroll)
+    found = accumulate([Term("classes", loss_of, batch)], state.params, state.batch_stats, unroll=unroll, mesh=mesh)
     return Computed(found.gradients, found.batch_stats, {"loss": found.loss, **found.scalars}, state.extra)
 
 

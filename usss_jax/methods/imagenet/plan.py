@@ -82,6 +82,7 @@ def fit(config: ConfigDict, data: DataSet, workdir: pathlib.Path, mesh: Mesh) ->
         colors=DeviceAugment(color_jitter=config.data.color_jitter),
         seed=seed,
         unroll=sharding.on_cpu(mesh),
+        mesh=mesh,
     )
     count_hits = classify.jit_count_hits(mesh, model=model)
     crop = RandomResizedCrop(config.imagenet.crop, config.imagenet.min_scale, config.data.flip)

@@ -6,6 +6,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from usss_jax.data import augment_device
 from usss_jax.data.augment_device import DeviceAugment
@@ -57,6 +58,7 @@ def compute(
     objective: Objective,
     label_classes: Mapping[str, Sequence[int]],
     direct: bool = False,
+    mesh: Mesh | None = None,
 ) -> Computed:
     """Compute Eq. 5 for one step's batch: the supervised terms plus the entropy terms.
 
@@ -64,7 +66,7 @@ def compute(
       state: extra["label_embeddings"] has [n, d] of every domain with labels.
       batch: {"labeled": {domain: {"image", "label"}}, "unlabeled": {domain: {"image": [U, B, H, W, 3]}}}; U and the
         image size may differ between domains. A domain without labels is in "unlabeled" alone.
-      model, augment, seed, unroll: see methods/segmentation.py.
+      model, augment, seed, unroll, mesh: see methods/segmentation.py.
       objective: constants.
       label_classes: per domain the train id of each label embedding.
       direct: entropy of the decoders' own predictions instead of similarities (appendix C); no entropy module.
@@ -84,6 +86,7 @@ def compute(
         state.params,
         state.batch_stats,
         unroll=unroll,
+        mesh=mesh,
     )
     moved = {
         domain: moving_average(rows[domain], sums, label_classes[domain], objective.theta)  # Eq. 7
