@@ -9,16 +9,17 @@ recovered from a colour rendering: its mIoU must not be put beside published Cit
 The paper's schedule (200 epochs of N / 10 steps, the whole unlabeled pool every epoch) from scratch, with a learning
 rate that suits that. Arguments: `cpu` (a quarter of the width, half the size, a short schedule: for two cores),
 `n=50` (labeled images per domain; CamVid has 367), `resnet50` (another encoder), `anchored` (our setting beside the
-paper's, docs/claims.md). Time and scores of `cpu`: see the README; at full size they were not measured.
+paper's, docs/claims.md), `tiny` (a few steps of every job). Time and scores of `cpu`: see the README; at full size
+they were not measured.
 """
 
-from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shrink_for_cpu
+from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shrink_for_cpu, shrink_to_tiny
 
 CAMVID_TRAIN = 367
 
 
 def get_config(arg=None):
-    arg = parse_arg(arg, cpu=False, anchored=False, n=100, encoder="drn_d_22")
+    arg = parse_arg(arg, cpu=False, tiny=False, anchored=False, n=100, encoder="drn_d_22")
     config = default_config()
     config.data.domains = ["cityscapes256", "camvid"]
     config.data.labeled_per_domain = f"cityscapes256={arg.n},camvid=all" if arg.n > CAMVID_TRAIN else arg.n
@@ -30,4 +31,6 @@ def get_config(arg=None):
         config.update_from_flattened_dict(ANCHORED)
     if arg.cpu:
         shrink_for_cpu(config, "cityscapes256=128x128,camvid=176x240")
+    if arg.tiny:
+        shrink_to_tiny(config)
     return config

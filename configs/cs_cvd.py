@@ -16,16 +16,17 @@ Cityscapes at 512x1024 (height x width) with 512x512 crops, CamVid whole at 360x
 takes encoders from ImageNet, give their weights as --config.model.pretrained=FILE; without, the run starts from random
 weights and cannot be put beside the paper's numbers. CamVid has 367 training images: a larger n takes all of them.
 `anchored` is our setting beside the paper's (docs/claims.md); `convnext_tiny` takes another encoder
-(docs/encoders.md); `cpu` shrinks size, width and schedule for two cores. Time and scores of ours: not measured yet.
+(docs/encoders.md); `cpu` shrinks size, width and schedule for two cores; `tiny` makes a few steps of
+every job. Time and scores of ours: not measured yet.
 """
 
-from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shrink_for_cpu
+from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shrink_for_cpu, shrink_to_tiny
 
 CAMVID_TRAIN = 367
 
 
 def get_config(arg=None):
-    arg = parse_arg(arg, cpu=False, anchored=False, n=100, encoder="drn_d_22")
+    arg = parse_arg(arg, cpu=False, tiny=False, anchored=False, n=100, encoder="drn_d_22")
     config = default_config()
     config.data.domains = ["cityscapes", "camvid"]
     config.data.labeled_per_domain = f"cityscapes={arg.n},camvid=all" if arg.n > CAMVID_TRAIN else arg.n
@@ -35,4 +36,6 @@ def get_config(arg=None):
         config.update_from_flattened_dict(ANCHORED)
     if arg.cpu:
         shrink_for_cpu(config, "cityscapes=128x256,camvid=176x240")
+    if arg.tiny:
+        shrink_to_tiny(config)
     return config

@@ -10,15 +10,15 @@ DATA holds `cityscapes/` and `idd/` (leftImg8bit, gtFine with `*_gtFine_labellev
 | (none)          | N=100, ResNet-18  | 37.94 / 25.21 / 31.58                | 36.48 / 27.45 / 31.97 |
 | resnet50,n=1500 | N=1500, ResNet-50 | 63.55 / 53.21 / 58.38                | 64.12 / 55.14 / 59.63 |
 
-The setting and the further arguments, `anchored` and `cpu`, are those of configs/cs_cvd.py; both domains at 512x1024
-with 512x512 crops. Time and scores of ours: not measured yet.
+The setting and the further arguments, `anchored`, `cpu` and `tiny`, are those of configs/cs_cvd.py; both domains at
+512x1024 with 512x512 crops. Time and scores of ours: not measured yet.
 """
 
-from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shrink_for_cpu
+from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shrink_for_cpu, shrink_to_tiny
 
 
 def get_config(arg=None):
-    arg = parse_arg(arg, cpu=False, anchored=False, n=100, encoder="drn_d_22")
+    arg = parse_arg(arg, cpu=False, tiny=False, anchored=False, n=100, encoder="drn_d_22")
     config = default_config()
     config.data.domains = ["cityscapes", "idd"]
     config.data.labeled_per_domain = arg.n
@@ -28,4 +28,6 @@ def get_config(arg=None):
         config.update_from_flattened_dict(ANCHORED)
     if arg.cpu:
         shrink_for_cpu(config, "128x256")
+    if arg.tiny:
+        shrink_to_tiny(config)
     return config

@@ -8,16 +8,16 @@ DATA holds `cityscapes/` (leftImg8bit, gtFine) and `sunrgbd/` (images and 13-cla
 |----------|-------------------|--------------------------------------|-----------------------|
 | (none)   | N=1500, ResNet-50 | 58.01 / 31.55 / 44.78                | 57.91 / 43.12 / 50.52 |
 
-The setting and the further arguments, `anchored` and `cpu`, are those of configs/cs_cvd.py; Cityscapes at 512x1024 with
-512x512 crops, SUN RGB-D whole at 480x640. The label sets share no class. `n=100` and `resnet18` choose another N and
-encoder. Time and scores of ours: not measured yet.
+The setting and the further arguments, `anchored`, `cpu` and `tiny`, are those of configs/cs_cvd.py; Cityscapes at
+512x1024 with 512x512 crops, SUN RGB-D whole at 480x640. The label sets share no class. `n=100` and `resnet18` choose
+another N and encoder. Time and scores of ours: not measured yet.
 """
 
-from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shrink_for_cpu
+from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shrink_for_cpu, shrink_to_tiny
 
 
 def get_config(arg=None):
-    arg = parse_arg(arg, cpu=False, anchored=False, n=1500, encoder="resnet50")
+    arg = parse_arg(arg, cpu=False, tiny=False, anchored=False, n=1500, encoder="resnet50")
     config = default_config()
     config.data.domains = ["cityscapes", "sun13"]
     config.data.labeled_per_domain = arg.n
@@ -27,4 +27,6 @@ def get_config(arg=None):
         config.update_from_flattened_dict(ANCHORED)
     if arg.cpu:
         shrink_for_cpu(config, "cityscapes=128x256,sun13=120x160")
+    if arg.tiny:
+        shrink_to_tiny(config)
     return config

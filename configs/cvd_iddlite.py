@@ -8,16 +8,17 @@ alpha = beta = 1) on another pair of domains, from scratch, with a learning rate
 
 Arguments, separated by commas: `cpu` (a quarter of the width, half the size, a short schedule: for two cores),
 `n=50` (labeled images per domain; CamVid has 367), `resnet50` (another encoder), `anchored` (our setting beside the
-paper's, docs/claims.md). Time and scores of `cpu`: see the README; of the full size: not measured yet.
+paper's, docs/claims.md), `tiny` (a few steps of every job). Time and scores of `cpu`: see the README; of the full
+size: not measured yet.
 """
 
-from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shrink_for_cpu
+from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shrink_for_cpu, shrink_to_tiny
 
 CAMVID_TRAIN = 367
 
 
 def get_config(arg=None):
-    arg = parse_arg(arg, cpu=False, anchored=False, n=100, encoder="drn_d_22")
+    arg = parse_arg(arg, cpu=False, tiny=False, anchored=False, n=100, encoder="drn_d_22")
     config = default_config()
     config.data.domains = ["camvid", "idd_lite"]
     config.data.labeled_per_domain = f"camvid=all,idd_lite={arg.n}" if arg.n > CAMVID_TRAIN else arg.n
@@ -29,4 +30,6 @@ def get_config(arg=None):
         config.update_from_flattened_dict(ANCHORED)
     if arg.cpu:
         shrink_for_cpu(config, "camvid=176x240,idd_lite=114x160")
+    if arg.tiny:
+        shrink_to_tiny(config)
     return config

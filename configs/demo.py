@@ -4,14 +4,14 @@
 
 `city_street` and `town_street` (usss_jax/data/synthetic.py) have different looks and partly overlapping label spaces.
 Departs from the paper: thin network from scratch, higher learning rate, a short schedule. Arguments: `room` adds the
-indoor domain, whose labels do not overlap with the streets'.
+indoor domain, whose labels do not overlap with the streets'; `tiny` makes a few steps of every job.
 """
 
-from usss_jax.config import default_config, parse_arg
+from usss_jax.config import default_config, parse_arg, shrink_to_tiny
 
 
 def get_config(arg=None):
-    arg = parse_arg(arg, room=False)
+    arg = parse_arg(arg, room=False, tiny=False)
     config = default_config()
     config.data.domains = ["city_street", "town_street"] + ["indoor_room"] * arg.room
     config.data.labeled_per_domain = 16  # of 300 per domain
@@ -27,4 +27,6 @@ def get_config(arg=None):
     config.train.eval_every = config.train.checkpoint_every = 100
     config.train.eval_batch_size = 8
     config.train.log_every = 25
+    if arg.tiny:
+        shrink_to_tiny(config)
     return config

@@ -1,8 +1,8 @@
 """ImageNet pretraining of the encoder, by the schedule of the DRN paper (Yu, Koltun, Funkhouser, 2017, section 4.1).
 
-    python -m usss_jax.pretrain --config=configs/imagenet.py --config.data.root=DIR --workdir=runs/imagenet
-    python -m usss_jax.pretrain --config=configs/imagenet.py:resnet50 --config.data.root=tfds:DIR --workdir=runs/in50
-    python -m usss_jax.pretrain --config=configs/imagenet.py:cpu --config.data.root=DIR --workdir=runs/imagenet_cpu
+    python -m usss_jax.main --config=configs/imagenet.py --config.data.root=DIR --workdir=runs/imagenet
+    python -m usss_jax.main --config=configs/imagenet.py:resnet50 --config.data.root=tfds:DIR --workdir=runs/in50
+    python -m usss_jax.main --config=configs/imagenet.py:cpu --config.data.root=DIR --workdir=runs/imagenet_cpu
 
 DIR holds train/CLASS/IMAGE and val/CLASS/IMAGE (any classes, any number), or with `tfds:` the array_record files of
 tfds's imagenet2012. The run leaves encoder.safetensors (best checkpoint), which starts a segmentation:
@@ -11,15 +11,15 @@ tfds's imagenet2012. The run leaves encoder.safetensors (best checkpoint), which
 
 SGD with momentum 0.9 and weight decay 1e-4, learning rate 0.1 divided by 10 every 30 of 120 epochs. Batch 256, random
 resized crops of 224 pixels and flips are the field's usual ones. Arguments: `resnet50` (another encoder), `cpu` (a
-quarter of the width, 64 pixels, 10 epochs: for small data sets on two cores; its weights fit width=0.25 alone). Time
-and scores on ImageNet: n/a, not measured.
+quarter of the width, 64 pixels, 10 epochs: for small data sets on two cores; its weights fit model.width=0.25 alone),
+`tiny` (one step). Time and scores on ImageNet: n/a, not measured.
 """
 
-from usss_jax.config import default_config, parse_arg
+from usss_jax.config import default_config, parse_arg, shrink_to_tiny
 
 
 def get_config(arg=None):
-    arg = parse_arg(arg, cpu=False, encoder="drn_d_22")
+    arg = parse_arg(arg, cpu=False, tiny=False, encoder="drn_d_22")
     config = default_config("imagenet")
     config.model.encoder = arg.encoder
     config.model.precision = "bfloat16"
@@ -32,4 +32,6 @@ def get_config(arg=None):
         config.imagenet.epochs, config.imagenet.decay_epochs = 10.0, 4.0
         config.data.loader_threads = 2
         config.train.checkpoint_every, config.train.log_every = 100, 10
+    if arg.tiny:
+        shrink_to_tiny(config)
     return config

@@ -1,6 +1,7 @@
 """Reading of config fields that may differ between domains, of lists and sizes, and of `get_config`'s argument."""
 
 import json
+import pathlib
 import re
 
 import pytest
@@ -21,6 +22,7 @@ from usss_jax.config import (
     read_size,
     same_on_hosts,
 )
+from usss_jax.config.__main__ import page
 from usss_jax.errors import InputError
 
 DOMAINS = ("cityscapes", "camvid")
@@ -198,6 +200,17 @@ def test_every_default_is_in_its_range_and_is_a_field_of_the_method_alone(method
     assert checked(config).method == method
     assert set(flat(config)) == set(fields(method))
     assert set().union(*map(fields, METHODS)) == set(FIELDS)
+
+
+def test_page_is_that_of_the_declaration():
+    written = (pathlib.Path(__file__).parent.parent / "docs/config.md").read_text()
+    assert page() == written, "python -m usss_jax.config > docs/config.md"
+
+
+def test_page_names_every_field_with_its_default():
+    text = page()
+    assert all(f"| `{name}` | " in text for name in FIELDS)
+    assert "| `optim.lr` | `0.001`; imagenet: `0.1` | positive |" in text
 
 
 def test_an_unknown_method_is_told_with_the_known_ones():

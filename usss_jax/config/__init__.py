@@ -13,8 +13,8 @@ from usss_jax.config.checking import (
     same_on_hosts,
     with_absolute_paths,
 )
-from usss_jax.config.fields import FIELDS, METHODS, PAPER_BATCH, VARIANTS
-from usss_jax.config.presets import ANCHORED, parse_arg, set_epochs, shrink_for_cpu
+from usss_jax.config.methods import FIELDS
+from usss_jax.config.presets import ANCHORED, parse_arg, set_epochs, shrink_for_cpu, shrink_to_tiny
 from usss_jax.config.reading import (
     names,
     per_domain,
@@ -25,6 +25,7 @@ from usss_jax.config.reading import (
     read_size,
     read_splits,
 )
+from usss_jax.config.shared import METHODS, PAPER_BATCH, VARIANTS
 
 __all__ = [
     "ANCHORED",
@@ -53,5 +54,6 @@ __all__ = [
     "same_on_hosts",
     "set_epochs",
     "shrink_for_cpu",
+    "shrink_to_tiny",
     "with_absolute_paths",
 ]

@@ -8,8 +8,9 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 
 from usss_jax.config.field import SEED, Changes, Field
-from usss_jax.config.fields import FIELDS, METHODS, VARIANTS
+from usss_jax.config.methods import FIELDS
 from usss_jax.config.reading import names, per_domain_paths
+from usss_jax.config.shared import METHODS, VARIANTS
 from usss_jax.errors import InputError
 from usss_jax.local_files import check_paths
 
@@ -112,7 +113,7 @@ def check_names(values: Mapping[str, Any], known: Mapping[str, Field]):
     if unknown := [name for name in values if name not in known]:
         raise InputError(f"config.{unknown[0]}: {no_such_field(unknown[0], known)}")
     if missing := [name for name in known if name not in values]:
-        raise InputError(f"config.{missing[0]} is missing; begin with default_config(), as configs/demo.py does")
+        raise InputError(f"config.{missing[0]} is missing; begin with default_config(), as configs/demo.py")
 
 
 def check_together(values: Mapping[str, Any]):

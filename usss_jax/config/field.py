@@ -1,8 +1,9 @@
-"""What is said of a field where it is declared (config/fields.py), and the usual ranges."""
+"""What is said of a field where it is declared (config/shared.py, config/methods.py), and the usual ranges."""
 
 import dataclasses
 import enum
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 
@@ -23,10 +24,10 @@ class Changes(enum.Enum):
     """Whether a field changes the numbers of a training; the text is for docs/config.md."""
 
     NUMBERS = "yes"
-    DATA = "which data; their content is compared"  # in whatever way the field selects them
-    FILE = "by the content of the file, which is compared"
+    DATA = "by content"  # of the data that it selects
+    FILE = "by content of the file"
     NOTHING = "no"
-    HOST = "no; may differ between hosts"
+    HOST = "no, also between hosts"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,3 +95,13 @@ NAMES = Range("names, each once")
 SIZE = Range("HEIGHTxWIDTH, or empty")
 PATH = Range("a path, or empty")
 ENCODER = Range("see docs/encoders.md")
+
+NUMBERS, DATA, FILE, NOTHING, HOST = Changes
+SAME = object()
+
+universal = partial(Field, singles=False)  # of the training of one network for all domains
+
+
+def both(default, values: Range, meaning: str, *, imagenet: Any = SAME, **more) -> Field:
+    """Field of all methods; `imagenet` is its default there, if it has another one."""
+    return Field(default, values, meaning, also={"imagenet": default if imagenet is SAME else imagenet}, **more)

@@ -1,0 +1,191 @@
+"""The fields outside all sections, and those of data, model, optim and train, each declared once."""
+
+from usss_jax.config.field import (
+    AT_LEAST_1,
+    BOOL,
+    DATA,
+    ENCODER,
+    FILE,
+    HOST,
+    NAMES,
+    NOT_NEGATIVE,
+    NOTHING,
+    PATH,
+    POSITIVE,
+    SEED,
+    SHARE,
+    SIZE,
+    Field,
+    Range,
+    both,
+    one_of,
+    universal,
+)
+
+VARIANTS = ("single", "frozen", "finetune", "hung", "basic", "cross", "full", "direct")
+METHODS = ("usss", "imagenet")
+PAPER_BATCH = 10  # labeled images per domain and step, to which `optim.lr` belongs
+
+_COUNT = Range('a number, "all", or 0: without labels')
+_SCALE = Range("LOW-HIGH, such as 0.5-2.0, or empty")
+_SPLITS = Range("such as train+train_extra, or empty")
+_BATCHES = Range('a number, or "pool": the whole pool every epoch')
+
+SHARED: dict[str, Field] = {
+    "method": both("usss", one_of(*METHODS), "the method, which says what other fields there are", imagenet="imagenet"),
+    "variants": Field(
+        ["single", "basic", "full"],
+        NAMES,
+        f"what is trained: some of {', '.join(VARIANTS)}",
+        mixed=True,
+        changes=NOTHING,
+        sweep="set",
+    ),
+    # ---- data ----
+    "data.domains": Field(
+        ["cityscapes", "camvid"],
+        NAMES,
+        "domains: names, or the YAML files of your own",
+        mixed=True,
+        path=True,
+        changes=DATA,
+        sweep="set",
+    ),
+    "data.root": both(
+        "",
+        PATH,
+        "folder with one sub-folder per domain (imagenet: with train/CLASS/IMAGE and val/CLASS/IMAGE); "
+        "given by name, the domain's own folder; tfds:DIR: records",
+        per_domain=True,
+        path=True,
+        changes=HOST,
+        sweep="set",
+    ),
+    "data.labeled_per_domain": Field(
+        100,
+        _COUNT,
+        "number of labeled images; without labels a domain has the entropy terms alone, and needs no masks",
+        per_domain=True,
+        mixed=True,
+        changes=DATA,
+        sweep="set",
+    ),
+    "data.split_seed": Field(0, SEED, "chooses the labeled images", changes=DATA),
+    "data.labeled_list": Field(
+        "",
+        PATH,
+        "text file with the names of the labeled images, in place of `data.labeled_per_domain`",
+        per_domain=True,
+        path=True,
+        changes=DATA,
+        sweep="shared",
+    ),
+    "data.unlabeled_splits": universal(
+        "", _SPLITS, "splits of the unlabeled images; empty: those of the domain", per_domain=True, changes=DATA
+    ),
+    "data.unlabeled_list": universal(
+        "",
+        PATH,
+        "text file with the names of the unlabeled images among them; empty: all",
+        per_domain=True,
+        path=True,
+        changes=DATA,
+    ),
+    "data.unlabeled_includes_labeled": universal(
+        True, BOOL, "whether labeled images are among the unlabeled ones too, as in the paper", changes=DATA
+    ),
+    "data.on_bad_example": both(
+        "error",
+        one_of("error", "skip"),
+        "skip: read all files first, leave out and report what is damaged or has no mask",
+    ),
+    "data.min_classes": Field(
+        2,
+        AT_LEAST_1,
+        "number of classes that the labeled images and each evaluated split must show",
+        changes=NOTHING,
+    ),
+    "data.image_size": Field(
+        "",
+        SIZE,
+        "size at which images are loaded and evaluated; empty: that of the domain",
+        per_domain=True,
+        changes=DATA,
+    ),
+    "data.crop_size": Field(
+        "",
+        SIZE,
+        "size of training examples; empty: that of the domain, or the whole image if `data.image_size` is set",
+        per_domain=True,
+        changes=DATA,
+    ),
+    "data.cache_gb": Field(
+        4.0, NOT_NEGATIVE, "memory for decoded images of all domains, in GB; 0: decode them every time", changes=HOST
+    ),
+    "data.loader_threads": both(4, AT_LEAST_1, "number of threads that load images", changes=HOST, imagenet=16),
+    "data.sampling": Field(
+        "uniform",
+        one_of("uniform", "rare"),
+        "how labeled images are drawn; rare: images of rare classes more often",
+        per_domain=True,
+    ),
+    "data.rare_temperature": Field(0.01, POSITIVE, "of `data.sampling=rare`; lower: rare classes still more often"),
+    "data.flip": both(True, BOOL, "mirror half of the images"),
+    "data.scale": Field("", _SCALE, "range of a random scale before the crop", per_domain=True),
+    "data.color_jitter": both(0.0, SHARE, "strength of random brightness, contrast, saturation, hue"),
+    "data.grey": Field(0.0, SHARE, "probability that an image loses its colour"),
+    "data.blur": Field(0.0, SHARE, "probability that an image is blurred"),
+    "data.mix": Field("none", one_of("none", "cutmix", "classmix"), "mixing of labeled images"),
+    "data.normalize": both(
+        "imagenet",
+        one_of("imagenet", "none"),
+        "imagenet: by its mean and deviation; none: division by 255 alone",
+    ),
+    # ---- model ----
+    "model.encoder": both("drn_d_22", ENCODER, "name of the encoder", sweep="set"),
+    "model.width": both(1.0, POSITIVE, "factor on the number of the encoder's channels"),
+    "model.pretrained": Field(
+        "",
+        PATH,
+        "pretrained weights of the encoder: .safetensors, .npz, .pth, or the folder of a finished job",
+        path=True,
+        changes=FILE,
+    ),
+    "model.upsample": Field(
+        "bilinear",
+        one_of("bilinear", "drn"),
+        "how scores reach image size; drn: as the reference, fading at the border",
+    ),
+    "model.precision": both("float32", one_of("float32", "tf32", "bfloat16"), "precision of convolutions"),
+    "model.remat": Field(
+        "",
+        Range("levels such as 0-2, all, or empty"),
+        "levels of the encoder that the backward pass computes again, to save memory (not on CPU)",
+        changes=NOTHING,
+    ),
+    # ---- optim ----
+    "optim.lr": both(1e-3, POSITIVE, "learning rate", imagenet=0.1),
+    "optim.lr_rule": Field(
+        "fixed",
+        one_of("fixed", "linear"),
+        f"linear: times `train.batch_size` / {PAPER_BATCH}, the paper's batch",
+    ),
+    "optim.momentum": both(0.9, NOT_NEGATIVE, "momentum of SGD"),
+    "optim.weight_decay": both(1e-4, NOT_NEGATIVE, "weight decay, added to the gradient as in PyTorch"),
+    "optim.poly_power": Field(0.9, NOT_NEGATIVE, "the learning rate falls by (1 - step / steps) to this power"),
+    # ---- train ----
+    "train.steps": universal(2000, AT_LEAST_1, "steps of the universal networks; the paper's: 200 epochs"),
+    "train.batch_size": both(10, AT_LEAST_1, "labeled images per domain and step", imagenet=256),
+    "train.unlabeled_batch_size": universal(10, AT_LEAST_1, "unlabeled images per domain and micro-batch"),
+    "train.unlabeled_batches": universal(
+        "pool", _BATCHES, "unlabeled micro-batches of a step", per_domain=True, mixed=True
+    ),
+    "train.seed": both(0, SEED, "seed of the weights and of the order of images", sweep="set"),
+    "train.eval_every": Field(50, AT_LEAST_1, "steps between evaluations"),
+    "train.eval_batch_size": both(10, AT_LEAST_1, "images per batch of the evaluation", imagenet=256),
+    "train.checkpoint_every": both(100, AT_LEAST_1, "steps between checkpoints", changes=NOTHING, imagenet=1000),
+    "train.log_every": both(10, AT_LEAST_1, "steps between lines of the log", changes=NOTHING, imagenet=50),
+    "train.shard_parameters": Field(
+        False, BOOL, "split large parameters and their momentum over the devices, to save memory", changes=NOTHING
+    ),
+}
