@@ -93,12 +93,10 @@ def fit(
     model = build_network(network, config.model.remat)
     lr, about_lr = optim.learning_rate(config.optim.lr, config.optim.lr_rule, config.train.batch_size)
     tx = optim.create_optimizer(
-        lr,
-        steps,
+        optim.create_schedule(lr, steps, power=config.optim.poly_power),
         momentum=config.optim.momentum,
         weight_decay=config.optim.weight_decay,
-        power=config.optim.poly_power,
-        embedding_lr_scale=embedding_lr_scale,
+        lr_scales={"embedding": embedding_lr_scale},
         trained=changes,
     )
     shardings = sharding.step_batch_shardings(mesh)
