@@ -176,9 +176,21 @@ FIELDS: dict[str, Field] = {
     "optim.lr_rule": Field(
         "fixed", one_of("fixed", "linear"), f"linear: lr times batch_size / {PAPER_BATCH}, the paper's batch"
     ),
-    "optim.momentum": Field(0.9, NOT_NEGATIVE, "of SGD", also={"imagenet": 0.9}),
-    "optim.weight_decay": Field(1e-4, NOT_NEGATIVE, "added to the gradient", also={"imagenet": 1e-4}),
-    "optim.poly_power": Field(0.9, NOT_NEGATIVE, "lr falls by (1 - step / steps) to this power"),
+    "optim.name": Field("sgd", one_of("sgd", "adamw"), "optimizer"),
+    "optim.momentum": Field(0.9, NOT_NEGATIVE, "of SGD; the first decay of AdamW's moments", also={"imagenet": 0.9}),
+    "optim.weight_decay": Field(
+        1e-4,
+        NOT_NEGATIVE,
+        "SGD adds it to the gradient; AdamW decays beside it, but no norms and biases",
+        also={"imagenet": 1e-4},
+    ),
+    "optim.schedule": Field("poly", one_of("poly", "cosine"), "how lr falls to 0"),
+    "optim.poly_power": Field(0.9, NOT_NEGATIVE, "poly: lr falls by (1 - step / steps) to this power"),
+    "optim.warmup_steps": Field(0, NOT_NEGATIVE, "steps over which lr rises in a straight line"),
+    "optim.encoder_lr_scale": Field(1.0, POSITIVE, "factor on the learning rate of the encoder"),
+    "optim.heads_lr_scale": Field(1.0, POSITIVE, "the same for the decoders"),
+    "optim.encoder_decay_scale": Field(1.0, NOT_NEGATIVE, "factor on the weight decay of the encoder"),
+    "optim.heads_decay_scale": Field(1.0, NOT_NEGATIVE, "the same for the decoders"),
     # ---- train ----
     "train.steps": universal(2000, AT_LEAST_1, "of the universal networks; the paper: 200 epochs of N / batch_size"),
     "train.batch_size": Field(10, AT_LEAST_1, "labeled images per domain and step", also={"imagenet": 256}),
