@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from usss_jax.methods.usss.step import Objective, jit_train_step
 
 from benchmarks.step_cpu import CLASSES, EMBED_DIM
-from usss_jax.engine.optim import create_optimizer
+from usss_jax.engine.optim import create_optimizer, create_schedule
 from usss_jax.engine.state import DUMMY_IMAGES, TrainState
 from usss_jax.models.universal import UniversalModel, create_model
 from usss_jax.parallel import sharding
@@ -117,7 +117,7 @@ def _placed(tree, shardings):
 
 def lower_step(setting: Setting, mesh: Mesh) -> jax.stages.Lowered:
     """Lower the library's training step for the mesh; nothing is run and no array is made."""
-    model, tx = setting.model(), create_optimizer(1e-3, 10**6)
+    model, tx = setting.model(), create_optimizer(create_schedule(1e-3, 10**6))
     state = abstract_state(setting, model, tx, mesh)
     step = jit_train_step(
         mesh,

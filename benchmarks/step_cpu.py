@@ -68,7 +68,7 @@ def prepare_ours(
 
     mesh = sharding.create_mesh(jax.devices()[:1])
     model = create_model("drn_d_22", CLASSES, embed_dim=EMBED_DIM, width=width, precision=precision)
-    tx = optim.create_optimizer(LR, 10**6, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    tx = optim.create_optimizer(optim.create_schedule(LR, 10**6), momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     state, _ = create_state(model, tx, 0, mesh, make_label_embeddings())
     if not weights.exists():
         state_dict = pretrained.to_state_dict(

@@ -8,7 +8,7 @@ import numpy as np
 from usss_jax.methods.hung.state import Adversarial, create_adversarial_state
 from usss_jax.methods.hung.step import jit_adversarial_step
 
-from usss_jax.engine.optim import create_optimizer
+from usss_jax.engine.optim import create_optimizer, create_schedule
 from usss_jax.models.layers import Convolution, GroupedBatchNorm
 from usss_jax.models.universal import UniversalModel
 from usss_jax.parallel import sharding
@@ -41,7 +41,7 @@ def batch():
 def two_steps(mesh):
     """State after one step as NumPy, scalars of both."""
     model = UniversalModel(OneLayer(), {"city": 5})
-    tx = create_optimizer(0.01, STEPS)
+    tx = create_optimizer(create_schedule(0.01, STEPS))
     state, _ = create_adversarial_state(model, tx, 0, mesh, objective=OBJECTIVE, steps=STEPS)
     r = np.random.RandomState(1)
     judge = jax.tree.map(lambda a: r.randn(*a.shape) * (0.2 if a.ndim == 4 else 0.1), state.discriminator)

@@ -25,7 +25,7 @@ LUMA = np.array([0.299, 0.587, 0.114])
 # Compiling takes nearly all of the time here, so let the compiler do less where its optimisations are not of interest.
 compiled = jax.jit(augment, static_argnums=2, compiler_options={"xla_backend_optimization_level": 0})
 colors = jax.jit(change_colors, static_argnums=2)
-mixed = jax.jit(mix, static_argnums=3)
+mixed = jax.jit(mix, static_argnums=2)
 jitter = jax.jit(augment_device.jitter)
 half_the_classes = jax.jit(augment_device.half_the_classes)
 
@@ -325,7 +325,8 @@ def test_floating_point_images_are_taken_as_they_are():
 def paste(how, count=B, seed=0, classes=6):
     """Mix images that tell their label; return it with what is pasted, after checking that label and pixels agree."""
     image, label = told(count, seed, classes)
-    out, out_label = jax.device_get(mixed(image, label, jax.random.key(seed), how))
+    maps = jax.device_get(mixed({"image": image, "label": label}, jax.random.key(seed), how))
+    out, out_label = maps["image"], maps["label"]
     assert out.dtype == out_label.dtype == np.uint8
     np.testing.assert_array_equal(out[..., 0], out_label)
     number = np.arange(count)[:, None, None]
@@ -405,16 +406,43 @@ def test_an_image_of_one_class_or_of_none_is_not_pasted(label):
 @pytest.mark.parametrize("how", ["cutmix", "classmix"])
 def test_labels_of_another_integer_type_keep_it(how):
     image, label = told()
-    want = mixed(image, label, KEY, how)
-    got = mixed(image, label.astype(np.int32), KEY, how)
-    assert got[1].dtype == np.int32
-    assert_same(got, (want[0], want[1].astype(np.int32)))
+    want = mixed({"image": image, "label": label}, KEY, how)
+    got = mixed({"image": image, "label": label.astype(np.int32)}, KEY, how)
+    assert got["label"].dtype == np.int32
+    assert_same(got, {**want, "label": want["label"].astype(np.int32)})
 
 
 @pytest.mark.parametrize("how", ["cutmix", "classmix"])
 def test_a_single_image_has_no_partner(how):
     image, label = told(1)
-    assert_same(mix(image, label, KEY, how), (image, label))
+    maps = {"image": image, "label": label}
+    assert mix(maps, KEY, how) is maps
+
+
+def with_other_maps(part):
+    """The part of a batch with maps that tell its label: confidence, validity, and a soft target one dict below."""
+    label = part["label"]
+    soft = np.stack([label] * 5, -1).astype(np.float32)
+    return {**part, "confidence": 255 - label, "valid": label != 255, "teacher": {"soft_target": soft}}
+
+
+@pytest.mark.parametrize("how", ["cutmix", "classmix"])
+def test_all_maps_of_an_example_get_the_same_part_of_the_same_partner(how):
+    """In a training step and for maps alone; image and label are those without other maps."""
+    given, settings = batch(passes=0), DeviceAugment(mix=how)
+    more = {"labeled": {domain: with_other_maps(part) for domain, part in given["labeled"].items()}}
+    plain, out = (jax.device_get(compiled(b, KEY, settings))["labeled"] for b in (given, more))
+    for domain, part in out.items():
+        assert (part["label"] != given["labeled"][domain]["label"]).any()
+        assert_same({key: part[key] for key in ("image", "label")}, plain[domain])
+        assert_same(part, with_other_maps(plain[domain]))
+
+
+def test_images_without_labels_can_be_cut_and_mixed_with_their_maps():
+    image, label = told()
+    got = mixed({"image": image, "confidence": label}, KEY, "cutmix")
+    want = mixed({"image": image, "label": label}, KEY, "cutmix")
+    assert_same(got, {"image": want["image"], "confidence": want["label"]})
 
 
 # ---- Devices ----

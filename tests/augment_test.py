@@ -104,6 +104,53 @@ def test_an_unlabeled_example_stays_unlabeled_and_gets_the_same_crop():
         np.testing.assert_array_equal(without["image"], with_label["image"])
 
 
+def with_other_maps(element, classes=19):
+    """The example with maps that tell its label: a confidence, and a soft target in a dict of its own."""
+    label = element["label"]
+    soft = np.stack([label / np.float32(255)] * classes, -1).astype(np.float32)
+    return {**element, "confidence": label // 2, "teacher": {"soft_target": soft}}
+
+
+@pytest.mark.parametrize("scale", [(1, 1), (0.5, 2)])
+@pytest.mark.parametrize("size", [(5, 7), (20, 20)])
+def test_all_maps_of_an_example_move_alike(size, scale):
+    """A confidence takes the pixel that its label takes, 0 where that is padded; image and label stay as alone."""
+    for seed in range(12):
+        transform = CropFlip(size, scale)
+        alone, other = np.random.default_rng(seed), np.random.default_rng(seed)
+        want = stack([transform.random_map(example(), alone)])
+        got = stack([transform.random_map(with_other_maps(example()), other)])
+        for key, array in want.items():
+            np.testing.assert_array_equal(got[key], array)
+        assert alone.random() == other.random()
+        label, inside = got["label"], got["label"] != 255
+        assert got["confidence"].dtype == np.uint8
+        np.testing.assert_array_equal(got["confidence"], np.where(inside, label // 2, 0))
+        soft = got["teacher"]["soft_target"]
+        assert soft.shape == (1, *size, 19) and soft.dtype == np.float32
+        assert (soft[~inside] == 0).all() and (soft == soft[..., :1]).all()
+        if scale == (1, 1):
+            np.testing.assert_allclose(soft[inside][:, 0], label[inside] / 255, rtol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [1, 3, 7])
+def test_a_soft_target_is_interpolated_and_stays_with_the_image(classes):
+    for seed in range(6):
+        element = wide(1)
+        soft = np.repeat(element["image"][..., 1:2], classes, axis=2).astype(np.float32)
+        out = CropFlip((50, 70), (0.5, 2.0)).random_map(element | {"soft_target": soft}, np.random.default_rng(seed))
+        padded = CropFlip((250, 250)).random_map(element | {"soft_target": soft}, np.random.default_rng(seed))
+        assert padded["soft_target"].shape == (250, 250, classes)
+        got, place = out["soft_target"], out["image"][..., 1:2].astype(int)
+        assert got.shape == (50, 70, classes) and np.abs(got - place).max() <= 1
+        assert (got % 1 > 0.05).any()  # values in between
+
+
+def test_a_map_of_another_kind_is_refused_by_name():
+    with pytest.raises(ValueError, match="'depth' is no kind of map that is augmented; there are image, label"):
+        transform((5, 7), element={**example(), "depth": np.zeros((H, W), np.float32)})
+
+
 def test_the_generator_alone_decides():
     for size in ((5, 7), (20, 20)):
         first, second = transform(size, 11), transform(size, 11)

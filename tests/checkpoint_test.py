@@ -22,7 +22,7 @@ MODEL = UniversalModel(DRN(blocks=(1, 1, 1, 1), width=0.0625), {"a": 3}, 4)
 
 @pytest.fixture(scope="module")
 def state():
-    tx = optim.create_optimizer(0.1, 10)
+    tx = optim.create_optimizer(optim.create_schedule(0.1, 10))
     created, _ = create_state(MODEL, tx, 0, sharding.create_mesh(), {"a": np.ones((3, 4), np.float32)})
     return created.replace(step=jnp.int32(7))
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 
-from usss_jax.engine.optim import create_optimizer
+from usss_jax.engine.optim import create_optimizer, create_schedule
 from usss_jax.engine.state import create_state
 from usss_jax.methods.usss.label_embeddings import prototype_sums
 from usss_jax.methods.usss.step import Objective, gradients, jit_train_step
@@ -48,7 +48,7 @@ def float64_state(mesh, model, tx):
 def one_step(mesh):
     """Loss, gradients, new batch statistics and prototype sums, as NumPy."""
     model = UniversalModel(DRN(blocks=(1, 1, 1, 1), width=0.125), CLASSES, DIM)
-    tx = create_optimizer(0.01, 10)
+    tx = create_optimizer(create_schedule(0.01, 10))
     state = float64_state(mesh, model, tx)
     shardings = sharding.step_batch_shardings(mesh)
     data = sharding.put(batch(), shardings)

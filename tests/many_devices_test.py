@@ -10,7 +10,7 @@ import tiny_data
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from tiny_runs import TINY, assert_same_training, run
 
-from usss_jax.engine.optim import create_optimizer
+from usss_jax.engine.optim import create_optimizer, create_schedule
 from usss_jax.engine.state import DUMMY_IMAGES, create_state
 from usss_jax.models.drn import DRN
 from usss_jax.models.universal import UniversalModel, create_model
@@ -93,7 +93,8 @@ def test_a_state_is_born_as_it_always_was():
     model = UniversalModel(DRN(blocks=(1, 1, 1, 1), width=0.0625), {"a": 3}, 4)
     plain = jax.jit(model.init)(jax.random.key(7, impl="rbg"), DUMMY_IMAGES)
     for split in (False, True):
-        state, _ = create_state(model, create_optimizer(0.1, 5), 7, sharding.create_mesh(), split=split)
+        tx = create_optimizer(create_schedule(0.1, 5))
+        state, _ = create_state(model, tx, 7, sharding.create_mesh(), split=split)
         jax.tree.map(np.testing.assert_array_equal, state.variables, plain)
 
 

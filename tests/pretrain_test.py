@@ -21,7 +21,7 @@ from PIL import Image
 
 from usss_jax.config import checked
 from usss_jax.data import streams
-from usss_jax.engine.optim import create_optimizer
+from usss_jax.engine.optim import create_optimizer, create_schedule
 from usss_jax.engine.state import abstract_variables, create_state
 from usss_jax.errors import InputError
 from usss_jax.methods.imagenet import batches, classify, images, loop
@@ -141,7 +141,7 @@ def test_weights_give_segmentation_the_same_features_bit_by_bit(finished):
     assert tensors["fc.weight"].shape == (3, 64, 1, 1) and tensors["fc.bias"].shape == (3,)
     assert "layer0.0.weight" in tensors
     model = create_model("drn_d_22", {"a": 5, "b": 2}, embed_dim=4, width=0.125, normalize="imagenet")
-    state, report = create_state(model, create_optimizer(0.1, 1), 7, mesh, weights=tensors)
+    state, report = create_state(model, create_optimizer(create_schedule(0.1, 1)), 7, mesh, weights=tensors)
     assert set(report.unused) == {"fc.weight", "fc.bias"}
     pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 40, 3), np.uint8)
     ours = model.apply(state.variables, pictures, method="encode")

@@ -1,8 +1,9 @@
-"""Paired augmentation of image and mask on the host; the paper's setting is crop and horizontal flip alone."""
+"""Augmentation on the host of an image and the maps that belong to it; the paper's is crop and flip alone."""
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import cv2
 import grain
@@ -16,11 +17,40 @@ PADDING = (124, 116, 104)  # mean colour of ImageNet: zero after normalisation
 
 
 @dataclasses.dataclass(frozen=True)
-class CropFlip(grain.transforms.RandomMap):
-    """Random scale, random crop of `size`, then a horizontal flip; image and mask alike.
+class Kind:
+    """How maps of one kind are changed.
 
-    Where the scaled image is smaller than the crop it is padded (bottom, right) with the mean colour, the mask with
-    ignore. What comes out may be views of the input: it is for `stack`, which copies.
+    Attributes:
+      resize: (map, (h, w)) -> map of that size.
+      fill: value where there is no image.
+    """
+
+    resize: Callable[[np.ndarray, tuple[int, int]], np.ndarray]
+    fill: int | tuple[int, int, int]
+
+
+def _interpolate(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize float32 [h, w, C] to size (h, w), bilinear; OpenCV's area averages take four channels at most."""
+    if array.shape[:2] == tuple(size):
+        return array
+    return cv2.resize(array, (size[1], size[0]), interpolation=cv2.INTER_LINEAR).reshape(*size, -1)
+
+
+KINDS = {  # by the key of a map
+    "image": Kind(resize_image, PADDING),  # uint8 [H, W, 3]
+    "label": Kind(resize_label, IGNORE),  # uint8 [H, W]
+    "confidence": Kind(resize_label, 0),  # uint8 [H, W]
+    "soft_target": Kind(_interpolate, 0),  # float32 [H, W, C]
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class CropFlip(grain.transforms.RandomMap):
+    """Random scale, random crop of `size`, then a horizontal flip, the same for all maps of an example.
+
+    Scaled images are averaged or interpolated, soft targets interpolated; labels and confidences take the pixel nearest.
+    Where the scaled image is smaller than the crop, maps are padded (bottom, right): the image with the mean colour, a
+    label with ignore, the others with 0. What comes out may be views of the input: it is for `stack`, which copies.
 
     Attributes:
       size: (h, w) of the result.
@@ -42,7 +72,7 @@ class CropFlip(grain.transforms.RandomMap):
             raise InputError(f"scale={self.scale} must be two positive numbers, the smaller first, such as (0.5, 2.0)")
 
     def random_map(self, element: dict, rng: np.random.Generator) -> dict:
-        """Transform {"image": uint8 [H, W, 3], "label" (optional): uint8 [H, W]}."""
+        """Transform the "image" and whatever maps of KINDS there are beside it, in dicts of their own too."""
         low, high = self.scale
         factor = low if low == high else math.exp(rng.uniform(math.log(low), math.log(high)))
         # Cropping before scaling leaves less to scale, and pairs image and mask by whole pixels of the original.
@@ -53,24 +83,41 @@ class CropFlip(grain.transforms.RandomMap):
         left = int(rng.integers(0, width - columns + 1))
         flip = bool(rng.random() < 0.5) and self.flip
         pad_h, pad_w = self.size[0] - out_h, self.size[1] - out_w
-        out = {}
-        for key, array in element.items():
-            resize, fill = (resize_label, IGNORE) if key == "label" else (resize_image, PADDING)
-            part = resize(array[top : top + rows, left : left + columns], (out_h, out_w))
+
+        def change(array: np.ndarray, kind: Kind) -> np.ndarray:
+            part = kind.resize(array[top : top + rows, left : left + columns], (out_h, out_w))
             if pad_h or pad_w:
-                part = cv2.copyMakeBorder(part, 0, pad_h, 0, pad_w, cv2.BORDER_CONSTANT, value=fill)
-            out[key] = part[:, ::-1] if flip else part
-        return out
+                padded = cv2.copyMakeBorder(part, 0, pad_h, 0, pad_w, cv2.BORDER_CONSTANT, value=kind.fill)
+                part = padded.reshape(*self.size, *part.shape[2:])  # OpenCV drops a single channel
+            return part[:, ::-1] if flip else part
+
+        return _change_maps(element, change)
 
 
-def stack(examples: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Stack examples of equal shapes, each copied once, by OpenCV where it is to be flipped.
+def _change_maps(maps: Mapping[str, Any], change: Callable[[np.ndarray, Kind], np.ndarray]) -> dict[str, Any]:
+    """Change every map by its kind."""
+    out: dict[str, Any] = {}
+    for key, value in maps.items():
+        if isinstance(value, Mapping):
+            out[key] = _change_maps(value, change)
+        elif key in KINDS:
+            out[key] = change(value, KINDS[key])
+        else:
+            raise ValueError(f"{key!r} is no kind of map that is augmented; there are {', '.join(KINDS)}")
+    return out
+
+
+def stack(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Stack examples of equal shapes, each map copied once, by OpenCV where it is to be flipped.
 
     Whatever comes from `CropFlip` is a view as a rule: cropping and flipping alone cost nothing until here.
     """
-    batch = {}
+    batch: dict[str, Any] = {}
     for key, first in examples[0].items():
         arrays = [example[key] for example in examples]
+        if isinstance(first, Mapping):
+            batch[key] = stack(arrays)
+            continue
         batch[key] = np.empty((len(arrays), *first.shape), first.dtype)
         for place, array in zip(batch[key], arrays, strict=True):
             if array.strides[1] < 0:

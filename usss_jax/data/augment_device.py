@@ -69,23 +69,24 @@ def augment(batch: Mapping, key, settings: DeviceAugment) -> Mapping:
     What happens to a part depends on the key, its kind and domain alone, not on what else is in the batch.
 
     Args:
-      batch: {"labeled": {domain: {"image": [B, H, W, 3], "label": uint8 or int [B, H, W] in 0 .. 255}},
-        "unlabeled": {domain: {"image": [U, B, H, W, 3]}}}; "unlabeled" may be absent. Images are bytes, or floating
-        point in [0, 1].
+      batch: {"labeled": {domain: {"image": [B, H, W, 3], "label": uint8 or int [B, H, W] in 0 .. 255, and other maps
+        of the pixels, if any}}, "unlabeled": {domain: {"image": [U, B, H, W, 3]}}}; "unlabeled" may be absent. Images
+        are bytes, or floating point in [0, 1].
       key: of this step.
       settings: what to do; a static value.
 
     Returns:
-      The same batch object if there is nothing to do, else a new one of the same structure: labels as they came or
-      mixed with their images; images as floating point in [0, 1] if colours may change, else of the type they had.
+      The same batch object if there is nothing to do, else a new one of the same structure: labels and other maps as
+      they came or mixed with their images; images as floating point in [0, 1] if colours may change, else of the type
+      they had.
     """
     if settings.is_identity:
         return batch
     out: dict[str, dict] = {"labeled": {}}
     for domain, part in batch["labeled"].items():
-        images, labels = mix(part["image"], part["label"], part_key(key, "mix", domain), settings.mix)
-        images = change_colors(images, part_key(key, "labeled", domain), settings)
-        out["labeled"][domain] = {**part, "image": images, "label": labels}
+        mixed = mix(part, part_key(key, "mix", domain), settings.mix)
+        images = change_colors(mixed["image"], part_key(key, "labeled", domain), settings)
+        out["labeled"][domain] = {**mixed, "image": images}
     if "unlabeled" in batch:
         out["unlabeled"] = {}
     for domain, part in batch.get("unlabeled", {}).items():
@@ -216,28 +217,34 @@ def blur(images, sigma):
 # ---- Mixing ----
 
 
-def mix(images, labels, key, how: str):
-    """Paste a part of the previous image of the batch (the last one into the first), labels alike.
+def mix(maps: Mapping, key, how: str) -> Mapping:
+    """Paste a part of the previous example of the batch (the last one into the first), the same of all its maps.
 
-    A batch of one image has nobody to mix with and stays as it is. The partner is random because the order of the
+    A batch of one example has nobody to mix with and stays as it is. The partner is random because the order of the
     batch is.
 
     Args:
-      images: [B, H, W, 3]; labels: [B, H, W].
+      maps: any tree of arrays [B, H, W] or [B, H, W, C], such as {"image", "label", "confidence"}. "image" must be
+        there, and "label" [B, H, W], in 0 .. 255, for "classmix".
       key: of this batch.
       how: one of MIXES.
 
     Returns:
-      (images, labels) of the same types.
+      The same tree, of the same types.
     """
-    if how == "none" or images.shape[0] == 1:
-        return images, labels
-    other_images, other_labels = (jnp.roll(a, 1, axis=0) for a in (images, labels))
+    count, height, width = maps["image"].shape[:3]
+    if how == "none" or count == 1:
+        return maps
+    others = jax.tree.map(lambda a: jnp.roll(a, 1, axis=0), maps)
     if how == "cutmix":
-        pasted = cut_boxes(key, labels.shape)
+        pasted = cut_boxes(key, (count, height, width))
     else:
-        pasted = half_the_classes(key, other_labels)
-    return jnp.where(pasted[..., None], other_images, images), jnp.where(pasted, other_labels, labels)
+        pasted = half_the_classes(key, others["label"])
+
+    def paste(other, own):
+        return jnp.where(pasted.reshape(pasted.shape + (1,) * (own.ndim - 3)), other, own)
+
+    return jax.tree.map(paste, others, maps)
 
 
 def cut_boxes(key, shape: tuple[int, int, int]):

@@ -15,7 +15,7 @@ from usss_jax.data import augment_device
 from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.engine.accumulate import Term, accumulate
 from usss_jax.engine.job import Fit
-from usss_jax.engine.optim import poly_schedule
+from usss_jax.engine.optim import create_schedule
 from usss_jax.engine.state import TrainState, born_on
 from usss_jax.engine.step import Computed
 from usss_jax.methods.segmentation import Run, fit
@@ -63,7 +63,7 @@ class Adversarial:
 
     def optimizer(self, steps: int) -> optax.GradientTransformation:
         """Adam of D with the moments' decay 0.9 and 0.99 and the poly schedule (section 4 of the paper)."""
-        return optax.adam(poly_schedule(self.lr, steps, self.power), b1=0.9, b2=0.99)
+        return optax.adam(create_schedule(self.lr, steps, power=self.power), b1=0.9, b2=0.99)
 
     def semi_weight(self, step, steps: int):
         """Weight of the self-taught term after `step` finished steps of `steps`."""

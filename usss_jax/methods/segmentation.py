@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -92,15 +93,7 @@ def fit(
     network = describe_network(config, decoders, embed_dim=embed_dim, embed_bias=embed_bias)
     model = build_network(network, config.model.remat)
     lr, about_lr = optim.learning_rate(config.optim.lr, config.optim.lr_rule, config.train.batch_size)
-    tx = optim.create_optimizer(
-        lr,
-        steps,
-        momentum=config.optim.momentum,
-        weight_decay=config.optim.weight_decay,
-        power=config.optim.poly_power,
-        embedding_lr_scale=embedding_lr_scale,
-        trained=changes,
-    )
+    tx = make_optimizer(config, lr, steps, embedding_lr_scale, changes)
     shardings = sharding.step_batch_shardings(mesh)
     if not unlabeled_batches:
         del shardings["unlabeled"]
@@ -147,6 +140,28 @@ def fit(
         loader_threads=config.data.loader_threads,
         summarize=partial(summarize, name, pools, lr=lr, unlabeled_batches=unlabeled_batches),
         warnings=warnings,
+    )
+
+
+def make_optimizer(
+    config: ConfigDict, lr: float, steps: int, embedding_lr_scale: float, trained: Callable[[str], bool] | None
+) -> optax.GradientTransformation:
+    """Optimizer by the config's fields for `steps` steps; for the rest see `optim.create_optimizer`."""
+    fields = config.optim
+    return optim.create_optimizer(
+        optim.create_schedule(
+            lr, steps, kind=fields.schedule, power=fields.poly_power, warmup_steps=fields.warmup_steps
+        ),
+        name=fields.name,
+        momentum=fields.momentum,
+        weight_decay=fields.weight_decay,
+        lr_scales={
+            "encoder": fields.encoder_lr_scale,
+            "heads": fields.heads_lr_scale,
+            "embedding": embedding_lr_scale,
+        },
+        decay_scales={"encoder": fields.encoder_decay_scale, "heads": fields.heads_decay_scale},
+        trained=trained,
     )
 
 

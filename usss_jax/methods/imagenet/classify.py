@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from usss_jax.data.augment_device import DeviceAugment, change_colors
 from usss_jax.engine.accumulate import Term, accumulate
-from usss_jax.engine.optim import create_optimizer
+from usss_jax.engine.optim import create_optimizer, create_schedule
 from usss_jax.engine.state import TrainState
 from usss_jax.engine.step import Computed
 from usss_jax.models import pretrained
@@ -46,7 +46,7 @@ def create_optimizer_with_steps(
     lr: float, decay: float, decay_steps: list[int], *, momentum: float, weight_decay: float
 ) -> optax.GradientTransformation:
     """SGD as of training, its learning rate multiplied by `decay` at each of `decay_steps`."""
-    constant = create_optimizer(lr, 1, momentum=momentum, weight_decay=weight_decay, power=0)
+    constant = create_optimizer(create_schedule(lr, 1, power=0), momentum=momentum, weight_decay=weight_decay)
     factor = optax.piecewise_constant_schedule(1.0, dict.fromkeys(decay_steps, decay))
     return optax.chain(constant, optax.scale_by_schedule(factor))
 
