@@ -57,11 +57,11 @@ def prepare_ours(
 ) -> Callable[[], float]:
     """Return a function that makes a step and returns its loss; writes the initial weights if there are none."""
     import jax
+    from usss_jax.methods.usss.step import Objective, jit_train_step
 
     from usss_jax.engine import optim
     from usss_jax.engine.compiling import compiled
     from usss_jax.engine.state import create_state
-    from usss_jax.methods.usss.step import Objective, jit_train_step
     from usss_jax.models import pretrained
     from usss_jax.models.universal import create_model
     from usss_jax.parallel import sharding

@@ -6,11 +6,11 @@ from functools import partial
 import jax
 import numpy as np
 import optax
+from usss_jax.methods.usss.step import Objective, gradients, jit_train_step
 
 from usss_jax.engine.optim import create_optimizer, create_schedule
 from usss_jax.engine.state import create_state
 from usss_jax.methods.usss.label_embeddings import prototype_sums
-from usss_jax.methods.usss.step import Objective, gradients, jit_train_step
 from usss_jax.models.drn import DRN
 from usss_jax.models.universal import UniversalModel
 from usss_jax.parallel import sharding
