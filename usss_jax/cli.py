@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 
 from usss_jax import signals
 from usss_jax.config import FIELDS, no_such_field
-from usss_jax.config_files import find_config, read_config, split_argument
+from usss_jax.config_files import read_named
 from usss_jax.errors import InputError
 from usss_jax.local_files import line_of, local_path, reason
 
@@ -31,8 +31,7 @@ class ConfigParser(flags.ArgumentParser):
 
     def parse(self, argument: str) -> ConfigDict:
         """Read the file of PATH[:argument]; raises InputError if it is not there or cannot be read."""
-        path, given = split_argument(argument)
-        return read_config(find_config(path), given).lock()
+        return read_named(argument).lock()
 
 
 flags.FLAGS["config"].parser = ConfigParser()

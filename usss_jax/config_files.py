@@ -33,6 +33,12 @@ def find_config(path: str) -> pathlib.Path:
     raise InputError(f"there is no {path}; give the path of a config file, or one of usss_jax's: {known}")
 
 
+def read_named(text: str) -> ConfigDict:
+    """Read PATH[:argument], as `find_config` finds it; InputError if it is not there or cannot be read."""
+    path, argument = split_argument(text)
+    return read_config(find_config(path), argument)
+
+
 def read_config(path: pathlib.Path, argument: str | None = None) -> ConfigDict:
     """Run a config file and return what its get_config returns; InputError if that cannot be done."""
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)

@@ -48,9 +48,10 @@ KINDS = {  # by the key of a map
 class CropFlip(grain.transforms.RandomMap):
     """Random scale, random crop of `size`, then a horizontal flip, the same for all maps of an example.
 
-    Scaled images are averaged or interpolated, soft targets interpolated; labels and confidences are taken from the
-    nearest pixel. Where the scaled image is smaller than the crop, maps are padded (bottom, right): the image with the mean colour, a
-    label with ignore, the others with 0. What comes out may be views of the input: it is for `stack`, which copies.
+    Scaled images are averaged or interpolated, soft targets interpolated; labels and confidences come from the nearest
+    pixel. Where the scaled image is smaller than the crop, maps are padded (bottom, right): the image with the mean
+    colour, a label with ignore, the others with 0. What comes out may be views of the input: it is for `stack`, which
+    copies.
 
     Attributes:
       size: (h, w) of the result.

@@ -305,7 +305,15 @@ BUILTIN: dict[str, Domain] = {domain.name: domain for domain in _DOMAINS}
 
 
 def get_domain(name_or_path: str) -> Domain:
-    """Return the built-in domain of that name, or load a .yaml file; raises InputError without either."""
+    """Return the built-in domain of that name, or load a YAML file.
+
+    Raises:
+      InputError: if there is neither, or the file is wrong; the message names a near name or the field.
+
+    >>> import usss_jax
+    >>> usss_jax.get_domain("camvid").class_names[:3]
+    ('sky', 'building', 'pole')
+    """
     if name_or_path.lower().endswith((".yaml", ".yml")):
         domain = load_yaml(os.path.expanduser(name_or_path))
         if domain.name in BUILTIN:  # whose committed lists of labeled images would be looked for in it

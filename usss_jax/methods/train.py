@@ -6,22 +6,30 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from usss_jax.config import checked
+from usss_jax.config_files import read_named
+from usss_jax.local_files import local_path
 from usss_jax.methods.imagenet import plan as imagenet
 from usss_jax.methods.usss import plan as usss
 
 METHODS = {"usss": usss.run, "imagenet": imagenet.run}
 
 
-def train(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, dict[str, Any]]:
+def train(config: ConfigDict | str, workdir: pathlib.Path | str, devices=None) -> dict[str, dict[str, Any]]:
     """Train what a config asks for, or resume; return the summaries by job.
 
     Args:
-      config: with all fields of its method; see docs/config.md.
+      config: with all fields of its method (docs/config.md), or a config file, as --config takes it.
       workdir: folder for everything that the run leaves.
       devices: to train on; None: all.
 
     Raises:
       InputError: for whatever is wrong with config, data or workdir; nothing already computed is lost.
+
+    >>> import usss_jax
+    >>> summaries = usss_jax.train("configs/demo.py:tiny", "runs/demo")
+    [...
+    >>> list(summaries)
+    ['single_city_street', 'single_town_street', 'basic', 'full']
     """
-    config = checked(config)
-    return METHODS[config.method](config, workdir, devices)
+    config = checked(read_named(config) if isinstance(config, str) else config)
+    return METHODS[config.method](config, local_path(str(workdir), "workdir"), devices)

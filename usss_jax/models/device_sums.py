@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = PartitionSpec("data")
-LARGE = 4096  # elements of a kernel from which on it is worth it
 
 
 @flax.struct.dataclass
@@ -27,10 +26,9 @@ class DeviceSums:
 
 
 def with_sums(params: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
-    """Parameters with a `DeviceSums` of zeros beside every large kernel, to differentiate by."""
+    """Parameters with a `DeviceSums` of zeros beside every kernel, to differentiate by."""
     out: dict[str, Any] = {name: with_sums(of, mesh) if isinstance(of, Mapping) else of for name, of in params.items()}
-    kernel = out.get("kernel")
-    if kernel is not None and kernel.size >= LARGE:
+    if (kernel := out.get("kernel")) is not None:
         zeros = jnp.zeros((mesh.size, *kernel.shape), kernel.dtype)
         out["sums"] = DeviceSums(jax.lax.with_sharding_constraint(zeros, NamedSharding(mesh, AXIS)), mesh)
     return out

@@ -48,7 +48,7 @@ class UniversalModel(nn.Module):
     upsample: str = "bilinear"
     normalize: str = "none"
     embed_bias: bool = True
-    head: Callable[[int], nn.Module] = heads.linear
+    head: Callable[[int], nn.Module] = heads.Linear
 
     @property
     def stride(self) -> int:
@@ -59,7 +59,7 @@ class UniversalModel(nn.Module):
         """Build the heads; parameters of decoders are below decoder_DOMAIN, those of E below embedding."""
         self.decoder = {domain: self.head(n) for domain, n in self.num_classes.items()}
         if self.embed_dim:
-            self.embedding = heads.linear(self.embed_dim, self.embed_bias)
+            self.embedding = heads.Linear(self.embed_dim, self.embed_bias)
 
     def __call__(self, images):
         """Run every part once, to create the parameters; `images` [B, H, W, 3]."""
@@ -104,6 +104,11 @@ def create_model(
 
     Raises:
       InputError: if a name is unknown, whose message lists the known ones, or another value is wrong.
+
+    >>> import usss_jax
+    >>> model = usss_jax.create_model("drn_d_22", {"camvid": 11, "cityscapes": 19}, embed_dim=128)
+    >>> model.stride, model.encoder.out_channels
+    (8, 512)
     """
     for field, value, known in (
         ("encoder", encoder, (*ENCODERS, *PAPER_NAMES)),

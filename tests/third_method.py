@@ -1,0 +1,37 @@
+"""A method that the engine has never heard of: supervised training with a penalty on confident predictions."""
+
+from functools import partial
+
+from usss_jax.engine.accumulate import Term, accumulate
+from usss_jax.engine.job import Pass
+from usss_jax.engine.step import Computed
+from usss_jax.methods.segmentation import fit
+from usss_jax.methods.supervised import augmented, decoder_loss
+from usss_jax.models.strips import mean_over_pixels
+from usss_jax.models.universal import encode_groups
+from usss_jax.objectives.losses import pixel_entropy
+
+
+def loss(params, batch_stats, labeled, *, model, penalty):
+    images = {d: batch["image"] for d, batch in labeled.items()}
+    features, stats = encode_groups(model, {"params": params, "batch_stats": batch_stats}, images)
+    total, scalars = 0.0, {}
+    for d, batch in labeled.items():
+        supervised = decoder_loss(model, params, features[d], d, batch["label"])
+        logits = model.apply({"params": params}, features[d], d, method="decode")
+        entropy = mean_over_pixels(pixel_entropy, logits, size=batch["label"].shape[1:], stride=model.stride)
+        total += supervised - penalty * entropy
+        scalars |= {f"supervised/{d}": supervised, f"entropy/{d}": entropy}
+    return total, (stats, scalars, None)
+
+
+def compute(state, batch, *, model, augment, seed, unroll, mesh, penalty):
+    term = Term("penalized", partial(loss, model=model, penalty=penalty), augmented(state, batch, augment, seed))
+    found = accumulate([term], state.params, state.batch_stats, unroll=unroll, mesh=mesh)
+    return Computed(found.gradients, found.batch_stats, {"loss": found.loss, **found.scalars}, state.extra)
+
+
+def plan(run, penalty):
+    yield fit(run, "penalized", partial(compute, penalty=penalty))
+    domains = run.workdir / "domains.txt"
+    yield Pass(domains, lambda: domains.write_text(" ".join(run.pools)))
