@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_runs import REPO, error_of, free_port
 
-from usss_jax import multihost
+from usss_jax.parallel.start import check_address
 from usss_jax.config import checked, default_config
 from usss_jax.engine import optim
 from usss_jax.errors import InputError
@@ -62,8 +62,8 @@ def test_port_that_is_taken_is_told():
         taken.bind(("", port := free_port()))
         taken.listen()
         with pytest.raises(InputError, match=f"port {port} cannot be used here"):
-            multihost.check_address(f"localhost:{port}", 2, 0)
-        multihost.check_address(f"localhost:{port}", 2, 1)  # the other processes are to find it taken
+            check_address(f"localhost:{port}", 2, 0)
+        check_address(f"localhost:{port}", 2, 1)  # the other processes are to find it taken
 
 
 # ---- One process ----

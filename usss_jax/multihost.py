@@ -11,37 +11,28 @@ Elsewhere every process is told:
 If a process fails, it says so, and the others end too: docs/multihost.md says how and within which time.
 """
 
-import os
-import re
-import socket
-import sys
-import threading
-import time
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 from absl import flags
 
 from usss_jax import cli, signals
 from usss_jax.errors import InputError
+from usss_jax.parallel.start import (
+    check_address,
+    connect,
+    connected,
+    fail,
+    leave_alone,
+    tell_others,
+    wait_if_told,
+)
 
 MULTIHOST = flags.DEFINE_bool("multihost", False, "Train together with other processes, each of which gets this flag.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where the cluster does not tell.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Their number, likewise.", 1)
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this one, from 0 on, likewise.", 0)
 TIMEOUT = flags.DEFINE_integer("multihost_timeout", 300, "Seconds to wait for the other processes at the start.", 1)
-
-FAILED = "usss_jax/failed"  # key under which a process that fails leaves its line
-HEARTBEAT = 100  # seconds after which JAX ends all processes if one is silent: killed, or its host is down
-POLL = 1.0  # seconds between two looks at that key
-GRACE = 1.0  # seconds that a process whose neighbour failed has to say what it knows itself
-LINGER = 3.0  # seconds that a process which fails stays, so that the others read its line before a connection closes
-LAST = 6.0  # seconds that process 0, which keeps the keys, stays: JAX aborts the others as soon as it is gone
-
-_connected = threading.Event()
-_ending = threading.Event()  # this process has begun to end by itself
-_told = threading.Event()  # another process has failed: whatever this one runs into now follows from that
 
 
 def start():
@@ -70,115 +61,6 @@ def start():
     connect(given, TIMEOUT.value)
 
 
-def check_address(coordinator: str, num_processes: int, process_id: int):
-    """Raise InputError for what can be seen to be wrong before anything is connected."""
-    match = re.fullmatch(r"(.+):(\d{1,5})", coordinator)
-    if not match or not 0 < int(match[2]) < 65536:
-        raise InputError(f"--coordinator={coordinator}: give HOST:PORT of process 0, such as node1:9876")
-    if process_id >= num_processes:
-        raise InputError(f"--process_id={process_id} must be below --num_processes={num_processes}")
-    host, port = match[1].strip("[]"), int(match[2])
-    try:
-        socket.getaddrinfo(host, port)
-    except OSError as e:
-        raise InputError(f"--coordinator={coordinator}: there is no host {host!r} ({e})") from e
-    if process_id == 0:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("", port))
-            except OSError as e:
-                raise InputError(f"--coordinator={coordinator}: port {port} cannot be used here ({e})") from e
-
-
-def connect(given: dict[str, Any], timeout: int):
-    """Call jax.distributed.initialize, which alone would end with a long text if not all processes come."""
-    import jax  # after the flags: a typo should not wait for JAX
-
-    def give_up():
-        where = f"coordinator {given['coordinator']}" if given["coordinator"] else "the coordinator"
-        what = f"not all of {given['num_processes']} processes" if given["num_processes"] else "not all processes"
-        say_error(f"--multihost: {what} met at {where} within {timeout} s (--multihost_timeout); are all started?")
-        os._exit(2)
-
-    alarm = threading.Timer(timeout, give_up)
-    alarm.daemon = True
-    alarm.start()
-    try:
-        jax.distributed.initialize(
-            given["coordinator"],
-            given["num_processes"],
-            given["process_id"],
-            initialization_timeout=timeout + 60,
-            heartbeat_timeout_seconds=HEARTBEAT,
-        )
-    except ValueError as e:
-        if "coordinator_address should be defined" not in str(e):
-            raise InputError(f"--multihost: {e}") from e
-        raise InputError(
-            "--multihost: JAX detects no cluster here (SLURM, Open MPI, Kubernetes, Cloud TPU); give "
-            "--coordinator=HOST:PORT, --num_processes=N and --process_id=I"
-        ) from e
-    except Exception as e:  # whatever the detection of a cluster and the connection raise
-        raise InputError(f"--multihost: {type(e).__name__}: {str(e).strip().splitlines()[0]}") from e
-    finally:
-        alarm.cancel()
-    _connected.set()
-    threading.Thread(target=watch, daemon=True).start()
-    if jax.process_index() > 0:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for the rest of the process)
-    print(f"{jax.process_count()} processes with {jax.device_count()} devices train together", flush=True)
-
-
-def client():
-    """Key-value store of all processes; None if there is just this one."""
-    from jax._src import distributed  # no public name for it; Orbax takes it from there too
-
-    return distributed.global_state.client
-
-
-def watch():
-    """End this process soon after another one has failed: a collective would wait for that one for ever."""
-    store = client()
-    while not _ending.wait(POLL):
-        try:
-            failed = store.key_value_try_get(FAILED)
-        except Exception:  # there is no such key yet, or the store is gone, which JAX itself notices
-            continue
-        if _ending.wait(GRACE):
-            return
-        _told.set()
-        say_error(failed)
-        leave(2, 0.0)
-
-
-def fail(text: str, code: int):
-    """End this process, and let the others know why."""
-    _ending.set()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    try:
-        import jax
-
-        client().key_value_set(FAILED, f"process {jax.process_index()} failed: {text}")
-    except Exception:  # another one was first
-        pass
-    leave(code, LINGER)
-
-
-def leave(code: int, linger: float):
-    """End this process, process 0 last; sys.exit would wait at JAX's barrier for processes that hang."""
-    import jax
-
-    time.sleep(LAST if jax.process_index() == 0 else linger)
-    os._exit(code)
-
-
-def say_error(text: str):
-    """Print the one line of bad input."""
-    print(f"usss_jax: error: {text}", file=sys.stderr, flush=True)
-
-
 def run(main: Callable[[list[str]], int | None], **options):
     """`cli.run` for entry points that call `start`; options are those of `cli.run`."""
     ended = "told to end; the same command resumes from the last checkpoint, if there is one"
@@ -188,7 +70,7 @@ def run(main: Callable[[list[str]], int | None], **options):
         if not e.code or not connected():
             raise
         if isinstance(e.__context__, signals.Ended):  # so do all others
-            _ending.set()
+            leave_alone()
             raise
         wait_if_told()
         fail(str(e.__context__ or "see its output"), e.code if isinstance(e.code, int) else 1)
@@ -198,20 +80,3 @@ def run(main: Callable[[list[str]], int | None], **options):
         wait_if_told()
         traceback.print_exc()
         fail(f"{type(e).__name__}: {(str(e).strip() or 'see its output').splitlines()[0]}", 1)
-
-
-def tell_others(code: int):
-    """End this process, which was told to by a signal, and let the others know."""
-    if connected():
-        fail("it was told to end", code)
-
-
-def wait_if_told():
-    """Let `watch` end this process if it is about to."""
-    if _told.is_set():
-        time.sleep(2 * LAST)
-
-
-def connected() -> bool:
-    """Whether `start` has connected this process to others."""
-    return _connected.is_set()
