@@ -146,7 +146,7 @@ def fit(
 def make_optimizer(
     config: ConfigDict, lr: float, steps: int, embedding_lr_scale: float, trained: Callable[[str], bool] | None
 ) -> optax.GradientTransformation:
-    """Optimizer by the config's fields for `steps` steps; for the rest see `optim.create_optimizer`."""
+    """Optimiser by the config's fields for `steps` steps; for the rest see `optim.create_optimizer`."""
     fields = config.optim
     return optim.create_optimizer(
         optim.create_schedule(
