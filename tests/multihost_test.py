@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from tiny_runs import REPO, error_of, free_port
 
-from usss_jax.parallel.start import check_address
 from usss_jax.config import checked, default_config
 from usss_jax.engine import optim
 from usss_jax.errors import InputError
 from usss_jax.evaluation.evaluate import padded_batches
 from usss_jax.parallel import hosts
+from usss_jax.parallel.start import check_address
 
 TOLD = ("--multihost", "--coordinator=localhost:9876", "--num_processes=2", "--process_id=1")
 

@@ -26,7 +26,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from usss_jax.models.convnext_names import NAMES
-from usss_jax.models.layers import apply_levels, scaled
+from usss_jax.models.layers import Conv, Dense, apply_levels, scaled
 
 STAGES = (  # stride, dilation and padding of the downsampling, dilation of the blocks; None: what the size asks for
     (4, 1, None, 1),  # kernel 4x4: the stem
@@ -56,18 +56,18 @@ class Block(nn.Module):
         """Map `x` [B, H, W, C] to the same shape."""
         channels = x.shape[-1]
         numerics = {"kernel_init": INIT, "dtype": self.dtype, "precision": self.precision}
-        y = nn.Conv(
+        y = Conv(
             channels,
             (7, 7),
-            padding=3 * self.dilation,
+            padding=[(3 * self.dilation,) * 2] * 2,
             kernel_dilation=self.dilation,
             feature_group_count=channels,
             name="conv",
             **numerics,
         )(x)
         y = layer_norm(name="norm")(y)
-        y = nn.gelu(nn.Dense(4 * channels, name="expand", **numerics)(y), approximate=False)
-        y = nn.Dense(channels, name="reduce", **numerics)(y)
+        y = nn.gelu(Dense(4 * channels, name="expand", **numerics)(y), approximate=False)
+        y = Dense(channels, name="reduce", **numerics)(y)
         return x + y * self.param("scale", nn.initializers.constant(LAYER_SCALE), (channels,))
 
 
@@ -111,7 +111,7 @@ class ConvNeXt(nn.Module):
             """One stage; `module` is self, or what stands for it where the stage is computed again."""
             stride, dilation, zeros, block_dilation = STAGES[stage]
             norm = layer_norm(name=f"stage{stage}_norm", parent=module)
-            downsampling = nn.Conv(
+            downsampling = Conv(
                 scaled(self.channels[stage], self.width),
                 (4, 4) if stage == 0 else (2, 2),
                 strides=stride,

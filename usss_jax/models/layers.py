@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -63,6 +64,68 @@ class Convolution(nn.Module):
             return convolve(x, kernel, self.stride, self.dilation, self.precision)
 
         return apply_kernel(self, function, x, kernel)
+
+
+class Conv(nn.Module):
+    """What `flax.linen.Conv` computes of images, with a kernel whose gradient may go to a `DeviceSums`.
+
+    The attributes are those of `flax.linen.Conv`.
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+    strides: int = 1
+    padding: Any = "SAME"
+    kernel_dilation: int = 1
+    feature_group_count: int = 1
+    use_bias: bool = True
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    dtype: DTypeLike | None = None
+    precision: lax.Precision | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        """Map [B, H, W, C] to [B, h, w, features]."""
+        shape = (*self.kernel_size, x.shape[-1] // self.feature_group_count, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+
+        def function(x, kernel):
+            return lax.conv_general_dilated(
+                x,
+                kernel,
+                (self.strides,) * 2,
+                self.padding,
+                rhs_dilation=(self.kernel_dilation,) * 2,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=self.feature_group_count,
+                precision=self.precision,
+            )
+
+        y = apply_kernel(self, function, x, kernel)
+        return y if bias is None else y + bias
+
+
+class Dense(nn.Module):
+    """What `flax.linen.Dense` computes, with a kernel whose gradient may go to a `DeviceSums`.
+
+    The attributes are those of `flax.linen.Dense`.
+    """
+
+    features: int
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    dtype: DTypeLike | None = None
+    precision: lax.Precision | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        """Map [B, ..., C] to [B, ..., features]."""
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = apply_kernel(self, lambda x, kernel: jnp.dot(x, kernel, precision=self.precision), x, kernel)
+        return y + bias
 
 
 class GroupedBatchNorm(nn.Module):

@@ -48,7 +48,7 @@ class UniversalModel(nn.Module):
     upsample: str = "bilinear"
     normalize: str = "none"
     embed_bias: bool = True
-    head: Callable[[int], nn.Module] = heads.Linear
+    head: Callable[[int], nn.Module] = heads.linear
 
     @property
     def stride(self) -> int:
@@ -59,7 +59,7 @@ class UniversalModel(nn.Module):
         """Build the heads; parameters of decoders are below decoder_DOMAIN, those of E below embedding."""
         self.decoder = {domain: self.head(n) for domain, n in self.num_classes.items()}
         if self.embed_dim:
-            self.embedding = heads.Linear(self.embed_dim, self.embed_bias)
+            self.embedding = heads.linear(self.embed_dim, self.embed_bias)
 
     def __call__(self, images):
         """Run every part once, to create the parameters; `images` [B, H, W, 3]."""
