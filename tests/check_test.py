@@ -157,7 +157,7 @@ def test_config_tells_the_labeled_set_with_the_hash_of_the_run(mine, tmp_path):
 
     result = run(tmp_path, *options, "--config.data.labeled_per_domain=7", "--config.data.unlabeled_splits=trian")
     assert result.returncode == 1
-    assert "training would stop at once: labeled_per_domain: mine asks for 7" in result.stdout
+    assert "training would stop at once: data.labeled_per_domain: mine asks for 7" in result.stdout
     assert "did you mean 'train'?" in result.stdout
 
 
@@ -338,8 +338,8 @@ def test_sizes_are_counted_and_a_squeezed_shape_is_noted(mine):
     report, findings = checked(yaml)
     assert report.splits["train"].sizes == {SIZE: 6, (48, 128): 1}
     assert of_level(findings, NOTE) == [
-        "mine, train: 1 of 7 images are squeezed to 48x64 (height x width), from: 48x128; set image_size to "
-        "another shape if that is not meant"
+        "mine, train: 1 of 7 images are squeezed to 48x64 (height x width), from: 48x128; set data.image_size "
+        "to another shape if that is not meant"
     ]
     assert "48x64 (6), 48x128 (1)" in domain_text(report, None)
 

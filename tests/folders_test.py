@@ -14,6 +14,7 @@ from small_files import CLASSES, H, W, camvid, complaint, open_camvid, write_ids
 from usss_jax.data.check.domain import check_domain, uses_of
 from usss_jax.data.check.findings import FAULT, NOTE, find_faults
 from usss_jax.data.domains import get_domain
+from usss_jax.data.options import Options
 from usss_jax.data.pools import open_pools
 from usss_jax.data.sources import open_source
 from usss_jax.errors import InputError
@@ -172,7 +173,7 @@ def test_other_files_among_the_images_are_counted(tmp_path):
     for name in ("notes.txt", "a.json", "b.json"):
         (tmp_path / "data/images" / name).write_text("x")
     domain = mine(tmp_path)
-    pool = open_pools(domain, domain.folder, labeled="all")
+    pool = open_pools(domain, domain.folder, Options(labeled="all"))
     (line,) = pool.left_out
     assert line == f"3 other files among the images (.json 2, .txt 1), such as {tmp_path}/data/images/a.json"
     assert [line for line in findings_of(domain, NOTE) if "3 other files among the images (.json 2, .txt 1)" in line]
@@ -290,5 +291,5 @@ def test_list_with_a_decomposed_name_finds_its_image(tmp_path):
     domain = get_domain("camvid")
     for split in ("val", "test"):
         camvid(tmp_path, ["x"], split)
-    pool = open_pools(domain, str(tmp_path), labeled=None, labeled_list=str(tmp_path / "list.txt"), size=(H, W))
+    pool = open_pools(domain, str(tmp_path), Options(labeled_list=str(tmp_path / "list.txt"), size=(H, W)))
     assert list(pool.labeled.ids) == ["M\u00fcnchen"] and open_camvid(tmp_path).ids[0] == "M\u00fcnchen"

@@ -10,7 +10,8 @@ import tiny_data
 from usss_jax.config import checked, default_config
 from usss_jax.data import streams
 from usss_jax.data.domains import get_domain
-from usss_jax.data.pools import open_all, open_pools, pool_options
+from usss_jax.data.options import Options, read_options
+from usss_jax.data.pools import open_all, open_pools
 from usss_jax.errors import InputError
 
 SIZE = (48, 64)
@@ -24,7 +25,7 @@ def camvid(tmp_path):
 
 
 def open_camvid(root, **changes):
-    return open_pools(get_domain("camvid"), str(root), **({"labeled": 2, "size": SIZE} | changes))
+    return open_pools(get_domain("camvid"), str(root), Options(**({"labeled": 2, "size": SIZE} | changes)))
 
 
 def text_file(path, *lines):
@@ -251,11 +252,11 @@ def test_width_given_before_height_is_refused_and_what_is_proposed_is_taken(tmp_
     domains = {"camvid": camvid, "tall": dataclasses.replace(camvid, name="tall", size=(480, 360))}
     c = config(tmp_path, **given)
     with pytest.raises(InputError) as error:
-        pool_options(c, domains)
+        read_options(c, domains)
     ((field, size),) = meant.items()
     assert str(error.value).endswith(f"did you mean {size}?") and str(error.value).startswith(f"{field}=")
     c.update_from_flattened_dict({field: size})
-    pool_options(c, domains)
+    read_options(c, domains)
 
 
 def test_size_of_turned_images_is_told_before_data_is_read(tmp_path):

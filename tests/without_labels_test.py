@@ -17,7 +17,8 @@ from usss_jax.data.check.domain import check_domain, uses_of
 from usss_jax.data.check.findings import FAULT, find_faults
 from usss_jax.data.check.labeled import check_labeled
 from usss_jax.data.domains import get_domain
-from usss_jax.data.pools import open_all, open_pools, pool_options
+from usss_jax.data.options import Options, read_options
+from usss_jax.data.pools import open_all, open_pools
 from usss_jax.errors import InputError
 from usss_jax.evaluation.metrics import iou
 from usss_jax.methods.usss import stages
@@ -92,7 +93,7 @@ def test_it_needs_no_masks_and_is_scored_by_the_first_domain_that_has_its_classe
 def test_it_needs_no_split_with_masks_at_all(tmp_path, splits, images):
     write_domain(tmp_path / "target", masks=())
     domain = get_domain(domain_file(tmp_path, splits=splits))
-    pools = open_pools(domain, domain.folder, labeled=0, on_bad_example="skip")
+    pools = open_pools(domain, domain.folder, Options(labeled=0, on_bad_example="skip"))
     assert [len(s) for s in (pools.labeled, pools.unlabeled, pools.val, pools.test)] == [0, images, 0, 0]
 
 
@@ -112,7 +113,9 @@ def test_masks_that_it_has_in_train_are_never_opened(tmp_path):
     domain_file(tmp_path, splits=SCORED.replace("train/images", "train/images, masks: train/masks"))
     domain = get_domain(str(tmp_path / "target.yaml"))
     OPENED.clear()
-    target = open_pools(domain, domain.folder, labeled=0, on_bad_example="skip")  # which reads all that is used
+    target = open_pools(
+        domain, domain.folder, Options(labeled=0, on_bad_example="skip")
+    )  # which reads all that is used
     assert len(target.unlabeled) == 4 and "label" not in target.unlabeled[0]
     assert any("target/train/images" in path for path in OPENED)
     assert not any("target/train/masks" in path for path in OPENED)
@@ -168,13 +171,13 @@ def test_a_labeled_domain_without_its_select_split_is_told_what_to_do(tmp_path):
     write_domain(tmp_path / "target", masks=("train",))
     domain = get_domain(domain_file(tmp_path, splits="  train: {images: train/images, masks: train/masks}\n"))
     with pytest.raises(InputError, match=r"no split 'val'; it has train; name one of them as val_split, "):
-        open_pools(domain, domain.folder, labeled="all")
+        open_pools(domain, domain.folder, Options(labeled="all"))
 
 
 def test_the_check_finds_no_fault_in_missing_masks_if_the_config_gives_no_labels(folder):
     domain = get_domain(str(folder / "target.yaml"))
     domains = {"city_street": get_domain("city_street"), "target": domain}
-    options = pool_options(checked(tiny(folder)), domains)["target"]
+    options = read_options(checked(tiny(folder)), domains)["target"]
     report = check_domain(domain, domain.folder, uses_of(domain, without_labels=True))
     assert not [f for f in find_faults(report, without_labels=True) if f.level == FAULT and f.kind == "no masks"]
     labeled, found = check_labeled(report, options, [])
