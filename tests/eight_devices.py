@@ -1,15 +1,18 @@
-"""Run by sharding_test.py on eight forced host devices: one float64 step on one device and on all, as JSON."""
+"""Run by sharding_test.py with eight forced host devices: float64 steps on one device and on all, as JSON."""
 
 import json
 from functools import partial
 
 import jax
 import numpy as np
-import optax
-from usss_jax.methods.usss.step import Objective, gradients, jit_train_step
+from tiny_models import OneLayer
 
+from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.engine.optim import create_optimizer, create_schedule
 from usss_jax.engine.state import create_state
+from usss_jax.engine.step import jit_step
+from usss_jax.methods import hung
+from usss_jax.methods.usss import terms
 from usss_jax.methods.usss.label_embeddings import prototype_sums
 from usss_jax.models.drn import DRN
 from usss_jax.models.universal import UniversalModel
@@ -17,14 +20,17 @@ from usss_jax.parallel import sharding
 
 CLASSES = {"many": 7, "few": 3}
 BATCH, SIZE, PASSES, DIM = 8, (24, 40), 2, 4
+USSS = terms.Objective(beta=0.5, theta=0.5)
+HUNG = hung.Adversarial(0.5, 0.3, 0.4, threshold=0.5, semi_start=0, lr=0.001, width=1 / 16)
+TX = create_optimizer(create_schedule(0.01, 10))
 
 
-def batch():
-    """Labeled and unlabeled images of both domains; labels hold ignored pixels, unevenly over the examples."""
+def random_batch(domains):
+    """Labeled and unlabeled images; labels hold ignored pixels, unevenly over the examples."""
     r = np.random.RandomState(0)
     out = {"labeled": {}, "unlabeled": {}}
-    for domain, n in CLASSES.items():
-        label = r.randint(0, n, (BATCH, *SIZE))
+    for domain in domains:
+        label = r.randint(0, CLASSES[domain], (BATCH, *SIZE))
         label[: BATCH // 2, :8] = 255
         out["labeled"][domain] = {"image": r.rand(BATCH, *SIZE, 3), "label": label.astype(np.uint8)}
         out["unlabeled"][domain] = {"image": r.rand(PASSES, BATCH, *SIZE, 3)}
@@ -38,47 +44,50 @@ def embeddings_at_start():
     return {d: e / np.linalg.norm(e, axis=1, keepdims=True) for d, e in rows.items()}
 
 
-def float64_state(mesh, model, tx):
-    """State at the start."""
-    state, _ = create_state(model, tx, 0, mesh, embeddings_at_start())
+def judge_at_start():
+    """Parameters of D that judge pixels differently, about as often true as false."""
+    r, unsure = np.random.RandomState(1), np.full((1, *SIZE, CLASSES["many"]), 1 / CLASSES["many"])
+    shapes = jax.eval_shape(HUNG.discriminator.init, jax.random.key(0), unsure)["params"]
+    judge = jax.tree.map(lambda a: r.randn(*a.shape) * (0.2 if len(a.shape) == 4 else 0.1), shapes)
+    judge["conv5"]["bias"] -= float(HUNG.discriminator.apply({"params": judge}, unsure).mean())
+    return judge
+
+
+def train(mesh, model, compute, extra, steps, unroll):
+    """States after the first and the last step, scalars of each step; all as NumPy."""
+    state, _ = create_state(model, TX, 0, mesh, extra)
     state = jax.tree.map(lambda a: a.astype(np.float64) if a.dtype == np.float32 else a, state)
-    return jax.device_put(state, sharding.replicated(mesh))
-
-
-def one_step(mesh):
-    """Loss, gradients, new batch statistics and prototype sums, as NumPy."""
-    model = UniversalModel(DRN(blocks=(1, 1, 1, 1), width=0.125), CLASSES, DIM)
-    tx = create_optimizer(create_schedule(0.01, 10))
-    state = float64_state(mesh, model, tx)
+    state = jax.device_put(state, sharding.replicated(mesh))
     shardings = sharding.step_batch_shardings(mesh)
-    data = sharding.put(batch(), shardings)
-    objective = Objective(alpha=1.0, beta=0.5)
-
-    compute = jax.jit(
-        partial(gradients, model=model, objective=objective, unroll=True),
-        in_shardings=(sharding.replicated(mesh), shardings),
-        out_shardings=sharding.replicated(mesh),
-    )
-    grads, stats, scalars, _ = jax.device_get(compute(state, data))
-    sums = {}
-    for domain, n in CLASSES.items():
-        pass_ = jax.jit(partial(prototype_sums, model=model, num_classes=n))
-        sums[domain] = jax.device_get(pass_(state.variables, data["labeled"][domain]))
-    out = {"grads": grads, "stats": stats, "scalars": scalars, "sums": sums}
-    out["moved"] = moved_embeddings(mesh, model, tx)
-    return out
+    compute = partial(compute, model=model, augment=DeviceAugment(), seed=0, unroll=unroll, mesh=mesh)
+    step = jit_step(mesh, compute=compute, tx=TX, batch_shardings=shardings)
+    data, states, told = sharding.put(random_batch(model.num_classes), shardings), [], []
+    for _ in range(steps):
+        state, scalars = step(state, data)
+        states.append(jax.device_get(state))
+        told.append({k: v for k, v in jax.device_get(scalars).items() if not k.startswith("encoder_grad_norm/")})
+    return states[0], states[-1], told
 
 
-def moved_embeddings(mesh, model, tx):
-    """Label embeddings after three float64 steps with theta = 0.5."""
-    state = float64_state(mesh, model, tx)
-    classes = {d: tuple(range(n)) for d, n in CLASSES.items()}
-    objective = Objective(theta=0.5)
-    step = jit_train_step(mesh, model=model, tx=tx, objective=objective, has_unlabeled=True, label_classes=classes)
-    data = sharding.put(batch(), sharding.step_batch_shardings(mesh))
-    for _ in range(3):
-        state, _ = step(state, data)
-    return jax.device_get(state.label_embeddings)
+def usss(mesh):
+    """Steps that move the label embeddings too, and the sums that class prototypes are made of."""
+    model = UniversalModel(DRN(blocks=(1, 1, 1, 1), width=1 / 16), CLASSES, DIM)
+    compute = partial(terms.compute, objective=USSS, label_classes={d: tuple(range(n)) for d, n in CLASSES.items()})
+    first, last, told = train(mesh, model, compute, {"label_embeddings": embeddings_at_start()}, 3, unroll=False)
+    data = sharding.put(random_batch(CLASSES)["labeled"], dict.fromkeys(CLASSES, sharding.batch_sharding(mesh)))
+    sums = {
+        d: jax.device_get(jax.jit(partial(prototype_sums, model=model, num_classes=n))(last.variables, data[d]))
+        for d, n in CLASSES.items()
+    }
+    return first, last, told, sums
+
+
+def adversarial(mesh):
+    """Steps of a segmentation network and its discriminator."""
+    model = UniversalModel(OneLayer(), {"many": CLASSES["many"]})
+    judge = judge_at_start()
+    extra = {"discriminator": judge, "discriminator_opt_state": HUNG.optimizer(10).init(judge)}
+    return train(mesh, model, partial(hung.compute, objective=HUNG, steps=10), extra, 2, unroll=True)
 
 
 def relative(one, many):
@@ -87,24 +96,30 @@ def relative(one, many):
     return max(jax.tree.leaves(errors))
 
 
+def differences(one, eight):
+    """Of states (the optimiser's momentum after the first step is the gradient), scalars and sums."""
+    names = ("first_state", "last_state", "scalars", "prototype_sums")
+    return dict(zip(names, map(relative, one, eight), strict=False))
+
+
 def compare():
-    """Differences between one device and all."""
-    one, eight = one_step(sharding.create_mesh(jax.devices()[:1])), one_step(sharding.create_mesh())
-    start = embeddings_at_start()
+    """Differences between one device and all, and what shows that there was something to differ in."""
+    one, eight = sharding.create_mesh(jax.devices()[:1]), sharding.create_mesh()
+    u, a = ([run(mesh) for mesh in (one, eight)] for run in (usss, adversarial))
+    start, moved = embeddings_at_start(), u[0][1].extra["label_embeddings"]
+    counts = [{d: of["count"] for d, of in run[3].items()} for run in u]
+    labels = random_batch(CLASSES)["labeled"]
     return {
         "devices": jax.device_count(),
-        "scalars": max(relative(one["scalars"][name], eight["scalars"][name]) for name in one["scalars"]),
-        "moved_embeddings": relative(one["moved"], eight["moved"]),
-        "embeddings_moved_by": min(float(np.abs(one["moved"][d] - start[d]).max()) for d in start),
-        "gradients": relative(one["grads"], eight["grads"]),
-        "gradient_norm": float(optax.tree.norm(one["grads"])),
-        "batch_statistics": relative(one["stats"], eight["stats"]),
+        "usss": differences(*u),
+        "hung": differences(*a),
+        "gradient_norm": float(u[0][2][0]["grad_norm"]),
+        "embeddings_moved_by": min(float(np.abs(moved[d] - start[d]).max()) for d in start),
+        "semi_share": float(a[0][2][0]["semi_share/many"]),
         "counts_equal": all(
-            np.array_equal(one["sums"][d]["count"], eight["sums"][d]["count"])
-            and one["sums"][d]["count"].sum() == np.sum(batch()["labeled"][d]["label"] != 255)
+            np.array_equal(counts[0][d], counts[1][d]) and counts[0][d].sum() == (labels[d]["label"] != 255).sum()
             for d in CLASSES
         ),
-        "prototype_sums": relative(one["sums"], eight["sums"]),
     }
 
 

@@ -77,7 +77,7 @@ def accumulate(terms: Sequence[Term], params, batch_stats, *, unroll: bool, mesh
     alone = mesh is None or mesh.size == 1
     if mesh is not None and not alone:
         params = with_sums(params, mesh)
-    for term in (term for term in terms if term.batch):
+    for term in (term for term in terms if jax.tree.leaves(term.batch)):
         if term.micro_batches:
             carry = (jax.tree.map(jnp.zeros_like, params), stats, 0.0 if loss is None else loss)
             for bucket in _of_equal_shapes(term.batch):
