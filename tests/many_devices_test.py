@@ -33,7 +33,7 @@ def one(words, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("one")
     code, out, err = run([*words, f"--workdir={workdir}"])
     assert code == 0, err
-    assert "lr 0.01: as given, though batch_size 8 is not the paper's 10 (lr_rule=fixed)" in out
+    assert "lr 0.01: as given, though train.batch_size=8 is not the paper's 10 (optim.lr_rule=fixed)" in out
     return workdir
 
 

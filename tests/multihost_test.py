@@ -133,16 +133,17 @@ def test_shares_of_an_evaluation_are_all_images_once_and_in_order(count):
 
 
 def test_learning_rate_follows_the_batch_only_where_it_is_told_to():
-    assert optim.learning_rate(0.02, "fixed", 10) == (0.02, "lr 0.02 (lr_rule=fixed)")
+    assert optim.learning_rate(0.02, "fixed", 10) == (0.02, "lr 0.02 (optim.lr_rule=fixed)")
     assert optim.learning_rate(0.02, "fixed", 40)[0] == 0.02
-    assert "as given, though batch_size 40 is not the paper's 10" in optim.learning_rate(0.02, "fixed", 40)[1]
+    assert "as given, though train.batch_size=40 is not the paper's 10" in optim.learning_rate(0.02, "fixed", 40)[1]
     value, line = optim.learning_rate(0.02, "linear", 40)
-    assert value == pytest.approx(0.08) and line == "lr 0.08: lr=0.02 times batch_size 40 / 10 (lr_rule=linear)"
+    assert value == pytest.approx(0.08)
+    assert line == "lr 0.08: 0.02 times train.batch_size=40 / 10 (optim.lr_rule=linear)"
     assert optim.learning_rate(0.02, "linear", 10)[0] == 0.02
 
 
 def test_unknown_rule_is_told():
     config = default_config()
     config.optim.lr_rule = "sqrt"
-    with pytest.raises(InputError, match="lr_rule: 'sqrt' is not one of fixed, linear"):
+    with pytest.raises(InputError, match=r"optim\.lr_rule=sqrt must be one of fixed, linear"):
         checked(config)

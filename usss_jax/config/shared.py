@@ -171,20 +171,17 @@ SHARED: dict[str, Field] = {
         f"linear: times `train.batch_size` / {PAPER_BATCH}, the paper's batch",
     ),
     "optim.name": Field("sgd", one_of("sgd", "adamw"), "optimiser"),
-    "optim.momentum": Field(0.9, NOT_NEGATIVE, "of SGD; the first decay of AdamW's moments", also={"imagenet": 0.9}),
-    "optim.weight_decay": Field(
-        1e-4,
-        NOT_NEGATIVE,
-        "SGD adds it to the gradient; AdamW decays beside it, but no norms and biases",
-        also={"imagenet": 1e-4},
+    "optim.momentum": both(0.9, NOT_NEGATIVE, "momentum of SGD; beta1 of AdamW"),
+    "optim.weight_decay": both(
+        1e-4, NOT_NEGATIVE, "SGD adds it to the gradient; AdamW decays beside that, and neither norms nor biases"
     ),
     "optim.schedule": Field("poly", one_of("poly", "cosine"), "how the learning rate falls to 0"),
-    "optim.poly_power": Field(0.9, NOT_NEGATIVE, "poly: the learning rate falls by (1 - step / steps) to this power"),
-    "optim.warmup_steps": Field(0, NOT_NEGATIVE, "steps over which the learning rate rises in a straight line"),
+    "optim.poly_power": Field(0.9, NOT_NEGATIVE, "poly: it falls by (1 - step / steps) to this power"),
+    "optim.warmup_steps": Field(0, NOT_NEGATIVE, "steps over which the learning rate rises linearly"),
     "optim.encoder_lr_scale": Field(1.0, POSITIVE, "factor on the learning rate of the encoder"),
-    "optim.heads_lr_scale": Field(1.0, POSITIVE, "the same for the decoders"),
+    "optim.heads_lr_scale": Field(1.0, POSITIVE, "factor on the learning rate of the decoders"),
     "optim.encoder_decay_scale": Field(1.0, NOT_NEGATIVE, "factor on the weight decay of the encoder"),
-    "optim.heads_decay_scale": Field(1.0, NOT_NEGATIVE, "the same for the decoders"),
+    "optim.heads_decay_scale": Field(1.0, NOT_NEGATIVE, "factor on the weight decay of the decoders"),
     # ---- train ----
     "train.steps": universal(2000, AT_LEAST_1, "steps of the universal networks; the paper's: 200 epochs"),
     "train.batch_size": both(10, AT_LEAST_1, "labeled images per domain and step", imagenet=256),

@@ -22,13 +22,12 @@ def learning_rate(lr: float, rule: str, batch_size: int) -> tuple[float, str]:
     """
     if rule == "linear":
         scaled = lr * batch_size / PAPER_BATCH
-        return scaled, f"lr {scaled:g}: lr={lr:g} times batch_size {batch_size} / {PAPER_BATCH} (lr_rule=linear)"
+        times = f"{lr:g} times train.batch_size={batch_size} / {PAPER_BATCH}"
+        return scaled, f"lr {scaled:g}: {times} (optim.lr_rule=linear)"
     if batch_size == PAPER_BATCH:
-        return lr, f"lr {lr:g} (lr_rule=fixed)"
-    return (
-        lr,
-        f"lr {lr:g}: as given, though batch_size {batch_size} is not the paper's {PAPER_BATCH} (lr_rule=fixed)",
-    )
+        return lr, f"lr {lr:g} (optim.lr_rule=fixed)"
+    given = f"as given, though train.batch_size={batch_size} is not the paper's {PAPER_BATCH}"
+    return lr, f"lr {lr:g}: {given} (optim.lr_rule=fixed)"
 
 
 def create_schedule(

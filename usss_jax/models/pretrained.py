@@ -69,7 +69,8 @@ def load_file(path: str) -> dict[str, np.ndarray]:
     """
     file = pathlib.Path(path).expanduser()
     if not file.is_file():
-        raise InputError(f"pretrained={path}: no such file; correct the path, or leave it empty to train from scratch")
+        text = f"model.pretrained={path}: no such file; correct the path, or leave it empty to train from scratch"
+        raise InputError(text)
     readers = {
         ".safetensors": _load_safetensors,
         ".npz": _load_npz,
@@ -77,14 +78,15 @@ def load_file(path: str) -> dict[str, np.ndarray]:
         ".pt": _load_torch,
     }
     if file.suffix not in readers:
-        raise InputError(f"pretrained={path}: unknown kind of file; give .safetensors, .npz or .pth")
+        raise InputError(f"model.pretrained={path}: unknown kind of file; give .safetensors, .npz or .pth")
     try:
         content = readers[file.suffix](file)
     except InputError:
         raise
     except Exception as e:  # every reader has its own exceptions for a damaged file
         reason = (str(e).strip() or type(e).__name__).splitlines()[0]
-        raise InputError(f"pretrained={path}: cannot be read as {file.suffix} ({reason}); restore this file") from e
+        text = f"model.pretrained={path}: cannot be read as {file.suffix} ({reason}); restore this file"
+        raise InputError(text) from e
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
 
 
@@ -107,11 +109,12 @@ def _load_torch(file: pathlib.Path) -> dict[str, np.ndarray]:
         import torch
     except ImportError as e:
         raise InputError(
-            f"pretrained={file}: reading .pth needs torch: pip install 'usss_jax[torch]', or convert the file to "
+            f"model.pretrained={file}: reading .pth needs torch: pip install 'usss_jax[torch]', or convert the file to "
             ".safetensors where torch is installed"
         ) from e
     if torch.__version__ < "2.6":  # CVE-2025-32434: there, weights_only=True does not keep files from running code
-        raise InputError(f"pretrained={file}: torch {torch.__version__} reads .pth unsafely: pip install 'torch>=2.6'")
+        text = f"model.pretrained={file}: torch {torch.__version__} reads .pth unsafely: pip install 'torch>=2.6'"
+        raise InputError(text)
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as e:
@@ -121,17 +124,18 @@ def _load_torch(file: pathlib.Path) -> dict[str, np.ndarray]:
         found = re.search(r"GLOBAL (\S+)", str(e))
         what = f"asks for {found[1]}" if found else "is damaged or holds more than tensors"
         raise InputError(
-            f"pretrained={file}: refused, nothing in it was executed: the file {what}; give a state dict of tensors"
+            f"model.pretrained={file}: refused, nothing in it was executed: the file {what}; give a "
+            "state dict of tensors"
         ) from e
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
     if not isinstance(content, Mapping) or not content:
-        raise InputError(f"pretrained={file}: is no mapping of names to tensors; give a state dict of tensors")
+        raise InputError(f"model.pretrained={file}: is no mapping of names to tensors; give a state dict of tensors")
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise InputError(f"pretrained={file}: {name!r} is no tensor; give a state dict of tensors")
+            raise InputError(f"model.pretrained={file}: {name!r} is no tensor; give a state dict of tensors")
     # NumPy has no bfloat16; float32 holds every value of it.
     tensors = {name: t.detach().float() if t.dtype == torch.bfloat16 else t.detach() for name, t in content.items()}
     return {name: tensor.numpy() for name, tensor in tensors.items()}
@@ -147,7 +151,7 @@ def _check_hash(file: pathlib.Path):
         found = hashlib.file_digest(f, "sha256").hexdigest()[: len(expected)]
     if found != expected:
         raise InputError(
-            f"pretrained={file}: SHA-256 must begin with {expected} by the file's name, but begins with {found}; "
+            f"model.pretrained={file}: SHA-256 must begin with {expected} by the file's name, but begins with {found}; "
             "restore the file, or its name if that was changed"
         )
 
