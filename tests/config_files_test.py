@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from usss_jax.config_files import find_config, read_config, split_argument
+from usss_jax.config.files import find_config, read_config, split_argument
 from usss_jax.errors import InputError
 from usss_jax.experiments.cells import config_file
 

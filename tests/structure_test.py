@@ -9,25 +9,27 @@ import pytest
 REPO = pathlib.Path(__file__).parent.parent
 PACKAGE = REPO / "usss_jax"
 
-# What all may import, and what the modules of a folder may besides these and their own.
-COMMON = {"errors", "local_files"}
-ALLOWED = {
+# What a room may import besides itself and what all may: each line names rooms of earlier lines alone.
+ALL = {"errors", "local_files", "signals"}
+ROOMS = {
     "objectives": set(),
+    "config": set(),
+    "parallel": set(),
     "models": {"objectives"},
-    "data": {"config"},
-    "evaluation": {"models", "objectives", "training.sharding"},
-    "inference": set(),
-    "training": {"models", "objectives", "data", "evaluation", "inference", "config", "signals"},
-    "pretraining": {"models", "data", "training", "evaluation", "config", "signals"},
-    "tables": {"config", "config_files", "data.domains", "signals"},
+    "data": {"objectives", "config"},
+    "evaluation": {"objectives", "models", "parallel", "data"},
+    "runs": {"config", "models", "parallel", "data"},
+    "inference": {"models", "parallel", "data", "evaluation", "runs"},
+    "analysis": {"objectives", "config", "models", "parallel", "data", "evaluation", "runs"},
+    "engine": {"config", "models", "parallel", "data", "runs"},
+    "methods": {"objectives", "config", "models", "parallel", "data", "evaluation", "runs", "engine"},
+    "experiments": {"config", "data"},
 }
 
 
-# Further ones of single files.
-ALLOWED_FILES = {
-    "data/check/__main__.py": {"entry", "inference.visualize"},
-    "data/check/sheet.py": {"inference.visualize"},
-}
+def is_command(path):
+    """Commands parse flags and call one function of any room."""
+    return path.parent == PACKAGE or path.name == "__main__.py"
 
 
 def imports(path):
@@ -42,12 +44,20 @@ def imports(path):
     return found
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/**/*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_point_one_way(path):
-    folder = path.relative_to(PACKAGE).parts[0]
-    allowed = ALLOWED[folder] | ALLOWED_FILES.get(str(path.relative_to(PACKAGE)), set()) | {folder, *COMMON}
-    for name in imports(path):
-        assert any(name == a or name.startswith(a + ".") for a in allowed), f"{path.name} imports {name}"
+def test_rooms_are_in_an_order():
+    assert set(ROOMS) == {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    before = set()
+    for room, below in ROOMS.items():
+        assert below <= before
+        before.add(room)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_point_one_way(room):
+    for path in (PACKAGE / room).rglob("*.py"):
+        if not is_command(path):
+            found = {module.split(".")[0] for module in imports(path)}
+            assert found <= ROOMS[room] | {room, *ALL}, path
 
 
 @pytest.mark.parametrize("folder", ["models", "objectives"])
@@ -59,10 +69,8 @@ def test_models_and_objectives_need_no_loader_and_no_config(folder):
 
 
 def test_library_reads_no_flags_and_no_environment():
-    own = ("main.py", "sweep.py", "report.py", "prototypes.py", "class_plot.py", "pretrain.py")
-    entry_points = (*own, "entry.py", "multihost.py", "data/check/__main__.py")
     for path in PACKAGE.rglob("*.py"):
-        if str(path.relative_to(PACKAGE)) not in entry_points:
+        if not is_command(path):
             assert not re.search(r"os\.environ|getenv|absl.*flags|FLAGS", path.read_text()), path
 
 
@@ -98,5 +106,4 @@ def test_every_public_folder_is_in_the_readme():
 @pytest.mark.parametrize("path", sorted((REPO / "configs").glob("*.py")), ids=lambda p: p.stem)
 def test_config_says_its_command(path):
     text = ast.get_docstring(ast.parse(path.read_text()))
-    entry = "pretrain" if path.stem == "imagenet" else "main"
-    assert f"python -m usss_jax.{entry} --config=configs/{path.name}" in text
+    assert f"python -m usss_jax.main --config=configs/{path.name}" in text

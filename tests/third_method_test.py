@@ -8,7 +8,7 @@ import pytest
 import third_method
 
 from usss_jax.config import checked
-from usss_jax.config_files import read_named
+from usss_jax.config.files import read_named
 from usss_jax.data.pools import open_all
 from usss_jax.methods.run import run_plan
 from usss_jax.methods.segmentation import Run

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 
 from usss_jax import signals
 from usss_jax.config import FIELDS, no_such_field
-from usss_jax.config_files import read_named
+from usss_jax.config.files import read_named
 from usss_jax.errors import InputError
 from usss_jax.local_files import line_of, local_path, reason
 

@@ -11,9 +11,9 @@ from usss_jax.analysis import class_centroids
 from usss_jax.analysis.class_matches import DomainClass, Group, group_title, match_all, match_classes
 from usss_jax.analysis.pixel_features import pixel_features, sample_pixels
 from usss_jax.data.content import differences, label_space
+from usss_jax.data.pictures import save_png
 from usss_jax.data.pools import Pools, open_all
 from usss_jax.errors import InputError
-from usss_jax.inference.visualize import save_png
 from usss_jax.parallel import sharding
 from usss_jax.runs import logs
 from usss_jax.runs.finished import FinishedJob, open_jobs

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from usss_jax.config import fields, names, no_such_field
-from usss_jax.config_files import find_config, read_config
+from usss_jax.config.files import find_config, read_config
 from usss_jax.data.domains import get_domain
 from usss_jax.errors import InputError
 from usss_jax.experiments.layout import Setting, read_json, result_file, seed_folder

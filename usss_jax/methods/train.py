@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from usss_jax.config import checked
-from usss_jax.config_files import read_named
+from usss_jax.config.files import read_named
 from usss_jax.local_files import local_path
 from usss_jax.methods.imagenet import plan as imagenet
 from usss_jax.methods.usss import plan as usss

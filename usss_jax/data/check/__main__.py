@@ -33,11 +33,11 @@ from usss_jax.data.check.sheet import draw_sheet
 from usss_jax.data.domain import Domain
 from usss_jax.data.domains import get_domain
 from usss_jax.data.options import Options, domain_root, read_options
+from usss_jax.data.pictures import save_png
 from usss_jax.data.progress import Progress
 from usss_jax.data.sources import open_source
 from usss_jax.data.splits import split_hash
 from usss_jax.errors import InputError
-from usss_jax.inference.visualize import save_png
 from usss_jax.local_files import check_paths, write_whole
 
 flags.declare_key_flag("config")  # so that --help shows it

@@ -3,12 +3,11 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from usss_jax.data import sources
+from usss_jax.data import pictures, sources
 from usss_jax.data.check.domain import DomainReport, SplitReport, spread
 from usss_jax.data.decode import resize_image
 from usss_jax.data.domain import palette
 from usss_jax.errors import InputError
-from usss_jax.inference import visualize
 
 PER_SPLIT = 4
 _AREA = 260 * 195  # pixels of one picture
@@ -25,13 +24,13 @@ def draw_sheet(report: DomainReport) -> np.ndarray | None:
         if cards:
             masked |= split.has_masks
             cards += [np.full_like(cards[0], 255)] * (PER_SPLIT - len(cards))
-            rows.append(visualize.Row(split.name, cards))
+            rows.append(pictures.Row(split.name, cards))
     if not rows:
         return None
     title = "image | its mask laid over it" if masked else "image"
     legend = [(c.name, c.color) for c in report.domain.classes]
     legends = {report.domain.name: [*legend, ("ignored: as in the image", (255, 255, 255))]}
-    return visualize.comparison(rows, [title] * PER_SPLIT, legends, scale=1)
+    return pictures.comparison(rows, [title] * PER_SPLIT, legends, scale=1)
 
 
 def _cards(report: DomainReport, split: SplitReport) -> list[np.ndarray]:
@@ -56,12 +55,12 @@ def _cards(report: DomainReport, split: SplitReport) -> list[np.ndarray]:
 def _card(key: str, example, colors) -> np.ndarray:
     """Picture, overlay if there is a mask, and the id below."""
     image = example["image"]
-    pictures = [image]
+    panels = [image]
     if "label" in example:
-        pictures.append(visualize.overlay(image, example["label"], colors, alpha=0.65))
+        panels.append(pictures.overlay(image, example["label"], colors, alpha=0.65))
     height, width = _panel(image.shape[:2])
-    page = Image.new("RGB", (len(pictures) * (width + _GAP) - _GAP, height + _CAPTION), _PAPER)
-    for place, picture in enumerate(pictures):
+    page = Image.new("RGB", (len(panels) * (width + _GAP) - _GAP, height + _CAPTION), _PAPER)
+    for place, picture in enumerate(panels):
         page.paste(Image.fromarray(resize_image(picture, (height, width))), (place * (width + _GAP), 0))
     font = ImageFont.load_default(size=14)
     text = _shortened(key, font, page.width - 2 * _GAP)

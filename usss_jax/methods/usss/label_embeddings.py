@@ -14,9 +14,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from usss_jax.data.pictures import save_png
 from usss_jax.errors import InputError
 from usss_jax.evaluation.evaluate import one_behind, placed_batches, sum_batches
-from usss_jax.inference.visualize import save_png
 from usss_jax.local_files import write_whole
 from usss_jax.methods.usss import embedding_report
 from usss_jax.models.universal import UniversalModel

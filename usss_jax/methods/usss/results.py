@@ -7,11 +7,11 @@ from functools import partial
 import jax
 import numpy as np
 
+from usss_jax.data import pictures
 from usss_jax.data.domain import palette
 from usss_jax.data.pools import Pools, with_labels
 from usss_jax.evaluation.evaluate import predict
 from usss_jax.evaluation.metrics import CONVENTION, average, percent
-from usss_jax.inference import visualize
 from usss_jax.methods.segmentation import Run
 from usss_jax.parallel import hosts, sharding
 from usss_jax.runs.networks import load_best
@@ -108,11 +108,11 @@ def draw_comparison(
         for i, example in enumerate(examples[domain]):
             image, truth = example["image"], np.full_like(example["image"], 255)
             if "label" in example:
-                truth = visualize.colorize(example["label"], colors[domain])
+                truth = pictures.colorize(example["label"], colors[domain])
                 shown[domain] = True
             maps = [np.asarray(predictions[variant, domain, decoder][i], np.uint8) for variant in variants]
-            tiles = [image, truth, *(visualize.colorize(m, colors[decoder]) for m in maps)]
-            rows.append(visualize.Row(domain if domain == decoder else f"{domain}, decoder of {decoder}", tiles))
+            tiles = [image, truth, *(pictures.colorize(m, colors[decoder]) for m in maps)]
+            rows.append(pictures.Row(domain if domain == decoder else f"{domain}, decoder of {decoder}", tiles))
     legends = {d: [(c.name, c.color) for c in pools[d].domain.classes] for d in shown}
-    picture = visualize.comparison(rows, ["image", "truth", *(TITLES[v] for v in variants)], legends)
-    visualize.save_png(path, picture)
+    picture = pictures.comparison(rows, ["image", "truth", *(TITLES[v] for v in variants)], legends)
+    pictures.save_png(path, picture)

@@ -24,7 +24,7 @@ def find_config(path: str) -> pathlib.Path:
     given = pathlib.Path(path).expanduser()
     if given.is_file():
         return given
-    package = pathlib.Path(__file__).parent
+    package = pathlib.Path(__file__).parent.parent
     installed, in_checkout = package / FOLDER, package.parent / FOLDER
     own = installed if installed.is_dir() else in_checkout
     if given.parent == pathlib.Path(FOLDER) and (own / given.name).is_file():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from usss_jax.data.pictures import Row, colorize, comparison, overlay, save_png
 from usss_jax.errors import InputError
-from usss_jax.inference.visualize import Row, colorize, comparison, overlay, save_png
 
 LEGENDS = {"street": [("road", (128, 64, 128)), ("sky", (70, 130, 180))], "room": [("floor", (9, 200, 9))]}
 
