@@ -1,16 +1,16 @@
-"""Cityscapes at 256x256 + CamVid: the pair of the paper's Table 3 on files small enough for any machine.
+"""Cityscapes at 256x256 + CamVid: the domains of the paper's Table 3 on files small enough for any machine.
 
     python -m usss_jax.main --config=configs/cs256_cvd.py --config.data.root=DATA --workdir=runs/cs256_cvd
     python -m usss_jax.main --config=configs/cs256_cvd.py:cpu --config.data.root=DATA --workdir=runs/cs256_cvd_cpu
 
-DATA holds `cityscapes256/` and `camvid/`. The 256x256 version squashes the frames to squares and its labels were
-recovered from a colour rendering: its mIoU must not be put beside published Cityscapes numbers.
+DATA holds `cityscapes256/` and `camvid/`. The 256x256 version squashes the frames to squares, and its labels were
+recovered from a colour rendering: do not compare its mIoU with published Cityscapes numbers.
 
 The paper's schedule (200 epochs of N / 10 steps, the whole unlabeled pool every epoch) from scratch, with a learning
-rate that suits that. Arguments: `cpu` (a quarter of the width, half the size, a short schedule: for two cores),
-`n=50` (labeled images per domain; CamVid has 367), `resnet50` (another encoder), `anchored` (our setting beside the
-paper's, docs/claims.md), `tiny` (a few steps of every job). Time and scores of `cpu`: see the README; at full size
-they were not measured.
+rate that suits that. Arguments, separated by commas: `cpu` (a quarter of the width, half the size, a short schedule:
+for two cores), `n=50` (labeled images per domain; CamVid has 367), `resnet50` (another encoder), `anchored` (our
+objective beside the paper's, docs/claims.md), `tiny` (a few steps of every job). Time and scores of `cpu` are in
+docs/results.md; full size: n/a, not measured.
 """
 
 from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shrink_for_cpu, shrink_to_tiny

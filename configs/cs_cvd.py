@@ -11,13 +11,15 @@ DATA holds `cityscapes/` (leftImg8bit, gtFine) and `camvid/` (SegNet's layout).
 | (none)          | Table 3, N=100, ResNet-18   | 36.04 / 51.90 / 43.97                | 41.03 / 54.62 / 47.83 |
 | resnet101,n=375 | Table 4                     | 53.14 / 65.33 / 59.24                | 55.92 / 64.72 / 60.32 |
 
-The paper's setting: SGD 1e-3, momentum 0.9, decay 1e-4, poly 0.9, 200 epochs, batch 10, d = 128, alpha = beta = 1;
-Cityscapes at 512x1024 (height x width) with 512x512 crops, CamVid whole at 360x480; flip and crop alone. Where it
-takes encoders from ImageNet, give their weights as --config.model.pretrained=FILE; without, the run starts from random
-weights and cannot be put beside the paper's numbers. CamVid has 367 training images: a larger n takes all of them.
-`anchored` is our setting beside the paper's (docs/claims.md); `convnext_tiny` takes another encoder
-(docs/encoders.md); `cpu` shrinks size, width and schedule for two cores; `tiny` makes a few steps of
-every job. Time and scores of ours: not measured yet.
+As in the paper: SGD 1e-3, momentum 0.9, decay 1e-4, poly 0.9, 200 epochs, batch 10, d = 128, alpha = beta = 1;
+Cityscapes at 512x1024 (height x width) with 512x512 crops, CamVid whole at 360x480; flip and crop only. The paper's
+encoders start from ImageNet weights: give them as --config.model.pretrained=FILE. Without them the run starts from
+random weights, and its scores cannot be compared with the paper's. CamVid has 367 training images: a larger n takes all
+of them.
+
+Further arguments: `anchored` (our objective beside the paper's, docs/claims.md), `convnext_tiny` (another encoder,
+docs/encoders.md), `cpu` (smaller size, width and schedule for two cores), `tiny` (a few steps of every job). Our time
+and scores: n/a, not measured.
 """
 
 from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shrink_for_cpu, shrink_to_tiny

@@ -10,8 +10,8 @@ DATA holds `cityscapes/` and `idd/` (leftImg8bit, gtFine with `*_gtFine_labellev
 | (none)          | N=100, ResNet-18  | 37.94 / 25.21 / 31.58                | 36.48 / 27.45 / 31.97 |
 | resnet50,n=1500 | N=1500, ResNet-50 | 63.55 / 53.21 / 58.38                | 64.12 / 55.14 / 59.63 |
 
-The setting and the further arguments, `anchored`, `cpu` and `tiny`, are those of configs/cs_cvd.py; both domains at
-512x1024 with 512x512 crops. Time and scores of ours: not measured yet.
+Schedule and further arguments (`anchored`, `cpu`, `tiny`) are those of configs/cs_cvd.py; both domains at 512x1024 with
+512x512 crops. Our time and scores: n/a, not measured.
 """
 
 from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shrink_for_cpu, shrink_to_tiny

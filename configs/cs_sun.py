@@ -8,9 +8,9 @@ DATA holds `cityscapes/` (leftImg8bit, gtFine) and `sunrgbd/` (images and 13-cla
 |----------|-------------------|--------------------------------------|-----------------------|
 | (none)   | N=1500, ResNet-50 | 58.01 / 31.55 / 44.78                | 57.91 / 43.12 / 50.52 |
 
-The setting and the further arguments, `anchored`, `cpu` and `tiny`, are those of configs/cs_cvd.py; Cityscapes at
-512x1024 with 512x512 crops, SUN RGB-D whole at 480x640. The label sets share no class. `n=100` and `resnet18` choose
-another N and encoder. Time and scores of ours: not measured yet.
+Schedule and further arguments (`anchored`, `cpu`, `tiny`) are those of configs/cs_cvd.py; Cityscapes at 512x1024 with
+512x512 crops, SUN RGB-D whole at 480x640. The label sets share no class. `n=100` and `resnet18` choose another N and
+encoder. Our time and scores: n/a, not measured.
 """
 
 from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shrink_for_cpu, shrink_to_tiny

@@ -4,15 +4,15 @@
     python -m usss_jax.main --config=configs/imagenet.py:resnet50 --config.data.root=tfds:DIR --workdir=runs/in50
     python -m usss_jax.main --config=configs/imagenet.py:cpu --config.data.root=DIR --workdir=runs/imagenet_cpu
 
-DIR holds train/CLASS/IMAGE and val/CLASS/IMAGE (any classes, any number), or with `tfds:` the array_record files of
-tfds's imagenet2012. The run leaves encoder.safetensors (best checkpoint), which starts a segmentation:
+DIR holds train/CLASS/IMAGE and val/CLASS/IMAGE (any number of classes), or with `tfds:` the array_record files of
+tfds's imagenet2012. The run leaves encoder.safetensors, from the best checkpoint. A segmentation starts from it:
 
     python -m usss_jax.main --config=configs/cs_cvd.py --config.model.pretrained=runs/imagenet/encoder.safetensors ...
 
 SGD with momentum 0.9 and weight decay 1e-4, learning rate 0.1 divided by 10 every 30 of 120 epochs. Batch 256, random
-resized crops of 224 pixels and flips are the field's usual ones. Arguments: `resnet50` (another encoder), `cpu` (a
-quarter of the width, 64 pixels, 10 epochs: for small data sets on two cores; its weights fit model.width=0.25 alone),
-`tiny` (one step). Time and scores on ImageNet: n/a, not measured.
+resized crops of 224 pixels and flips are the usual ones. Arguments: `resnet50` (another encoder), `cpu` (a quarter of
+the width, 64 pixels, 10 epochs: for small data sets on two cores; its weights fit model.width=0.25 only), `tiny` (one
+step). Time and scores on ImageNet: n/a, not measured.
 """
 
 from usss_jax.config import default_config, parse_arg, shrink_to_tiny

@@ -51,9 +51,9 @@ def test_evaluation_is_quoted_as_measured():
     assert result["commit"][:7] in re.findall(r"commit (\w{7})", text)
 
 
-def test_readme_quotes_the_ratios_of_the_step():
+def test_ratios_of_the_step_are_quoted_as_measured():
     result = read("step_cpu")
     ratios = [value for cases in result["ratio"].values() for value in cases.values()]
-    text = " ".join((REPO / "README.md").read_text().split())
+    text = " ".join((REPO / "docs" / "running.md").read_text().split())
     assert f"is {min(ratios):.2f} to {max(ratios):.2f} times as fast" in text
     assert f"benchmarks.step_cpu`, commit {result['commit'][:7]}" in text

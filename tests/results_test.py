@@ -1,4 +1,4 @@
-"""Tables in README and docs are made from the committed results, not typed."""
+"""Tables in README and docs are those of the committed results."""
 
 import json
 import pathlib
@@ -14,22 +14,25 @@ REPO = pathlib.Path(__file__).parent.parent
 RESULTS = REPO / "docs" / "results"
 FOLDERS = sorted(path for path in RESULTS.iterdir() if path.is_dir())
 RUNS = [RESULTS / "demo"]  # one command
+PAGES = ("README.md", "docs/results.md")  # that show these
 SWEPT = [path for path in FOLDERS if read_setting(path.name)]  # by usss_jax.sweep
 TRIED = [path for path in sorted(RESULTS.glob("*/*")) if path.is_dir() and read_setting(path.name)]
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda p: p.name)
-def test_readme_table_is_that_of_the_committed_summaries(run):
+def test_table_of_a_run_is_that_of_its_summaries(run):
     summaries = {p.parent.name: json.loads(p.read_text()) for p in sorted(run.glob("*/seed0.json"))}
     domains = list(summaries["basic"]["domains"])
     rows = [line for line in results_table(summaries, domains).splitlines() if line.startswith("|")]
     assert len(rows) == 5
-    assert "\n".join(rows) in (REPO / "README.md").read_text()
+    for page in PAGES:
+        assert "\n".join(rows) in (REPO / page).read_text()
 
 
+@pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("run", RUNS, ids=lambda p: p.name)
-def test_provenance_is_in_the_readme(run):
-    text = (REPO / "README.md").read_text()
+def test_provenance_stands_beside_the_table(run, page):
+    text = (REPO / page).read_text()
     for path in run.glob("*/seed0.json"):
         summary = json.loads(path.read_text())
         assert summary["config"]["train"]["seed"] == 0 and summary["commit"][:7] in text
@@ -45,14 +48,14 @@ def test_tables_of_a_sweep_are_those_of_its_summaries(folder):
 
 @pytest.mark.parametrize("folder", SWEPT, ids=lambda p: p.name)
 def test_scores_and_split_of_a_sweep_are_quoted(folder):
-    """Table 3 in the README; Table 7, and 4 where Hung et al. were trained, in docs/claims.md."""
+    """Table 3 in docs/results.md; Table 7, and 4 where Hung et al. were trained, in docs/claims.md."""
     (found,) = collect.read_folders([folder], "", "")
-    readme = (REPO / "README.md").read_text()
-    assert scores(3, found) in readme
+    page = (REPO / "docs/results.md").read_text()
+    assert scores(3, found) in page
     for table in (4, 7) if (folder / "hung_camvid").exists() else (7,):
         assert scores(table, found) in (REPO / "docs/claims.md").read_text()
     (split,) = {s["split_hash"] for stage, _, s in found.all() if collect.kind(stage) == "universal"}
-    assert split in readme
+    assert split in page
 
 
 @pytest.mark.parametrize("folder", TRIED, ids=lambda p: f"{p.parent.name}/{p.name}")
@@ -92,7 +95,7 @@ def test_cosines_of_figure_4_are_those_of_its_files():
 
 def test_speed_of_the_loader_is_that_of_the_benchmark():
     result = json.loads((REPO / "benchmarks/results/data.json").read_text())
-    text = (REPO / "README.md").read_text()
+    text = (REPO / "docs/data.md").read_text()
     assert data.markdown(result) in text and result["commit"][:7] in text
     preparation = result["preparation_of_cityscapes256"]
     assert f"{preparation['seconds']:.1f} s and {preparation['peak_memory_bytes'] / 1e6:.0f} MB" in text

@@ -1,4 +1,4 @@
-"""Imports point one way, and the README's tree is the real one."""
+"""Imports point one way, and the tree in docs/design.md is the real one."""
 
 import ast
 import pathlib
@@ -81,8 +81,8 @@ def test_records_alone_need_what_the_extra_of_that_name_installs():
     assert not re.search(r"^(import|from) (tensorflow|array_record)", (PACKAGE / "data/records.py").read_text(), re.M)
 
 
-def test_readme_tree_is_the_real_one():
-    block = re.search(r"## The tree\n\n```\n(.*?)```", (REPO / "README.md").read_text(), re.S).group(1)
+def test_tree_of_the_design_page_is_the_real_one():
+    block = re.search(r"## The tree\n\n```\n(.*?)```", (REPO / "docs/design.md").read_text(), re.S).group(1)
     named, folder = set(), ""
     for line in block.splitlines():
         name = line.split()[0]
@@ -97,8 +97,8 @@ def test_readme_tree_is_the_real_one():
     assert named == real
 
 
-def test_every_public_folder_is_in_the_readme():
-    text = (REPO / "README.md").read_text()
+def test_every_public_folder_is_on_the_design_page():
+    text = (REPO / "docs/design.md").read_text()
     for folder in ("configs", "benchmarks", "data_prep", "docs", "tests"):
         assert f"{folder}/" in text
 

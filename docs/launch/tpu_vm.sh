@@ -3,9 +3,9 @@
 #
 #   TPU=NAME ZONE=us-central2-b docs/launch/tpu_vm.sh --config=configs/cs_cvd.py --workdir=SHARED/cs_cvd
 #
-# On every host: the project in ~/usss_jax with pip install -U "jax[tpu]" and pip install -e . done, the data, and
-# SHARED mounted (Filestore; a bucket by gcsfuse). batch_size and unlabeled_batch_size must be multiples of the number
-# of chips. On GKE the pods run the python line alone. See docs/multihost.md.
+# Every host needs the project in ~/usss_jax after pip install -U "jax[tpu]" and pip install -e ., the data, and SHARED
+# mounted (Filestore, or a bucket by gcsfuse). train.batch_size and train.unlabeled_batch_size must be multiples of the
+# number of chips. On GKE, the pods run the python line only. See docs/multihost.md.
 set -euo pipefail
 : "${TPU:?give TPU=NAME of the TPU VM}" "${ZONE:?give ZONE=...}"
 
