@@ -61,10 +61,10 @@ def read(results, pair="", scale=""):
     return found
 
 
-def cells(text, title):
-    """Cells of the row of that title in the first table of a Markdown text."""
+def commands(text, title):
+    """Commands of the row of that title in the first table of a Markdown text."""
     line = next(line for line in text.splitlines() if line.startswith(f"| {title} |"))
-    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+    return [command.strip() for command in line.strip("|").split("|")][1:]
 
 
 def test_mean_and_sample_standard_deviation_over_seeds(tmp_path):
@@ -77,7 +77,7 @@ def test_mean_and_sample_standard_deviation_over_seeds(tmp_path):
         scores = {"cityscapes": (cs, cs - 0.01), "camvid": (cvd, 0.5)}
         keep(tmp_path, "cs_cvd_n100_full", "basic", scores, seed)
     found = read(tmp_path)
-    paper_cs, _, paper_average, cs, cvd, average, seeds = cells(render.markdown(3, found), "Univ-basic")
+    paper_cs, _, paper_average, cs, cvd, average, seeds = commands(render.markdown(3, found), "Univ-basic")
     assert (paper_cs, paper_average) == ("36.04", "43.97")
     assert cs == "33.00 ± 3.61 / 32.00 ± 3.61"
     assert cvd.endswith("/ 50.00 ± 0.00")
@@ -87,8 +87,8 @@ def test_mean_and_sample_standard_deviation_over_seeds(tmp_path):
 def test_one_seed_has_no_spread_and_missing_rows_are_not_run(tmp_path):
     keep(tmp_path, "cs_cvd_n100_full", "full", {"cityscapes": (0.4, 0.3), "camvid": (0.5, 0.6)})
     text = render.markdown(3, read(tmp_path))
-    assert cells(text, "Univ-full")[3:] == ["40.00 / 30.00", "50.00 / 60.00", "45.00 / 45.00", "1"]
-    assert cells(text, "Univ-cross") == ["37.82", "49.31", "43.57", "not run", "not run", "not run", "0"]
+    assert commands(text, "Univ-full")[3:] == ["40.00 / 30.00", "50.00 / 60.00", "45.00 / 45.00", "1"]
+    assert commands(text, "Univ-cross") == ["37.82", "49.31", "43.57", "not run", "not run", "not run", "0"]
     assert "fine-tune" not in text, "a row of ours that the paper does not have is shown only if it was run"
 
 
@@ -97,7 +97,7 @@ def test_train_on_joins_single_and_frozen_and_averages_the_seeds_that_have_both(
     for seed, value in ((0, 0.4), (1, 0.5)):
         keep(tmp_path, folder, "single_camvid", {"camvid": (value, value)}, seed)
     keep(tmp_path, folder, "frozen_camvid_cityscapes", {"cityscapes": (0.2, 0.2)}, 1)
-    cs, cvd, average, seeds = cells(render.markdown(3, read(tmp_path)), "Train on camvid")[3:]
+    cs, cvd, average, seeds = commands(render.markdown(3, read(tmp_path)), "Train on camvid")[3:]
     assert cs == "20.00 / 20.00"
     assert cvd == "45.00 ± 7.07 / 45.00 ± 7.07"  # sqrt(2 * 5^2 / 1)
     assert average == "35.00 / 35.00"  # of seed 1 alone: (20 + 50) / 2
@@ -112,8 +112,8 @@ def test_scores_on_val_have_a_column_where_the_summaries_tell_them(tmp_path):
         made["domains"]["a"]["val_miou_best"], made["domains"]["b"]["val_miou_best"] = value, 0.5
         layout.write_whole(path, json.dumps(made))
     text = render.markdown(3, read(tmp_path))
-    assert cells(text, "Univ-basic")[-2:] == ["2", "41.00 ± 1.41"]
-    assert cells(text, "Univ-full")[-1] == "-" and "average on val" in text
+    assert commands(text, "Univ-basic")[-2:] == ["2", "41.00 ± 1.41"]
+    assert commands(text, "Univ-full")[-1] == "-" and "average on val" in text
 
 
 def test_cited_rows_and_rows_of_one_domain_have_dashes(tmp_path):
@@ -121,9 +121,9 @@ def test_cited_rows_and_rows_of_one_domain_have_dashes(tmp_path):
     fields = {"model.encoder": "resnet101"}
     keep(tmp_path, "cs_cvd_n375_full", "single_cityscapes", {"cityscapes": (0.4, 0.3)}, fields=fields)
     text = render.markdown(4, read(tmp_path))
-    assert cells(text, "Souly et al.") == ["-", "58.20", "-", "-", "-", "-", "-"]
-    assert cells(text, "Hung et al. on camvid") == ["-", "-", "-", "-", "40.00 / 30.00", "-", "1"]
-    assert cells(text, "Hung et al. on cityscapes")[:4] == ["58.80", "-", "-", "not run"]
+    assert commands(text, "Souly et al.") == ["-", "58.20", "-", "-", "-", "-", "-"]
+    assert commands(text, "Hung et al. on camvid") == ["-", "-", "-", "-", "40.00 / 30.00", "-", "1"]
+    assert commands(text, "Hung et al. on cityscapes")[:4] == ["58.80", "-", "-", "not run"]
 
 
 @pytest.mark.parametrize("folder", ["cs256_cvd_n100_full", "cs_cvd_n100_cpu", "cs_cvd_n200_full"])
@@ -132,15 +132,15 @@ def test_numbers_of_the_paper_are_left_out_for_other_settings(tmp_path, folder):
     text = render.markdown(3, read(tmp_path))
     assert "must not be put beside its numbers" in text
     assert "36.04" not in text and "paper:" not in text
-    assert len(cells(text, "Univ-basic")) == 4
+    assert len(commands(text, "Univ-basic")) == 4
 
 
 def test_per_class_tables_have_the_paper_beside_ours_and_say_absent(tmp_path):
     for seed, best in ((0, 0.3), (1, 0.5)):
         keep(tmp_path, "cs_cvd_n100_full", "full", {"cityscapes": (0.4, 0.4), "camvid": (best, 0.1)}, seed)
     text = render.markdown(2, read(tmp_path)).partition("per class of camvid")[2]
-    assert cells(text, "Univ-full") == ["50.00 ± 14.14", "30.00 ± 14.14", "absent", "40.00 ± 14.14"]
-    assert cells(text, "Univ-full (paper)")[:3] == ["86.30", "77.23", "17.13"]
+    assert commands(text, "Univ-full") == ["50.00 ± 14.14", "30.00 ± 14.14", "absent", "40.00 ± 14.14"]
+    assert commands(text, "Univ-full (paper)")[:3] == ["86.30", "77.23", "17.13"]
     assert "Univ-basic (paper)" in text
 
 
@@ -149,7 +149,7 @@ def test_rows_of_ones_own_follow_with_their_fields(tmp_path):
     keep(tmp_path, "mine_n50_cpu", "alive", scores, row={"overrides": {"usss.embedding_supervision": "1"}})
     keep(tmp_path, "mine_n50_cpu", "k3", scores, fields={"usss.embeddings_per_class": 3}, job="full")
     text = render.markdown(3, read(tmp_path))
-    assert cells(text, "alive (usss.embedding_supervision=1)")[2] == "45.00 / 45.00"
+    assert commands(text, "alive (usss.embedding_supervision=1)")[2] == "45.00 / 45.00"
     assert "K = 3" not in text, "a row of Table 7"
     assert "- alive: usss.embedding_supervision=1." in text
 
@@ -209,7 +209,7 @@ def test_jobs_of_one_domain_have_steps_and_splits_of_their_own(tmp_path):
     keep(tmp_path, folder, "single_b", {"b": (0.5, 0.6)}, steps=300)
     keep(tmp_path, folder, "finetune_a_b", {"a": (0.1, 0.1), "b": (0.5, 0.6)}, split_hash="b", steps=200)
     text = render.markdown(3, read(tmp_path))
-    assert cells(text, "Train on a, then fine-tune on b")[:3] == ["10.00 / 10.00", "50.00 / 60.00", "30.00 / 35.00"]
+    assert commands(text, "Train on a, then fine-tune on b")[:3] == ["10.00 / 10.00", "50.00 / 60.00", "30.00 / 35.00"]
     keep(tmp_path, folder, "finetune_a_b", {"a": (0.1, 0.1), "b": (0.5, 0.6)}, split_hash="c", steps=200)
     with pytest.raises(InputError, match="split_hash of b"):
         read(tmp_path)
@@ -221,7 +221,7 @@ def test_workdir_is_read_and_its_pair_is_told(tmp_path):
     found = read(tmp_path / "mine")
     assert found.setting == layout.Setting("mine", 100, "")
     assert "36.04" not in render.markdown(3, found)
-    assert cells(render.markdown(3, read(tmp_path / "mine", "cs_cvd", "full")), "Univ-basic")[0] == "36.04"
+    assert commands(render.markdown(3, read(tmp_path / "mine", "cs_cvd", "full")), "Univ-basic")[0] == "36.04"
 
 
 def test_a_workdir_s_row_is_told_by_its_setting_not_by_its_folder(tmp_path):
@@ -236,8 +236,8 @@ def test_a_workdir_s_row_is_told_by_its_setting_not_by_its_folder(tmp_path):
         layout.write_whole(tmp_path / folder / "full" / "summary.json", json.dumps(made))
     (found,) = collect.read_folders(sorted(tmp_path.iterdir()), "cs_cvd", "full")
     assert sorted(found.summaries) == ["full", "full:usss.alpha=0.5,usss.entropy_warmup=20", "theta05", "words"]
-    assert cells(render.markdown(3, found), "full (usss.alpha=0.5, usss.entropy_warmup=20)")[:2] == ["-", "-"]
-    assert cells(render.markdown(7, found), "Univ-full, theta = 0.5")[3] == "40.00 / 30.00"
+    assert commands(render.markdown(3, found), "full (usss.alpha=0.5, usss.entropy_warmup=20)")[:2] == ["-", "-"]
+    assert commands(render.markdown(7, found), "Univ-full, theta = 0.5")[3] == "40.00 / 30.00"
 
 
 def test_a_result_that_is_not_what_its_folder_says_is_refused(tmp_path):
@@ -321,8 +321,8 @@ def test_command_prints_and_writes_both_files(tmp_path):
 def test_command_without_results_shows_the_paper_alone():
     result = report("--table=6")
     assert result.returncode == 0
-    assert cells(result.stdout, "SceneNet") == ["-", "49.80", "-", "-", "-", "-", "-"]
-    assert cells(result.stdout, "Train on sun13")[:4] == ["15.61", "42.52", "29.07", "not run"]
+    assert commands(result.stdout, "SceneNet") == ["-", "49.80", "-", "-", "-", "-", "-"]
+    assert commands(result.stdout, "Train on sun13")[:4] == ["15.61", "42.52", "29.07", "not run"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from usss_jax.errors import InputError
-from usss_jax.experiments import cells, execute, layout, rows
+from usss_jax.experiments import commands, execute, layout, rows
 
 REPO = pathlib.Path(__file__).parent.parent
 TINY = """
@@ -50,33 +50,33 @@ def sweep(pair, *arguments):
 def plan(chosen=(), extra=(), n=50, table=3, domains=("a", "b"), **fields):
     setting = layout.Setting("pair", n, "cpu")
     folders = pathlib.Path("runs"), pathlib.Path("results")
-    what = cells.Sweep(setting, f"pair.py:n={n},cpu", domains, *folders, **fields)
-    return cells.cells_of(what, rows.asked_rows(table, domains, chosen, extra), 1)
+    what = commands.Sweep(setting, f"pair.py:n={n},cpu", domains, *folders, **fields)
+    return commands.commands_of(what, rows.asked_rows(table, domains, chosen, extra), 1)
 
 
 def test_table_3_is_four_rows_and_shares_the_single_networks():
     """basic needs no single networks; cross and full take them from the workdir that also trains the frozen ones."""
-    by_name = {cell.name: cell for cell in plan()}
+    by_name = {command.name: command for command in plan()}
     assert list(by_name) == ["single", "basic", "cross", "full", "frozen"]
     folder = "runs/pair_n50_cpu/seed1"
     assert [str(c.workdir) for c in by_name.values()] == [
         f"{folder}/{name}" for name in ("single", "basic", "cross", "full", "single")
     ]
-    assert f"--config.usss.single_from={folder}/single" in by_name["full"].command()
-    assert not any("single_from" in word for word in by_name["basic"].command())
-    assert list(by_name["frozen"].stages) == ["frozen_a_b", "frozen_b_a"]
-    assert "--config.train.seed=1" in by_name["full"].command()
+    assert f"--config.usss.single_from={folder}/single" in by_name["full"].words()
+    assert not any("single_from" in word for word in by_name["basic"].words())
+    assert list(by_name["frozen"].jobs) == ["frozen_a_b", "frozen_b_a"]
+    assert "--config.train.seed=1" in by_name["full"].words()
 
 
 def test_random_words_and_direct_need_no_single_networks():
-    assert [cell.name for cell in plan(["random", "direct", "basic"])] == ["random", "direct", "basic"]
-    assert [cell.name for cell in plan(["k3"])] == ["single", "k3"]
+    assert [command.name for command in plan(["random", "direct", "basic"])] == ["random", "direct", "basic"]
+    assert [command.name for command in plan(["k3"])] == ["single", "k3"]
 
 
 def test_extra_row_is_univ_full_with_its_fields():
     single, extra = plan(extra=["alive:usss.embedding_supervision=1,usss.theta=0.9"])
     assert single.name == "single" and extra.variants == ("full",)
-    assert {"--config.usss.embedding_supervision=1", "--config.usss.theta=0.9"} <= set(extra.command())
+    assert {"--config.usss.embedding_supervision=1", "--config.usss.theta=0.9"} <= set(extra.words())
     assert plan(extra=["warm:variants=cross,usss.entropy_warmup=5"])[1].variants == ("cross",)
     assert [c.name for c in plan(extra=["blind:usss.label_embeddings=random"])] == ["blind"]
 
@@ -122,7 +122,7 @@ def test_results_are_the_summaries_and_a_failing_cell_stops_no_other(pair):
     """`words` fails, since its file is not there; the rest is trained once, with shared single networks."""
     given = ["--rows=words,basic,full", "--words=nowhere.txt", "--config.optim.lr=0.05"]
     first = sweep(pair, *given)
-    assert first.returncode == 1 and "1 of 4 cells failed: tiny_n4_full/seed0/words" in first.stdout
+    assert first.returncode == 1 and "1 of 4 commands failed: tiny_n4_full/seed0/words" in first.stdout
     (told,) = [line for line in first.stdout.splitlines() if line.startswith("FAILED")]
     assert "exit code 2" in told and "nowhere.txt" in told
     assert str(pair.parent / "runs/tiny_n4_full/seed0/words.log") in told
@@ -141,7 +141,7 @@ def test_results_are_the_summaries_and_a_failing_cell_stops_no_other(pair):
     assert not (runs / "full/single_city_street").exists(), "trained again instead of shared"
 
     again = sweep(pair, "--rows=basic,full", "--config.optim.lr=0.05")
-    assert again.returncode == 0 and "3 cells, 3 of them finished" in again.stdout
+    assert again.returncode == 0 and "3 commands, 3 of them finished" in again.stdout
     other = sweep(pair, "--rows=basic", "--config.optim.lr=0.01")
     assert other.returncode == 2 and "was made with overrides {'optim.lr': '0.05'}" in other.stderr
 
@@ -177,47 +177,47 @@ def test_cell_that_another_process_works_on_is_left_alone(pair, monkeypatch):
     import fcntl
 
     setting = layout.Setting("tiny", 4, "full")
-    what = cells.Sweep(setting, f"{pair}:n=4", DOMAINS, pair.parent / "runs", pair.parent / "results")
-    (cell,) = cells.cells_of(what, rows.asked_rows(3, DOMAINS, ["basic"], []), 0)
-    cell.log.parent.mkdir(parents=True)
+    what = commands.Sweep(setting, f"{pair}:n=4", DOMAINS, pair.parent / "runs", pair.parent / "results")
+    (command,) = commands.commands_of(what, rows.asked_rows(3, DOMAINS, ["basic"], []), 0)
+    command.log.parent.mkdir(parents=True)
     monkeypatch.setattr(execute.subprocess, "Popen", lambda *a, **k: pytest.fail("it was started"))
-    with cell.log.open("a") as held:
+    with command.log.open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert "another process works on it" in execute.run_cell(cell, print)
+        assert "another process works on it" in execute.run_command(command, print)
 
 
 def test_rows_without_their_single_networks_fail_at_once(pair):
     setting = layout.Setting("tiny", 4, "full")
-    what = cells.Sweep(setting, f"{pair}:n=4", DOMAINS, pair.parent / "runs", pair.parent / "results")
-    full = cells.cells_of(what, rows.asked_rows(3, DOMAINS, ["full"], []), 0)[1]
-    assert "single_city_street/summary.json is missing" in execute.run_cell(full, print)
+    what = commands.Sweep(setting, f"{pair}:n=4", DOMAINS, pair.parent / "runs", pair.parent / "results")
+    full = commands.commands_of(what, rows.asked_rows(3, DOMAINS, ["full"], []), 0)[1]
+    assert "single_city_street/summary.json is missing" in execute.run_command(full, print)
 
 
 def test_lost_single_networks_are_trained_again(pair):
     """Their results are kept, their workdir is not."""
     setting = layout.Setting("tiny", 4, "full")
-    what = cells.Sweep(setting, f"{pair}:n=4", DOMAINS, pair.parent / "runs", pair.parent / "results")
-    single, full = cells.cells_of(what, rows.asked_rows(3, DOMAINS, ["full"], []), 0)
+    what = commands.Sweep(setting, f"{pair}:n=4", DOMAINS, pair.parent / "runs", pair.parent / "results")
+    single, full = commands.commands_of(what, rows.asked_rows(3, DOMAINS, ["full"], []), 0)
     for path in single.results().values():
         layout.write_whole(path, "{}")
-    assert cells.missing_cells([single, full]) == [single, full]
+    assert commands.missing_commands([single, full]) == [single, full]
     for path in single.absent_singles():
         layout.write_whole(path, "{}")
-    assert cells.missing_cells([single, full]) == [full]
+    assert commands.missing_commands([single, full]) == [full]
 
 
 def test_row_without_label_embeddings_of_networks_may_change_any_field():
-    names = [cell.name for cell in plan(extra=["jit:variants=basic,data.color_jitter=0.5"])]
+    names = [command.name for command in plan(extra=["jit:variants=basic,data.color_jitter=0.5"])]
     assert names == ["jit"]
 
 
 def test_what_results_say_was_asked_has_no_folders():
     fields = {"usss.label_embeddings": "words:/data/glove.txt"}
-    what = cells.Sweep(layout.Setting("p", 4, "cpu"), "configs/p.py:n=4", ("a",), pathlib.Path(), pathlib.Path())
-    cell = cells.Cell(what, "words", 0, ("full",), fields, {"words": "full"})
-    assert cell.asked["overrides"] == {"usss.label_embeddings": "words:glove.txt"}
-    assert cell.asked["config"] == "p.py:n=4"
-    assert "--config.usss.label_embeddings=words:/data/glove.txt" in cell.command()
+    what = commands.Sweep(layout.Setting("p", 4, "cpu"), "configs/p.py:n=4", ("a",), pathlib.Path(), pathlib.Path())
+    command = commands.Command(what, "words", 0, ("full",), fields, {"words": "full"})
+    assert command.asked["overrides"] == {"usss.label_embeddings": "words:glove.txt"}
+    assert command.asked["config"] == "p.py:n=4"
+    assert "--config.usss.label_embeddings=words:/data/glove.txt" in command.words()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from usss_jax.config import checked, flat
 from usss_jax.data.domains import get_domain
 from usss_jax.errors import InputError
-from usss_jax.experiments import cells, paper, rows
+from usss_jax.experiments import commands, paper, rows
 
 REPO = pathlib.Path(__file__).parent.parent
 SETTINGS = [(table, n) for table, source in paper.TABLES.items() for n in source.rows]
@@ -16,7 +16,7 @@ SETTINGS = [(table, n) for table, source in paper.TABLES.items() for n in source
 
 def configs_of():
     paths = {pair: REPO / "configs" / f"{pair}.py" for pair in rows.PAPER_PAIR.values()}
-    return {pair: cells.domain_names(path, "", {}) for pair, path in paths.items()}
+    return {pair: commands.domain_names(path, "", {}) for pair, path in paths.items()}
 
 
 @pytest.mark.parametrize(("table", "n"), SETTINGS)
@@ -75,8 +75,8 @@ def test_named_rows_are_valid_configs():
     for name, (config, row) in rows.named_rows(configs_of()).items():
         path, _, argument = config.partition(":")
         pair, n = pathlib.Path(path).stem, int(name.split("/")[1][1:])
-        domains = cells.domain_names(REPO / path, argument, {})
-        assert set(row.stages) <= set(domains)
+        domains = commands.domain_names(REPO / path, argument, {})
+        assert set(row.jobs) <= set(domains)
         loaded = importlib.import_module(f"configs.{pair}").get_config(argument)
         assert str(n) in str(loaded.data.labeled_per_domain)
         assert loaded.model.encoder == (rows.ENCODERS[int(name[5])][n] or "drn_d_22")
@@ -88,7 +88,7 @@ def test_named_rows_are_valid_configs():
 
 def test_train_on_takes_its_own_score_from_the_single_network_and_the_others_from_its_frozen_encoder():
     row = rows.all_rows(["a", "b", "c"])["train_on_b"]
-    assert row.stages == {"a": "frozen_b_a", "b": "single_b", "c": "frozen_b_c"}
+    assert row.jobs == {"a": "frozen_b_a", "b": "single_b", "c": "frozen_b_c"}
 
 
 def test_tables_take_any_number_of_domains():

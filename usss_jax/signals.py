@@ -80,9 +80,9 @@ class Told:
     Outside the main thread, which alone may handle signals, nothing is heard.
     """
 
-    def __init__(self, stage: str):
+    def __init__(self, job: str):
         self.code = 0
-        self._stage = stage
+        self._job = job
         self._before: dict[int, Any] = {}
 
     def listen(self):
@@ -105,7 +105,7 @@ class Told:
             self.code = 128 + number
             with contextlib.suppress(RuntimeError, OSError):  # the signal came while stderr was being written
                 print(
-                    f"[{self._stage}] told to end: finishes the step and saves a checkpoint; "
+                    f"[{self._job}] told to end: finishes the step and saves a checkpoint; "
                     "Ctrl-C (again) ends at once, without saving",
                     file=sys.stderr,
                     flush=True,

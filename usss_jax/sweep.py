@@ -18,7 +18,7 @@ from absl import flags
 from usss_jax import cli
 from usss_jax.config import check_seed
 from usss_jax.errors import InputError
-from usss_jax.experiments import cells, execute, layout, rows
+from usss_jax.experiments import commands, execute, layout, rows
 from usss_jax.local_files import check_paths
 
 TABLE = flags.DEFINE_list("table", ["3"], "Tables of the paper, of 2 to 8.")
@@ -50,7 +50,7 @@ def numbers(flag: str, items: list[str]) -> list[int]:
 
 def list_rows():
     """Print the named settings."""
-    domains = {pair: cells.domain_names(cells.config_file(pair), "", {}) for pair in rows.PAPER_PAIR.values()}
+    domains = {pair: commands.domain_names(commands.config_file(pair), "", {}) for pair in rows.PAPER_PAIR.values()}
     for name, (config, row) in rows.named_rows(domains).items():
         fields = [f"--config.{field}={value}" for field, value in row.overrides.items()]
         given = " ".join([f"--config={config}", f"--config.variants={','.join(row.variants)}", *fields])
@@ -67,20 +67,20 @@ def asked_tables() -> list[tuple[int, list[int], list[str]]]:
     return [(int(match[1]), [int(match[2])], [match[3]]) for match in full if match]
 
 
-def plan(overrides: dict[str, str]) -> list[cells.Cell]:
-    """All cells that the flags ask for: seed after seed, N after N."""
+def plan(overrides: dict[str, str]) -> list[commands.Command]:
+    """All commands that the flags ask for: seed after seed, N after N."""
     check_paths(DATA_ROOT.value, "--data_root")
-    planned: list[cells.Cell] = []
+    planned: list[commands.Command] = []
     for seed in numbers("seeds", SEEDS.value):
         check_seed("--seeds", seed)
         for table, given, chosen in asked_tables():
             rows.check_table(table)
-            pair = cells.config_file(PAIR.value or rows.PAPER_PAIR[table])
+            pair = commands.config_file(PAIR.value or rows.PAPER_PAIR[table])
             for n in given or list(rows.ENCODERS[table]):
                 setting = layout.Setting(pair.stem, n, SCALE.value)
                 argument = rows.config_argument(table, n, SCALE.value)
-                domains = tuple(cells.domain_names(pair, argument, overrides))
-                sweep = cells.Sweep(
+                domains = tuple(commands.domain_names(pair, argument, overrides))
+                sweep = commands.Sweep(
                     setting,
                     f"{pair}:{argument}",
                     domains,
@@ -90,11 +90,11 @@ def plan(overrides: dict[str, str]) -> list[cells.Cell]:
                     overrides,
                 )
                 asked = rows.asked_rows(table, domains, chosen, EXTRA.value, WORDS.value)
-                planned += cells.cells_of(sweep, [row for row in asked if not row.missing], seed)
+                planned += commands.commands_of(sweep, [row for row in asked if not row.missing], seed)
                 for row in asked:
                     if row.missing:
                         say(f"not run: {setting.folder}/seed{seed}/{row.name}: {row.missing}")
-    return cells.each_once(planned)  # two tables may share rows
+    return commands.each_once(planned)  # two tables may share rows
 
 
 def main(argv: list[str], overrides: list[str]) -> int:
@@ -106,17 +106,17 @@ def main(argv: list[str], overrides: list[str]) -> int:
     if LIST.value:
         list_rows()
         return 0
-    planned = plan(cells.read_overrides(overrides))
-    missing = cells.missing_cells(planned)
+    planned = plan(commands.read_overrides(overrides))
+    missing = commands.missing_commands(planned)
     finished = len(planned) - len(missing)
-    say(f"{len(planned)} cells, {finished} of them finished; data.split_seed is the same for all seeds")
+    say(f"{len(planned)} commands, {finished} of them finished; data.split_seed is the same for all seeds")
     if DRY_RUN.value:
-        for cell in missing:
-            say(cell.printed_command())
+        for command in missing:
+            say(command.printed())
         return 0
-    failed = execute.run_cells(missing, say)
+    failed = execute.run_commands(missing, say)
     if failed:
-        say(f"{len(failed)} of {len(missing)} cells failed: {', '.join(failed)}")
+        say(f"{len(failed)} of {len(missing)} commands failed: {', '.join(failed)}")
     return 1 if failed else 0
 
 

@@ -77,7 +77,7 @@ def _find(text: str, class_names: ClassNames) -> list[DomainClass]:
         known = list(dict.fromkeys(n for names in class_names.values() for n in names))
         where = f"no domain has a class {text!r}"
     elif domain not in class_names:
-        raise InputError(f"classes: {text!r}: no domain {domain!r} in these stages; they have {', '.join(class_names)}")
+        raise InputError(f"classes: {text!r}: no domain {domain!r} in these jobs; they have {', '.join(class_names)}")
     else:
         found = [DomainClass(domain, name)] if name in class_names[domain] else []
         known = list(class_names[domain])

@@ -10,7 +10,7 @@ import jax
 from usss_jax.runs.logs import say
 
 
-def compiled(train_step: jax.stages.Wrapped, state, batch, stage: str) -> Callable:
+def compiled(train_step: jax.stages.Wrapped, state, batch, job: str) -> Callable:
     """Program of the step for these shapes, which cannot be compiled a second time; says what it took and takes."""
     began = time.monotonic()
     program = train_step.lower(state, batch).compile()
@@ -20,7 +20,7 @@ def compiled(train_step: jax.stages.Wrapped, state, batch, stage: str) -> Callab
         needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes
         needed += memory.output_size_in_bytes - memory.alias_size_in_bytes
         text += f", needs {needed / 1e9:.2f} GB on each device"
-    say(stage, text)
+    say(job, text)
     return program
 
 

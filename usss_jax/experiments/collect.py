@@ -12,7 +12,7 @@ from usss_jax.experiments.layout import Setting, read_json, read_setting
 from usss_jax.experiments.paper import TABLES
 from usss_jax.experiments.rows import SAME_ENCODER, Row, field_text, universal_rows
 
-ONE_DOMAIN = ("single", "frozen", "finetune", "hung")  # stages trained on one domain: <this>_..._<domain>
+ONE_DOMAIN = ("single", "frozen", "finetune", "hung")  # jobs trained on one domain: <this>_..._<domain>
 NEEDED = ("job", "domains", "steps", "split_hash", "config")
 NEEDED_FIELDS = ("train.seed", "model.encoder", "model.width")
 
@@ -23,7 +23,7 @@ class Found:
 
     Attributes:
       setting: pair, N and scale.
-      summaries: stage (or row) -> seed -> summary.
+      summaries: job (or row) -> seed -> summary.
       files: the same, with the files that they are from.
       empty_domains: domains of a setting without summaries.
     """
@@ -33,19 +33,19 @@ class Found:
     files: dict[str, dict[int, pathlib.Path]] = dataclasses.field(default_factory=dict)
     empty_domains: tuple[str, ...] = ()
 
-    def add(self, stage: str, path: pathlib.Path, summary: dict[str, Any]):
-        """Take in one summary; InputError if there is one of the same stage and seed."""
+    def add(self, job: str, path: pathlib.Path, summary: dict[str, Any]):
+        """Take in one summary; InputError if there is one of the same job and seed."""
         seed = value(summary, "train.seed")
-        if seed in self.files.get(stage, {}):
-            raise InputError(f"{path} and {self.files[stage][seed]} are of the same row and seed; give one of them")
-        self.summaries.setdefault(stage, {})[seed] = summary
-        self.files.setdefault(stage, {})[seed] = path
+        if seed in self.files.get(job, {}):
+            raise InputError(f"{path} and {self.files[job][seed]} are of the same row and seed; give one of them")
+        self.summaries.setdefault(job, {})[seed] = summary
+        self.files.setdefault(job, {})[seed] = path
 
     def all(self) -> Iterator[tuple[str, pathlib.Path, dict[str, Any]]]:
-        """Yield stage, file and summary of each."""
-        for stage, by_seed in self.summaries.items():
+        """Yield job, file and summary of each."""
+        for job, by_seed in self.summaries.items():
             for seed, summary in sorted(by_seed.items()):
-                yield stage, self.files[stage][seed], summary
+                yield job, self.files[job][seed], summary
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -54,21 +54,21 @@ class Found:
             return self.empty_domains
         found = [tuple(summary["domains"]) for _, _, summary in self.all()]
         names = {name for domains in found for name in domains}
-        universal = [tuple(s["domains"]) for stage, _, s in self.all() if kind(stage) == "universal"]
+        universal = [tuple(s["domains"]) for job, _, s in self.all() if kind(job) == "universal"]
         known = [*universal, *(table.domains for table in TABLES.values()), *found]
         return next((domains for domains in known if set(domains) == names), tuple(sorted(names)))
 
 
-def kind(stage: str) -> str:
-    """Kind of a stage by its name."""
-    return next((word for word in ONE_DOMAIN if stage.startswith(f"{word}_")), "universal")
+def kind(job: str) -> str:
+    """Kind of a job by its name."""
+    return next((word for word in ONE_DOMAIN if job.startswith(f"{word}_")), "universal")
 
 
 def read_folders(folders: Iterable[pathlib.Path], pair: str, scale: str) -> list[Found]:
     """Read result folders (of one setting or of many) and workdirs; InputError for one that is neither.
 
     Args:
-      folders: RESULTS, RESULTS/<pair>_n<N>_<scale>, or a workdir with stage folders.
+      folders: RESULTS, RESULTS/<pair>_n<N>_<scale>, or a workdir with job folders.
       pair: only settings of this pair; what a workdir, whose name does not tell, is a run of. Empty: all.
       scale: of a workdir; empty: not known.
     """
@@ -101,9 +101,9 @@ def read_summary(path: pathlib.Path) -> dict[str, Any]:
     """Read a summary.json or seed<k>.json; InputError if something is missing or its name tells another seed."""
     summary = read_json(path)
     if missing := [key for key in NEEDED if key not in summary]:
-        raise InputError(f"{path} is no summary of a stage: {missing[0]!r} is missing; move it away")
+        raise InputError(f"{path} is no summary of a job: {missing[0]!r} is missing; move it away")
     if missing := [name for name in NEEDED_FIELDS if value(summary, name) is None]:
-        raise InputError(f"{path} is no summary of a stage: its config lacks {missing[0]}; move it away")
+        raise InputError(f"{path} is no summary of a job: its config lacks {missing[0]}; move it away")
     seed = value(summary, "train.seed")
     match = re.fullmatch(r"seed(\d+)", path.stem)
     if match and int(match[1]) != seed:
@@ -117,7 +117,7 @@ def value(summary: Mapping, name: str) -> Any:
 
 
 def changed_fields(summary: Mapping) -> dict[str, str]:
-    """Fields in which the setting of a universal stage differs from the paper's, as text; empty for other stages."""
+    """Fields in which the setting of a universal job differs from the paper's, as text; empty for other jobs."""
     values = flat(summary["config"])
     makes = {name: field.default for name, field in fields().items() if summary["job"] in field.makes}
     return {
@@ -138,7 +138,7 @@ def row_of_content(summary: Mapping) -> str:
 
 
 def named_by_content(summary: Mapping) -> tuple[str, dict[str, Any]]:
-    """Row of a stage of a workdir, whose folder tells the variant alone; with its fields if it is none of ours."""
+    """Row of a job of a workdir, whose folder tells the variant alone; with its fields if it is none of ours."""
     changed, name = changed_fields(summary), row_of_content(summary)
     if not changed or name:
         return name or summary["job"], dict(summary)
@@ -168,8 +168,8 @@ def labeled(summary: Mapping) -> int:
 def check_comparable(found: Found):
     """Raise InputError, naming two files, where summaries differ in what rows beside each other must share."""
     seen: dict[tuple, tuple[Any, pathlib.Path]] = {}
-    for stage, path, summary in found.all():
-        for key, mine in comparable(stage, summary).items():
+    for job, path, summary in found.all():
+        for key, mine in comparable(job, summary).items():
             other, where = seen.setdefault(key, (mine, path))
             if other != mine:
                 what = " of ".join(map(str, key))
@@ -178,12 +178,12 @@ def check_comparable(found: Found):
                 )
 
 
-def comparable(stage: str, summary: Mapping) -> dict[tuple, Any]:
+def comparable(job: str, summary: Mapping) -> dict[tuple, Any]:
     """What must be the same in all summaries of a setting: by what it is of, such as ("steps", "universal")."""
-    of_kind = kind(stage)
+    of_kind = kind(job)
     trained = tuple(sorted(summary["domains"]))
     if of_kind == "finetune":  # which evaluates the other domain too
-        trained = tuple(d for d in trained for e in trained if stage == f"finetune_{e}_{d}")
+        trained = tuple(d for d in trained for e in trained if job == f"finetune_{e}_{d}")
     values: dict[tuple, Any] = {
         ("steps", of_kind): summary["steps"],
         ("split_hash", " and ".join(trained)): summary["split_hash"],
@@ -211,7 +211,7 @@ def scores(found: Found, row: Row, domain: str, which: str) -> dict[int, float]:
 
     `which` is best or last, on the test split; or select: of the best checkpoint on the split that it was chosen on.
     """
-    by_seed = found.summaries.get(row.stages.get(domain, ""), {})
+    by_seed = found.summaries.get(row.jobs.get(domain, ""), {})
     key = "val_miou_best" if which == "val" else f"miou_{which}"
     found_in = {seed: summary["domains"][domain].get(key) for seed, summary in by_seed.items()}
     return {seed: 100 * value for seed, value in found_in.items() if value is not None}
@@ -220,7 +220,7 @@ def scores(found: Found, row: Row, domain: str, which: str) -> dict[int, float]:
 def averages(found: Found, row: Row, which: str) -> dict[int, float]:
     """Mean over the domains of every seed that has all of them."""
     by_domain = [scores(found, row, domain, which) for domain in found.domains]
-    if not by_domain or set(row.stages) != set(found.domains):
+    if not by_domain or set(row.jobs) != set(found.domains):
         return {}
     seeds = set.intersection(*(set(values) for values in by_domain))
     return {seed: sum(values[seed] for values in by_domain) / len(by_domain) for seed in sorted(seeds)}
@@ -228,7 +228,7 @@ def averages(found: Found, row: Row, which: str) -> dict[int, float]:
 
 def class_scores(found: Found, row: Row, domain: str, which: str) -> dict[str, dict[int, float]]:
     """IoU in % per class and seed; a class that is absent from the split has none."""
-    by_seed = found.summaries.get(row.stages.get(domain, ""), {})
+    by_seed = found.summaries.get(row.jobs.get(domain, ""), {})
     key = "iou" if which == "best" else "iou_last"
     out: dict[str, dict[int, float]] = {}
     for seed, summary in by_seed.items():
@@ -239,13 +239,13 @@ def class_scores(found: Found, row: Row, domain: str, which: str) -> dict[str, d
 
 def extra_rows(found: Found, known: Sequence[Row]) -> list[Row]:
     """Rows of the user's own that were run, in the order of their names."""
-    names = {stage for row in known for stage in row.stages.values()}
+    names = {job for row in known for job in row.jobs.values()}
     out = []
-    for stage, by_seed in sorted(found.summaries.items()):
-        if stage not in names and kind(stage) == "universal":
+    for job, by_seed in sorted(found.summaries.items()):
+        if job not in names and kind(job) == "universal":
             summary = next(iter(by_seed.values()))
             given = summary.get("row", {}).get("overrides", {})
-            name = stage.partition(":")[0]
-            title = f"{name} ({', '.join(f'{k}={v}' for k, v in given.items())})" if given else stage
-            out.append(Row(stage, title, ("full",), given, dict.fromkeys(summary["domains"], stage)))
+            name = job.partition(":")[0]
+            title = f"{name} ({', '.join(f'{k}={v}' for k, v in given.items())})" if given else job
+            out.append(Row(job, title, ("full",), given, dict.fromkeys(summary["domains"], job)))
     return out

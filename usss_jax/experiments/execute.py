@@ -1,4 +1,4 @@
-"""Running the cells of a sweep one after another, each in a process of its own."""
+"""Running the commands of a sweep one after another, each in a process of its own."""
 
 import pathlib
 import signal
@@ -15,61 +15,61 @@ except ImportError:  # Windows
 
 from usss_jax import signals
 from usss_jax.errors import InputError
-from usss_jax.experiments.cells import Cell
+from usss_jax.experiments.commands import Command
 from usss_jax.experiments.layout import keep_result
 
 
-def run_cells(cells: Sequence[Cell], say: Callable[[str], None]) -> list[str]:
-    """Run cells in their order; one that fails is told in a line, and the next one follows.
+def run_commands(commands: Sequence[Command], say: Callable[[str], None]) -> list[str]:
+    """Run commands in their order; one that fails is told in a line, and the next one follows.
 
     Returns:
-      Titles of the cells that failed.
+      Titles of the commands that failed.
     """
     failed: list[str] = []
     seconds: list[tuple[str, float]] = []
     began = time.monotonic()
-    for i, cell in enumerate(cells):
-        left = remaining([c.name for c in cells[i:]], seconds)
+    for i, command in enumerate(commands):
+        left = remaining([c.name for c in commands[i:]], seconds)
         hint = "" if left is None else f", about {clock(left)} left"
-        say(f"cell {i + 1} of {len(cells)}: {cell.title}  (after {clock(time.monotonic() - began)}{hint})")
+        say(f"command {i + 1} of {len(commands)}: {command.title}  (after {clock(time.monotonic() - began)}{hint})")
         start = time.monotonic()
-        error = run_cell(cell, say)
+        error = run_command(command, say)
         if error:
-            failed.append(cell.title)
-            say(f"FAILED {cell.title}: {error}")
+            failed.append(command.title)
+            say(f"FAILED {command.title}: {error}")
         else:
-            seconds.append((cell.name, time.monotonic() - start))
-            kept = cell.results().values()
+            seconds.append((command.name, time.monotonic() - start))
+            kept = command.results().values()
             say(f"done in {clock(seconds[-1][1])}: {', '.join(map(str, kept))}")
     return failed
 
 
-def run_cell(cell: Cell, say: Callable[[str], None]) -> str:
-    """Run one cell and keep its results; return what is wrong, or nothing.
+def run_command(command: Command, say: Callable[[str], None]) -> str:
+    """Run one command and keep its results; return what is wrong, or nothing.
 
     The process writes to the log, which stays locked as long as the process lives: two sweeps, or one that was killed
     and its next, cannot work on the same workdir.
     """
-    if cell.needs_singles and (absent := cell.absent_singles()):
+    if command.needs_singles and (absent := command.absent_singles()):
         return f"it needs the single-domain networks, and {absent[0]} is missing"
-    say(f"  {cell.printed_command()}")
-    cell.log.parent.mkdir(parents=True, exist_ok=True)
-    with cell.log.open("a", encoding="utf-8") as log:
+    say(f"  {command.printed()}")
+    command.log.parent.mkdir(parents=True, exist_ok=True)
+    with command.log.open("a", encoding="utf-8") as log:
         try:
             if fcntl:
                 fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            return f"another process works on it; see {cell.log}"
-        log.write(f"\n$ {cell.printed_command()}\n")
+            return f"another process works on it; see {command.log}"
+        log.write(f"\n$ {command.printed()}\n")
         log.flush()
-        code = wait_for(subprocess.Popen([sys.executable, *cell.command()], stdout=log, stderr=subprocess.STDOUT))
+        code = wait_for(subprocess.Popen([sys.executable, *command.words()], stdout=log, stderr=subprocess.STDOUT))
     if code:
-        return f"exit code {code}: {last_line(cell.log)} (log: {cell.log})"
-    for result, path in cell.results().items():
+        return f"exit code {code}: {last_line(command.log)} (log: {command.log})"
+    for result, path in command.results().items():
         try:
-            keep_result(cell.workdir / cell.stages[result] / "summary.json", path, cell.asked)
+            keep_result(command.workdir / command.jobs[result] / "summary.json", path, command.asked)
         except InputError as e:
-            return f"{e} (log: {cell.log})"
+            return f"{e} (log: {command.log})"
     return ""
 
 
@@ -100,12 +100,12 @@ def wait_for(process: subprocess.Popen) -> int:
             process.terminate()
             process.wait()
     if told:
-        raise signals.Ended("told to end; the same command resumes with the cell that was running", 128 + told)
+        raise signals.Ended("told to end; the same command resumes with the command that was running", 128 + told)
     return code
 
 
 def remaining(names: Sequence[str], seconds: Sequence[tuple[str, float]]) -> float | None:
-    """Seconds that the named cells take, by the mean of finished ones of the same name, else of all; None: unknown."""
+    """Seconds that commands will take, by the mean of finished ones of the same name, else of all; None: unknown."""
     if not seconds:
         return None
     total = 0.0

@@ -1,7 +1,7 @@
 """Where a sweep keeps its runs and results, and what their names say.
 
-RUNS/<pair>_n<N>_<scale>/seed<k>/<workdir>/<stage>/summary.json  what training leaves behind
-RESULTS/<pair>_n<N>_<scale>/<row or stage>/seed<k>.json           the same summary, and under "row" what was asked for
+RUNS/<pair>_n<N>_<scale>/seed<k>/<workdir>/<job>/summary.json  what training leaves behind
+RESULTS/<pair>_n<N>_<scale>/<row or job>/seed<k>.json           the same summary, and under "row" what was asked for
 """
 
 import dataclasses
@@ -42,9 +42,9 @@ def seed_folder(runs: pathlib.Path, setting: Setting, seed: int) -> pathlib.Path
     return runs / setting.folder / f"seed{seed}"
 
 
-def result_file(results: pathlib.Path, setting: Setting, stage: str, seed: int) -> pathlib.Path:
-    """File of the summary of a row (or of a stage that several rows share)."""
-    return results / setting.folder / stage / f"seed{seed}.json"
+def result_file(results: pathlib.Path, setting: Setting, job: str, seed: int) -> pathlib.Path:
+    """File of the summary of a row (or of a job that several rows share)."""
+    return results / setting.folder / job / f"seed{seed}.json"
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -56,5 +56,5 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def keep_result(summary: pathlib.Path, path: pathlib.Path, asked: Mapping[str, Any]):
-    """Copy a stage's summary to its place in the results, with `asked` (config, overrides) under "row"."""
+    """Copy a job's summary to its place in the results, with `asked` (config, overrides) under "row"."""
     write_whole(path, json.dumps({**read_json(summary), "row": dict(asked)}, indent=2, allow_nan=False) + "\n")

@@ -28,7 +28,7 @@ def shown_rows(table: int, found: Found, with_paper: bool) -> list[Row]:
     """Rows of the table, those that are not of the paper if they were run, and the user's own."""
     rows = []
     for row in rows_of_table(table, found.domains):
-        was_run = any(stage in found.summaries for stage in row.stages.values())
+        was_run = any(job in found.summaries for job in row.jobs.values())
         if was_run or (with_paper and not row.variants) or (row.variants and not row.optional):
             rows.append(row)
     return rows + collect.extra_rows(found, list(all_rows(found.domains).values()))
@@ -96,7 +96,7 @@ def score_table(found: Found, rows: Sequence[Row], numbers: Mapping[str, Mapping
         of_paper = (numbers or {}).get(row.name, {})
         theirs = [percent(of_paper.get(name)) for name in (*domains, "average")] if numbers is not None else []
         ours = [both(found, row, domain) for domain in domains]
-        counts = [len(collect.scores(found, row, d, "best")) for d in domains if d in row.stages] or [0]
+        counts = [len(collect.scores(found, row, d, "best")) for d in domains if d in row.jobs] or [0]
         seeds = str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
         chosen = [mean_and_spread(on_val[row.name]).replace(NOT_RUN, "-")] * tells_val
         lines.append([row.title, *theirs, *ours, average(found, row), seeds if row.variants else "-", *chosen])
@@ -110,7 +110,7 @@ def percent(value: float | None) -> str:
 
 def both(found: Found, row: Row, domain: str) -> str:
     """Cell of a domain: best / last; "-" where the row has no score by its nature."""
-    if domain not in row.stages:
+    if domain not in row.jobs:
         return "-"
     cells = [collect.scores(found, row, domain, which).values() for which in ("best", "last")]
     return " / ".join(map(mean_and_spread, cells)) if cells[0] else NOT_RUN
@@ -118,7 +118,7 @@ def both(found: Found, row: Row, domain: str) -> str:
 
 def average(found: Found, row: Row) -> str:
     """Cell of the average over domains."""
-    if set(row.stages) != set(found.domains):
+    if set(row.jobs) != set(found.domains):
         return "-"
     cells = [collect.averages(found, row, which).values() for which in ("best", "last")]
     return " / ".join(map(mean_and_spread, cells)) if cells[0] else NOT_RUN
@@ -152,7 +152,7 @@ def notes(found: Found) -> list[str]:
 
     splits = {s["split_hash"] for s in summaries}
     devices = sorted({summary.get("device", "unknown") for summary in summaries})
-    universal = {s["split_hash"] for stage, _, s in found.all() if collect.kind(stage) == "universal"}
+    universal = {s["split_hash"] for job, _, s in found.all() if collect.kind(job) == "universal"}
     commits = sorted({short_commit(summary.get("commit")) for summary in summaries})
     sizes = {d: about["image_size"] for s in summaries for d, about in s["domains"].items()}
     files = ", ".join(sorted({collect.weights(summary) for summary in summaries} - {""}))
@@ -167,15 +167,15 @@ def notes(found: Found) -> list[str]:
         f"Device {', '.join(devices)}; precision {each('model.precision')}; jax {', '.join(jax)}; "
         f"commit {', '.join(commits)}.",
     ]
-    given = {stage: s["row"]["overrides"] for stage, _, s in found.all() if s.get("row", {}).get("overrides")}
-    for stage, overrides in given.items():
-        out.append(f"{stage}: {', '.join(f'{field}={value}' for field, value in overrides.items())}.")
+    given = {job: s["row"]["overrides"] for job, _, s in found.all() if s.get("row", {}).get("overrides")}
+    for job, overrides in given.items():
+        out.append(f"{job}: {', '.join(f'{field}={value}' for field, value in overrides.items())}.")
     return out
 
 
 def steps(found: Found) -> str:
-    """Steps of every kind of stage."""
-    kinds = {collect.kind(stage): summary["steps"] for stage, _, summary in found.all()}
+    """Steps of every kind of job."""
+    kinds = {collect.kind(job): summary["steps"] for job, _, summary in found.all()}
     return ", ".join(f"{count} ({kind})" for kind, count in kinds.items())
 
 

@@ -50,7 +50,7 @@ class Row:
       title: as the tables print it.
       variants: of the config; empty: cited by the paper, not ours to run.
       overrides: fields of the config that make the row what it is.
-      stages: per domain the stage whose summary has the score; a domain without one has no score.
+      jobs: per domain the job whose summary has the score; a domain without one has no score.
       optional: not of the paper: run if it is named, shown if it was run.
       missing: why the row cannot be run; empty: it can.
     """
@@ -59,7 +59,7 @@ class Row:
     title: str
     variants: tuple[str, ...]
     overrides: Mapping[str, str]
-    stages: Mapping[str, str]
+    jobs: Mapping[str, str]
     optional: bool = False
     missing: str = ""
 
@@ -100,9 +100,9 @@ def all_rows(domains: Sequence[str], words: str = "") -> dict[str, Row]:
     rows = {}
     for source in domains:
         frozen = {d: f"frozen_{source}_{d}" for d in domains if d != source}
-        stages = {d: frozen.get(d, f"single_{d}") for d in domains}
+        jobs = {d: frozen.get(d, f"single_{d}") for d in domains}
         variants = ("single", "frozen") if frozen else ("single",)
-        rows[f"train_on_{source}"] = Row(f"train_on_{source}", f"Train on {source}", variants, {}, stages)
+        rows[f"train_on_{source}"] = Row(f"train_on_{source}", f"Train on {source}", variants, {}, jobs)
         for target in frozen:
             name = f"finetune_{source}_{target}"
             title = f"Train on {source}, then fine-tune on {target}"

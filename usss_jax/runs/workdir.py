@@ -132,7 +132,7 @@ def _identity(value: str) -> str:
     """What a field that may name a file stands for, wherever the file is: the hash of its content, or the value."""
     kind, path = ("words:", value[6:]) if value.startswith("words:") else ("", value)
     file = pathlib.Path(os.path.expanduser(path))
-    file = file / "summary.json" if file.is_dir() else file  # of a stage
+    file = file / "summary.json" if file.is_dir() else file  # of a job
     if not path or not file.is_file():
         return value
     with file.open("rb") as content:

@@ -24,8 +24,8 @@ def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> s
     """Markdown table of mIoU in per cent, best checkpoint / last step; a network per domain: one row for all.
 
     Args:
-      summaries: by stage.
-      domains: those with labels, whose average is shown; others that a stage was scored on follow it.
+      summaries: by job.
+      domains: those with labels, whose average is shown; others that a job was scored on follow it.
     """
     rows = {}
     for prefix, title in PER_DOMAIN.items():
@@ -42,10 +42,10 @@ def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> s
             if summary := summaries.get(f"finetune_{source}_{target}"):
                 rows[f"{source}, then fine-tuned on {target}"] = summary["domains"]
     scored: dict[str, str] = {}  # heads of the columns of domains without labels
-    for stage in (s for s in TITLES if s in summaries):
-        others = {d: s for d, s in summaries[stage].get("without_labels", {}).items() if "miou_best" in s}
+    for job in (s for s in TITLES if s in summaries):
+        others = {d: s for d, s in summaries[job].get("without_labels", {}).items() if "miou_best" in s}
         scored |= {d: f"{d} ({s['split']}), decoder of {s['scored_by']}" for d, s in others.items()}
-        rows[TITLES[stage]] = summaries[stage]["domains"] | others
+        rows[TITLES[job]] = summaries[job]["domains"] | others
     splits = {d: scores["split"] for row in rows.values() for d, scores in row.items()}
     heads = [f"{d} ({splits[d]})" for d in domains]
     lines = [

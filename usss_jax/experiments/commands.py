@@ -1,4 +1,4 @@
-"""Cells of a sweep: one command each, for one row (or the networks that rows share) and one seed."""
+"""Commands of a sweep: one command each, for one row (or the networks that rows share) and one seed."""
 
 import dataclasses
 import pathlib
@@ -16,7 +16,7 @@ from usss_jax.experiments.rows import SINGLES, Row, check_value
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """What all cells of a sweep share.
+    """What all commands of a sweep share.
 
     Attributes:
       setting: pair, N and scale.
@@ -24,7 +24,7 @@ class Sweep:
       domains: their names, in the config's order.
       runs, results: folders.
       data_root: `data.root` of the config; empty: not set.
-      overrides: fields given for every cell.
+      overrides: fields given for every command.
     """
 
     setting: Setting
@@ -37,7 +37,7 @@ class Sweep:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class Command:
     """One command.
 
     Attributes:
@@ -46,7 +46,7 @@ class Cell:
       seed: of the run.
       variants: of the config.
       overrides: fields that make the row what it is.
-      stages: result (folder in the results) -> stage (folder in the workdir).
+      jobs: result (folder in the results) -> job (folder in the workdir).
       needs_singles: whether it uses the single-domain networks of its seed.
     """
 
@@ -55,7 +55,7 @@ class Cell:
     seed: int
     variants: tuple[str, ...]
     overrides: Mapping[str, str]
-    stages: Mapping[str, str]
+    jobs: Mapping[str, str]
     needs_singles: bool = False
 
     @property
@@ -65,7 +65,7 @@ class Cell:
 
     @property
     def workdir(self) -> pathlib.Path:
-        """Fixed, so that a cell half done goes on; what is trained from the single networks lives beside them."""
+        """Fixed, so that a command half done goes on; what is trained from the single networks lives beside them."""
         shared = self.name in (SINGLES, "frozen", "finetune")
         return seed_folder(self.sweep.runs, self.sweep.setting, self.seed) / (SINGLES if shared else self.name)
 
@@ -84,7 +84,7 @@ class Cell:
     def results(self) -> dict[str, pathlib.Path]:
         """File of every result."""
         sweep = self.sweep
-        return {result: result_file(sweep.results, sweep.setting, result, self.seed) for result in self.stages}
+        return {result: result_file(sweep.results, sweep.setting, result, self.seed) for result in self.jobs}
 
     def absent_singles(self) -> list[pathlib.Path]:
         """Summaries of the single-domain networks of its seed that are not there."""
@@ -92,7 +92,7 @@ class Cell:
         summaries = [folder / f"single_{domain}" / "summary.json" for domain in self.sweep.domains]
         return [path for path in summaries if not path.exists()]
 
-    def command(self) -> list[str]:
+    def words(self) -> list[str]:
         """Command line of the training."""
         values = {"variants": ",".join(self.variants), "train.seed": str(self.seed)}
         if self.needs_singles:
@@ -103,9 +103,9 @@ class Cell:
         given = [f"--config.{field}={value}" for field, value in values.items()]
         return ["-m", "usss_jax.main", f"--config={self.sweep.config}", f"--workdir={self.workdir}", *given]
 
-    def printed_command(self) -> str:
+    def printed(self) -> str:
         """The same to read, and to give to a shell."""
-        return shlex.join(["python", *self.command()])
+        return shlex.join(["python", *self.words()])
 
 
 def file_name(value: str) -> str:
@@ -114,73 +114,73 @@ def file_name(value: str) -> str:
     return f"{words}{colon}{pathlib.PurePath(path).name}" if "/" in path else value
 
 
-def cells_of(sweep: Sweep, rows: Iterable[Row], seed: int) -> list[Cell]:
-    """Cells of one seed for the rows: first the networks that they share, then the rows in their order."""
+def commands_of(sweep: Sweep, rows: Iterable[Row], seed: int) -> list[Command]:
+    """Commands of one seed for the rows: first the networks that they share, then the rows in their order."""
     rows, domains = list(rows), sweep.domains
     asked = {variant for row in rows for variant in row.variants}
     pairs = [(a, b) for a in domains for b in domains if a != b]
-    stages_of = {
+    jobs_of = {
         SINGLES: [f"single_{d}" for d in domains],
         "frozen": [f"frozen_{a}_{b}" for a, b in pairs],
         "finetune": [f"finetune_{a}_{b}" for a, b in pairs],
         "hung": [f"hung_{d}" for d in domains],
     }
 
-    def shared(name: str, *variants: str) -> Cell:
-        return Cell(sweep, name, seed, variants, {}, {stage: stage for stage in stages_of[name]})
+    def shared(name: str, *variants: str) -> Command:
+        return Command(sweep, name, seed, variants, {}, {job: job for job in jobs_of[name]})
 
-    cells = []
+    commands = []
     if SINGLES in asked or any(row.needs_singles for row in rows):
-        cells.append(shared(SINGLES, SINGLES))
+        commands.append(shared(SINGLES, SINGLES))
     for row in rows:
-        if not set(row.variants) & set(stages_of):
-            stages = {row.name: row.variants[0]}
-            cells.append(Cell(sweep, row.name, seed, row.variants, row.overrides, stages, row.needs_singles))
-    cells += [shared(name, SINGLES, name) for name in ("frozen", "finetune") if name in asked]
-    cells += [shared("hung", "hung")] if "hung" in asked else []
-    return cells
+        if not set(row.variants) & set(jobs_of):
+            jobs = {row.name: row.variants[0]}
+            commands.append(Command(sweep, row.name, seed, row.variants, row.overrides, jobs, row.needs_singles))
+    commands += [shared(name, SINGLES, name) for name in ("frozen", "finetune") if name in asked]
+    commands += [shared("hung", "hung")] if "hung" in asked else []
+    return commands
 
 
-def each_once(cells: Iterable[Cell]) -> list[Cell]:
-    """Cells without repetition; InputError where two would have the same place and are not the same."""
-    kept: dict[str, Cell] = {}
-    for cell in cells:
-        other = kept.setdefault(cell.title, cell)
-        if other.command() != cell.command():
+def each_once(commands: Iterable[Command]) -> list[Command]:
+    """Commands without repetition; InputError where two would have the same place and are not the same."""
+    kept: dict[str, Command] = {}
+    for command in commands:
+        other = kept.setdefault(command.title, command)
+        if other.words() != command.words():
             raise InputError(
-                f"{cell.title} is wanted with --config={other.sweep.config} and --config={cell.sweep.config}; sweep "
-                "one table at a time, each with its own --runs and --results"
+                f"{command.title} is wanted with --config={other.sweep.config} and --config={command.sweep.config}; "
+                "sweep one table at a time, each with its own --runs and --results"
             )
     return list(kept.values())
 
 
-def missing_cells(cells: Sequence[Cell]) -> list[Cell]:
-    """Cells that are not finished, and the single networks besides where one of them needs these and they are gone."""
-    missing = [cell for cell in cells if not is_finished(cell)]
-    for_singles = {cell.workdir.with_name(SINGLES) for cell in missing if cell.needs_singles}
+def missing_commands(commands: Sequence[Command]) -> list[Command]:
+    """Commands that are not finished, and that of the single networks where one needs these and they are gone."""
+    missing = [command for command in commands if not is_finished(command)]
+    for_singles = {command.workdir.with_name(SINGLES) for command in missing if command.needs_singles}
 
-    def is_gone(cell: Cell) -> bool:
-        return cell.name == SINGLES and cell.workdir in for_singles and bool(cell.absent_singles())
+    def is_gone(command: Command) -> bool:
+        return command.name == SINGLES and command.workdir in for_singles and bool(command.absent_singles())
 
-    return [cell for cell in cells if cell in missing or is_gone(cell)]
+    return [command for command in commands if command in missing or is_gone(command)]
 
 
-def is_finished(cell: Cell) -> bool:
-    """Whether all results of a cell are there; InputError if one was made with other settings."""
-    results = cell.results().values()
+def is_finished(command: Command) -> bool:
+    """Whether all results of a command are there; InputError if one was made with other settings."""
+    results = command.results().values()
     for path in results:
         asked = read_json(path).get("row") if path.exists() else None
         for field in ("config", "overrides"):
-            if asked and asked.get(field) != cell.asked[field]:
+            if asked and asked.get(field) != command.asked[field]:
                 raise InputError(
-                    f"{path} was made with {field} {asked.get(field)}, now it would be {cell.asked[field]}; "
+                    f"{path} was made with {field} {asked.get(field)}, now it would be {command.asked[field]}; "
                     "give another --results and --runs, or another name"
                 )
     return all(path.exists() for path in results)
 
 
 def read_overrides(arguments: Sequence[str]) -> dict[str, str]:
-    """Read --config.FIELD=VALUE arguments, which go to every cell."""
+    """Read --config.FIELD=VALUE arguments, which go to every command."""
     overrides = {}
     for argument in arguments:
         field, equals, value = argument.lstrip("-").removeprefix("config.").partition("=")
