@@ -13,14 +13,18 @@ import pytest
 from configs import demo
 from usss_jax.config import checked
 from usss_jax.data.domains import get_domain
-from usss_jax.data.pools import open_all
 from usss_jax.engine.state import create_state
 from usss_jax.errors import InputError
-from usss_jax.methods.usss import label_embeddings, label_sources, stages
+from usss_jax.methods.train import train
+from usss_jax.methods.usss import label_embeddings, label_sources, plan
+from usss_jax.models.variables import abstract_variables
 from usss_jax.parallel.sharding import create_mesh
-from usss_jax.runs import encoder_weights, networks
+from usss_jax.runs import encoder_weights
 from usss_jax.runs import workdir as workdir_lib
 from usss_jax.runs.checkpoint import Checkpoints
+from usss_jax.runs.networks import build_network, describe_network, load_best
+
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 def tiny(**fields):
@@ -38,17 +42,19 @@ def tiny(**fields):
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
+def workdir(shallow, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    stages.run(tiny(variants=["single", "frozen", "finetune"]), workdir)
+    train(tiny(variants=["single", "frozen", "finetune"]), workdir)
     return workdir
 
 
-def variables(workdir, stage, domains):
-    config = checked(tiny())
-    pools = open_all(config)
-    model = networks.stage_model(config, {d: pools[d] for d in domains}, 0)
-    return jax.device_get(networks.best_variables(workdir / stage, model, create_mesh(jax.devices()[:1]))[0])
+def variables(folder):
+    return jax.device_get(load_best(folder, create_mesh(jax.devices()[:1]))[1])
+
+
+def network(config, decoders=None, **options):
+    """Model of a config, for one domain of its own if none are given."""
+    return build_network(describe_network(config, decoders or {"elsewhere": ["a", "b", "c"]}, **options))
 
 
 def equal(a, b):
@@ -58,8 +64,8 @@ def equal(a, b):
 
 @pytest.mark.slow
 def test_decoder_is_trained_on_a_frozen_encoder_and_its_frozen_statistics(workdir):
-    single = variables(workdir, "single_city_street", ["city_street"])
-    frozen = variables(workdir, "frozen_city_street_town_street", ["town_street"])
+    single = variables(workdir / "single_city_street")
+    frozen = variables(workdir / "frozen_city_street_town_street")
     assert equal(single["batch_stats"], frozen["batch_stats"]) == [True]
     assert equal({"encoder": single["params"]["encoder"]}, {"encoder": frozen["params"]["encoder"]}) == [True]
     summary = json.loads((workdir / "frozen_city_street_town_street" / "summary.json").read_text())
@@ -71,8 +77,8 @@ def test_decoder_is_trained_on_a_frozen_encoder_and_its_frozen_statistics(workdi
 
 @pytest.mark.slow
 def test_fine_tuning_changes_the_encoder_and_keeps_the_other_decoder(workdir):
-    single = variables(workdir, "single_city_street", ["city_street"])["params"]
-    tuned = variables(workdir, "finetune_city_street_town_street", ["city_street", "town_street"])["params"]
+    single = variables(workdir / "single_city_street")["params"]
+    tuned = variables(workdir / "finetune_city_street_town_street")["params"]
     assert equal({"d": single["decoder_city_street"]}, {"d": tuned["decoder_city_street"]}) == [True]
     assert equal({"e": single["encoder"]}, {"e": tuned["encoder"]}) == [False]
     summary = json.loads((workdir / "finetune_city_street_town_street" / "summary.json").read_text())
@@ -91,7 +97,7 @@ def test_table_has_a_row_for_every_baseline(workdir):
 
 @pytest.mark.slow
 def test_networks_of_another_run_are_used_and_not_trained_anew(workdir, tmp_path):
-    summaries = stages.run(tiny(variants=["full"], **{"usss.single_from": str(workdir), "usss.alpha": 0.5}), tmp_path)
+    summaries = train(tiny(variants=["full"], **{"usss.single_from": str(workdir), "usss.alpha": 0.5}), tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["full", "prototypes"]
     theirs = json.loads((workdir / "single_town_street" / "summary.json").read_text())
     assert summaries["single_town_street"] == theirs
@@ -107,15 +113,15 @@ def test_networks_of_another_run_are_used_and_not_trained_anew(workdir, tmp_path
 )
 def test_networks_of_a_run_with_another_config_are_refused(workdir, tmp_path, fields, message):
     with pytest.raises(InputError, match=message):
-        stages.run(tiny(variants=["full"], **{"usss.single_from": str(workdir)}, **fields), tmp_path / "new")
+        train(tiny(variants=["full"], **{"usss.single_from": str(workdir)}, **fields), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
-def test_encoder_of_a_finished_stage_is_taken_bit_by_bit(workdir):
+def test_encoder_of_a_finished_job_is_taken_bit_by_bit(workdir):
     mesh = create_mesh(jax.devices()[:1])
-    model = networks.create_model_of(checked(tiny()), {"elsewhere": 3}, 8)
+    model = network(checked(tiny()), embed_dim=8)
     weights = encoder_weights.load(str(workdir / "single_city_street"), model, mesh)
-    theirs = variables(workdir, "single_city_street", ["city_street"])
+    theirs = variables(workdir / "single_city_street")
     state, report = create_state(model, optax.sgd(0.1), 5, mesh, None, weights)
     ours = jax.device_get(state.variables)
     assert equal({"e": ours["params"]["encoder"]}, {"e": theirs["params"]["encoder"]}) == [True]
@@ -125,26 +131,25 @@ def test_encoder_of_a_finished_stage_is_taken_bit_by_bit(workdir):
 
 def test_other_folders_are_refused_as_weights(workdir, tmp_path):
     mesh = create_mesh(jax.devices()[:1])
-    model = networks.create_model_of(checked(tiny()), {"elsewhere": 3}, 0)
-    with pytest.raises(
-        InputError, match=r"pretrained: .* is a whole run; give one of its stages: .*single_city_street"
-    ):
+    model = network(checked(tiny()))
+    with pytest.raises(InputError, match=r"pretrained: .* is a whole run; give one of its jobs: .*single_city_street"):
         encoder_weights.load(str(workdir), model, mesh)
-    with pytest.raises(InputError, match=r"pretrained: .* is no stage of a run"):
+    with pytest.raises(InputError, match=r"pretrained: .* is no job of a run"):
         encoder_weights.load(str(tmp_path), model, mesh)
 
 
 def test_weights_that_do_not_fit_are_refused_before_the_workdir_is_claimed(tmp_path):
     """Those of another width, and of an encoder that saw other numbers; the corrected command then runs there."""
-    stage, config = tmp_path / "run" / "basic", checked(tiny())
-    of_city = {"city_street": get_domain("city_street").class_names}
-    model = networks.create_model_of(config, {d: len(names) for d, names in of_city.items()}, 0)
+    job, config = tmp_path / "run" / "basic", checked(tiny())
+    names = get_domain("city_street").class_names
+    described = describe_network(config, {"city_street": names})
+    model = build_network(described)
     state, _ = create_state(model, optax.sgd(0.1), 0, create_mesh(jax.devices()[:1]))
-    with Checkpoints(stage / "best") as checkpoints:
-        checkpoints.save(2, {"variables": state.variables}, {"step": 2})
-    scores = {d: {"iou": dict.fromkeys(names, 0.5)} for d, names in of_city.items()}
-    (stage / "config.json").write_text(json.dumps({"stage": "basic", **config.to_dict()}))
-    (stage / "summary.json").write_text(json.dumps({"best_step": 2, "domains": scores}))
+    with Checkpoints(job / "best") as checkpoints:
+        checkpoints.save(2, {"variables": state.variables}, {"network": described})
+    scores = {"city_street": {"iou": dict.fromkeys(names, 0.5)}}
+    (job / "config.json").write_text(json.dumps({"job": "basic", **config.to_dict()}))
+    (job / "summary.json").write_text(json.dumps({"best_step": 2, "domains": scores}))
 
     assert config.data.normalize == "none"
     for fields, message in (
@@ -152,33 +157,33 @@ def test_weights_that_do_not_fit_are_refused_before_the_workdir_is_claimed(tmp_p
         ({"data.normalize": "imagenet"}, "trained with data.normalize=none, this config has imagenet"),
     ):
         with pytest.raises(InputError, match=message):
-            stages.run(tiny(variants=["basic"], **{"model.pretrained": str(stage)}, **fields), tmp_path / "new")
+            train(tiny(variants=["basic"], **{"model.pretrained": str(job)}, **fields), tmp_path / "new")
         assert not (tmp_path / "new").exists()
-    fits = networks.create_model_of(config, {"elsewhere": 3}, 0)
-    assert encoder_weights.load(str(stage), fits, create_mesh(jax.devices()[:1]))
+    fits = network(config)
+    assert encoder_weights.load(str(job), fits, create_mesh(jax.devices()[:1]))
 
 
 def test_workdir_of_pretraining_is_refused_as_weights_and_its_file_named(tmp_path):
     (tmp_path / "config.json").write_text('{"encoder": "drn_d_22"}')
     (tmp_path / "encoder.safetensors").write_bytes(b"")
-    model = networks.create_model_of(checked(tiny()), {"elsewhere": 3}, 0)
-    with pytest.raises(InputError, match=r"is a run of usss_jax\.pretrain; give its file .*encoder\.safetensors"):
+    model = network(checked(tiny()))
+    with pytest.raises(InputError, match=r"is a run of configs/imagenet\.py; give its file .*encoder\.safetensors"):
         encoder_weights.load(str(tmp_path), model, create_mesh(jax.devices()[:1]))
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_embedding_head_has_a_bias_if_the_config_says_so(bias):
-    model = networks.create_model_of(checked(tiny(**{"usss.embedding_bias": bias})), {"a": 3}, 8)
-    state, _ = create_state(model, optax.sgd(0.1), 0, create_mesh(jax.devices()[:1]))
-    assert set(state.params["embedding"]) == ({"kernel", "bias"} if bias else {"kernel"})
-    assert set(state.params["decoder_a"]) == {"kernel", "bias"}
+def test_embedding_head_has_a_bias_if_the_network_says_so(bias):
+    model = network(checked(tiny()), embed_dim=8, embed_bias=bias)
+    params = abstract_variables(model)["params"]
+    assert set(params["embedding"]) == ({"kernel", "bias"} if bias else {"kernel"})
+    assert set(params["decoder_elsewhere"]) == {"kernel", "bias"}
 
 
 @pytest.mark.parametrize("variant", ["frozen", "finetune"])
 def test_transfer_from_a_domain_to_none_is_refused(tmp_path, variant):
     config = tiny(**{"data.domains": ["city_street"]}, variants=["single", variant])
     with pytest.raises(InputError, match=f"variants: {variant} trains on every other domain, and city_street is the"):
-        stages.run(config, tmp_path / "new")
+        train(config, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
@@ -197,14 +202,14 @@ def test_a_config_that_is_no_object_is_told(tmp_path):
         (lambda names: names[:-1], "is nothing, where the domain has"),
     ],
 )
-def test_label_embeddings_of_other_classes_are_refused_when_a_run_goes_on(tmp_path, change, told):
+def test_label_embeddings_of_other_classes_are_refused_when_a_run_resumes(tmp_path, change, told):
     """A class of a domain was renamed, or added, since they were made."""
     names = {d: list(get_domain(d).class_names) for d in ("city_street", "town_street")}
     names["city_street"] = change(names["city_street"])
     made, meta = label_sources.make("random", names, 8, 0)
-    label_embeddings.save(stages.embeddings_file(tmp_path), made, meta)
+    label_embeddings.save(plan.embeddings_file(tmp_path), made, meta)
     with pytest.raises(InputError, match=f"city_street: class .* {told}.*; restore the domain's classes") as error:
-        stages.run(tiny(variants=["full"], **{"usss.label_embeddings": "random"}), tmp_path)
+        train(tiny(variants=["full"], **{"usss.label_embeddings": "random"}), tmp_path)
     assert "\n" not in str(error.value) and not (tmp_path / "full").exists()
 
 
@@ -213,17 +218,17 @@ def test_file_with_several_rows_of_a_class_that_move_is_refused_before_the_workd
     label_embeddings.save(tmp_path / "e.npz", *label_sources.make("random", names, 8, 0, embeddings_per_class=2))
     config = tiny(variants=["full"], **{"usss.label_embeddings": str(tmp_path / "e.npz"), "usss.theta": 0.5})
     with pytest.raises(InputError, match=r"city_street has several rows per class, but usss\.theta=0\.5"):
-        stages.run(config, tmp_path / "new")
+        train(config, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
 def test_networks_of_no_run_or_of_an_unfinished_one_are_refused(tmp_path):
     with pytest.raises(InputError, match="no workdir of a run"):
-        stages.run(tiny(variants=["full"], **{"usss.single_from": str(tmp_path / "typo")}), tmp_path / "new")
+        train(tiny(variants=["full"], **{"usss.single_from": str(tmp_path / "typo")}), tmp_path / "new")
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "config.json").write_text(json.dumps(checked(tiny()).to_dict()))
     with pytest.raises(InputError, match="single_city_street is not finished there"):
-        stages.run(tiny(variants=["full"], **{"usss.single_from": str(tmp_path / "begun")}), tmp_path / "new")
+        train(tiny(variants=["full"], **{"usss.single_from": str(tmp_path / "begun")}), tmp_path / "new")
 
 
 def test_a_workdir_from_before_a_field_existed_has_its_default(tmp_path):
@@ -243,17 +248,17 @@ def test_a_workdir_that_another_process_trains_is_refused(tmp_path):
     with subprocess.Popen([sys.executable, "-c", hold, tmp_path], **pipes) as other:
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(InputError, match="another process trains it now"):
-            stages.run(tiny(variants=["basic"]), tmp_path)
+            train(tiny(variants=["basic"]), tmp_path)
         other.kill()
     with workdir_lib.alone_in(tmp_path):  # a process that died does not keep it
         pass
 
 
 @pytest.mark.slow
-def test_adversarial_networks_are_trained_one_per_domain_and_go_on_after_a_stop(tmp_path):
+def test_adversarial_networks_are_trained_one_per_domain_and_resume_after_a_stop(tmp_path):
     """Stopped after the second of four steps (its checkpoint is there, its summary is not), it ends the same."""
     fields = {"variants": ["hung"], "usss.single_steps": 4, "hung.semi_start": 0.5, "train.log_every": 1}
-    summaries = stages.run(tiny(**fields), tmp_path)
+    summaries = train(tiny(**fields), tmp_path)
     assert sorted(summaries) == ["hung_city_street", "hung_town_street"]
     summary = summaries["hung_city_street"]
     assert list(summary["domains"]) == ["city_street"] and summary["config"]["hung"]["semi_start"] == 0.5
@@ -262,7 +267,7 @@ def test_adversarial_networks_are_trained_one_per_domain_and_go_on_after_a_stop(
     losses = lines_with(folder, "semi/city_street")
     (folder / "summary.json").unlink()
     shutil.rmtree(folder / "checkpoints" / "4")
-    stages.run(tiny(**fields), tmp_path)
+    train(tiny(**fields), tmp_path)
     assert lines_with(folder, "semi/city_street")[-2:] == losses[-2:] and len(losses) == 4
 
 

@@ -5,12 +5,15 @@ its quick mode. A test of several devices adds their number to XLA_FLAGS for its
 """
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import os
 import pathlib
 import platform
 import time
+
+import pytest
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 UNUSED = 30 * 24 * 3600.0  # seconds after which a program that no run has asked for goes
@@ -42,3 +45,14 @@ def programs():
             if time.time() - max(file.stat().st_atime, file.stat().st_mtime) > UNUSED:
                 file.unlink()
     return folder
+
+
+@pytest.fixture(scope="module")
+def shallow():
+    """Let drn_d_22 have one block per level, which compiles in half the time."""
+    from usss_jax.models import universal
+    from usss_jax.models.drn import DRN
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(universal.ENCODERS, "drn_d_22", functools.partial(DRN, blocks=(1, 1, 1, 1)))
+        yield

@@ -1,15 +1,15 @@
-"""ImageNet pretraining: data, crops, schedule, scores, going on after a kill, and the weights it leaves."""
+"""ImageNet pretraining: data, crops, schedule, scores, resuming after a kill, and the weights it leaves."""
 
 import importlib
 import io
 import json
-import logging
 import os
 import pathlib
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import cv2
 import jax
@@ -22,16 +22,17 @@ from PIL import Image
 from usss_jax.config import checked
 from usss_jax.data import streams
 from usss_jax.engine.optim import create_optimizer, create_schedule
-from usss_jax.engine.state import abstract_variables, create_state
+from usss_jax.engine.state import create_state
 from usss_jax.errors import InputError
-from usss_jax.methods.imagenet import batches, classify, images, loop
-from usss_jax.methods.usss import stages
+from usss_jax.methods.imagenet import batches, classify, images, plan
+from usss_jax.methods.train import train
 from usss_jax.models import pretrained
 from usss_jax.models.universal import create_model
 from usss_jax.parallel import sharding
 from usss_jax.runs import encoder_weights
-from usss_jax.runs.checkpoint import Checkpoints
+from usss_jax.runs.networks import load_best
 
+pytestmark = pytest.mark.usefixtures("shallow")
 REPO = pathlib.Path(__file__).parent.parent
 COLORS = {"n01_red": (200, 40, 40), "n02_green": (40, 200, 40), "n03_blue": (40, 40, 200)}
 ENDINGS = (".JPEG", ".png", ".jpg")
@@ -107,10 +108,10 @@ def config_of(data, **fields):
 
 
 @pytest.fixture(scope="module")
-def finished(folders, tmp_path_factory):
+def finished(shallow, folders, tmp_path_factory):
     """Workdir and summary of a run of 45 steps."""
     workdir = tmp_path_factory.mktemp("finished")
-    return workdir, loop.run(config_of(folders, **LEARNS), workdir)
+    return workdir, train(config_of(folders, **LEARNS), workdir)["classifier"]
 
 
 # ---- The whole run --------------------------------------------------------------------------------------
@@ -124,19 +125,17 @@ def test_separable_classes_are_learned(finished):
     for key in ("seconds", "device", "config", "images_per_second", "data_wait_share", "top1_last", "best_step"):
         assert summary[key] is not None, key
     assert "commit" in summary
-    assert json.loads((workdir / "summary.json").read_text()) == summary
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert json.loads((workdir / "classifier/summary.json").read_text()) == summary
+    lines = [json.loads(line) for line in (workdir / "classifier/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "val_top1" in line] == [9, 18, 27, 36, 45]
 
 
 def test_weights_give_segmentation_the_same_features_bit_by_bit(finished):
     workdir, summary = finished
     mesh = sharding.create_mesh(jax.devices()[:1])
-    classifier = create_model("drn_d_22", {"fc": 3}, width=0.125, normalize="imagenet")
-    with Checkpoints(workdir / "best") as checkpoints:
-        like = abstract_variables(classifier, mesh)
-        best = checkpoints.restore(summary["best_step"], variables=like)["variables"]
-
+    classifier, best, network, name = load_best(workdir / "classifier", mesh)
+    assert network["decoders"] == {"fc": {"classes": sorted(COLORS)}}
+    assert name == f"classifier/best/{summary['best_step']}"
     tensors = pretrained.load_file(str(workdir / "encoder.safetensors"))
     assert tensors["fc.weight"].shape == (3, 64, 1, 1) and tensors["fc.bias"].shape == (3,)
     assert "layer0.0.weight" in tensors
@@ -144,8 +143,8 @@ def test_weights_give_segmentation_the_same_features_bit_by_bit(finished):
     state, report = create_state(model, create_optimizer(create_schedule(0.1, 1)), 7, mesh, weights=tensors)
     assert set(report.unused) == {"fc.weight", "fc.bias"}
     pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 40, 3), np.uint8)
-    ours = model.apply(state.variables, pictures, method="encode")
-    theirs = classifier.apply(best, pictures, method="encode")
+    ours = jax.jit(partial(model.apply, method="encode"))(state.variables, pictures)
+    theirs = jax.jit(partial(classifier.apply, method="encode"))(best, pictures)
     assert np.array_equal(np.asarray(ours), np.asarray(theirs)) and np.asarray(ours).any()
     # The head too came out right: logits from the file's fc alone.
     logits = np.asarray(theirs).mean((1, 2)) @ tensors["fc.weight"][:, :, 0, 0].T + tensors["fc.bias"]
@@ -160,7 +159,7 @@ def test_segmentation_starts_from_the_weights(finished, tmp_path, capsys):
     config.data.normalize, config.model.width, config.usss.embed_dim = "imagenet", 0.125, 8
     config.model.pretrained = str(finished[0] / "encoder.safetensors")
     config.usss.single_steps, config.train.eval_batch_size = 1, 50
-    summaries = stages.run(config, tmp_path)
+    summaries = train(config, tmp_path)
     assert summaries["single_city_street"]["steps"] == 1
     assert "tensors matched" in capsys.readouterr().out
 
@@ -176,21 +175,21 @@ def test_normalisation_of_the_weights_is_compared_with_the_configs(finished):
 def test_workdir_whose_config_is_no_object_is_told(folders, tmp_path):
     (tmp_path / "config.json").write_text("[1]")
     with pytest.raises(InputError, match="it holds no JSON object"):
-        loop.run(config_of(folders), tmp_path)
+        train(config_of(folders), tmp_path)
 
 
 def test_finished_run_is_not_run_again_and_belongs_to_its_config(finished, folders):
     workdir, summary = finished
     again = config_of(folders, **LEARNS, **{"train.log_every": 3})
-    assert loop.run(again, workdir) == summary
+    assert train(again, workdir) == {"classifier": summary}
     with pytest.raises(InputError, match=r"lr was 0\.02, is now 0\.5"):
-        loop.run(config_of(folders, **{**LEARNS, "optim.lr": 0.5}), workdir)
+        train(config_of(folders, **{**LEARNS, "optim.lr": 0.5}), workdir)
 
 
 def test_workdir_belongs_to_its_images(finished, tmp_path):
     other = write_folders(tmp_path, train=9)
-    with pytest.raises(InputError, match="fingerprint"):
-        loop.run(config_of(other, **LEARNS), finished[0])
+    with pytest.raises(InputError, match="images"):
+        train(config_of(other, **LEARNS), finished[0])
 
 
 def command(workdir, data, *overrides):
@@ -198,11 +197,11 @@ def command(workdir, data, *overrides):
     fields |= {"train.checkpoint_every": 10, "train.log_every": 1}
     flags = [f"--config.{field}={value}" for field, value in fields.items()]
     config = f"--config={REPO / 'configs/imagenet.py'}:cpu"
-    return [sys.executable, "-m", "usss_jax.pretrain", config, f"--workdir={workdir}", *flags, *overrides]
+    return [sys.executable, "-m", "usss_jax.main", config, f"--workdir={workdir}", *flags, *overrides]
 
 
 @pytest.mark.nightly
-def test_killed_run_goes_on_from_its_last_checkpoint_and_ends_alike(records, tmp_path):
+def test_killed_run_resumes_from_its_last_checkpoint_and_ends_alike(records, tmp_path):
     """From tfds records, with colours changed in the step: the same losses and the same weights, to the last bit."""
     data, jitter = f"tfds:{records}", "--config.data.color_jitter=0.4"
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
@@ -216,66 +215,30 @@ def test_killed_run_goes_on_from_its_last_checkpoint_and_ends_alike(records, tmp
     subprocess.run(command(unbroken, data, jitter), **there, check=True, capture_output=True)
     process = subprocess.Popen(command(broken, data, jitter), **there, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
-    while not (broken / "checkpoints" / "10").exists() and time.monotonic() < deadline and process.poll() is None:
+    while (
+        not (broken / "classifier/checkpoints/10").exists() and time.monotonic() < deadline and process.poll() is None
+    ):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (broken / "summary.json").exists(), "the run ended before it could be killed"
+    assert not (broken / "classifier/summary.json").exists(), "the run ended before it could be killed"
     again = subprocess.run(command(broken, data, jitter), **there, check=True, capture_output=True, text=True)
     assert "resumes from step" in again.stdout and "resumes from step 0" not in again.stdout
 
     def losses(workdir):
-        lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in (workdir / "classifier/metrics.jsonl").read_text().splitlines()]
         return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
     assert losses(broken) == losses(unbroken) and len(losses(broken)) == 60
-    assert (broken / loop.WEIGHTS).read_bytes() == (unbroken / loop.WEIGHTS).read_bytes()
+    assert (broken / plan.WEIGHTS).read_bytes() == (unbroken / plan.WEIGHTS).read_bytes()
 
 
 def test_command_says_what_is_wrong_in_one_line(tmp_path):
     config = f"--config={REPO / 'configs/imagenet.py'}"
-    words = [sys.executable, "-m", "usss_jax.pretrain", config, f"--workdir={tmp_path}"]
+    words = [sys.executable, "-m", "usss_jax.main", config, f"--workdir={tmp_path}"]
     result = subprocess.run(words, cwd=REPO, capture_output=True, text=True)
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert "usss_jax: error: data.root is empty" in result.stderr
-
-
-def test_config_of_another_command_is_told(tmp_path):
-    for module, config, field, example in (
-        ("pretrain", "demo", "data", "configs/imagenet.py"),
-        ("main", "imagenet", "steps", "configs/demo.py"),
-    ):
-        words = [f"--config={REPO}/configs/{config}.py", f"--config.{field}=1", f"--workdir={tmp_path}"]
-        result = subprocess.run([sys.executable, "-m", f"usss_jax.{module}", *words], capture_output=True, text=True)
-        assert result.returncode == 2 and "Traceback" not in result.stderr
-        told = f"--config: has no field '{field}', it is for another command; give one such as {example}"
-        assert result.stderr.strip() == f"usss_jax: error: {told}"
-
-
-# ---- What is compiled, and what goes to the devices -----------------------------------------------------
-
-
-def test_more_steps_compile_nothing_more(folders, tmp_path, caplog):
-    """Not after the second step, nor ever after the first: 24 images in batches of 8 are 3 steps an epoch."""
-    counts = []
-    for epochs in (1.0, 3.0):
-        caplog.clear()
-        with jax.log_compiles(True), caplog.at_level(logging.WARNING, "jax"):
-            jax.clear_caches()
-            config = config_of(folders, **{"imagenet.epochs": epochs, "train.log_every": 1})
-            summary = loop.run(config, tmp_path / str(epochs))
-        assert summary["steps"] == 3 * epochs
-        messages = [record.getMessage() for record in caplog.records]
-        counts.append(sum(message.startswith("Finished XLA compilation") for message in messages))
-    assert counts[0] == counts[1] > 0
-
-
-def test_batches_that_are_not_on_the_devices_are_refused_inside_the_loop(folders, tmp_path, monkeypatch):
-    """The guard works: a step that is handed host arrays would copy them at every step, unasked."""
-    monkeypatch.setattr(loop, "put", lambda batch, mesh: batch)
-    monkeypatch.setattr(loop, "compiled", lambda step, *args: step)
-    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-        loop.run(config_of(folders, **LEARNS), tmp_path)
 
 
 # ---- Data -----------------------------------------------------------------------------------------------
@@ -382,9 +345,9 @@ def test_wrong_records_are_named(tmp_path, records):
 
 def test_fewer_images_than_the_batch_and_wrong_fields_are_refused(folders, tmp_path):
     with pytest.raises(InputError, match="encoder='resnet7' is not one of"):
-        loop.run(config_of(folders, **{"model.encoder": "resnet7"}), tmp_path)
+        train(config_of(folders, **{"model.encoder": "resnet7"}), tmp_path)
     with pytest.raises(InputError, match="batch_size=25 is more than the 24 training images"):
-        loop.run(config_of(folders, **{"train.batch_size": 25}), tmp_path)
+        train(config_of(folders, **{"train.batch_size": 25}), tmp_path)
     for fields, expected in (
         ({"imagenet.crop": 20}, r"imagenet\.crop=20 must be at most imagenet\.eval_resize=18"),
         ({"imagenet.min_scale": 1.5}, "min_scale"),
@@ -474,7 +437,7 @@ def test_config_has_the_schedule_of_the_drn_paper():
     """1281167 images in batches of 256 are 5004.56 steps an epoch."""
     config = importlib.import_module("configs.imagenet").get_config()
     assert (config.optim.lr, config.optim.momentum, config.optim.weight_decay) == (0.1, 0.9, 1e-4)
-    assert loop.schedule(config, 1281167) == (600547, [150137, 300274, 450410], 5005)
+    assert plan.schedule(config, 1281167) == (600547, [150137, 300274, 450410], 5005)
 
 
 def test_learning_rate_falls_at_its_steps():
