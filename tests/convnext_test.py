@@ -26,7 +26,7 @@ from usss_jax.models import convnext, drn, pretrained, universal
 from usss_jax.models.convnext import ConvNeXt
 from usss_jax.models.universal import UniversalModel, create_model, encode_groups
 from usss_jax.parallel import sharding
-from usss_jax.runs import checkpoint
+from usss_jax.runs import checkpoint, networks
 
 GOLDEN = pathlib.Path(__file__).parent / "fixtures" / "convnext" / "stride8.npz"
 # name: (blocks, channels) of the four stages, Table 9 of the paper
@@ -284,7 +284,7 @@ def test_a_checkpoint_without_batch_statistics_returns_bit_by_bit(tmp_path):
         checkpoints.save(1, {"state": saved, "variables": saved.variables}, {"progress": 1})
         fresh, _ = state.create_state(model, optax.sgd(0.1, momentum=0.9), 1, mesh)
         got = checkpoints.restore(1, state=fresh)["state"]
-        variables = checkpoints.restore(1, variables=state.abstract_variables(model, mesh))["variables"]
+        variables = checkpoints.restore(1, variables=networks.abstract_variables(model, mesh))["variables"]
     for restored, wanted in ((got, saved), (variables, saved.variables)):
         assert jax.tree.structure(restored) == jax.tree.structure(wanted)
         jax.tree.map(np.testing.assert_array_equal, restored, wanted)

@@ -19,7 +19,7 @@ import pytest
 from usss_jax.models import pretrained, universal
 from usss_jax.models.strips import mean_over_pixels
 from usss_jax.models.upsample import upsample
-from usss_jax.objectives.entropy import entropy_terms
+from usss_jax.objectives.entropy import entropy_terms, similarities
 from usss_jax.objectives.losses import cross_entropy
 
 FOLDER = pathlib.Path(os.environ.get("USSS_PARITY_DIR", pathlib.Path(__file__).parent / "fixtures"))
@@ -102,7 +102,8 @@ def ours(meta):
 
     def entropy(params, domain, kind):
         embedding = model.apply({"params": params}, features_of(params, u), method="embed")
-        within, cross, _ = entropy_terms(embedding, domain, embeddings, mean)
+        scores = {d: similarities(embedding, of_labels) for d, of_labels in embeddings.items()}
+        within, cross, _ = entropy_terms(scores, domain, mean)
         return within if kind == "within" else cross
 
     out = dict(evaluate(variables))
