@@ -4,6 +4,7 @@ Compiled programs are kept for the next run of the tests in a folder for these v
 its quick mode. A test of several devices adds their number to XLA_FLAGS for its process.
 """
 
+import collections
 import contextlib
 import functools
 import hashlib
@@ -17,9 +18,10 @@ import pytest
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 UNUSED = 30 * 24 * 3600.0  # seconds after which a program that no run has asked for goes
-QUICK = ["--xla_backend_optimization_level=0"]
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # another version may not know it, and XLA would abort
+QUICK = ["--xla_backend_optimization_level=0", "--xla_cpu_multi_thread_eigen=false"]
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # another version may not know these, and XLA would abort
     QUICK.append("--xla_cpu_use_fusion_emitters=false")  # compiles the programs of a run in half the time
+    QUICK.append("--xla_cpu_parallel_codegen_split_count=1")
 
 
 def pytest_configure(config):
@@ -28,6 +30,16 @@ def pytest_configure(config):
         os.environ[CACHE] = str(programs())
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     os.environ.setdefault("XLA_FLAGS", " ".join(QUICK))
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave nightly tests out unless -m asks for them; start with the files that have the most slow ones."""
+    if "nightly" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("nightly")]
+        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=left_out)
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])  # stable: a file's tests keep their order
 
 
 def programs():
