@@ -5,19 +5,24 @@ Compiling needs no such device, only its compiler: `pip install libtpu` for TPUs
 """
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh
-from usss_jax.methods.usss.step import Objective, jit_train_step
 
 from benchmarks.step_cpu import CLASSES, EMBED_DIM
+from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.engine.optim import create_optimizer, create_schedule
-from usss_jax.engine.state import DUMMY_IMAGES, TrainState
+from usss_jax.engine.state import TrainState
+from usss_jax.engine.step import jit_step
+from usss_jax.methods.usss import terms
 from usss_jax.models.universal import UniversalModel, create_model
+from usss_jax.models.variables import DUMMY_IMAGES
 from usss_jax.parallel import sharding
 
+OBJECTIVE = terms.Objective()
 SIZES = {"512x512": (512, 512), "360x480": (360, 480)}  # height x width
 
 # What XLA asks to know of an H100 (SXM, 80 GB) to compile for it: limits of the hardware, and the version of cuDNN.
@@ -94,7 +99,9 @@ def abstract_state(setting: Setting, model: UniversalModel, tx, mesh: Mesh) -> T
     others = {
         "step": jax.ShapeDtypeStruct((), jnp.int32),
         "batch_stats": variables.get("batch_stats", {}),
-        "label_embeddings": {d: jax.ShapeDtypeStruct((n, EMBED_DIM), jnp.float32) for d, n in CLASSES.items()},
+        "extra": {
+            "label_embeddings": {d: jax.ShapeDtypeStruct((n, EMBED_DIM), jnp.float32) for d, n in CLASSES.items()}
+        },
     }
     return TrainState(**parts, **_placed(others, jax.tree.map(lambda _: sharding.replicated(mesh), others)))
 
@@ -119,16 +126,35 @@ def lower_step(setting: Setting, mesh: Mesh) -> jax.stages.Lowered:
     """Lower the library's training step for the mesh; nothing is run and no array is made."""
     model, tx = setting.model(), create_optimizer(create_schedule(1e-3, 10**6))
     state = abstract_state(setting, model, tx, mesh)
-    step = jit_train_step(
-        mesh,
-        tx=tx,
-        has_unlabeled=bool(setting.passes),
-        like=state,
+    objective = terms.Objective(theta=setting.theta)
+    step = usss_step(mesh, model, tx, objective=objective, has_unlabeled=bool(setting.passes), like=state)
+    return step.lower(state, abstract_batch(setting, mesh))
+
+
+def usss_step(
+    mesh: Mesh,
+    model: UniversalModel,
+    tx,
+    *,
+    objective: terms.Objective = OBJECTIVE,
+    has_unlabeled: bool = True,
+    like: TrainState | None = None,
+) -> jax.stages.Wrapped:
+    """Training step of Univ-full for the domains of `CLASSES`, one label embedding per class."""
+    shardings = sharding.step_batch_shardings(mesh)
+    if not has_unlabeled:
+        del shardings["unlabeled"]
+    compute = partial(
+        terms.compute,
         model=model,
-        objective=Objective(theta=setting.theta),
+        augment=DeviceAugment(),
+        seed=0,
+        unroll=sharding.on_cpu(mesh),
+        mesh=mesh,
+        objective=objective,
         label_classes={d: tuple(range(n)) for d, n in CLASSES.items()},
     )
-    return step.lower(state, abstract_batch(setting, mesh))
+    return jit_step(mesh, compute=compute, tx=tx, batch_shardings=shardings, like=like)
 
 
 def memory(compiled) -> dict[str, int]:

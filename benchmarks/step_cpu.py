@@ -57,8 +57,8 @@ def prepare_ours(
 ) -> Callable[[], float]:
     """Return a function that makes a step and returns its loss; writes the initial weights if there are none."""
     import jax
-    from usss_jax.methods.usss.step import Objective, jit_train_step
 
+    from benchmarks.compiled_step import usss_step
     from usss_jax.engine import optim
     from usss_jax.engine.compiling import compiled
     from usss_jax.engine.state import create_state
@@ -69,15 +69,14 @@ def prepare_ours(
     mesh = sharding.create_mesh(jax.devices()[:1])
     model = create_model("drn_d_22", CLASSES, embed_dim=EMBED_DIM, width=width, precision=precision)
     tx = optim.create_optimizer(optim.create_schedule(LR, 10**6), momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    state, _ = create_state(model, tx, 0, mesh, make_label_embeddings())
+    state, _ = create_state(model, tx, 0, mesh, {"label_embeddings": make_label_embeddings()})
     if not weights.exists():
         state_dict = pretrained.to_state_dict(
             jax.device_get(state.variables), list(CLASSES), names=model.encoder.tensor_names
         )
         pretrained.save_safetensors(str(weights), state_dict)
     data = sharding.put(make_batch(batch, size), sharding.step_batch_shardings(mesh))
-    train_step = jit_train_step(mesh, model=model, tx=tx, objective=Objective(), has_unlabeled=True)
-    step = compiled(train_step, state, data, "ours")
+    step = compiled(usss_step(mesh, model, tx), state, data, "ours")
 
     def run() -> float:
         nonlocal state

@@ -87,8 +87,8 @@ class Conv(nn.Module):
     def __call__(self, x):
         """Map [B, H, W, C] to [B, h, w, features]."""
         shape = (*self.kernel_size, x.shape[-1] // self.feature_group_count, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32) if self.use_bias else None
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
 
         def function(x, kernel):
@@ -121,8 +121,8 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x):
         """Map [B, ..., C] to [B, ..., features]."""
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = apply_kernel(self, lambda x, kernel: jnp.dot(x, kernel, precision=self.precision), x, kernel)
         return y + bias
