@@ -8,22 +8,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_models import OneLayer
 
 from usss_jax.engine import optim
-from usss_jax.engine.state import abstract_variables, create_state
+from usss_jax.engine.state import create_state
 from usss_jax.errors import InputError
-from usss_jax.models.drn import DRN
 from usss_jax.models.universal import UniversalModel
 from usss_jax.parallel import sharding
 from usss_jax.runs.checkpoint import Checkpoints
+from usss_jax.runs.networks import abstract_variables
 
-MODEL = UniversalModel(DRN(blocks=(1, 1, 1, 1), width=0.0625), {"a": 3}, 4)
+MODEL = UniversalModel(OneLayer(), {"a": 3}, 4)
 
 
 @pytest.fixture(scope="module")
 def state():
     tx = optim.create_optimizer(optim.create_schedule(0.1, 10))
-    created, _ = create_state(MODEL, tx, 0, sharding.create_mesh(), {"a": np.ones((3, 4), np.float32)})
+    created, _ = create_state(MODEL, tx, 0, sharding.create_mesh(), {"label_embeddings": {"a": np.ones((3, 4), np.float32)}})
     return created.replace(step=jnp.int32(7))
 
 
@@ -65,8 +66,8 @@ def test_unfinished_checkpoint_is_not_seen(state, tmp_path):
 
 @pytest.fixture(scope="module")
 def two(state, tmp_path_factory):
-    """Folder of a stage with checkpoints of steps 3 and 7."""
-    folder = tmp_path_factory.mktemp("stage") / "full"
+    """Folder of a job with checkpoints of steps 3 and 7."""
+    folder = tmp_path_factory.mktemp("run") / "full"
     with Checkpoints(folder / "checkpoints") as checkpoints:
         for step in (3, 7):
             checkpoints.save(step, {"state": state.replace(step=jnp.int32(step))}, {"step": step})

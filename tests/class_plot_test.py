@@ -8,7 +8,6 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 
 from usss_jax import inference
@@ -17,11 +16,15 @@ from usss_jax.analysis.class_matches import DomainClass, group_title, match_all,
 from usss_jax.analysis.pixel_features import pixel_features, sample_pixels
 from usss_jax.config import default_config
 from usss_jax.errors import InputError
-from usss_jax.methods.usss import jobs
+from usss_jax.methods.train import train
 from usss_jax.models.universal import UniversalModel
 from usss_jax.models.upsample import upsample
 from usss_jax.parallel import sharding
 from usss_jax.runs import finished
+from usss_jax.runs.checkpoint import Checkpoints
+from usss_jax.runs.networks import describe_network
+
+pytestmark = pytest.mark.usefixtures("shallow")
 
 TWO = {"a": ("road", "sidewalk", "car", "sky"), "b": ("sky", "pavement", "road", "tree")}
 
@@ -209,7 +212,7 @@ def test_features_at_pixels_are_the_upsampled_ones():
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(shallow, tmp_path_factory):
     """Univ-basic and Univ-full of two drawn domains, two steps each."""
     config = default_config()
     config.data.domains = ["city_street", "town_street"]
@@ -220,7 +223,7 @@ def trained(tmp_path_factory):
     config.train.steps = config.usss.single_steps = config.train.eval_every = 2
     config.variants, config.usss.label_embeddings = ["basic", "full"], "random"
     folder = tmp_path_factory.mktemp("run")
-    jobs.run(ConfigDict(config), folder)
+    train(config, folder)
     return folder
 
 
@@ -229,10 +232,10 @@ def compare(folder, out, **kw):
 
 
 @pytest.mark.slow
-def test_numbers_of_two_trained_stages(trained, tmp_path):
+def test_numbers_of_two_trained_jobs(trained, tmp_path):
     result = compare(trained, tmp_path, classes="road,building,sidewalk,city_street:vegetation=town_street:tree")
     written = json.loads((tmp_path / "class_plot.json").read_text())
-    assert [s["title"] for s in written["jobs"]] == ["Univ-basic", "Univ-full"]
+    assert [s["title"] for s in written["jobs"]] == ["basic", "full"]
     assert written["jobs"] == result["jobs"] and written["commit"] is not None
     assert list(written["pixels"]) == ["road", "building", "sidewalk / pavement", "vegetation / tree"]
     assert written["split"] == {"city_street": "val", "town_street": "val"}
@@ -251,11 +254,11 @@ def test_numbers_of_two_trained_stages(trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_centroids_of_a_trained_stage_equal_those_of_full_resolution_features(trained, tmp_path):
+def test_centroids_of_a_trained_job_equal_those_of_full_resolution_features(trained, tmp_path):
     """Computed here with explicit upsampling of every image, one at a time."""
     job = finished.open_job(trained / "full")
     model, variables, _ = job.restore(sharding.create_mesh())
-    source_of, _ = alignment.open_sources(job, "test", "")
+    source_of = {d: pool.test for d, pool in alignment.open_sources(job, "test", "").items()}
     encode = jax.jit(lambda image: upsample(model.apply(variables, image, method="encode"), image.shape[1:3], 8))
     means = {}
     for domain, source in source_of.items():
@@ -288,7 +291,7 @@ def test_entry_draws_the_panels_side_by_side(trained, tmp_path):
     both = f"--jobs={trained}/basic,{trained}/full"
     result = entry(both, f"--out={tmp_path}", "--classes=road,building", "--pixels=20", "--perplexity=8", "--seed=3")
     assert result.returncode == 0, result.stderr
-    assert "Univ-full: centred cosine: matching" in result.stdout
+    assert "full: centred cosine: matching" in result.stdout
     written = json.loads((tmp_path / "class_plot.json").read_text())
     assert written["tsne"] | {"scikit-learn": ""} == {
         **{"perplexity": 8.0, "seed": 3, "pixels_per_class": 20, "points": 80, "scikit-learn": ""}
@@ -324,20 +327,23 @@ def test_perplexity_above_the_points_is_told_before_the_passes(trained, tmp_path
 # ---- folders that cannot be used -----------------------------------------------------------------------
 
 
-def fake_stage(folder, name="basic", best_step=2, **fields):
-    """A finished job without its checkpoints."""
+def fake_job(folder, name="basic", best_step=2, **fields):
+    """A finished job whose checkpoint has no more than the network's description."""
     config = default_config()
     config.update_from_flattened_dict({"data.domains": ["city_street", "town_street"], **fields})
-    folder.mkdir(parents=True)
+    pools = pool_options(checked(config), {d: get_domain(d) for d in config.data.domains})
+    with Checkpoints(folder / "best") as checkpoints:
+        network = describe_network(config, {d: of.domain for d, of in pools.items()})
+        checkpoints.save(best_step, {"variables": {"a": np.zeros(1)}}, {"network": network})
     (folder / "config.json").write_text(json.dumps({"job": name, **config.to_dict()}))
     (folder / "summary.json").write_text(json.dumps({"best_step": best_step, "domains": {}}))
     return folder
 
 
-def test_folder_without_a_finished_stage_is_told(tmp_path):
+def test_folder_without_a_finished_job_is_told(tmp_path):
     with pytest.raises(InputError, match="no job of a run"):
         finished.open_job(tmp_path)
-    job = fake_stage(tmp_path / "run" / "basic")
+    job = fake_job(tmp_path / "run" / "basic")
     (tmp_path / "run" / "config.json").write_text("{}")
     with pytest.raises(InputError, match="is a whole run; give one of its jobs: basic"):
         finished.open_job(tmp_path / "run")
@@ -347,11 +353,11 @@ def test_folder_without_a_finished_stage_is_told(tmp_path):
     with pytest.raises(InputError, match="is not finished"):
         finished.open_job(job)
     with pytest.raises(InputError, match="no network"):
-        finished.open_job(fake_stage(tmp_path / "run" / "prototypes", "prototypes"))
+        finished.open_job(fake_job(tmp_path / "run" / "prototypes", "prototypes"))
 
 
-def test_stage_of_an_older_version_lacks_newer_fields(tmp_path):
-    job = fake_stage(tmp_path / "basic")
+def test_job_of_an_older_version_lacks_newer_fields(tmp_path):
+    job = fake_job(tmp_path / "basic")
     config = json.loads((job / "config.json").read_text())
     del config["usss"]["entropy_warmup"]
     (job / "config.json").write_text(json.dumps(config))
@@ -368,16 +374,16 @@ def test_stage_of_an_older_version_lacks_newer_fields(tmp_path):
         ({"data.image_size": "town_street=32x48"}, "other image_size .*town_street"),
     ],
 )
-def test_stages_on_different_data_cannot_be_compared(tmp_path, fields, what):
-    folders = [fake_stage(tmp_path / "one" / "basic"), fake_stage(tmp_path / "two" / "basic", **fields)]
+def test_jobs_on_different_data_cannot_be_compared(tmp_path, fields, what):
+    folders = [fake_job(tmp_path / "one" / "basic"), fake_job(tmp_path / "two" / "basic", **fields)]
     with pytest.raises(InputError, match=what):
         finished.open_jobs(folders)
 
 
-def test_stages_of_equal_name_are_told_apart_by_their_run(tmp_path):
-    folders = [fake_stage(tmp_path / run / "basic") for run in ("seed0", "seed1")]
-    assert [s.title for s in finished.open_jobs(folders)] == ["Univ-basic (seed0)", "Univ-basic (seed1)"]
-    deeper = [*folders, fake_stage(tmp_path / "row" / "seed0" / "basic")]
+def test_jobs_of_equal_name_are_told_apart_by_their_run(tmp_path):
+    folders = [fake_job(tmp_path / run / "basic") for run in ("seed0", "seed1")]
+    assert [s.title for s in finished.open_jobs(folders)] == ["basic (seed0)", "basic (seed1)"]
+    deeper = [*folders, fake_job(tmp_path / "row" / "seed0" / "basic")]
     assert len({s.title for s in finished.open_jobs(deeper)}) == 3
 
 

@@ -469,8 +469,8 @@ def test_the_whole_method_runs_with_it(tmp_path):
 
     result = run("first", "convnext_tiny", "--config.variants=full")
     assert result.returncode == 0, result.stderr
-    for stage in ("single_camvid", "full"):
-        summary = json.loads((tmp_path / "first" / stage / "summary.json").read_text())
+    for job in ("single_camvid", "full"):
+        summary = json.loads((tmp_path / "first" / job / "summary.json").read_text())
         assert summary["config"]["model"]["encoder"] == "convnext_tiny" and 0 <= summary["average_last"] <= 1
     embeddings, _ = label_embeddings.load(tmp_path / "first" / "prototypes" / "label_embeddings.npz")
     assert embeddings["camvid"].shape[1] == 8 and np.isfinite(embeddings["camvid"]).all()

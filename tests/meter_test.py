@@ -6,6 +6,7 @@ import pytest
 
 from usss_jax.engine.meter import Meter
 from usss_jax.errors import InputError
+from usss_jax.methods.usss.terms import warn_of_collapse
 
 
 class Lines:
@@ -18,13 +19,17 @@ class Lines:
         self.written.append((step, dict(scalars)))
 
 
+def no_warnings(scalars):
+    return {}
+
+
 def fresh_progress():
     return {"seconds": 0.0, "train_seconds": 0.0, "wait_seconds": 0.0, "images": 0, "best": None}
 
 
 def test_speed_is_counted_from_the_second_log_on_without_pauses():
     progress, lines = fresh_progress(), Lines()
-    meter = Meter("full", 100, 8, progress)
+    meter = Meter("full", 100, 8, progress, no_warnings)
     meter.log(1, {"loss": 2.0}, lines)  # this interval held the compilation
     assert progress["images"] == 0 and "images_per_second" not in lines.written[0][1]
     with meter.waiting():
@@ -42,7 +47,7 @@ def test_speed_is_counted_from_the_second_log_on_without_pauses():
 
 
 def test_console_line_has_step_speed_wait_and_eta(capsys):
-    meter = Meter("basic", 30, 4, fresh_progress())
+    meter = Meter("basic", 30, 4, fresh_progress(), no_warnings)
     meter.log(10, {"loss": 2.0}, Lines())
     time.sleep(0.02)
     meter.log(20, {"loss": 1.25}, Lines())
@@ -53,14 +58,14 @@ def test_console_line_has_step_speed_wait_and_eta(capsys):
 
 
 def test_collapse_is_told_once_per_pair(capsys):
-    meter = Meter("full", 30, 4, fresh_progress())
+    meter = Meter("full", 30, 4, fresh_progress(), warn_of_collapse)
     for step, share in ((1, 0.95), (2, 0.97), (3, 0.99)):
         meter.log(step, {"loss": 1.0, "top_share/camvid/idd": share, "top_share/idd/idd": 0.4}, Lines())
     warnings = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
     assert len(warnings) == 1
-    assert "97 % of the cells of camvid images are nearest to one idd embedding at step 2" in warnings[0]
+    assert "step 2: 97 % of the cells of camvid images are nearest to one idd embedding" in warnings[0]
 
 
 def test_loss_that_is_not_finite_stops_with_one_line():
     with pytest.raises(InputError, match=r"full: the loss is nan at step 5; lower lr and give another --workdir"):
-        Meter("full", 30, 4, fresh_progress()).log(5, {"loss": float("nan")}, Lines())
+        Meter("full", 30, 4, fresh_progress(), no_warnings).log(5, {"loss": float("nan")}, Lines())

@@ -1,11 +1,16 @@
-"""The smallest encoder with what training steps need, and comparisons of trees."""
+"""Encoders that compile quickly, and comparisons of trees."""
+
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.typing import DTypeLike
 
-from usss_jax.models.layers import Convolution, GroupedBatchNorm
+from usss_jax.models.drn_names import NAMES
+from usss_jax.models.layers import Convolution, GroupedBatchNorm, apply_levels, scaled
 
 
 class OneLayer(nn.Module):
@@ -16,6 +21,34 @@ class OneLayer(nn.Module):
     @nn.compact
     def __call__(self, x, train, groups):
         return nn.relu(GroupedBatchNorm(groups, name="bn")(Convolution(6, 3, 8, name="conv")(x), train))
+
+
+class ThreeLayers(nn.Module):
+    """Whole encoder by the interface of models/encoder.py, its tensors named as the first levels of DRN."""
+
+    width: float = 1.0
+    dtype: DTypeLike | None = None
+    precision: lax.Precision | None = None
+    remat: Sequence[int] = ()
+
+    levels = 3
+    stride = 8
+    tensor_names = NAMES
+
+    @property
+    def out_channels(self):
+        return scaled(512, self.width)
+
+    @nn.compact
+    def __call__(self, x, train=False, groups=1):
+        numerics = {"dtype": self.dtype, "precision": self.precision}
+
+        def run(module, x, level):
+            channels = scaled((64, 128, 512)[level], self.width)
+            x = Convolution(channels, 3, 2, name=f"level{level}_conv", parent=module, **numerics)(x)
+            return nn.relu(GroupedBatchNorm(groups, name=f"level{level}_bn", parent=module)(x, train))
+
+        return apply_levels(self, run, x, self.levels, self.remat)
 
 
 def encode(model, params, stats, images):

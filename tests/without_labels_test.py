@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import sys
 
 import jax
@@ -21,11 +20,13 @@ from usss_jax.data.options import Options, read_options
 from usss_jax.data.pools import open_all, open_pools
 from usss_jax.errors import InputError
 from usss_jax.evaluation.metrics import iou
-from usss_jax.methods.usss import stages
+from usss_jax.methods.train import train
+from usss_jax.methods.usss.plan import about_unlabeled
 from usss_jax.models.upsample import upsample
-from usss_jax.parallel import hosts
 from usss_jax.parallel.sharding import create_mesh
-from usss_jax.runs import networks
+from usss_jax.runs.networks import load_best
+
+pytestmark = pytest.mark.usefixtures("shallow")
 
 SIZE = (24, 32)
 NO_MASKS = "  train: {images: train/images}\n"
@@ -101,7 +102,7 @@ def test_a_class_that_no_labeled_domain_has_leaves_it_without_a_score(tmp_path):
     write_domain(tmp_path / "target")
     domain_file(tmp_path, classes=("sky", "tree of life"))
     target = open_all(checked(tiny(tmp_path)))["target"]
-    assert target.scored_by is None and "no labeled domain has all of its classes" in stages.about_unlabeled(target)
+    assert target.scored_by is None and "no labeled domain has all of its classes" in about_unlabeled(target)
 
 
 OPENED: list[str] = []
@@ -190,38 +191,38 @@ def test_the_check_finds_no_fault_in_missing_masks_if_the_config_gives_no_labels
 @pytest.mark.parametrize("variant", ["frozen", "finetune"])
 def test_transfer_needs_two_domains_with_labels(folder, tmp_path, variant):
     with pytest.raises(InputError, match="city_street is the only one with labels"):
-        stages.run(tiny(folder, variants=[variant]), tmp_path / "new")
+        train(tiny(folder, variants=[variant]), tmp_path / "new")
 
 
 # ---- A run ----
 
 
 @pytest.fixture(scope="module")
-def workdir(folder, tmp_path_factory):
+def workdir(shallow, folder, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    stages.run(tiny(folder, variants=["single", "basic", "full"]), workdir)
+    train(tiny(folder, variants=["single", "basic", "full"]), workdir)
     return workdir
 
 
-def scalars(stage):
-    lines = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+def scalars(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     values = {(x["step"], name): v for x in lines for name, v in x.items() if "/" in name or "loss" in name}
     assert values
     return values
 
 
-def variables(config, workdir, stage, embed_dim=0):
-    model = networks.stage_model(config, open_all(config), embed_dim)
-    return model, networks.best_variables(workdir / stage, model, create_mesh(jax.devices()[:1]))[0]
+def network(folder):
+    """Model and variables of a job."""
+    return load_best(folder, create_mesh(jax.devices()[:1]))[:2]
 
 
 @pytest.mark.slow
 def test_univ_basic_is_bit_by_bit_what_it_is_without_the_domain(folder, workdir, tmp_path):
     alone = tiny(folder, **{"data.domains": ["city_street"], "data.labeled_per_domain": 4}, variants=["basic"])
-    stages.run(alone, tmp_path)
+    train(alone, tmp_path)
     mine, theirs = scalars(workdir / "basic"), scalars(tmp_path / "basic")
     assert theirs == {key: value for key, value in mine.items() if key[1] != "val_miou/target"}
-    trees = [variables(checked(c), w, "basic")[1] for c, w in ((tiny(folder), workdir), (alone, tmp_path))]
+    trees = [network(w / "basic")[1] for w in (workdir, tmp_path)]
     jax.tree.map(np.testing.assert_array_equal, *trees)
     summaries = [json.loads((w / "basic/summary.json").read_text()) for w in (workdir, tmp_path)]
     for key in ("domains", "average_best", "average_last", "best_step", "split_hash"):
@@ -245,15 +246,20 @@ def test_full_has_the_cross_term_alone_on_its_images(workdir):
 @pytest.mark.slow
 def test_its_score_is_that_of_the_other_decoder_by_names_of_classes_and_not_in_the_average(folder, workdir):
     config = checked(tiny(folder))
-    model, weights = variables(config, workdir, "basic")
+    model, weights = network(workdir / "basic")
     assert set(model.num_classes) == {"city_street"}
     pool = open_all(config)["target"]
     theirs = get_domain("city_street").class_names
     examples = [pool.test[i] for i in range(4)]
     images, labels = (np.stack([e[key] for e in examples]) for key in ("image", "label"))
-    features = model.apply(weights, images, method="encode")
-    logits = model.apply(weights, features, "city_street", method="decode")
-    scores = upsample(logits, SIZE, model.stride, model.upsample)
+
+    @jax.jit
+    def predict(weights, images):
+        features = model.apply(weights, images, method="encode")
+        logits = model.apply(weights, features, "city_street", method="decode")
+        return upsample(logits, SIZE, model.stride, model.upsample)
+
+    scores = predict(weights, images)
     is_road = np.asarray(scores[..., theirs.index("road")] > scores[..., theirs.index("sky")], int)
     confusion = np.zeros((2, 2), np.int64)
     known = labels != 255
@@ -279,17 +285,3 @@ def test_the_picture_shows_it_with_the_other_decoder(workdir):
     own = (picture == (1, 90, 9)).all(-1)
     rows = np.flatnonzero(own.any(1))
     assert rows[0] > 2 * 168 and own.sum() > 100
-
-
-@pytest.mark.nightly
-def test_full_resumes_bit_by_bit(folder, workdir, tmp_path, monkeypatch):
-    again = tmp_path / "again"
-    shutil.copytree(workdir, again, ignore=shutil.ignore_patterns("full"))
-    config = tiny(folder, variants=["full"])
-    with monkeypatch.context() as patch, pytest.raises(hosts.Preempted):
-        patch.setattr(hosts, "preempted", lambda step: step == 1)
-        stages.run(config, again)
-    assert (again / "full/checkpoints/1").is_dir() and not (again / "full/summary.json").exists()
-    stages.run(config, again)
-    assert scalars(again / "full") == scalars(workdir / "full")
-    stages.run(config, again)  # finished: its data is compared and found the same
