@@ -313,7 +313,7 @@ def test_value_of_the_wrong_type_names_the_field(tmp_path):
 
 
 def test_unknown_argument_of_a_config_lists_the_known_ones(tmp_path):
-    assert "'gpu' is not understood; give some of cpu, anchored, n=100, encoder=drn_d_22" in error_of(
+    assert "'gpu' is not understood; give some of cpu, tiny, anchored, n=100, encoder=drn_d_22" in error_of(
         run("configs/cs_cvd.py:gpu", tmp_path)
     )
 
@@ -351,9 +351,9 @@ def test_mask_with_an_id_outside_the_table_is_named(tmp_path):
 
 
 def test_workdir_of_another_config_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"alpha": 0.25}))
+    (tmp_path / "config.json").write_text(json.dumps({"usss": {"alpha": 0.25}}))
     message = error_of(run("configs/demo.py", tmp_path))
-    assert "alpha was 0.25, is now 1.0" in message
+    assert "usss.alpha was 0.25, is now 1.0" in message
 
 
 def test_compiled_programs_are_kept_for_the_next_start(tmp_path):

@@ -1,5 +1,6 @@
 """Lock and summaries of a workdir: whatever lies in their place is told in one line."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -8,8 +9,9 @@ import tempfile
 
 import pytest
 
+from usss_jax.config import checked, default_config
 from usss_jax.errors import InputError
-from usss_jax.runs.workdir import alone_in, read_summary
+from usss_jax.runs.workdir import alone_in, claim_workdir, read_summary
 
 # As another user, who may only read; without JAX's start, which needs a home.
 COLLEAGUE = """
@@ -74,3 +76,29 @@ def test_damaged_summary_counts_as_none_and_is_told(tmp_path, capsys, text):
     path.write_text(text)
     assert read_summary(path) is None
     assert f"{path} is damaged" in capsys.readouterr().out
+
+
+def test_workdir_with_a_field_that_there_is_not_is_refused_and_the_right_one_named(tmp_path):
+    config = checked(default_config())
+    (tmp_path / "config.json").write_text('{"alpha": 0.25}')
+    with pytest.raises(InputError, match=r"config\.json: alpha: .* did you mean config\.usss\.alpha\?; give another"):
+        claim_workdir(config, tmp_path, {})
+
+
+def test_workdir_of_another_method_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(default_config("imagenet").to_dict()))
+    with pytest.raises(InputError, match="method was 'imagenet', is now 'usss'"):
+        claim_workdir(checked(default_config()), tmp_path, {})
+
+
+def test_fields_that_change_no_number_may_change_and_the_others_may_not(tmp_path):
+    """Where data.json says what the data is, fields that select data are compared by it."""
+    config = checked(default_config())
+    claim_workdir(config, tmp_path, {"a": {"labeled images": "1"}})
+    config.train.log_every, config.data.cache_gb, config.data.split_seed = 3, 0.5, 7
+    claim_workdir(config, tmp_path, {"a": {"labeled images": "1"}})
+    with pytest.raises(InputError, match=r"a\.labeled images was .1., is now .2."):
+        claim_workdir(config, tmp_path, {"a": {"labeled images": "2"}})
+    config.optim.lr = 0.5
+    with pytest.raises(InputError, match=r"belongs to another config: optim\.lr was 0\.001, is now 0\.5"):
+        claim_workdir(config, tmp_path, {"a": {"labeled images": "1"}})

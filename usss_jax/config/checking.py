@@ -60,7 +60,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
     best = max(known, key=likeness, default="")
-    return best if best and likeness(best) >= 0.6 else ""
+    return best if best and likeness(best) > 0.65 else ""
 
 
 def no_such_field(name: str, known: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ except ImportError:  # Windows
 
 from ml_collections import ConfigDict
 
-from usss_jax.config import default_config, fields, flat, nested
+from usss_jax.config import FIELDS, default_config, fields, flat, nested, no_such_field
 from usss_jax.config.field import Changes
 from usss_jax.data.content import differences
 from usss_jax.errors import InputError
@@ -85,7 +85,7 @@ def _claim(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
         ) from e
     before = read_data(data_path) if theirs else None
     if theirs:
-        theirs = {**_values(default_config(config.method).to_dict()), **_values(theirs)}  # of before a field came
+        theirs = _their_values(theirs, mine, config_path)
         compared = [f for f, of in known.items() if not of.is_free and not (before and of.is_compared_by_content)]
         changed = [f"{f} was {theirs[f]!r}, is now {mine[f]!r}" for f in compared if theirs[f] != mine[f]]
         if changed:
@@ -113,6 +113,18 @@ def _claim(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
 def _values(config: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of a config by dotted name, as JSON has them."""
     return flat(json.loads(json.dumps(config)))
+
+
+def _their_values(written: Mapping[str, Any], mine: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
+    """Fields of a workdir's config by dotted name; those that came later than it have their defaults.
+
+    Raises:
+      InputError: for a field that there is not.
+    """
+    theirs = _values(written)
+    if unknown := [name for name in theirs if name not in FIELDS]:
+        raise InputError(f"{path}: {unknown[0]}: {no_such_field(unknown[0], FIELDS)}; give another --workdir")
+    return {**_values(default_config(mine["method"]).to_dict()), **theirs}
 
 
 def read_data(path: pathlib.Path) -> dict[str, Any] | None:
@@ -209,7 +221,7 @@ def _check_singles(config: ConfigDict, folder: pathlib.Path, data: Mapping[str, 
         raise InputError(text) from e
     before = read_data(folder / "data.json")
     mine = _values(config.to_dict())
-    theirs = {**_values(default_config(config.method).to_dict()), **_values(theirs)}
+    theirs = _their_values(theirs, mine, folder / "config.json")
     for name, field in fields(config.method).items():
         by_content = before and field.is_compared_by_content
         if field.is_of_singles and not by_content and theirs[name] != mine[name]:
