@@ -24,7 +24,9 @@ MODEL = UniversalModel(OneLayer(), {"a": 3}, 4)
 @pytest.fixture(scope="module")
 def state():
     tx = optim.create_optimizer(optim.create_schedule(0.1, 10))
-    created, _ = create_state(MODEL, tx, 0, sharding.create_mesh(), {"label_embeddings": {"a": np.ones((3, 4), np.float32)}})
+    created, _ = create_state(
+        MODEL, tx, 0, sharding.create_mesh(), {"label_embeddings": {"a": np.ones((3, 4), np.float32)}}
+    )
     return created.replace(step=jnp.int32(7))
 
 

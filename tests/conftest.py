@@ -6,6 +6,7 @@ its quick mode. A test of several devices adds their number to XLA_FLAGS for its
 
 import collections
 import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
 import os
@@ -29,6 +30,23 @@ def pytest_configure(config):
         os.environ[CACHE] = str(programs())
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     os.environ.setdefault("XLA_FLAGS", " ".join(QUICK))
+
+
+@pytest.fixture(scope="session")
+def toy_run(tmp_path_factory):
+    """Workdir of a finished run of toy.config, not to be changed; trained once for all processes of the tests."""
+    from toy import config, register
+
+    from usss_jax.methods.train import train
+
+    register()
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (base / "toy_run.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (base / "toy_run" / "table.md").exists():
+            train(config(variants=["single", "frozen", "finetune", "basic", "full"]), base / "toy_run")
+    return base / "toy_run"
 
 
 def pytest_collection_modifyitems(config, items):
