@@ -24,9 +24,8 @@ MODEL = UniversalModel(OneLayer(), {"a": 3}, 4)
 @pytest.fixture(scope="module")
 def state():
     tx = optim.create_optimizer(optim.create_schedule(0.1, 10))
-    created, _ = create_state(
-        MODEL, tx, 0, sharding.create_mesh(), {"label_embeddings": {"a": np.ones((3, 4), np.float32)}}
-    )
+    extra = {"label_embeddings": {"a": np.ones((3, 4), np.float32)}, "large": np.random.default_rng(0).random(10**6)}
+    created, _ = create_state(MODEL, tx, 0, sharding.create_mesh(), extra)
     return created.replace(step=jnp.int32(7))
 
 
@@ -68,8 +67,8 @@ def test_unfinished_checkpoint_is_not_seen(state, tmp_path):
 
 @pytest.fixture(scope="module")
 def two(state, tmp_path_factory):
-    """Folder of a job with checkpoints of steps 3 and 7."""
-    folder = tmp_path_factory.mktemp("run") / "full"
+    """Folder of a stage with checkpoints of steps 3 and 7."""
+    folder = tmp_path_factory.mktemp("stage") / "full"
     with Checkpoints(folder / "checkpoints") as checkpoints:
         for step in (3, 7):
             checkpoints.save(step, {"state": state.replace(step=jnp.int32(step))}, {"step": step})

@@ -33,19 +33,26 @@ def pytest_configure(config):
 
 
 @pytest.fixture(scope="session")
-def toy_run(tmp_path_factory):
+def toy_encoder():
+    """Make the encoder of toy.py known to `create_model`."""
+    import toy
+
+    toy.register()
+
+
+@pytest.fixture(scope="session")
+def toy_run(toy_encoder, tmp_path_factory):
     """Workdir of a finished run of toy.config, not to be changed; trained once for all processes of the tests."""
-    from toy import config, register
+    import toy
 
     from usss_jax.methods.train import train
 
-    register()
     base = tmp_path_factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with (base / "toy_run.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (base / "toy_run" / "table.md").exists():
-            train(config(variants=["single", "frozen", "finetune", "basic", "full"]), base / "toy_run")
+            train(toy.config(variants=["single", "frozen", "finetune", "basic", "full"]), base / "toy_run")
     return base / "toy_run"
 
 
