@@ -124,7 +124,7 @@ def test_if_no_checkpoint_is_whole_the_folder_to_be_moved_away_is_told(two, stat
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounts a small file system, as root")
 def test_full_disk_names_the_folder_and_leaves_the_checkpoint_before(state, tmp_path):
     size = sum(array.nbytes for array in jax.tree.leaves(state))
-    options = ["mount", "-t", "tmpfs", "-o", f"size={int(1.9 * size)}", "none", str(tmp_path)]
+    options = ["mount", "-t", "tmpfs", "-o", f"size={int(1.5 * size)}", "none", str(tmp_path)]
     if subprocess.run(options, capture_output=True).returncode:
         pytest.skip("may not mount")
     try:
