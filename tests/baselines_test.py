@@ -1,7 +1,7 @@
 """The baselines of the paper's tables: decoders on frozen encoders, plain fine-tuning, networks of another run."""
 
 import json
-import shutil
+import logging
 import subprocess
 import sys
 
@@ -118,7 +118,7 @@ def test_other_folders_are_refused_as_weights(toy_run, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model.width": 0.125}, r"encoder\.bn0\.mean is \(16,\), .*`width` another one"),
+        ({"model.width": 0.125}, r"base\.0\.0\.weight is .*`width` another one"),
         ({"data.normalize": "imagenet"}, "trained with data.normalize=none, this config has imagenet"),
     ],
 )
@@ -222,20 +222,27 @@ def test_a_workdir_that_another_process_trains_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_adversarial_networks_resume_after_a_stop(tmp_path):
-    """Stopped after the second of four steps (its checkpoint is there, its summary is not), it ends the same."""
-    fields = {"data.domains": ["city_street"], "variants": ["hung"], "usss.single_steps": 4, "hung.semi_start": 0.5}
-    (summary,) = train(toy.config(**fields), tmp_path).values()
+def test_adversarial_networks_are_trained_one_per_domain(toy_run):
+    """The self-taught term weighs from the second of two steps on."""
+    assert {path.name for path in toy_run.glob("hung_*")} == {"hung_city_street", "hung_town_street"}
+    summary = json.loads((toy_run / "hung_city_street" / "summary.json").read_text())
     assert list(summary["domains"]) == ["city_street"] and summary["config"]["hung"]["semi_start"] == 0.5
-    assert "| Hung et al. (one network per domain) |" in (tmp_path / "table.md").read_text()
-    folder = tmp_path / "hung_city_street"
-    losses = lines_with(folder, "semi/city_street")
-    (folder / "summary.json").unlink()
-    shutil.rmtree(folder / "checkpoints" / "4")
-    train(toy.config(**fields), tmp_path)
-    assert lines_with(folder, "semi/city_street")[-2:] == losses[-2:] and len(losses) == 4
+    assert "| Hung et al. (one network per domain) |" in (toy_run / "table.md").read_text()
+    rows = [json.loads(line) for line in (toy_run / "hung_city_street/metrics.jsonl").read_text().splitlines()]
+    told = [row for row in rows if "loss" in row]
+    assert len(told) == 2 and {"semi/city_street", "discriminator/city_street"} <= set(told[0])
 
 
-def lines_with(folder, name):
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k in ("step", "loss", name)} for row in rows if name in row]
+@pytest.mark.nightly
+def test_more_steps_compile_nothing_more(tmp_path, caplog):
+    """The loop's test of this has a job of two numbers; here are a real step and evaluation."""
+    counts = []
+    for steps in (2, 6):
+        caplog.clear()
+        with jax.log_compiles(True), caplog.at_level(logging.WARNING, "jax"):
+            jax.clear_caches()
+            fields = {"data.domains": ["city_street"], "train.steps": steps}
+            train(toy.config(variants=["basic"], **fields), tmp_path / str(steps))
+        messages = [record.getMessage() for record in caplog.records]
+        counts.append(sum(message.startswith("Finished XLA compilation") for message in messages))
+    assert counts[0] == counts[1] > 0

@@ -52,7 +52,8 @@ def toy_run(toy_encoder, tmp_path_factory):
     with (base / "toy_run.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (base / "toy_run" / "table.md").exists():
-            train(toy.config(variants=["single", "frozen", "finetune", "basic", "full"]), base / "toy_run")
+            variants = ["single", "frozen", "finetune", "hung", "basic", "full"]
+            train(toy.config(variants=variants, **{"hung.semi_start": 0.5}), base / "toy_run")
     return base / "toy_run"
 
 
