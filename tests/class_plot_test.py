@@ -1,6 +1,9 @@
 """Figure 4: which classes match, the alignment of their centroids, the drawn pixels, and the whole entry."""
 
+import dataclasses
 import json
+import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -15,6 +18,8 @@ from usss_jax.analysis import alignment, class_centroids
 from usss_jax.analysis.class_matches import DomainClass, group_title, match_all, match_classes
 from usss_jax.analysis.pixel_features import pixel_features, sample_pixels
 from usss_jax.config import default_config
+from usss_jax.data.domains import get_domain
+from usss_jax.data.options import read_options
 from usss_jax.errors import InputError
 from usss_jax.methods.train import train
 from usss_jax.models.universal import UniversalModel
@@ -281,7 +286,8 @@ def test_centroids_of_a_trained_job_equal_those_of_full_resolution_features(trai
 
 
 def entry(*flags):
-    return subprocess.run([sys.executable, "-m", "usss_jax.class_plot", *flags], capture_output=True, text=True)
+    command = pathlib.Path(__file__).parent / "tiny_command.py"
+    return subprocess.run([sys.executable, command, "class_plot", *flags], capture_output=True, text=True)
 
 
 @pytest.mark.slow
@@ -331,9 +337,11 @@ def fake_job(folder, name="basic", best_step=2, **fields):
     """A finished job whose checkpoint has no more than the network's description."""
     config = default_config()
     config.update_from_flattened_dict({"data.domains": ["city_street", "town_street"], **fields})
-    pools = pool_options(checked(config), {d: get_domain(d) for d in config.data.domains})
+    domains = {d: get_domain(d) for d in config.data.domains}
+    options = read_options(config, domains)
+    sized = {d: dataclasses.replace(of, size=options[d].size or of.size) for d, of in domains.items()}
     with Checkpoints(folder / "best") as checkpoints:
-        network = describe_network(config, {d: of.domain for d, of in pools.items()})
+        network = describe_network(config, sized)
         checkpoints.save(best_step, {"variables": {"a": np.zeros(1)}}, {"network": network})
     (folder / "config.json").write_text(json.dumps({"job": name, **config.to_dict()}))
     (folder / "summary.json").write_text(json.dumps({"best_step": best_step, "domains": {}}))
@@ -347,8 +355,9 @@ def test_folder_without_a_finished_job_is_told(tmp_path):
     (tmp_path / "run" / "config.json").write_text("{}")
     with pytest.raises(InputError, match="is a whole run; give one of its jobs: basic"):
         finished.open_job(tmp_path / "run")
+    shutil.rmtree(job / "best")
     with pytest.raises(InputError, match="best checkpoint best/2 is missing"):
-        finished.open_job(job).restore(sharding.create_mesh())
+        finished.open_job(job)
     (job / "summary.json").unlink()
     with pytest.raises(InputError, match="is not finished"):
         finished.open_job(job)
@@ -371,7 +380,7 @@ def test_job_of_an_older_version_lacks_newer_fields(tmp_path):
     ("fields", "what"),
     [
         ({"data.domains": ["city_street", "indoor_room"]}, "other domains"),
-        ({"data.image_size": "town_street=32x48"}, "other image_size .*town_street"),
+        ({"data.image_size": "town_street=32x48"}, r"other data\.image_size .*town_street"),
     ],
 )
 def test_jobs_on_different_data_cannot_be_compared(tmp_path, fields, what):

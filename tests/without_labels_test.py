@@ -185,7 +185,7 @@ def test_the_check_finds_no_fault_in_missing_masks_if_the_config_gives_no_labels
     assert not found and labeled.ids == [] and labeled.unlabeled == 4
     report = check_domain(domain, domain.folder, uses_of(domain))
     (fault,) = [f for f in find_faults(report) if f.kind == "no masks"]
-    assert fault.level == FAULT and "its labeled_per_domain is 0" in str(fault)
+    assert fault.level == FAULT and "its data.labeled_per_domain is 0" in str(fault)
 
 
 @pytest.mark.parametrize("variant", ["frozen", "finetune"])
