@@ -1,6 +1,6 @@
 """Run by tests of several devices and processes: an entry point as it is, but in float64 and with a shallow encoder.
 
-    python hosts_run.py {main,prototypes,pretrain} FLAGS
+    python hosts_run.py {main,prototypes} FLAGS
 
 In float64 sums in another order agree to 1e-10, and so must one device, eight, and two processes.
 """
@@ -13,10 +13,11 @@ import jax
 import numpy as np
 
 from usss_jax import multihost
-from usss_jax.engine import loop
-from usss_jax.methods.imagenet import loop as pretraining
+from usss_jax.methods import segmentation
+from usss_jax.methods.imagenet import plan as imagenet
 from usss_jax.models import universal
 from usss_jax.models.drn import DRN
+from usss_jax.parallel import sharding, start
 from usss_jax.runs import networks
 
 
@@ -43,14 +44,14 @@ def patch(module, name):
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
-    for module, name in ((loop, "create_state"), (loop, "create_adversarial_state"), (pretraining, "create_state")):
-        patch(module, name)
+    patch(segmentation, "create_state")
+    patch(imagenet, "create_state")
     # Bytes would become float32, whose rounding depends on what XLA fuses it with.
-    put = pretraining.put
-    pretraining.put = lambda batch, mesh: put({**batch, "image": batch["image"] / 255.0}, mesh)
+    put = sharding.put
+    sharding.put = lambda batch, to: put({k: a / 255.0 if k == "image" else a for k, a in batch.items()}, to)
     narrow = networks.abstract_variables
     networks.abstract_variables = lambda *args: jax.tree.map(wide, narrow(*args))
-    multihost.HEARTBEAT = 3600  # a machine that runs tests may be busy
+    start.HEARTBEAT = 3600  # a machine that runs tests may be busy
     universal.ENCODERS["drn_d_22"] = partial(DRN, blocks=(1, 1, 1, 1))
     entry_point = importlib.import_module(f"usss_jax.{sys.argv.pop(1)}")
     multihost.run(entry_point.main)

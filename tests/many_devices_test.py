@@ -11,9 +11,10 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from tiny_runs import TINY, assert_same_training, run
 
 from usss_jax.engine.optim import create_optimizer, create_schedule
-from usss_jax.engine.state import DUMMY_IMAGES, create_state
+from usss_jax.engine.state import create_state
 from usss_jax.models.drn import DRN
 from usss_jax.models.universal import UniversalModel, create_model
+from usss_jax.models.variables import DUMMY_IMAGES
 from usss_jax.parallel import sharding
 
 RANDOM = ("--config.variants=full", "--config.usss.label_embeddings=random")
