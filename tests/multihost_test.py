@@ -46,13 +46,12 @@ def test_wrong_flags_are_told_in_one_line(words, told):
     assert told in error_of(main(*words))
 
 
-@pytest.mark.parametrize("module", ["prototypes", "pretrain"])
-def test_other_entry_points_take_the_flags_too(module):
-    assert "--process_id needs --multihost" in error_of(main("--process_id=0", module=module))
+def test_label_embeddings_take_the_flags_too():
+    assert "--process_id needs --multihost" in error_of(main("--process_id=0", module="prototypes"))
 
 
 def test_entry_points_of_one_process_do_not_know_the_flags():
-    words = [sys.executable, "-m", "usss_jax.class_plot", "--stages=nothing", "--multihost"]
+    words = [sys.executable, "-m", "usss_jax.class_plot", "--jobs=nothing", "--multihost"]
     result = subprocess.run(words, cwd=REPO, capture_output=True, text=True)
     assert "Unknown command line flag 'multihost'" in error_of((result.returncode, result.stdout, result.stderr))
 

@@ -148,7 +148,7 @@ def test_pretraining_in_two_processes_is_that_in_one_and_leaves_the_same_files(t
     fields = {"model.width": 0.25, "imagenet.crop": 32, "imagenet.eval_resize": 36, "imagenet.epochs": 1}
     fields |= {"train.batch_size": 8, "train.eval_batch_size": 4}
     given = [
-        "pretrain",
+        "main",
         f"--config={REPO}/configs/imagenet.py",
         f"--config.data.root={images}",
         "--config.train.log_every=1",
@@ -158,7 +158,7 @@ def test_pretraining_in_two_processes_is_that_in_one_and_leaves_the_same_files(t
     assert code == 0, err
     for code, _, err in finish(start_two([*given, f"--workdir={tmp_path}/two"])):
         assert code == 0, err
-    one, two = scalars(tmp_path / "one"), scalars(tmp_path / "two")
+    one, two = (scalars(tmp_path / which / "classifier") for which in ("one", "two"))
     assert one.keys() == two.keys() and any(name == "val_top1" for _, name in one)
     for key, value in one.items():
         np.testing.assert_allclose(two[key], value, rtol=1e-10, err_msg=str(key))
