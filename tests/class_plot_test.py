@@ -21,7 +21,6 @@ from usss_jax.config import default_config
 from usss_jax.data.domains import get_domain
 from usss_jax.data.options import read_options
 from usss_jax.errors import InputError
-from usss_jax.methods.train import train
 from usss_jax.models.universal import UniversalModel
 from usss_jax.models.upsample import upsample
 from usss_jax.parallel import sharding
@@ -29,7 +28,7 @@ from usss_jax.runs import finished
 from usss_jax.runs.checkpoint import Checkpoints
 from usss_jax.runs.networks import describe_network
 
-pytestmark = pytest.mark.usefixtures("shallow")
+pytestmark = pytest.mark.usefixtures("toy_encoder")
 
 TWO = {"a": ("road", "sidewalk", "car", "sky"), "b": ("sky", "pavement", "road", "tree")}
 
@@ -216,29 +215,13 @@ def test_features_at_pixels_are_the_upsampled_ones():
 # ---- the whole entry -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def trained(shallow, tmp_path_factory):
-    """Univ-basic and Univ-full of two drawn domains, two steps each."""
-    config = default_config()
-    config.data.domains = ["city_street", "town_street"]
-    config.data.image_size = "32x48"
-    config.model.width, config.usss.embed_dim, config.optim.lr = 0.0625, 8, 0.01
-    config.data.labeled_per_domain = config.train.batch_size = config.train.unlabeled_batch_size = 2
-    config.train.unlabeled_batches, config.train.eval_batch_size = 1, 16
-    config.train.steps = config.usss.single_steps = config.train.eval_every = 2
-    config.variants, config.usss.label_embeddings = ["basic", "full"], "random"
-    folder = tmp_path_factory.mktemp("run")
-    train(config, folder)
-    return folder
-
-
 def compare(folder, out, **kw):
     return alignment.compare_jobs([folder / "basic", folder / "full"], out, picture=False, **kw)
 
 
 @pytest.mark.slow
-def test_numbers_of_two_trained_jobs(trained, tmp_path):
-    result = compare(trained, tmp_path, classes="road,building,sidewalk,city_street:vegetation=town_street:tree")
+def test_numbers_of_two_trained_jobs(toy_run, tmp_path):
+    result = compare(toy_run, tmp_path, classes="road,building,sidewalk,city_street:vegetation=town_street:tree")
     written = json.loads((tmp_path / "class_plot.json").read_text())
     assert [s["title"] for s in written["jobs"]] == ["basic", "full"]
     assert written["jobs"] == result["jobs"] and written["commit"] is not None
@@ -254,14 +237,14 @@ def test_numbers_of_two_trained_jobs(trained, tmp_path):
             assert -1 <= job[kind]["other"] <= 1
     assert first["raw"] != second["raw"]
     assert not (tmp_path / "class_plot.png").exists()
-    same = compare(trained, tmp_path / "again", classes="road,building,sidewalk,vegetation", split="val")
+    same = compare(toy_run, tmp_path / "again", classes="road,building,sidewalk,vegetation", split="val")
     assert same["jobs"][0]["centred"] == pytest.approx(first["centred"])  # the drawn domains have one split
 
 
 @pytest.mark.slow
-def test_centroids_of_a_trained_job_equal_those_of_full_resolution_features(trained, tmp_path):
+def test_centroids_of_a_trained_job_equal_those_of_full_resolution_features(toy_run, tmp_path):
     """Computed here with explicit upsampling of every image, one at a time."""
-    job = finished.open_job(trained / "full")
+    job = finished.open_job(toy_run / "full")
     model, variables, _ = job.restore(sharding.create_mesh())
     source_of = {d: pool.test for d, pool in alignment.open_sources(job, "test", "").items()}
     encode = jax.jit(lambda image: upsample(model.apply(variables, image, method="encode"), image.shape[1:3], 8))
@@ -278,7 +261,7 @@ def test_centroids_of_a_trained_job_equal_those_of_full_resolution_features(trai
     names = job.class_names
     a = means["city_street"][names["city_street"].index("sidewalk")]
     b = means["town_street"][names["town_street"].index("pavement")]
-    result = compare(trained, tmp_path, classes="sidewalk,road")
+    result = compare(toy_run, tmp_path, classes="sidewalk,road")
     pair = next(
         p for p in result["jobs"][1]["pairs"] if p["classes"] == ["city_street:sidewalk", "town_street:pavement"]
     )
@@ -291,10 +274,10 @@ def entry(*flags):
 
 
 @pytest.mark.slow
-def test_entry_draws_the_panels_side_by_side(trained, tmp_path):
+def test_entry_draws_the_panels_side_by_side(toy_run, tmp_path):
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
-    both = f"--jobs={trained}/basic,{trained}/full"
+    both = f"--jobs={toy_run}/basic,{toy_run}/full"
     result = entry(both, f"--out={tmp_path}", "--classes=road,building", "--pixels=20", "--perplexity=8", "--seed=3")
     assert result.returncode == 0, result.stderr
     assert "full: centred cosine: matching" in result.stdout
@@ -312,21 +295,21 @@ def test_entry_draws_the_panels_side_by_side(trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_missing_extra_is_one_line_with_the_command(trained, tmp_path, monkeypatch):
+def test_missing_extra_is_one_line_with_the_command(toy_run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
     monkeypatch.delitem(sys.modules, "usss_jax.analysis.scatter", raising=False)
     monkeypatch.delattr(inference, "scatter", raising=False)
     pytest.importorskip("matplotlib")
     with pytest.raises(InputError, match=r"needs sklearn: pip install 'usss_jax\[figures\]'"):
-        alignment.compare_jobs([trained / "basic"], tmp_path)
+        alignment.compare_jobs([toy_run / "basic"], tmp_path)
 
 
 @pytest.mark.slow
-def test_perplexity_above_the_points_is_told_before_the_passes(trained, tmp_path):
+def test_perplexity_above_the_points_is_told_before_the_passes(toy_run, tmp_path):
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
     with pytest.raises(InputError, match="perplexity=30 must be below the number of points, here 20"):
-        alignment.compare_jobs([trained / "basic"], tmp_path, classes="road,sky", pixels=5)
+        alignment.compare_jobs([toy_run / "basic"], tmp_path, classes="road,sky", pixels=5)
     assert not list(tmp_path.iterdir())
 
 
