@@ -13,6 +13,7 @@ from usss_jax.objectives.entropy import entropy_terms, similarities
 LOG3 = math.log(3)
 
 
+@partial(jax.jit, static_argnames=("own", "mean"))
 def terms_of(embedding, own, embeddings, mean, scale=1.0):
     return entropy_terms({d: similarities(embedding, rows, scale) for d, rows in embeddings.items()}, own, mean)
 
@@ -110,7 +111,7 @@ def test_label_embeddings_get_no_gradient_but_the_features_do():
         return within + cross + sum(v["entropy"] for v in watch.values())
 
     with jax.enable_x64(True):
-        grad, constants = jax.grad(loss, (0, 1))(jnp.asarray(embedding), jax.tree.map(jnp.asarray, embeddings))
+        grad, constants = jax.jit(jax.grad(loss, (0, 1)))(embedding, embeddings)
         for value in constants.values():
             np.testing.assert_array_equal(value, np.zeros(value.shape))
         step = np.zeros_like(embedding)
@@ -143,7 +144,7 @@ def test_watching_does_not_change_the_gradient():
         watch = terms_of(embedding, "a", embeddings, same_size)[2]
         return sum(v["entropy_of_mean"] + v["top_share"] for v in watch.values())
 
-    np.testing.assert_array_equal(jax.grad(watched)(jnp.asarray(embedding)), np.zeros(embedding.shape))
+    np.testing.assert_array_equal(jax.jit(jax.grad(watched))(embedding), np.zeros(embedding.shape))
 
 
 def test_the_scale_is_an_inverse_temperature():
