@@ -34,6 +34,19 @@ def test_cpu_argument_shrinks_width_and_schedule(name):
     assert cpu.data.image_size
 
 
+@pytest.mark.parametrize("name", [*NAMES, "imagenet"])
+def test_tiny_argument_leaves_a_few_small_steps_of_every_job(name):
+    full, tiny = get_config(name), get_config(name, "tiny")
+    assert tiny.model.width == 0.0625 and tiny.train.batch_size == 2 and tiny.model.encoder == full.model.encoder
+    if name == "imagenet":
+        tiny.data.root = "somewhere"
+        assert tiny.imagenet.epochs < 1e-3
+    else:
+        assert tiny.variants == full.variants and tiny.train.steps == tiny.usss.single_steps == 4
+        assert tiny.train.eval_every == 2 and tiny.data.labeled_per_domain == 4
+    checked(tiny)
+
+
 def test_paper_row_of_table_3():
     """SGD 1e-3, momentum 0.9, decay 1e-4, poly 0.9, 200 epochs, batch 10, d = 128, alpha = beta = 1."""
     config = get_config("cs_cvd")
