@@ -19,9 +19,8 @@ import pytest
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 UNUSED = 30 * 24 * 3600.0  # seconds after which a program that no run has asked for goes
 QUICK = ["--xla_backend_optimization_level=0", "--xla_cpu_multi_thread_eigen=false"]
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # another version may not know these, and XLA would abort
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # another version may not know it, and XLA would abort
     QUICK.append("--xla_cpu_use_fusion_emitters=false")  # compiles the programs of a run in half the time
-    QUICK.append("--xla_cpu_parallel_codegen_split_count=1")
 
 
 def pytest_configure(config):

@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 import pytest
+from tiny_models import OneLayer
 
 from usss_jax.evaluation.evaluate import create_evaluator, padded_batches, predict, sum_batches
-from usss_jax.models.drn import DRN
 from usss_jax.models.universal import UniversalModel
 from usss_jax.parallel import sharding
 
@@ -32,7 +32,7 @@ class Memory:
 
 @pytest.fixture(scope="module")
 def model_and_variables():
-    model = UniversalModel(DRN(blocks=(1, 1, 1, 1), width=0.0625), {"a": 3, "b": 2})
+    model = UniversalModel(OneLayer(), {"a": 3, "b": 2})
     return model, jax.jit(model.init)(jax.random.key(0, impl="rbg"), np.zeros((1, 8, 8, 3), np.float32))
 
 

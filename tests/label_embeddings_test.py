@@ -5,10 +5,10 @@ import tracemalloc
 import jax
 import numpy as np
 import pytest
+from tiny_models import OneLayer
 
 from usss_jax.errors import InputError
 from usss_jax.methods.usss import label_embeddings
-from usss_jax.models.drn import DRN
 from usss_jax.models.universal import UniversalModel
 from usss_jax.objectives.entropy import entropy_terms, similarities
 from usss_jax.objectives.losses import count_labeled, grouped_pixel_cross_entropy
@@ -36,7 +36,7 @@ class Memory:
 
 @pytest.fixture(scope="module")
 def network():
-    model = UniversalModel(DRN(blocks=(1, 1, 1, 1), width=0.0625), {"d": CLASSES})
+    model = UniversalModel(OneLayer(), {"d": CLASSES})
     return model, jax.jit(model.init)(jax.random.key(0, impl="rbg"), np.zeros((1, 8, 8, 3), np.float32))
 
 
@@ -175,7 +175,7 @@ def test_sample_has_the_stated_number_of_pixels_and_does_not_depend_on_the_batch
 def test_memory_of_the_draw_does_not_grow_with_the_pixels_of_a_class():
     """5e7 pixels; a permutation of them would take 400 MB."""
     batch = {"features": np.zeros((1, 1, 1, 2), np.float32), "label": np.zeros((1, 8, 8), np.uint8)}
-    model = UniversalModel(DRN(blocks=(1, 1, 1, 1)), {"d": CLASSES})
+    model = UniversalModel(OneLayer(), {"d": CLASSES})
     tracemalloc.start()
     try:
         label_embeddings.sample_pixels(lambda: iter([batch]), [50_000_000], 0, model)
@@ -209,8 +209,9 @@ def test_gradient_with_several_embeddings_per_class_equals_the_formula_written_o
         return entropy - np.log(chosen).mean()
 
     def ours(e):
-        within, _, _ = entropy_terms(e, "d", {"d": rows}, lambda function, x: function(x).mean())
-        supervised = grouped_pixel_cross_entropy(similarities(e, rows), labels, classes).sum()
+        scores = similarities(e, rows)
+        within, _, _ = entropy_terms({"d": scores}, "d", lambda function, x: function(x).mean())
+        supervised = grouped_pixel_cross_entropy(scores, labels, classes).sum()
         return within + supervised / count_labeled(labels, classes)
 
     with jax.enable_x64(True):

@@ -83,7 +83,7 @@ def ours(meta):
     mean = partial(mean_over_pixels, size=image_size, stride=model.stride, mode="drn")
 
     @jax.jit
-    def evaluate(variables):
+    def evaluate(variables, x):
         features = model.apply(variables, x, method="encode")
         out = {"encoder": features[:, ::2, ::3, ::8]}
         for domain in sizes:
@@ -93,31 +93,46 @@ def ours(meta):
         return out
 
     def features_of(params, images):
-        encoded, _ = universal.encode_groups(model, {**variables, "params": params}, {"any": jnp.asarray(images)})
+        encoded, _ = universal.encode_groups(model, {**variables, "params": params}, {"any": images})
         return encoded["any"]
 
-    def supervised(params, domain):
-        logits = up(model.apply({"params": params}, features_of(params, x), domain, method="decode"))
-        return cross_entropy(logits, labels[domain], ignore=sizes[domain] - 1)
+    def chosen(values, weights):
+        """The one of `values` by name whose weight is 1, and all of them: one program gives every gradient."""
+        return sum(weights[name] * value for name, value in values.items()), values
 
-    def entropy(params, domain, kind):
-        embedding = model.apply({"params": params}, features_of(params, u), method="embed")
+    def supervised(params, x, labels, weights):
+        features, losses = features_of(params, x), {}
+        for domain in sizes:
+            logits = up(model.apply({"params": params}, features, domain, method="decode"))
+            losses[f"sup_{domain}"] = cross_entropy(logits, labels[domain], ignore=sizes[domain] - 1)
+        return chosen(losses, weights)
+
+    def entropy(params, u, embeddings, weights):
+        embedding, losses = model.apply({"params": params}, features_of(params, u), method="embed"), {}
         scores = {d: similarities(embedding, of_labels) for d, of_labels in embeddings.items()}
-        within, cross, _ = entropy_terms(scores, domain, mean)
-        return within if kind == "within" else cross
+        for domain in sizes:
+            within, cross, _ = entropy_terms(scores, domain, mean)
+            losses |= {f"ent_within_{domain}": within, f"ent_cross_{domain}": cross}
+        return chosen(losses, weights)
 
-    out = dict(evaluate(variables))
-    params = variables["params"]
-    for domain in sizes:
-        loss, grads = jax.jit(jax.value_and_grad(supervised), static_argnums=1)(params, domain)
-        out[f"sup_loss_{domain}"] = loss
-        out[f"sup_gradnorm_{domain}"] = norm(grads)
-        out[f"sup_grad_stem_{domain}"] = grads["encoder"]["level0_conv"]["kernel"]
-        for kind in ("within", "cross"):
-            loss, grads = jax.jit(jax.value_and_grad(entropy), static_argnums=(1, 2))(params, domain, kind)
-            out[f"ent_{kind}_{domain}"] = loss
-            out[f"ent_{kind}_gradnorm_{domain}"] = norm(grads)
-            out[f"ent_{kind}_grad_enmap_{domain}"] = grads["embedding"]["kernel"][0, 0, ::8, ::8]
+    out, params = dict(evaluate(variables, x)), variables["params"]
+    kinds = {
+        "sup": (supervised, x, labels),
+        "ent_within": (entropy, u, embeddings),
+        "ent_cross": (entropy, u, embeddings),
+    }
+    programs = {function: jax.jit(jax.value_and_grad(function, has_aux=True)) for function in (supervised, entropy)}
+    for kind, (function, *data) in kinds.items():
+        for domain in sizes:
+            names = [f"{k}_{d}" for k, (f, *_) in kinds.items() if f is function for d in sizes]
+            weights = {name: float(name == f"{kind}_{domain}") for name in names}
+            (_, losses), grads = programs[function](params, *data, weights)
+            out[f"{kind}_loss_{domain}" if kind == "sup" else f"{kind}_{domain}"] = losses[f"{kind}_{domain}"]
+            out[f"{kind}_gradnorm_{domain}"] = norm(grads)
+            if kind == "sup":
+                out[f"sup_grad_stem_{domain}"] = grads["encoder"]["level0_conv"]["kernel"]
+            else:
+                out[f"{kind}_grad_enmap_{domain}"] = grads["embedding"]["kernel"][0, 0, ::8, ::8]
     return out
 
 
