@@ -81,15 +81,3 @@ def programs():
             if time.time() - max(file.stat().st_atime, file.stat().st_mtime) > UNUSED:
                 file.unlink()
     return folder
-
-
-@pytest.fixture(scope="module")
-def shallow():
-    """Let drn_d_22 be an encoder of three layers, which compiles in a tenth of the time."""
-    from tiny_models import ThreeLayers
-
-    from usss_jax.models import universal
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(universal.ENCODERS, "drn_d_22", ThreeLayers)
-        yield

@@ -29,6 +29,16 @@ def command(config, workdir, *overrides):
     return [sys.executable, "-m", "usss_jax.main", f"--config={REPO / config}", f"--workdir={workdir}", *overrides]
 
 
+def run_toy(config, workdir, *overrides):
+    """A run with the encoder of toy.py."""
+    return subprocess.run(toy_command(config, workdir, *overrides), cwd=REPO, capture_output=True, text=True)
+
+
+def toy_command(config, workdir, *overrides):
+    python, _, _, *flags = command(config, workdir, *overrides)
+    return [python, REPO / "tests" / "tiny_command.py", "main", *flags, "--config.model.encoder=toy"]
+
+
 def run(config, workdir, *overrides):
     return subprocess.run(command(config, workdir, *overrides), cwd=REPO, capture_output=True, text=True)
 
@@ -52,7 +62,7 @@ def data_root(tmp_path_factory):
 
 @pytest.mark.nightly
 def test_paper_config_trains_on_the_official_layouts(data_root, tmp_path):
-    """configs/cs_cvd.py itself, two steps a stage, from Cityscapes labelIds files and CamVid.
+    """configs/cs_cvd.py itself, two steps a job, from Cityscapes labelIds files and CamVid.
 
     By the paper's rule for micro-batches: 2 steps an epoch, 3 unlabeled batches of Cityscapes and 5 of CamVid, so that
     U is 1 and 2.
@@ -64,12 +74,11 @@ def test_paper_config_trains_on_the_official_layouts(data_root, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "departs from the paper" in result.stdout
 
-    stages = ("single_cityscapes", "single_camvid", "basic", "cross", "full")
-    for stage in stages:
-        summary = json.loads((tmp_path / stage / "summary.json").read_text())
-        domains = [stage.removeprefix("single_")] if stage.startswith("single_") else ["cityscapes", "camvid"]
+    for job in ("single_cityscapes", "single_camvid", "basic", "cross", "full"):
+        summary = json.loads((tmp_path / job / "summary.json").read_text())
+        domains = [job.removeprefix("single_")] if job.startswith("single_") else ["cityscapes", "camvid"]
         assert list(summary["domains"]) == domains
-        for key in ("average_last", "average_best", "best_step", "split_hash", "seed", "seconds", "device", "commit"):
+        for key in ("average_last", "average_best", "best_step", "split_hash", "seconds", "device", "commit"):
             assert key in summary
         assert summary["images_per_second"] and summary["versions"]
         assert 0 <= summary["data_wait_share"] < 1  # 0: every batch came while a step ran
@@ -78,9 +87,9 @@ def test_paper_config_trains_on_the_official_layouts(data_root, tmp_path):
             present = [v for v in score["iou"].values() if v is not None]
             assert score["miou_best"] == pytest.approx(sum(present) / len(present))
             assert 0 <= score["miou_last"] <= 1
-        lines = [json.loads(line) for line in (tmp_path / stage / "metrics.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in (tmp_path / job / "metrics.jsonl").read_text().splitlines()]
         assert {line["step"] for line in lines} == {1, 2}
-        assert json.loads((tmp_path / stage / "config.json").read_text())["batch_size"] == 2
+        assert json.loads((tmp_path / job / "config.json").read_text())["train"]["batch_size"] == 2
     camvid = json.loads((tmp_path / "full" / "summary.json").read_text())["domains"]["camvid"]
     assert camvid["split"] == "test" and camvid["val_split"] == "val"
     assert "NaN" not in (tmp_path / "full" / "summary.json").read_text()
@@ -91,8 +100,8 @@ def test_paper_config_trains_on_the_official_layouts(data_root, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_run_goes_on_from_its_last_checkpoint_and_ends_alike(data_root, tmp_path):
-    """Kill Univ-full after step 20 of 60: the second run ends with the very losses of an unbroken one.
+def test_killed_run_resumes_from_its_last_checkpoint_and_ends_alike(data_root, tmp_path):
+    """Kill Univ-full after step 20 of 200: the second run ends with the very losses of an unbroken one.
 
     With every augmentation and rare-class sampling on.
     """
@@ -100,20 +109,20 @@ def test_killed_run_goes_on_from_its_last_checkpoint_and_ends_alike(data_root, t
         *("--config.data.domains=camvid", f"--config.data.root={data_root}", "--config.variants=full", *QUICK),
         *(
             "--config.usss.single_steps=2",
-            "--config.train.steps=60",
+            "--config.train.steps=200",
             "--config.train.checkpoint_every=20",
-            "--config.train.eval_every=30",
+            "--config.train.eval_every=100",
             "--config.train.log_every=1",
         ),
         *("--config.data.image_size=48x64", "--config.data.crop_size=40x48", "--config.optim.lr=0.01"),
         *("--config.data.sampling=rare", "--config.data.scale=0.7-1.5", "--config.data.mix=classmix"),
         *("--config.data.color_jitter=0.5", "--config.data.grey=0.2", "--config.data.blur=0.5"),
     ]
-    unbroken = run("configs/cs_cvd.py", tmp_path / "unbroken", *options)
+    unbroken = run_toy("configs/cs_cvd.py", tmp_path / "unbroken", *options)
     assert unbroken.returncode == 0, unbroken.stderr
 
     broken = tmp_path / "broken"
-    process = subprocess.Popen(command("configs/cs_cvd.py", broken, *options), cwd=REPO, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(toy_command("configs/cs_cvd.py", broken, *options), cwd=REPO, stdout=subprocess.DEVNULL)
     checkpoints, deadline = broken / "full" / "checkpoints", time.monotonic() + 300
     while not (checkpoints / "20").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)
@@ -121,23 +130,17 @@ def test_killed_run_goes_on_from_its_last_checkpoint_and_ends_alike(data_root, t
     process.wait()
     assert not (broken / "full" / "summary.json").exists(), "the run ended before it could be killed"
 
-    again = run("configs/cs_cvd.py", broken, *options)
+    again = run_toy("configs/cs_cvd.py", broken, *options)
     assert again.returncode == 0, again.stderr
-    assert re.search(r"\[full\] resumes from step [2-5]0", again.stdout)
+    assert re.search(r"\[full\] resumes from step [1-9][02468]?0", again.stdout)
 
     def losses(workdir):
         lines = [json.loads(line) for line in (workdir / "full" / "metrics.jsonl").read_text().splitlines()]
         return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
     assert losses(broken) == losses(tmp_path / "unbroken")
-    third = run("configs/cs_cvd.py", broken, *options)
+    third = run_toy("configs/cs_cvd.py", broken, *options)
     assert third.returncode == 0 and "finished earlier" in third.stdout
-
-    summary = json.loads((broken / "full" / "summary.json").read_text())
-    (broken / "full" / "summary.json").write_text(json.dumps({**summary, "split_hash": "of other images"}))
-    assert "other split_hash" in error_of(run("configs/cs_cvd.py", broken, *options))
-    (broken / "full" / "summary.json").write_text(json.dumps({**summary, "domains": {"camvid": {"iou": {"sky": 1}}}}))
-    assert "other classes" in error_of(run("configs/cs_cvd.py", broken, *options))
 
 
 def readme_yaml():
@@ -167,10 +170,10 @@ def test_domain_of_ones_own_trains_from_the_yaml_file_of_the_readme(tmp_path):
         "--config.data.image_size=40x56",
     ]
     options += ["--config.train.steps=2", "--config.usss.single_steps=1", *QUICK]
-    told = error_of(run("configs/demo.py", tmp_path / "strict", *options, "--config.train.unlabeled_batches=12"))
+    told = error_of(run_toy("configs/demo.py", tmp_path / "strict", *options, "--config.train.unlabeled_batches=12"))
     assert "more_images/5.jpg: is empty; restore this file" in told
     options += ["--config.data.on_bad_example=skip", "--config.model.remat=0-2"]
-    result = run("configs/demo.py", tmp_path / "w", *options)
+    result = run_toy("configs/demo.py", tmp_path / "w", *options)
     assert result.returncode == 0, result.stderr
     assert "model.remat=0-2 saves no memory on CPU" in result.stdout
     assert "skipped" in result.stdout and "more_images/5.jpg: is empty" in result.stdout
@@ -201,12 +204,12 @@ def test_options_against_collapse_and_the_direct_entropy_train(data_root, tmp_pa
         "--config.usss.normalize_embedding=True",
     ]
     options += ["--config.usss.embedding_lr_scale=0.1", "--config.usss.embedding_bias=False", "--config.usss.theta=0.5"]
-    result = run("configs/cs_cvd.py", tmp_path, *options)
+    result = run_toy("configs/cs_cvd.py", tmp_path, *options)
     assert result.returncode == 0, result.stderr
     full, direct = (json.loads((tmp_path / v / "summary.json").read_text()) for v in ("full", "direct"))
-    assert full["objective"]["theta"] == 0.5 and full["objective"]["embedding_supervision"] == 1.0
-    assert direct["objective"]["direct"] and direct["objective"]["embedding_supervision"] == 0
-    assert not full["embedding_bias"]
+    for summary in (full, direct):
+        usss = summary["config"]["usss"]
+        assert usss["theta"] == 0.5 and usss["embedding_supervision"] == 1.0 and not usss["embedding_bias"]
     logged = [json.loads(line) for line in (tmp_path / "full/metrics.jsonl").read_text().splitlines()]
     assert any("embedding_supervision/camvid" in line for line in logged)
     assert "direct entropy" in (tmp_path / "table.md").read_text()
@@ -225,7 +228,7 @@ def test_records_train_like_the_folder_they_were_made_from(data_root, tmp_path):
         workdir = tmp_path / f"w{len(lines)}"
         options = ["--config.data.domains=camvid", f"--config.data.root={root}", "--config.data.image_size=48x64"]
         options += ["--config.variants=basic", "--config.train.steps=3", "--config.train.log_every=1", *QUICK]
-        result = run("configs/cs_cvd.py", workdir, *options)
+        result = run_toy("configs/cs_cvd.py", workdir, *options)
         assert result.returncode == 0, result.stderr
         logged = map(json.loads, (workdir / "basic/metrics.jsonl").read_text().splitlines())
         lines.append([(line["step"], line["loss"]) for line in logged if "loss" in line])
@@ -243,14 +246,14 @@ def test_label_embeddings_of_words_or_random_need_no_single_domain_network(tmp_p
     vectors = tmp_path / "vectors.txt"
     vectors.write_text("".join(f"{word} {' '.join(map(str, np.eye(14)[i]))}\n" for i, word in enumerate(words)))
     of_words = f"--config.usss.label_embeddings=words:{vectors}"
-    told = error_of(run("configs/demo.py", tmp_path / "words", *options, of_words))
+    told = error_of(run_toy("configs/demo.py", tmp_path / "words", *options, of_words))
     assert "town_street: class 'pedestrian': no vector for the word 'pedestrian'" in told
     vectors.write_text(vectors.read_text() + f"pedestrian {' '.join('1' * 14)}\n")
 
     rows = {}
     for name, source in (("words", of_words), ("random", "--config.usss.label_embeddings=random")):
         workdir = tmp_path / name
-        result = run("configs/demo.py", workdir, *options, source)
+        result = run_toy("configs/demo.py", workdir, *options, source)
         assert result.returncode == 0, result.stderr
         assert not list(workdir.glob("single_*"))
         assert json.loads((workdir / "full/summary.json").read_text())["domains"]
@@ -263,7 +266,7 @@ def test_label_embeddings_of_words_or_random_need_no_single_domain_network(tmp_p
         }
     for key, value in rows["words"].items():
         assert not np.allclose(value, rows["random"][key])
-    again = run("configs/demo.py", tmp_path / "random", *options, "--config.usss.label_embeddings=random")
+    again = run_toy("configs/demo.py", tmp_path / "random", *options, "--config.usss.label_embeddings=random")
     assert again.returncode == 0 and "[full] finished earlier" in again.stdout
 
 

@@ -32,12 +32,18 @@ from usss_jax.parallel import sharding
 from usss_jax.runs import encoder_weights
 from usss_jax.runs.networks import load_best
 
-pytestmark = pytest.mark.usefixtures("shallow")
+pytestmark = pytest.mark.usefixtures("toy_encoder")
 REPO = pathlib.Path(__file__).parent.parent
 COLORS = {"n01_red": (200, 40, 40), "n02_green": (40, 200, 40), "n03_blue": (40, 40, 200)}
 ENDINGS = (".JPEG", ".png", ".jpg")
 # The smallest run: 24 images in batches of 8 are 3 steps an epoch.
-QUICK = {"model.width": 0.125, "imagenet.crop": 16, "imagenet.eval_resize": 18, "data.loader_threads": 2}
+QUICK = {
+    "model.encoder": "toy",
+    "model.width": 0.125,
+    "imagenet.crop": 16,
+    "imagenet.eval_resize": 18,
+    "data.loader_threads": 2,
+}
 QUICK |= {"train.batch_size": 8, "train.eval_batch_size": 4}
 LEARNS = {"imagenet.epochs": 15.0, "optim.lr": 0.02, "imagenet.decay_epochs": 10.0, "imagenet.eval_epochs": 3.0}
 
@@ -108,7 +114,7 @@ def config_of(data, **fields):
 
 
 @pytest.fixture(scope="module")
-def finished(shallow, folders, tmp_path_factory):
+def finished(toy_encoder, folders, tmp_path_factory):
     """Workdir and summary of a run of 45 steps."""
     workdir = tmp_path_factory.mktemp("finished")
     return workdir, train(config_of(folders, **LEARNS), workdir)["classifier"]
@@ -139,7 +145,7 @@ def test_weights_give_segmentation_the_same_features_bit_by_bit(finished):
     tensors = pretrained.load_file(str(workdir / "encoder.safetensors"))
     assert tensors["fc.weight"].shape == (3, 64, 1, 1) and tensors["fc.bias"].shape == (3,)
     assert "layer0.0.weight" in tensors
-    model = create_model("drn_d_22", {"a": 5, "b": 2}, embed_dim=4, width=0.125, normalize="imagenet")
+    model = create_model("toy", {"a": 5, "b": 2}, embed_dim=4, width=0.125, normalize="imagenet")
     state, report = create_state(model, create_optimizer(create_schedule(0.1, 1)), 7, mesh, weights=tensors)
     assert set(report.unused) == {"fc.weight", "fc.bias"}
     pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 40, 3), np.uint8)
@@ -156,7 +162,7 @@ def test_segmentation_starts_from_the_weights(finished, tmp_path, capsys):
     config = importlib.import_module("configs.demo").get_config()
     config.variants, config.data.domains, config.data.labeled_per_domain = ["single"], ["city_street"], 2
     config.data.image_size = config.data.crop_size = "16x24"
-    config.data.normalize, config.model.width, config.usss.embed_dim = "imagenet", 0.125, 8
+    config.data.normalize, config.model.encoder, config.model.width = "imagenet", "toy", 0.125
     config.model.pretrained = str(finished[0] / "encoder.safetensors")
     config.usss.single_steps, config.train.eval_batch_size = 1, 50
     summaries = train(config, tmp_path)
@@ -166,7 +172,7 @@ def test_segmentation_starts_from_the_weights(finished, tmp_path, capsys):
 
 def test_normalisation_of_the_weights_is_compared_with_the_configs(finished):
     path, mesh = str(finished[0] / "encoder.safetensors"), sharding.create_mesh(jax.devices()[:1])
-    same, other = (create_model("drn_d_22", {"a": 5}, width=0.125, normalize=n) for n in ("imagenet", "none"))
+    same, other = (create_model("toy", {"a": 5}, width=0.125, normalize=n) for n in ("imagenet", "none"))
     assert encoder_weights.load(path, same, mesh)
     with pytest.raises(InputError, match=r"trained with data\.normalize=imagenet, this config has none"):
         encoder_weights.load(path, other, mesh)
@@ -197,7 +203,7 @@ def command(workdir, data, *overrides):
     fields |= {"train.checkpoint_every": 10, "train.log_every": 1}
     flags = [f"--config.{field}={value}" for field, value in fields.items()]
     config = f"--config={REPO / 'configs/imagenet.py'}:cpu"
-    return [sys.executable, "-m", "usss_jax.main", config, f"--workdir={workdir}", *flags, *overrides]
+    return [sys.executable, REPO / "tests/tiny_command.py", "main", config, f"--workdir={workdir}", *flags, *overrides]
 
 
 @pytest.mark.nightly

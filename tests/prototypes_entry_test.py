@@ -2,40 +2,26 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tiny_data
+import toy
 
-from configs import demo
+from usss_jax import prototypes
 from usss_jax.data.domains import get_domain
+from usss_jax.methods.train import train
 from usss_jax.runs.workdir import alone_in
 
 REPO = pathlib.Path(__file__).parent.parent
-QUICK = [
-    *(
-        "--config.model.width=0.0625",
-        "--config.usss.embed_dim=8",
-        "--config.train.batch_size=2",
-        "--config.train.unlabeled_batch_size=2",
-    ),
-    *("--config.train.unlabeled_batches=1", "--config.train.eval_batch_size=4", "--config.data.labeled_per_domain=4"),
-    *(
-        "--config.usss.single_steps=2",
-        "--config.train.steps=2",
-        "--config.train.eval_every=2",
-        "--config.data.image_size=32x48",
-    ),
-]
-SINGLES = [f"--config={REPO}/configs/demo.py", *QUICK, "--config.data.crop_size=32x48"]
 
 
 def run(module, *words):
-    return subprocess.run(
-        [sys.executable, "-m", f"usss_jax.{module}", *words], cwd=REPO, capture_output=True, text=True
-    )
+    command = [sys.executable, REPO / "tests" / "tiny_command.py", module, *words]
+    return subprocess.run(command, cwd=REPO, capture_output=True, text=True)
 
 
 def error_of(*words):
@@ -46,44 +32,45 @@ def error_of(*words):
 
 
 @pytest.mark.slow
-def test_embeddings_of_finished_networks_are_made_and_used(tmp_path):
+def test_embeddings_of_finished_networks_are_made_and_used(toy_run, tmp_path):
     """Three per class from finished networks, elsewhere; training with K = 3 makes the same; another run reads them."""
-    singles, out = tmp_path / "run", tmp_path / "three"
-    result = run("main", *SINGLES, f"--workdir={singles}", "--config.variants=single")
+    out = tmp_path / "three"
+    before = {str(p): p.stat().st_mtime_ns for p in toy_run.rglob("*")}
+    result = run("prototypes", f"--workdir={toy_run}", "--embeddings_per_class=3", f"--out={out}")
     assert result.returncode == 0, result.stderr
-    before = sorted(str(p) for p in singles.rglob("*"))
-
-    result = run("prototypes", f"--workdir={singles}", "--embeddings_per_class=3", f"--out={out}")
-    assert result.returncode == 0, result.stderr
-    assert sorted(str(p) for p in singles.rglob("*")) == before
+    assert {str(p): p.stat().st_mtime_ns for p in toy_run.rglob("*")} == before
     made = out / "prototypes"
     report = json.loads((made / "report.json").read_text())
     assert (made / "cosines.png").stat().st_size > 1000
     assert "K = 3" in report["method"] and report["rows"][0].endswith(":0")
-    assert "camvid" not in report["domains"] and len(report["domains"]) == 2
-    assert "has label embeddings already" in error_of(f"--workdir={singles}", f"--out={out}")
+    assert list(report["domains"]) == ["city_street", "town_street"]
+    assert "has label embeddings already" in error_of(f"--workdir={toy_run}", f"--out={out}")
 
-    trained, given = tmp_path / "trained", tmp_path / "given"
-    full = [*SINGLES, "--config.variants=full", "--config.usss.embedding_supervision=1"]
-    options = [f"--config.usss.single_from={singles}", "--config.usss.embeddings_per_class=3"]
-    result = run("main", *full, *options, f"--workdir={trained}")
-    assert result.returncode == 0, result.stderr
-    file = f"--config.usss.label_embeddings={made}/label_embeddings.npz"
-    result = run("main", *full, file, f"--workdir={given}")
-    assert result.returncode == 0, result.stderr
-    with np.load(made / "label_embeddings.npz") as a:
-        for folder in (trained, given):
-            assert (folder / "prototypes/report.json").exists()
-            with np.load(folder / "prototypes/label_embeddings.npz") as b:
-                for domain in report["domains"]:
-                    np.testing.assert_array_equal(a[f"{domain}/embeddings"], b[f"{domain}/embeddings"])
-                    np.testing.assert_array_equal(a[f"{domain}/class_ids"], b[f"{domain}/class_ids"])
-    losses = [json.loads((w / "full/metrics.jsonl").read_text().splitlines()[0])["loss"] for w in (trained, given)]
+    given = {"usss.label_embeddings": str(made / "label_embeddings.npz")}
+    in_training = {"usss.single_from": str(toy_run), "usss.embeddings_per_class": 3}
+    losses = []
+    for name, fields in (("given", given), ("trained", in_training)):
+        train(toy.config(variants=["full"], **{"usss.embedding_supervision": 1.0}, **fields), tmp_path / name)
+        written = tmp_path / name / "prototypes"
+        assert (written / "report.json").exists()
+        with np.load(made / "label_embeddings.npz") as a, np.load(written / "label_embeddings.npz") as b:
+            for domain in report["domains"]:
+                np.testing.assert_array_equal(a[f"{domain}/embeddings"], b[f"{domain}/embeddings"])
+                np.testing.assert_array_equal(a[f"{domain}/class_ids"], b[f"{domain}/class_ids"])
+        losses.append(json.loads((tmp_path / name / "full/metrics.jsonl").read_text().splitlines()[0])["loss"])
     assert losses[0] == losses[1]  # the same embeddings train the same
 
-    result = run("prototypes", f"--workdir={singles}")
-    assert result.returncode == 0, result.stderr
-    assert "K = 1" in json.loads((singles / "prototypes/report.json").read_text())["method"]
+
+@pytest.mark.slow
+def test_embeddings_that_are_missing_are_made_in_the_workdir(toy_run, tmp_path):
+    """As the run itself makes them."""
+    again = tmp_path / "run"
+    shutil.copytree(toy_run, again, ignore=shutil.ignore_patterns("prototypes", "full", "checkpoints"))
+    prototypes.make(prototypes.config_of(again), again, None)
+    assert "K = 1" in json.loads((again / "prototypes/report.json").read_text())["method"]
+    path = "prototypes/label_embeddings.npz"
+    with np.load(again / path) as a, np.load(toy_run / path) as b:
+        np.testing.assert_array_equal(a["city_street/embeddings"], b["city_street/embeddings"])
 
 
 def test_wrong_flags_and_folders_are_told(tmp_path):
@@ -98,8 +85,7 @@ def test_wrong_flags_and_folders_are_told(tmp_path):
 
 def fake_singles(folder, **fields):
     """A workdir whose single-domain networks are said to be finished; `fields` are of the summaries."""
-    config = demo.get_config()
-    config.update_from_flattened_dict({"model.width": 0.0625, "usss.embed_dim": 8, "data.labeled_per_domain": 4})
+    config = toy.config()
     for domain in config.data.domains:
         scores = {domain: {"iou": dict.fromkeys(get_domain(domain).class_names, 0.5)}}
         (folder / f"single_{domain}" / "best" / "1").mkdir(parents=True)

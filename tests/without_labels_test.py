@@ -26,7 +26,7 @@ from usss_jax.models.upsample import upsample
 from usss_jax.parallel.sharding import create_mesh
 from usss_jax.runs.networks import load_best
 
-pytestmark = pytest.mark.usefixtures("shallow")
+pytestmark = pytest.mark.usefixtures("toy_encoder")
 
 SIZE = (24, 32)
 NO_MASKS = "  train: {images: train/images}\n"
@@ -62,7 +62,8 @@ def folder(tmp_path_factory):
 def tiny(folder, **fields):
     config = demo.get_config()
     config.data.domains = ["city_street", str(folder / "target.yaml")]
-    config.data.image_size, config.model.width, config.usss.embed_dim = "24x32", 0.0625, 8
+    config.data.image_size, config.model.encoder = "24x32", "toy"
+    config.model.width, config.usss.embed_dim = 0.0625, 8
     config.data.labeled_per_domain = "city_street=4,target=0"
     config.train.batch_size = config.train.unlabeled_batch_size = config.train.unlabeled_batches = 2
     config.train.eval_batch_size, config.train.log_every = 60, 1
@@ -198,7 +199,7 @@ def test_transfer_needs_two_domains_with_labels(folder, tmp_path, variant):
 
 
 @pytest.fixture(scope="module")
-def workdir(shallow, folder, tmp_path_factory):
+def workdir(toy_encoder, folder, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     train(tiny(folder, variants=["single", "basic", "full"]), workdir)
     return workdir
