@@ -11,6 +11,10 @@ import time
 import numpy as np
 import pytest
 import tiny_data
+import toy
+
+from usss_jax.errors import InputError
+from usss_jax.methods.train import train
 
 REPO = pathlib.Path(__file__).parent.parent
 # The smallest run of the whole method: narrow, small images, few steps.
@@ -99,7 +103,7 @@ def test_paper_config_trains_on_the_official_layouts(data_root, tmp_path):
         assert title in result.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_killed_run_resumes_from_its_last_checkpoint_and_ends_alike(data_root, tmp_path):
     """Kill Univ-full after step 20 of 200: the second run ends with the very losses of an unbroken one.
 
@@ -237,37 +241,35 @@ def test_records_train_like_the_folder_they_were_made_from(data_root, tmp_path):
 
 
 @pytest.mark.slow
-def test_label_embeddings_of_words_or_random_need_no_single_domain_network(tmp_path):
+def test_label_embeddings_of_words_or_random_need_no_single_domain_network(toy_encoder, tmp_path, capsys):
     """Two steps of Univ-full on the drawn streets; the words of one are written here, a missing one is told first."""
-    options = [*QUICK, "--config.variants=full", "--config.train.steps=2", "--config.data.image_size=32x32"]
-    options += ["--config.train.eval_every=2", "--config.train.checkpoint_every=2", "--config.usss.embed_dim=12"]
     words = ["road", "sidewalk", "building", "wall", "pole", "traffic", "sign", "vegetation", "sky", "person", "car"]
     words += ["pavement", "fence", "tree"]
     vectors = tmp_path / "vectors.txt"
     vectors.write_text("".join(f"{word} {' '.join(map(str, np.eye(14)[i]))}\n" for i, word in enumerate(words)))
-    of_words = f"--config.usss.label_embeddings=words:{vectors}"
-    told = error_of(run_toy("configs/demo.py", tmp_path / "words", *options, of_words))
-    assert "town_street: class 'pedestrian': no vector for the word 'pedestrian'" in told
+
+    def train_with(source, workdir):
+        fields = {"usss.embed_dim": 12, "usss.label_embeddings": source}
+        return train(toy.config(variants=["full"], **fields), workdir)
+
+    with pytest.raises(InputError, match="town_street: class 'pedestrian': no vector for the word 'pedestrian'"):
+        train_with(f"words:{vectors}", tmp_path / "words")
     vectors.write_text(vectors.read_text() + f"pedestrian {' '.join('1' * 14)}\n")
 
     rows = {}
-    for name, source in (("words", of_words), ("random", "--config.usss.label_embeddings=random")):
+    for name, source in (("words", f"words:{vectors}"), ("random", "random")):
         workdir = tmp_path / name
-        result = run_toy("configs/demo.py", workdir, *options, source)
-        assert result.returncode == 0, result.stderr
-        assert not list(workdir.glob("single_*"))
-        assert json.loads((workdir / "full/summary.json").read_text())["domains"]
+        assert list(train_with(source, workdir)) == ["full"]
         about = json.loads((workdir / "prototypes/label_embeddings.json").read_text())
         assert about["method"].startswith(name)
         with np.load(workdir / "prototypes/label_embeddings.npz") as file:
             rows[name] = {key: file[key] for key in file.files if key.endswith("embeddings")}
-        assert {key: value.shape for key, value in rows[name].items()} == {
-            **{"city_street/embeddings": (10, 12), "town_street/embeddings": (10, 12)}
-        }
+        shapes = {"city_street/embeddings": (10, 12), "town_street/embeddings": (10, 12)}
+        assert {key: value.shape for key, value in rows[name].items()} == shapes
     for key, value in rows["words"].items():
         assert not np.allclose(value, rows["random"][key])
-    again = run_toy("configs/demo.py", tmp_path / "random", *options, "--config.usss.label_embeddings=random")
-    assert again.returncode == 0 and "[full] finished earlier" in again.stdout
+    train_with("random", tmp_path / "random")
+    assert "[full] finished earlier" in capsys.readouterr().out
 
 
 def test_label_embeddings_are_checked_before_data_is_read(tmp_path):
@@ -361,9 +363,9 @@ def test_workdir_of_another_config_is_refused(tmp_path):
 
 def test_compiled_programs_are_kept_for_the_next_start(tmp_path):
     """In the given folder; a folder that cannot be one is told."""
-    options = ["--config.variants=basic", "--config.train.steps=1", *QUICK]
+    options = ["--config.variants=basic", "--config.train.steps=1", *QUICK, "--config.data.domains=city_street"]
     folder = tmp_path / "compiled"
-    result = run("configs/demo.py", tmp_path / "w", *options, f"--compilation_cache={folder}")
+    result = run_toy("configs/demo.py", tmp_path / "w", *options, f"--compilation_cache={folder}")
     assert result.returncode == 0, result.stderr
     assert "step compiled in" in result.stdout
     assert [path for path in folder.iterdir() if "train_step" in path.name]
