@@ -1,4 +1,4 @@
-"""Run by tests of several devices and processes: an entry point as it is, but in float64 and with a shallow encoder.
+"""Run by tests of several devices and processes: a command as it is, but in float64, with an encoder of three layers.
 
     python hosts_run.py {main,prototypes} FLAGS
 
@@ -7,16 +7,15 @@ In float64 sums in another order agree to 1e-10, and so must one device, eight, 
 
 import importlib
 import sys
-from functools import partial
 
 import jax
 import numpy as np
+from tiny_models import ThreeLayers
 
 from usss_jax import multihost
 from usss_jax.methods import segmentation
 from usss_jax.methods.imagenet import plan as imagenet
 from usss_jax.models import universal
-from usss_jax.models.drn import DRN
 from usss_jax.parallel import sharding, start
 from usss_jax.runs import networks
 
@@ -52,6 +51,6 @@ if __name__ == "__main__":
     narrow = networks.abstract_variables
     networks.abstract_variables = lambda *args: jax.tree.map(wide, narrow(*args))
     start.HEARTBEAT = 3600  # a machine that runs tests may be busy
-    universal.ENCODERS["drn_d_22"] = partial(DRN, blocks=(1, 1, 1, 1))
+    universal.ENCODERS["drn_d_22"] = ThreeLayers
     entry_point = importlib.import_module(f"usss_jax.{sys.argv.pop(1)}")
     multihost.run(entry_point.main)

@@ -23,10 +23,10 @@ TINY = (
     *("--config.train.batch_size=8", "--config.train.unlabeled_batch_size=8", "--config.train.unlabeled_batches=1"),
     *("--config.data.image_size=24x32", "--config.data.crop_size=16x24", "--config.train.eval_batch_size=6"),
     *(
-        "--config.train.steps=20",
+        "--config.train.steps=8",
         "--config.usss.single_steps=4",
-        "--config.train.eval_every=10",
-        "--config.train.checkpoint_every=10",
+        "--config.train.eval_every=4",
+        "--config.train.checkpoint_every=4",
     ),
     *("--config.train.log_every=1", "--config.data.loader_threads=2"),
 )
