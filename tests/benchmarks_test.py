@@ -19,6 +19,7 @@ def read(name: str) -> dict:
     return json.loads((REPO / "benchmarks" / "results" / f"{name}.json").read_text())
 
 
+@pytest.mark.slow
 def test_flops_of_a_step_are_those_of_its_convolutions():
     """By which a GPU's share of its rate is told; counted from the shapes of all convolutions, padding included."""
     lowered = lower_step(Setting(width=1 / 16, size=(256, 256), batch=2, passes=0), create_mesh(jax.devices()[:1]))

@@ -426,7 +426,8 @@ def wait_for(condition, process, seconds=60):
     raise AssertionError("took too long")
 
 
-def test_killed_run_goes_on_with_its_finished_shards(tmp_path):
+@pytest.mark.slow
+def test_killed_run_resumes_with_its_finished_shards(tmp_path):
     source = tiny_camvid(tmp_path / "source", count=7)
     unbroken = start(source, tmp_path / "unbroken")
     killed = start(source, tmp_path / "out")

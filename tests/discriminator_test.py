@@ -89,5 +89,5 @@ def test_an_examples_scores_do_not_depend_on_its_batch():
 def test_scores_are_float32_when_the_convolutions_are_bfloat16():
     module = Discriminator(width=1 / 32, dtype=jnp.bfloat16)
     maps = np.full((1, 33, 40, 3), 1 / 3, np.float32)
-    score = module.apply(module.init(jax.random.key(0), maps), maps)
+    score = jax.eval_shape(lambda maps: module.init_with_output(jax.random.key(0), maps)[0], maps)
     assert score.dtype == jnp.float32 and score.shape == (1, 33, 40)

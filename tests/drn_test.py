@@ -207,7 +207,7 @@ def test_a_forward_pass_equals_the_published_network_written_out(blocks, bottlen
     variables = random_variables(module)
     images = np.random.default_rng(1).standard_normal((2, 33, 42, 3))
     with jax.enable_x64(True):
-        got = module.apply(jax.tree.map(jnp.asarray, unflatten(variables)), jnp.asarray(images))
+        got = jax.jit(module.apply)(jax.tree.map(jnp.asarray, unflatten(variables)), jnp.asarray(images))
     want = NumpyDRN(variables, blocks, bottleneck, 1 / 16)(images)
     assert want.shape == (2, 5, 6, 32) and want.std() > 0.1
     np.testing.assert_allclose(got, want, atol=1e-10)
@@ -252,8 +252,12 @@ def repeated(module):
 
 @pytest.mark.parametrize(
     "again",
-    [DRN(blocks=(1, 1, 1, 2), width=0.0625, remat=tuple(range(9))), ThreeLayers(width=0.0625, remat=(0, 2))],
-    ids=["all levels", "some levels"],
+    [
+        pytest.param(
+            DRN(blocks=(1, 1, 1, 2), width=0.0625, remat=tuple(range(9))), id="all levels", marks=pytest.mark.slow
+        ),
+        pytest.param(ThreeLayers(width=0.0625, remat=(0, 2)), id="some levels"),
+    ],
 )
 def test_levels_that_are_computed_again_change_no_number(again):
     """Features, gradients and batch statistics in float64; the parameters have the same names."""

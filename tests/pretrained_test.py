@@ -212,6 +212,7 @@ def test_heads_are_unused_where_only_the_encoder_is_asked_for():
         assert flat(variables)[f"params/{part}/kernel"] == flat(variables_of())[f"params/{part}/kernel"]
 
 
+@pytest.mark.slow
 def test_the_state_of_training_starts_from_the_encoder_alone():
     model = create_model("drn_d_22", CLASSES, embed_dim=128, width=0.125)
     given = random_tensors()

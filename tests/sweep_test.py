@@ -37,6 +37,14 @@ def pair(tmp_path):
     return path
 
 
+@pytest.fixture
+def toy_pair(pair):
+    """The same with the encoder of toy.py, which every process that reads the config then has."""
+    register = f"import sys\nsys.path.append({str(REPO / 'tests')!r})\nimport toy\ntoy.register()\n"
+    pair.write_text(register + TINY.replace("    return", '    config.model.encoder = "toy"\n    return'))
+    return pair
+
+
 def command(pair, *arguments):
     folders = [f"--runs={pair.parent / 'runs'}", f"--results={pair.parent / 'results'}"]
     given = ["--table=3", f"--pair={pair}", "--n=4", "--scale=full", *folders, *arguments]
@@ -118,9 +126,9 @@ def test_remaining_time_is_by_the_mean_of_the_same_row():
 
 
 @pytest.mark.slow
-def test_results_are_the_summaries_and_a_failing_cell_stops_no_other(pair):
+def test_results_are_the_summaries_and_a_failing_command_stops_no_other(toy_pair):
     """`words` fails, since its file is not there; the rest is trained once, with shared single networks."""
-    given = ["--rows=words,basic,full", "--words=nowhere.txt", "--config.optim.lr=0.05"]
+    pair, given = toy_pair, ["--rows=words,basic,full", "--words=nowhere.txt", "--config.optim.lr=0.05"]
     first = sweep(pair, *given)
     assert first.returncode == 1 and "1 of 4 commands failed: tiny_n4_full/seed0/words" in first.stdout
     (told,) = [line for line in first.stdout.splitlines() if line.startswith("FAILED")]

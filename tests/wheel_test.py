@@ -14,6 +14,9 @@ REPO = pathlib.Path(__file__).parent.parent
 TREES = {"usss_jax": "usss_jax", "usss_jax/configs": "configs", "data_prep": "data_prep"}  # in the wheel: here
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """A folder of packages with the wheel's; built of a copy, since a build leaves files in its source."""
