@@ -50,7 +50,7 @@ def test_commands_run_from_any_folder(site, tmp_path):
     demo, imagenet = "--config=configs/demo.py", "--config=configs/imagenet.py"
     commands = {
         ("usss_jax.main", demo, "--config.data.labeled_per_domain=301", "--workdir=w"): (2, "training pool has 300"),
-        ("usss_jax.pretrain", imagenet, "--config.data.root=absent", "--workdir=w"): (2, "absent/train"),
+        ("usss_jax.main", imagenet, "--config.data.root=absent", "--workdir=w"): (2, "absent/train"),
         ("usss_jax.data.check", demo, "--limit=1"): (0, "0 faults"),
         ("usss_jax.sweep", "--list"): (0, "--config=configs/cs_sun.py:resnet50,n=1500"),
         ("usss_jax.sweep", "--pair=cs256_cvd", "--dry_run"): (0, f"={site}/usss_jax/configs/cs256_cvd.py:n=100"),
