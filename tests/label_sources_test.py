@@ -123,7 +123,7 @@ def test_file_of_other_classes_is_told(tmp_path, about, told):
 
 def test_file_of_another_dimension_domain_or_length_is_told(tmp_path):
     path, _ = write(tmp_path)
-    with pytest.raises(InputError, match=r"a: embeddings are \(2, 4\), not \(2, 5\); set embed_dim=4, or"):
+    with pytest.raises(InputError, match=r"a: embeddings are \(2, 4\), not \(2, 5\); set usss.embed_dim=4, or"):
         label_sources.make(str(path), CLASSES, 5, 0)
     with pytest.raises(InputError, match="has no domain 'd', only a, b, c"):
         label_sources.make(str(path), {"d": ("x",)}, 4, 0)
@@ -175,7 +175,7 @@ def test_a_number_of_rows_per_class_is_refused_beside_a_file_which_has_its_own(t
 
 def test_file_with_several_rows_of_a_class_is_refused_where_label_embeddings_move(tmp_path):
     path, _ = write(tmp_path, {"b": {"classes": ["sky", "sky", "car"], "absent": []}})
-    with pytest.raises(InputError, match=r"e\.npz: b has several rows per class, but theta=0\.5") as error:
+    with pytest.raises(InputError, match=r"e\.npz: b has several rows per class, but usss\.theta=0\.5") as error:
         label_sources.make(str(path), CLASSES, 4, 0, theta=0.5)
     assert "\n" not in str(error.value)
     one_each, _ = write(tmp_path)

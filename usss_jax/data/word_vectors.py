@@ -133,17 +133,17 @@ def _rows(path) -> Iterator[tuple[str, bytes, bytes]]:
             lines = iter(lambda: file.readline(LONGEST), b"")
             first = next(lines, b"")
             fields = first.split()
-            if _BINARY.search(first) or len(fields) < 2 or len(first) >= LONGEST:
+            is_text = not _BINARY.search(first) and len(first) < LONGEST
+            # No more digits than a number of 64 bits has: int() refuses thousands of them.
+            is_head = len(fields) == 2 and all(f.isdigit() and len(f) < 20 for f in fields)
+            if is_text and len(fields) > 2:
+                yield from _text_rows(path, itertools.chain([first], lines), 1, len(fields) - 1, 0)
+            elif is_text and is_head and 0 < int(fields[1]) <= LONGEST:
+                yield from _text_rows(path, lines, 2, int(fields[1]), int(fields[0]))
+            else:
                 raise InputError(
                     f"{path}:1: is neither 'count dimension' nor a word and its numbers; give word vectors as text"
                 )
-            if len(fields) > 2:
-                yield from _text_rows(path, itertools.chain([first], lines), 1, len(fields) - 1, 0)
-            # No more digits than a number of 64 bits has: int() refuses thousands of them.
-            elif all(f.isdigit() and len(f) < 20 for f in fields) and 0 < int(fields[1]) <= LONGEST:
-                yield from _text_rows(path, lines, 2, int(fields[1]), int(fields[0]))
-            else:
-                raise InputError(f"{path}:1: is no 'count dimension' of word vectors; the file is damaged")
     except OSError as error:
         raise InputError(f"{path}: these word vectors cannot be read ({error.strerror}); correct the path") from error
 
