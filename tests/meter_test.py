@@ -63,9 +63,9 @@ def test_collapse_is_told_once_per_pair(capsys):
         meter.log(step, {"loss": 1.0, "top_share/camvid/idd": share, "top_share/idd/idd": 0.4}, Lines())
     warnings = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
     assert len(warnings) == 1
-    assert "step 2: 97 % of the cells of camvid images are nearest to one idd embedding" in warnings[0]
+    assert "step 2: 97 % of the cells of camvid images are nearest to one class or embedding of idd" in warnings[0]
 
 
 def test_loss_that_is_not_finite_stops_with_one_line():
-    with pytest.raises(InputError, match=r"full: the loss is nan at step 5; lower lr and give another --workdir"):
+    with pytest.raises(InputError, match=r"full: the loss is nan at step 5; lower optim.lr and give another --workdir"):
         Meter("full", 30, 4, fresh_progress(), no_warnings).log(5, {"loss": float("nan")}, Lines())

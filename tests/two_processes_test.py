@@ -225,7 +225,7 @@ def test_hosts_with_other_images_or_flags_are_told(words, data, tmp_path):
     (tmp_path / "data/camvid/valannot/0001TP_000004.png").unlink()
     mine = [*words, "--config.data.domains=camvid", f"--workdir={tmp_path}/run"]
     for line in errors_of_two(mine, of_each=((), (f"--config.data.root={tmp_path}/data",))):
-        assert "process 1 has another list of select images of camvid than process 0" in line
+        assert "process 1 has another list of val images of camvid than process 0" in line
     for line in errors_of_two(mine, of_each=((), ("--config.train.seed=5",))):
         assert "process 1 has another seed than process 0" in line
 

@@ -55,10 +55,10 @@ def fit(job: Fit) -> dict[str, Any]:
             return {"progress": progress, "config": job.config, "data": job.data, "network": job.network}
 
         state = _train(job, state, progress, last, best, meta)
-        chosen = state.variables
+        final = chosen = state.variables
         if progress["best"]["step"] != job.steps:
-            chosen = best.restore(progress["best"]["step"], variables=state.variables)["variables"]
-        return _finish(job, state.variables, chosen, meta()["progress"])
+            chosen = best.restore(progress["best"]["step"], variables=final)["variables"]
+        return _finish(job, final, chosen, meta()["progress"])
 
 
 def _train(job: Fit, state: TrainState, progress: dict, last: Checkpoints, best: Checkpoints, meta) -> TrainState:

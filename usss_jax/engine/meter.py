@@ -43,11 +43,12 @@ class Meter:
         """Write the scalars of `step`; the first call only starts the clock: its interval holds the compilation."""
         now = time.monotonic()
         values = {name: float(value) for name, value in scalars.items()}
-        if not np.isfinite(values["loss"]):
-            raise InputError(
-                f"{self._name}: the loss is {values['loss']} at step {step}; lower lr and give another --workdir, "
-                "since this one keeps its lr and its last checkpoint"
-            )
+        for name, what in (("loss", "loss"), ("grad_norm", "norm of the gradient")):
+            if not np.isfinite(values.get(name, 0.0)):
+                raise InputError(
+                    f"{self._name}: the {what} is {values[name]} at step {step}; lower optim.lr and give another "
+                    "--workdir, since this one keeps its optim.lr and its last checkpoint"
+                )
         line = f"step {step}/{self._steps}  loss {values['loss']:.3f}"
         if self._mark is not None:
             elapsed, steps = now - self._mark[1] - self._pause, step - self._mark[0]

@@ -61,7 +61,7 @@ def fit(
     embed_bias: bool = True,
     embedding_lr_scale: float = 1.0,
     make_extra: Callable[[UniversalModel], Mapping[str, Any]] = lambda model: {},
-    initial: Mapping[str, Any] | None = None,
+    initial: Callable[[], Mapping[str, Any]] | None = None,
     changes: Callable[[str], bool] | None = None,
     warnings: Callable[[Mapping[str, float]], Mapping[str, str]] = lambda scalars: {},
 ) -> Fit:
@@ -80,7 +80,7 @@ def fit(
       embed_dim: d of the entropy module, 0: none; embed_bias: whether it has a bias; embedding_lr_scale: factor on its
         learning rate.
       make_extra: makes state.extra.
-      initial: variables of a finished network that it begins from; None: random, or pretrained, weights.
+      initial: loads the variables of a finished network to begin from; None: random, or pretrained, weights.
       changes: whether a part of the model (encoder, decoder_DOMAIN, embedding) is trained; None: all are.
       warnings: see `Fit`.
     """
@@ -103,8 +103,8 @@ def fit(
 
     def create():
         split = config.train.shard_parameters
-        extra = make_extra(model)
-        state, report = create_state(model, tx, seed, mesh, extra, run.weights, initial, split=split)
+        weights, start = (None, initial()) if initial else (run.weights, None)
+        state, report = create_state(model, tx, seed, mesh, make_extra(model), weights, start, split=split)
         return state, f"{about_lr}; weights: {report}" if report else about_lr
 
     def make_batches():

@@ -129,8 +129,10 @@ def finetune_fits(run: Run, singles: pathlib.Path) -> Iterator[Fit]:
 
 
 def _from_single(run: Run, singles: pathlib.Path, source: str) -> dict[str, Any]:
-    _, initial, _, _ = load_best(singles / f"single_{source}", run.mesh)
-    return {"steps": run.config.usss.single_steps, "initial": initial}
+    return {
+        "steps": run.config.usss.single_steps,
+        "initial": lambda: load_best(singles / f"single_{source}", run.mesh)[1],
+    }
 
 
 def joint_fit(run: Run) -> Fit:

@@ -27,7 +27,7 @@ def train(config: ConfigDict | str, workdir: pathlib.Path | str, devices=None) -
 
     >>> import usss_jax
     >>> summaries = usss_jax.train("configs/demo.py:tiny", "runs/demo")
-    [...
+    model.pretrained is empty...
     >>> list(summaries)
     ['single_city_street', 'single_town_street', 'basic', 'full']
     """

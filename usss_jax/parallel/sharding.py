@@ -128,5 +128,5 @@ def widest_mesh(devices: Sequence, *batch_sizes: int, fields: Sequence[str] = BA
             )
     count = max(n for n in range(1, len(devices) + 1) if not any(size % n for size in batch_sizes))
     if count < len(devices):
-        print(f"uses {count} of {len(devices)} devices: {' and '.join(BATCH_FIELDS)} are no multiples of more")
+        print(f"uses {count} of {len(devices)} devices: {' and '.join(fields[: len(batch_sizes)])} divide by no more")
     return create_mesh(devices[:count])

@@ -194,13 +194,13 @@ COLLAPSE_SHARE = 0.95  # of the cells nearest to one label embedding
 
 
 def warn_of_collapse(scalars: Mapping[str, float]) -> dict[str, str]:
-    """Find pairs of domains where nearly all cells of the images are nearest to one label embedding."""
+    """Find pairs of domains where nearly all cells of the images have their largest score at one place."""
     found = {}
     for name, share in scalars.items():
         if name.startswith("top_share/") and share > COLLAPSE_SHARE:
             _, images, embeddings = name.split("/")
             found[name] = (
-                f"{100 * share:.0f} % of the cells of {images} images are nearest to one {embeddings} embedding: the "
-                "entropy terms have collapsed there and teach nothing"
+                f"{100 * share:.0f} % of the cells of {images} images are nearest to one class or embedding of "
+                f"{embeddings}: the entropy terms have collapsed there and teach nothing"
             )
     return found
