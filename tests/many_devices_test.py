@@ -38,8 +38,8 @@ def one(words, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("split", [False, pytest.param(True, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("split", [False, True])
 def test_eight_devices_train_and_evaluate_as_one_does(words, one, tmp_path, split):
     """Eight steps in float64: every scalar to 1e-10, the scores exactly."""
     code, _, err = run([*words, f"--workdir={tmp_path}", f"--config.train.shard_parameters={split}"], devices=8)
