@@ -227,7 +227,7 @@ def test_hosts_with_other_images_or_flags_are_told(words, data, tmp_path):
     for line in errors_of_two(mine, of_each=((), (f"--config.data.root={tmp_path}/data",))):
         assert "process 1 has another list of val images of camvid than process 0" in line
     for line in errors_of_two(mine, of_each=((), ("--config.train.seed=5",))):
-        assert "process 1 has another seed than process 0" in line
+        assert "process 1 has another train.seed than process 0" in line
 
 
 @pytest.mark.nightly
