@@ -43,7 +43,7 @@ class Accumulated:
       loss: the sum of the weighted terms, a scalar.
       gradients: of the parameters.
       batch_stats: running statistics after every forward pass.
-      scalars: what the losses tell by name, averaged over the micro-batches, and on one device encoder_grad_norm/TERM.
+      scalars: what the losses return by name, averaged over the micro-batches, and on one device encoder_grad_norm/TERM.
       aux: of every term without micro-batches, by its name.
     """
 
@@ -57,8 +57,8 @@ class Accumulated:
 def accumulate(terms: Sequence[Term], params, batch_stats, *, unroll: bool, mesh: Mesh | None = None) -> Accumulated:
     """Sum the terms' losses and gradients; each forward pass updates the running statistics, in the terms' order.
 
-    The devices of a mesh exchange their gradients once, after all terms. The norms of the terms are therefore told on
-    one device alone: on several, each would take an exchange of its own.
+    The devices of a mesh exchange the gradients of kernels once, after all terms. The norms of the terms are therefore
+    reported on a single device only: on several, each would take an exchange of its own.
 
     Args:
       terms: those without a batch are left out.

@@ -1,4 +1,4 @@
-"""The program of a training step: compiled once, before the loop, which is told what it took and takes."""
+"""Compiles the step once, before the loop, and logs what that took and what the step needs."""
 
 import contextlib
 import ctypes

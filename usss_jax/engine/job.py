@@ -42,8 +42,8 @@ class Fit:
     Attributes:
       folder: what it leaves goes there; the last part is the job's name.
       steps: number of optimiser steps.
-      create_state: gives a fresh state and what to say about it.
-      make_step: gives the compiled step for a state that lies like the given one.
+      create_state: returns a new state and a line to log.
+      make_step: returns the jitted step for states with the shardings of the given one.
       make_batches: opens the data; item s is the batch of step s.
       batch_shardings: a tree prefix of a batch.
       images_per_step: of all batches of a step, to tell the speed.

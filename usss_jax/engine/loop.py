@@ -94,7 +94,7 @@ def _train(job: Fit, state: TrainState, progress: dict, last: Checkpoints, best:
             with meter.paused():
                 if evaluates and _is_best(job, step, state, progress, writer):
                     best.save(step, {"variables": state.variables}, meta())
-                    saves = True  # so that a resumed run finds `best` as it is told
+                    saves = True  # so that progress["best"] of the last checkpoint agrees with best/
                 stops = stops or told.code
                 if saves or stops:
                     last.save(step, {"state": state}, meta())

@@ -74,7 +74,7 @@ def jit_step(
     batch_shardings: Any,
     like: TrainState | None = None,
 ) -> jax.stages.Wrapped:
-    """Compile `train_step` for the mesh: the state donated, batches placed as `batch_shardings`, a tree prefix, says.
+    """Jit `train_step` for the mesh: donates the state; `batch_shardings`, a tree prefix, places the batch.
 
     The state stays where that of `like` lies; without it, it is replicated.
     """

@@ -1,1 +1,1 @@
-"""The papers, one folder each."""
+"""Training methods as plans of jobs, and what they share."""

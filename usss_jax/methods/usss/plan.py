@@ -53,7 +53,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
     labeled = with_labels(pools)
     check_with_data(config, pools)
     config = config_lib.with_absolute_paths(config, list(pools))
-    # Before the workdir is claimed: other weights, or another file, may be needed.
+    # Weights first: a bad file must not claim the workdir.
     weights = encoder_weights.load(config.model.pretrained, model, mesh) if config.model.pretrained else None
     given = None
     if not of_networks(config) and set(config.variants) & set(EMBEDS) and not has_embeddings(workdir):
@@ -117,7 +117,7 @@ def plan(run: Run, singles: pathlib.Path, given=None) -> Iterator[Job]:
 def universal_fit(run: Run, variant: str) -> Fit:
     """Univ-cross or -full (section 4.2 of the paper), or the direct entropy of the decoders (appendix C).
 
-    Images of a domain without labels have the cross term alone.
+    Images of a domain without labels contribute only the cross term.
     """
     usss = run.config.usss
     objective = terms.Objective(

@@ -32,7 +32,7 @@ class Objective:
       theta: of the moving average of the label embeddings (Eq. 7); 1 keeps them.
       embedding_supervision: weight of the cross-entropy of the similarities of labeled images with their own label
         embeddings.
-      diversity: weight of the entropy of the mean prediction, which every term is less by (objectives/entropy.py).
+      diversity: weight of the entropy of the mean prediction, subtracted from every term (objectives/entropy.py).
       normalize_embedding: whether E's output has unit length per cell.
       warmup: steps over which the weights of the entropy terms rise from 0 in a straight line.
     """
@@ -148,7 +148,7 @@ def embed(model: UniversalModel, objective: Objective, params, features):
 def labeled_loss(
     params, batch_stats, labeled, *, model: UniversalModel, objective: Objective, rows: Mapping, label_classes: Mapping
 ):
-    """Eq. 1, summed over domains; beside it what the label embeddings learn from labeled images, not in the paper.
+    """Eq. 1, summed over domains; beside it what the entropy module learns from labeled images, not in the paper.
 
     Args:
       params, batch_stats: of the model.
