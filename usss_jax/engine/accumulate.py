@@ -43,7 +43,7 @@ class Accumulated:
       loss: the sum of the weighted terms, a scalar.
       gradients: of the parameters.
       batch_stats: running statistics after every forward pass.
-      scalars: what the losses return by name, averaged over the micro-batches, and on one device encoder_grad_norm/TERM.
+      scalars: what the losses return by name, averaged over micro-batches, and on one device encoder_grad_norm/TERM.
       aux: of every term without micro-batches, by its name.
     """
 

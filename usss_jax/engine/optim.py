@@ -66,7 +66,8 @@ def create_optimizer(
 
     "sgd" adds the decay of every parameter to its gradient before the momentum. "adamw" (Loshchilov and Hutter, 2019)
     decays weights beside the gradient, and leaves one-dimensional parameters (norm scales, biases) without decay;
-    `momentum` is its beta1, beta2 is 0.999. A step's decay is in proportion to the learning rate, a part's factor on it included, as in PyTorch.
+    `momentum` is its beta1, beta2 is 0.999. A step's decay is in proportion to the learning rate, a part's factor on it
+    included, as in PyTorch.
 
     Args:
       schedule: step -> learning rate.
