@@ -2,8 +2,8 @@
 
 from tiny_models import ThreeLayers
 
-from configs import demo
 from usss_jax.config import checked
+from usss_jax.config.files import read_named
 from usss_jax.models import universal
 
 
@@ -14,7 +14,7 @@ def register():
 
 def config(**fields):
     """Checked config of a run of all jobs on two drawn domains, two steps each; `fields` by their dotted names."""
-    c = demo.get_config("tiny")
+    c = read_named("configs/demo.py:tiny")
     c.model.encoder, c.data.image_size, c.data.crop_size = "toy", "16x24", ""
     c.train.steps = c.usss.single_steps = c.train.eval_every = c.train.checkpoint_every = 2
     c.train.eval_batch_size = 60
