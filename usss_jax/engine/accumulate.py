@@ -106,8 +106,7 @@ def _of_equal_shapes(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Domains whose arrays have equal shapes, together."""
     buckets: dict[Any, dict[str, Any]] = {}
     for domain, tree in batch.items():
-        shapes = jax.tree.map(lambda a: a.shape, tree, is_leaf=lambda a: hasattr(a, "shape"))
-        buckets.setdefault(str(shapes), {})[domain] = tree
+        buckets.setdefault(str(jax.tree.map(jnp.shape, tree)), {})[domain] = tree
     return list(buckets.values())
 
 
@@ -136,7 +135,7 @@ def _after(gradients, batch):
     """The batch unchanged, but known only when the gradients are: so that one pass follows the other.
 
     XLA's CPU scheduler would otherwise keep the activations of all passes at once, since they are independent. If a
-    gradient is not finite the batch becomes 0, and the step is lost anyway.
+    gradient is not finite the batch becomes 0; the norm of the step's gradient is not finite then, which ends the run.
     """
     total = sum(g.sum() for g in jax.tree.leaves(gradients))
     return jax.tree.map(partial(known_after, total), batch)

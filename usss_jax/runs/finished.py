@@ -12,8 +12,7 @@ from usss_jax.config import checked, filled
 from usss_jax.errors import InputError
 from usss_jax.local_files import read_object, reason
 from usss_jax.models.universal import UniversalModel
-from usss_jax.runs.checkpoint import Checkpoints
-from usss_jax.runs.networks import load_best
+from usss_jax.runs.networks import load_best, read_network
 from usss_jax.runs.workdir import check_summary
 
 
@@ -82,15 +81,7 @@ def open_job(folder: pathlib.Path) -> FinishedJob:
     if name == "prototypes":
         raise InputError(f"{folder} has label embeddings and no network; give a job such as {folder.parent / 'full'}")
     summary = _read(folder, "summary.json", "is not finished: run its command again")
-    step = summary["best_step"]
-    if not (folder / "best" / str(step)).is_dir():
-        raise InputError(
-            f"{folder}: its best checkpoint best/{step} is missing; restore it, or move this folder away and run its "
-            "command again"
-        )
-    with Checkpoints(folder / "best") as checkpoints:
-        network = checkpoints.meta(step)["network"]
-    return FinishedJob(folder, name, checked(filled(written)), summary, network)
+    return FinishedJob(folder, name, checked(filled(written)), summary, read_network(folder, summary["best_step"]))
 
 
 def _read(folder: pathlib.Path, file: str, otherwise: str) -> dict[str, Any]:

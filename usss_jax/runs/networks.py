@@ -66,6 +66,17 @@ def abstract_variables(model: UniversalModel, mesh: Mesh) -> dict:
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)), shapes)
 
 
+def read_network(folder: pathlib.Path, step: int) -> dict[str, Any]:
+    """Read what the best checkpoint of a job, that of `step`, says of its network; InputError if it is missing."""
+    if not hosts.from_writer((folder / "best" / str(step)).is_dir):
+        raise InputError(
+            f"{folder}: its best checkpoint best/{step} is missing; restore it, or move this folder away and run its "
+            "command again"
+        )
+    with Checkpoints(folder / "best") as checkpoints:
+        return checkpoints.meta(step)["network"]
+
+
 def load_best(folder: pathlib.Path, mesh: Mesh) -> tuple[UniversalModel, dict, dict[str, Any], str]:
     """Load the best checkpoint of a finished job.
 
@@ -80,13 +91,8 @@ def load_best(folder: pathlib.Path, mesh: Mesh) -> tuple[UniversalModel, dict, d
       InputError: if the job is not finished, or the checkpoint is missing or damaged.
     """
     step = hosts.from_writer(lambda: read_object(folder / "summary.json")["best_step"])
-    if not hosts.from_writer((folder / "best" / str(step)).is_dir):
-        raise InputError(
-            f"{folder}: its best checkpoint best/{step} is missing; restore it, or move this folder away and run its "
-            "command again"
-        )
+    network = read_network(folder, step)
+    model = build_network(network)
     with Checkpoints(folder / "best") as checkpoints:
-        network = checkpoints.meta(step)["network"]
-        model = build_network(network)
         variables = checkpoints.restore(step, variables=abstract_variables(model, mesh))["variables"]
     return model, variables, network, f"{folder.name}/best/{step}"

@@ -66,12 +66,18 @@ def compute(
     images = change_colors(batch["image"], key, colors) if colors.changes_colors else batch["image"]
 
     def loss_of(params, batch_stats, batch):
-        features, stats = encode_groups(model, {"params": params, "batch_stats": batch_stats}, {HEAD: images})
+        features, stats = encode_groups(model, {"params": params, "batch_stats": batch_stats}, {HEAD: batch["image"]})
         logits = logits_of(model, params, features[HEAD])
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
         return loss, (stats, {"top1": (logits.argmax(-1) == batch["label"]).mean()}, None)
 
-    found = accumulate([Term("classes", loss_of, batch)], state.params, state.batch_stats, unroll=unroll, mesh=mesh)
+    found = accumulate(
+        [Term("classes", loss_of, {**batch, "image": images})],
+        state.params,
+        state.batch_stats,
+        unroll=unroll,
+        mesh=mesh,
+    )
     return Computed(found.gradients, found.batch_stats, {"loss": found.loss, **found.scalars}, state.extra)
 
 
