@@ -149,7 +149,6 @@ def usss_step(
         model=model,
         augment=DeviceAugment(),
         seed=0,
-        unroll=sharding.on_cpu(mesh),
         mesh=mesh,
         objective=objective,
         label_classes={d: tuple(range(n)) for d, n in CLASSES.items()},

@@ -8,6 +8,7 @@ import numpy as np
 from tiny_models import OneLayer
 
 from usss_jax.data.augment_device import DeviceAugment
+from usss_jax.engine.accumulate import accumulate
 from usss_jax.engine.optim import create_optimizer, create_schedule
 from usss_jax.engine.state import create_state
 from usss_jax.engine.step import jit_step
@@ -53,13 +54,13 @@ def judge_at_start():
     return judge
 
 
-def train(mesh, model, compute, extra, steps, unroll):
+def train(mesh, model, compute, extra, steps):
     """States after the first and the last step, scalars of each step; all as NumPy."""
     state, _ = create_state(model, TX, 0, mesh, extra)
     state = jax.tree.map(lambda a: a.astype(np.float64) if a.dtype == np.float32 else a, state)
     state = jax.device_put(state, sharding.replicated(mesh))
     shardings = sharding.step_batch_shardings(mesh)
-    compute = partial(compute, model=model, augment=DeviceAugment(), seed=0, unroll=unroll, mesh=mesh)
+    compute = partial(compute, model=model, augment=DeviceAugment(), seed=0, mesh=mesh)
     step = jit_step(mesh, compute=compute, tx=TX, batch_shardings=shardings)
     data, states, told = sharding.put(random_batch(model.num_classes), shardings), [], []
     for _ in range(steps):
@@ -73,7 +74,8 @@ def usss(mesh):
     """Steps that move the label embeddings too, and the sums that class prototypes are made of."""
     model = UniversalModel(DRN(blocks=(1, 1, 1, 1), width=1 / 16), CLASSES, DIM)
     compute = partial(terms.compute, objective=USSS, label_classes={d: tuple(range(n)) for d, n in CLASSES.items()})
-    first, last, told = train(mesh, model, compute, {"label_embeddings": embeddings_at_start()}, 3, unroll=False)
+    terms.accumulate = partial(accumulate, unroll=False)  # as on GPUs
+    first, last, told = train(mesh, model, compute, {"label_embeddings": embeddings_at_start()}, 3)
     data = sharding.put(random_batch(CLASSES)["labeled"], dict.fromkeys(CLASSES, sharding.batch_sharding(mesh)))
     sums = {
         d: jax.device_get(jax.jit(partial(prototype_sums, model=model, num_classes=n))(last.variables, data[d]))
@@ -87,7 +89,7 @@ def adversarial(mesh):
     model = UniversalModel(OneLayer(), {"many": CLASSES["many"]})
     judge = judge_at_start()
     extra = {"discriminator": judge, "discriminator_opt_state": HUNG.optimizer(10).init(judge)}
-    return train(mesh, model, partial(hung.compute, objective=HUNG, steps=10), extra, 2, unroll=True)
+    return train(mesh, model, partial(hung.compute, objective=HUNG, steps=10), extra, 2)
 
 
 def relative(one, many):

@@ -25,7 +25,7 @@ STEPS = 8
 OBJECTIVE = Adversarial(0.7, 0.4, 0.9, 0.5, semi_start=0.5, lr=0.01, width=1 / 32)
 MODEL = UniversalModel(OneLayer(), {"city": 3})
 MESH = sharding.create_mesh(jax.devices()[:1])
-SETTING = {"model": MODEL, "augment": DeviceAugment(), "seed": 0, "unroll": True}
+SETTING = {"model": MODEL, "augment": DeviceAugment(), "seed": 0}
 
 
 @pytest.mark.parametrize(("share", "first"), [(0.25, 5), (0.0, 0), (1.0, 20), (0.1, 2)])

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from functools import partial
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import pytest
 from tiny_models import OneLayer, assert_trees_close, difference, encode, enlarge, largest
 
 from usss_jax.data.augment_device import DeviceAugment, augment
+from usss_jax.engine.accumulate import accumulate
 from usss_jax.engine.state import TrainState
 from usss_jax.engine.step import jit_step, train_step
 from usss_jax.methods import supervised
@@ -26,7 +28,7 @@ CLASSES = {"camvid": 3, "city": 5, "sun": 4}
 DIM = 4
 OBJECTIVE = Objective(alpha=0.7, beta=0.4, similarity_scale=1.5)
 MODEL = UniversalModel(OneLayer(), CLASSES, DIM)
-SETTING = {"model": MODEL, "augment": DeviceAugment(), "seed": 0, "unroll": False}
+SETTING = {"model": MODEL, "augment": DeviceAugment(), "seed": 0}
 USSS = {**SETTING, "objective": OBJECTIVE, "label_classes": {}}
 
 
@@ -78,11 +80,12 @@ def random_batch(labeled, unlabeled, seed=1):
     return out
 
 
-def jitted(function=terms.compute, **changed):
-    """(gradients, statistics, scalars, extra) of (state, batch)."""
+def jitted(function=terms.compute, unroll=False, **changed):
+    """(gradients, statistics, scalars, extra) of (state, batch); scans the micro-batches, or unrolls them."""
 
     def parts(state, batch):
-        found = function(state, batch, **(USSS if function is terms.compute else SETTING) | changed)
+        with mock.patch.object(terms, "accumulate", partial(accumulate, unroll=unroll)):
+            found = function(state, batch, **(USSS if function is terms.compute else SETTING) | changed)
         return found.gradients, found.batch_stats, found.scalars, found.extra
 
     return jax.jit(parts)

@@ -25,9 +25,9 @@ def loss(params, batch_stats, labeled, *, model, penalty):
     return total, (stats, scalars, None)
 
 
-def compute(state, batch, *, model, augment, seed, unroll, mesh, penalty):
+def compute(state, batch, *, model, augment, seed, mesh, penalty):
     term = Term("penalized", partial(loss, model=model, penalty=penalty), augmented(state, batch, augment, seed))
-    found = accumulate([term], state.params, state.batch_stats, unroll=unroll, mesh=mesh)
+    found = accumulate([term], state.params, state.batch_stats, mesh=mesh)
     return Computed(found.gradients, found.batch_stats, {"loss": found.loss, **found.scalars}, state.extra)
 
 

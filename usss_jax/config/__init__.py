@@ -13,7 +13,7 @@ from usss_jax.config.checking import (
     same_on_hosts,
     with_absolute_paths,
 )
-from usss_jax.config.methods import FIELDS
+from usss_jax.config.methods import FIELDS, METHODS
 from usss_jax.config.presets import ANCHORED, parse_arg, set_epochs, shrink_for_cpu, shrink_to_tiny
 from usss_jax.config.reading import (
     names,
@@ -25,14 +25,13 @@ from usss_jax.config.reading import (
     read_size,
     read_splits,
 )
-from usss_jax.config.shared import METHODS, PAPER_BATCH, VARIANTS
+from usss_jax.config.shared import PAPER_BATCH
 
 __all__ = [
     "ANCHORED",
     "FIELDS",
     "METHODS",
     "PAPER_BATCH",
-    "VARIANTS",
     "check_seed",
     "checked",
     "default_config",

@@ -3,13 +3,14 @@
 python -m usss_jax.config > docs/config.md
 """
 
+from usss_jax.config.checking import fields
 from usss_jax.config.field import Changes, Field
-from usss_jax.config.methods import FIELDS
-from usss_jax.config.shared import METHODS
+from usss_jax.config.methods import FIELDS, METHODS
 
 HEAD = """# Config
 
-Made by `python -m usss_jax.config > docs/config.md` from `usss_jax/config/shared.py` and `methods.py` there.
+Made by `python -m usss_jax.config > docs/config.md` from the declarations in `usss_jax/config/`:
+`shared.py`, and a file for each method.
 
 A file in `configs/` is a Python function `get_config` that changes the defaults below; `--config=FILE:ARGUMENTS` gives
 it arguments, and `--config.SECTION.FIELD=VALUE` overrides a field. `method` says which fields there are: "usss" has all
@@ -28,9 +29,7 @@ SECTIONS = {
     "model": "Network",
     "optim": "Optimiser",
     "train": "Training",
-    "usss": "Label embeddings and entropy terms of USSS",
-    "hung": "Adversarial training of Hung et al. (2018), variant hung",
-    "imagenet": "ImageNet pretraining of the encoder",
+    **{section: title for method in METHODS.values() for section, title in method.sections.items()},
 }
 
 
@@ -45,10 +44,11 @@ def page() -> str:
 
 def row(name: str, field: Field) -> str:
     """One field as a line of the table."""
-    default = shown(field.default)
-    default += "".join(f"; {m}: {shown(v) if v != field.default else 'the same'}" for m, v in field.also.items())
+    first, *others = [(method, fields(method)[name].default) for method in METHODS if name in fields(method)]
+    default = shown(first[1])
+    default += "".join(f"; {method}: {shown(value) if value != first[1] else 'the same'}" for method, value in others)
     changes = field.changes.value
-    if field.changes is Changes.NUMBERS and field.of == METHODS[0] and not field.singles:
+    if field.changes is Changes.NUMBERS and not field.singles:
         changes = "all but single-domain networks'"
     per_domain = "yes" if field.per_domain else ""
     return line([f"`{name}`", default, field.range.text, per_domain, changes, field.meaning])

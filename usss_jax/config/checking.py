@@ -1,5 +1,6 @@
 """Configs by the declaration of their fields: defaults, what is wrong with a config, dotted names."""
 
+import dataclasses
 import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,9 +9,9 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 
 from usss_jax.config.field import SEED, Changes, Field
-from usss_jax.config.methods import FIELDS
+from usss_jax.config.methods import METHODS
 from usss_jax.config.reading import names, per_domain_paths
-from usss_jax.config.shared import METHODS, VARIANTS
+from usss_jax.config.shared import SHARED
 from usss_jax.errors import InputError
 from usss_jax.local_files import check_paths
 
@@ -19,7 +20,11 @@ def fields(method: str = "usss") -> dict[str, Field]:
     """Declarations of the fields that a method has, by dotted name; InputError for an unknown method."""
     if method not in METHODS:
         raise InputError(f"method={method} must be one of {', '.join(METHODS)}")
-    return {name: field for name, field in FIELDS.items() if method == field.of or method in field.also}
+    chosen = METHODS[method]
+    defaults = {"method": method, **chosen.defaults}
+    shared = {name: SHARED[name] for name in chosen.shared}
+    shared |= {name: dataclasses.replace(SHARED[name], default=default) for name, default in defaults.items()}
+    return shared | dict(chosen.own)
 
 
 def default_config(method: str = "usss") -> ConfigDict:
@@ -27,12 +32,10 @@ def default_config(method: str = "usss") -> ConfigDict:
     config = ConfigDict()
     for name, field in fields(method).items():
         section, _, last = name.rpartition(".")
-        default = field.also.get(method, field.default)
         if section and section not in config:
             config[section] = ConfigDict()
-        (config[section] if section else config)[last] = (
-            FieldReference(default, field_type=object) if field.mixed else default
-        )
+        default = FieldReference(field.default, field_type=object) if field.mixed else field.default
+        (config[section] if section else config)[last] = default
     return config
 
 
@@ -92,19 +95,20 @@ def checked(config: ConfigDict, method: str = "") -> ConfigDict:
         raise InputError(f"method={values['method']}: this needs a config of method={method}")
     known = fields(values.get("method", "usss"))
     check_names(values, known)
+    chosen = METHODS[values["method"]]
     for name in ("data.domains", "variants"):
         if name in known:
             values[name] = tuple(names(values[name]))
             if not values[name] or len(set(values[name])) != len(values[name]):
                 raise InputError(f"{name}={list(values[name])}: give at least one name, each once")
-    if wrong := [value for value in values.get("variants", ()) if value not in VARIANTS]:
-        raise InputError(f"variants: {wrong[0]!r} is not one of {', '.join(VARIANTS)}")
+    if wrong := [value for value in values.get("variants", ()) if value not in chosen.variants]:
+        raise InputError(f"variants: {wrong[0]!r} is not one of {', '.join(chosen.variants)}")
     for name, field in known.items():
         if not field.per_domain and not field.range.holds(values[name]):
             raise InputError(f"{name}={values[name]} must be {field.range.text}")
         if field.path:
             check_paths(",".join(values[name]) if name == "data.domains" else str(values[name]), name)
-    check_together(values)
+    chosen.check(values)
     return nested(values)
 
 
@@ -114,24 +118,6 @@ def check_names(values: Mapping[str, Any], known: Mapping[str, Field]):
         raise InputError(f"config.{unknown[0]}: {no_such_field(unknown[0], known)}")
     if missing := [name for name in known if name not in values]:
         raise InputError(f"config.{missing[0]} is missing; begin with default_config(), as configs/demo.py")
-
-
-def check_together(values: Mapping[str, Any]):
-    """Raise InputError for fields that do not go together."""
-    if values.get("usss.embeddings_per_class", 1) > 1 and values["usss.theta"] < 1:
-        per_class = values["usss.embeddings_per_class"]
-        raise InputError(f"usss.embeddings_per_class={per_class} needs usss.theta=1: Eq. 7 moves class means")
-    if values["method"] == "imagenet":
-        crop, resize = values["imagenet.crop"], values["imagenet.eval_resize"]
-        if crop > resize:
-            raise InputError(
-                f"imagenet.crop={crop} must be at most imagenet.eval_resize={resize}, which it is cut from"
-            )
-        if not values["data.root"]:
-            raise InputError(
-                "data.root is empty: give --config.data.root=DIR with train/CLASS/IMAGE and val/CLASS/IMAGE, or "
-                "tfds:DIR"
-            )
 
 
 def check_seed(name: str, value: int):

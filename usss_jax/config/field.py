@@ -1,8 +1,8 @@
-"""What is said of a field where it is declared (config/shared.py, config/methods.py), and the usual ranges."""
+"""How a field and a method are declared, and the usual ranges of fields."""
 
 import dataclasses
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -35,7 +35,7 @@ class Field:
     """One field of a config.
 
     Attributes:
-      default: in the method `of`.
+      default: a method may have another one for a shared field (`Method.defaults`).
       range: its values.
       meaning: one line.
       per_domain: it takes one value for all domains, or "name=value,name=value".
@@ -45,8 +45,6 @@ class Field:
       singles: whether the single-domain networks depend on it (if it changes anything).
       makes: variants of which another value makes another row of the paper's tables.
       sweep: "set" if a sweep has a flag of its own for it, "shared" if all rows of a sweep have the same; else empty.
-      of: the method that has it.
-      also: default in every other method that has it.
     """
 
     default: Any
@@ -59,8 +57,6 @@ class Field:
     singles: bool = True
     makes: tuple[str, ...] = ()
     sweep: str = ""
-    of: str = "usss"
-    also: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def is_free(self) -> bool:
@@ -76,6 +72,29 @@ class Field:
     def is_of_singles(self) -> bool:
         """Whether a run must agree in it with the run of its `usss.single_from`."""
         return self.singles and not self.is_free
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A method that `config.method` selects; usss_jax/methods/NAME/plan.py runs it.
+
+    Attributes:
+      sections: title of each section of its own, by the section's name.
+      own: fields outside of the shared sections, by dotted name.
+      shared: names of the shared fields (config/shared.py) that it has.
+      defaults: of shared fields, where they differ from the shared default.
+      tiny: values of its smallest run, by dotted name.
+      variants: names that its field `variants` may list, if it has that field.
+      check: raises InputError for values, by dotted name, that do not go together.
+    """
+
+    sections: Mapping[str, str]
+    own: Mapping[str, Field]
+    shared: Sequence[str]
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tiny: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    variants: Sequence[str] = ()
+    check: Callable[[Mapping[str, Any]], None] = lambda values: None
 
 
 def one_of(*words: str) -> Range:
@@ -97,11 +116,5 @@ PATH = Range("a path, or empty")
 ENCODER = Range("see docs/encoders.md")
 
 NUMBERS, DATA, FILE, NOTHING, HOST = Changes
-SAME = object()
 
 universal = partial(Field, singles=False)  # of the training of one network for all domains
-
-
-def both(default, values: Range, meaning: str, *, imagenet: Any = SAME, **more) -> Field:
-    """Field of all methods; `imagenet` is its default there, if it has another one."""
-    return Field(default, values, meaning, also={"imagenet": default if imagenet is SAME else imagenet}, **more)

@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from usss_jax.config.methods import METHODS
 from usss_jax.config.reading import names
 from usss_jax.errors import InputError
 
@@ -54,23 +55,8 @@ def shrink_for_cpu(config: ConfigDict, image_size: str):
 
 def shrink_to_tiny(config: ConfigDict):
     """Change a config to the smallest run of all its jobs, which shows in about a minute that they work."""
-    config.model.precision = "float32"
-    config.model.width = 0.0625
-    config.train.batch_size = 2
-    config.train.log_every = 1
-    config.data.loader_threads = 2
-    if config.method == "imagenet":
-        config.imagenet.crop, config.imagenet.eval_resize = 32, 36
-        config.imagenet.epochs = config.imagenet.eval_epochs = 1e-5  # of few images one step
-        config.train.eval_batch_size = 32
-        return
-    config.usss.embed_dim = 8
-    config.data.labeled_per_domain = 4
-    config.data.image_size = config.data.crop_size = "32x48"
-    config.train.unlabeled_batch_size, config.train.unlabeled_batches = 2, 1
-    config.train.steps = config.usss.single_steps = 4
-    config.train.eval_every = config.train.checkpoint_every = 2
-    config.train.eval_batch_size = 32
+    smallest = {"model.precision": "float32", "train.log_every": 1, "data.loader_threads": 2}
+    config.update_from_flattened_dict(smallest | dict(METHODS[config.method].tiny))
 
 
 def set_epochs(config: ConfigDict, n: int, epochs: int = 200):

@@ -1,4 +1,4 @@
-"""The fields outside all sections, and those of data, model, optim and train, each declared once."""
+"""The fields that methods share: data, model, optim and train, each declared once."""
 
 from usss_jax.config.field import (
     AT_LEAST_1,
@@ -17,13 +17,10 @@ from usss_jax.config.field import (
     SIZE,
     Field,
     Range,
-    both,
     one_of,
     universal,
 )
 
-VARIANTS = ("single", "frozen", "finetune", "hung", "basic", "cross", "full", "direct")
-METHODS = ("usss", "imagenet")
 PAPER_BATCH = 10  # labeled images per domain and step, to which `optim.lr` belongs
 
 _COUNT = Range('a number, "all", or 0: without labels')
@@ -32,15 +29,7 @@ _SPLITS = Range("such as train+train_extra, or empty")
 _BATCHES = Range('a number, or "pool": the whole pool every epoch')
 
 SHARED: dict[str, Field] = {
-    "method": both("usss", one_of(*METHODS), "the method, which says what other fields there are", imagenet="imagenet"),
-    "variants": Field(
-        ["single", "basic", "full"],
-        NAMES,
-        f"what is trained: some of {', '.join(VARIANTS)}",
-        mixed=True,
-        changes=NOTHING,
-        sweep="set",
-    ),
+    "method": Field("usss", Range("a method"), "the method, which determines the other fields"),
     # ---- data ----
     "data.domains": Field(
         ["cityscapes", "camvid"],
@@ -51,7 +40,7 @@ SHARED: dict[str, Field] = {
         changes=DATA,
         sweep="set",
     ),
-    "data.root": both(
+    "data.root": Field(
         "",
         PATH,
         "folder with one sub-folder per domain (imagenet: with train/CLASS/IMAGE and val/CLASS/IMAGE); "
@@ -94,7 +83,7 @@ SHARED: dict[str, Field] = {
     "data.unlabeled_includes_labeled": universal(
         True, BOOL, "whether labeled images are among the unlabeled ones too, as in the paper", changes=DATA
     ),
-    "data.on_bad_example": both(
+    "data.on_bad_example": Field(
         "error",
         one_of("error", "skip"),
         "skip: read all files first, leave out and report what is damaged or has no mask",
@@ -122,7 +111,7 @@ SHARED: dict[str, Field] = {
     "data.cache_gb": Field(
         4.0, NOT_NEGATIVE, "memory for decoded images of all domains, in GB; 0: decode them every time", changes=HOST
     ),
-    "data.loader_threads": both(4, AT_LEAST_1, "number of threads that load images", changes=HOST, imagenet=16),
+    "data.loader_threads": Field(4, AT_LEAST_1, "number of threads that load images", changes=HOST),
     "data.sampling": Field(
         "uniform",
         one_of("uniform", "rare"),
@@ -130,20 +119,20 @@ SHARED: dict[str, Field] = {
         per_domain=True,
     ),
     "data.rare_temperature": Field(0.01, POSITIVE, "of `data.sampling=rare`; lower: rare classes still more often"),
-    "data.flip": both(True, BOOL, "mirror half of the images"),
+    "data.flip": Field(True, BOOL, "mirror half of the images"),
     "data.scale": Field("", _SCALE, "range of a random scale before the crop", per_domain=True),
-    "data.color_jitter": both(0.0, SHARE, "strength of random brightness, contrast, saturation, hue"),
+    "data.color_jitter": Field(0.0, SHARE, "strength of random brightness, contrast, saturation, hue"),
     "data.grey": Field(0.0, SHARE, "probability that an image loses its colour"),
     "data.blur": Field(0.0, SHARE, "probability that an image is blurred"),
     "data.mix": Field("none", one_of("none", "cutmix", "classmix"), "mixing of labeled images"),
-    "data.normalize": both(
+    "data.normalize": Field(
         "imagenet",
         one_of("imagenet", "none"),
         "imagenet: by its mean and deviation; none: division by 255 alone",
     ),
     # ---- model ----
-    "model.encoder": both("drn_d_22", ENCODER, "name of the encoder", sweep="set"),
-    "model.width": both(1.0, POSITIVE, "factor on the number of the encoder's channels"),
+    "model.encoder": Field("drn_d_22", ENCODER, "name of the encoder", sweep="set"),
+    "model.width": Field(1.0, POSITIVE, "factor on the number of the encoder's channels"),
     "model.pretrained": Field(
         "",
         PATH,
@@ -156,7 +145,7 @@ SHARED: dict[str, Field] = {
         one_of("bilinear", "drn"),
         "how scores reach image size; drn: as the reference, fading at the border",
     ),
-    "model.precision": both("float32", one_of("float32", "tf32", "bfloat16"), "precision of convolutions"),
+    "model.precision": Field("float32", one_of("float32", "tf32", "bfloat16"), "precision of convolutions"),
     "model.remat": Field(
         "",
         Range("levels such as 0-2, all, or empty"),
@@ -164,15 +153,15 @@ SHARED: dict[str, Field] = {
         changes=NOTHING,
     ),
     # ---- optim ----
-    "optim.lr": both(1e-3, POSITIVE, "learning rate", imagenet=0.1),
+    "optim.lr": Field(1e-3, POSITIVE, "learning rate"),
     "optim.lr_rule": Field(
         "fixed",
         one_of("fixed", "linear"),
         f"linear: times `train.batch_size` / {PAPER_BATCH}, the paper's batch",
     ),
     "optim.name": Field("sgd", one_of("sgd", "adamw"), "optimiser"),
-    "optim.momentum": both(0.9, NOT_NEGATIVE, "momentum of SGD; beta1 of AdamW"),
-    "optim.weight_decay": both(
+    "optim.momentum": Field(0.9, NOT_NEGATIVE, "momentum of SGD; beta1 of AdamW"),
+    "optim.weight_decay": Field(
         1e-4, NOT_NEGATIVE, "SGD adds it to the gradient; AdamW decays beside that, and neither norms nor biases"
     ),
     "optim.schedule": Field("poly", one_of("poly", "cosine"), "how the learning rate falls to 0"),
@@ -184,16 +173,16 @@ SHARED: dict[str, Field] = {
     "optim.heads_decay_scale": Field(1.0, NOT_NEGATIVE, "factor on the weight decay of the decoders"),
     # ---- train ----
     "train.steps": universal(2000, AT_LEAST_1, "steps of the universal networks; the paper's: 200 epochs"),
-    "train.batch_size": both(10, AT_LEAST_1, "labeled images per domain and step", imagenet=256),
+    "train.batch_size": Field(10, AT_LEAST_1, "labeled images per domain and step"),
     "train.unlabeled_batch_size": universal(10, AT_LEAST_1, "unlabeled images per domain and micro-batch"),
     "train.unlabeled_batches": universal(
         "pool", _BATCHES, "unlabeled micro-batches of a step", per_domain=True, mixed=True
     ),
-    "train.seed": both(0, SEED, "seed of the weights and of the order of images", sweep="set"),
+    "train.seed": Field(0, SEED, "seed of the weights and of the order of images", sweep="set"),
     "train.eval_every": Field(50, AT_LEAST_1, "steps between evaluations"),
-    "train.eval_batch_size": both(10, AT_LEAST_1, "images per batch of the evaluation", imagenet=256),
-    "train.checkpoint_every": both(100, AT_LEAST_1, "steps between checkpoints", changes=NOTHING, imagenet=1000),
-    "train.log_every": both(10, AT_LEAST_1, "steps between lines of the log", changes=NOTHING, imagenet=50),
+    "train.eval_batch_size": Field(10, AT_LEAST_1, "images per batch of the evaluation"),
+    "train.checkpoint_every": Field(100, AT_LEAST_1, "steps between checkpoints", changes=NOTHING),
+    "train.log_every": Field(10, AT_LEAST_1, "steps between lines of the log", changes=NOTHING),
     "train.shard_parameters": Field(
         False, BOOL, "split large parameters and their momentum over the devices, to save memory", changes=NOTHING
     ),

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from usss_jax.models.convolution import known_after
 from usss_jax.models.device_sums import summed, with_sums
+from usss_jax.parallel.sharding import on_cpu
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,9 @@ class Accumulated:
     aux: dict[str, Any]
 
 
-def accumulate(terms: Sequence[Term], params, batch_stats, *, unroll: bool, mesh: Mesh | None = None) -> Accumulated:
+def accumulate(
+    terms: Sequence[Term], params, batch_stats, *, mesh: Mesh | None = None, unroll: bool | None = None
+) -> Accumulated:
     """Sum the terms' losses and gradients; each forward pass updates the running statistics, in the terms' order.
 
     The devices of a mesh exchange the gradients of kernels once, after all terms. The norms of the terms are therefore
@@ -64,10 +67,10 @@ def accumulate(terms: Sequence[Term], params, batch_stats, *, unroll: bool, mesh
       terms: those without a batch are left out.
       params: what to differentiate by, with a part named "encoder".
       batch_stats: running statistics before the step.
-      unroll: write the loop over micro-batches out instead of scanning it. XLA's CPU backend runs the kernel gradient
-        of a convolution some 30 times slower inside a loop, since it brings convolutions into their fast form in the
-        entry computation alone.
       mesh: devices over which the batches are split.
+      unroll: whether to unroll the loop over micro-batches instead of scanning it; None: on CPU. XLA's CPU backend
+        computes kernel gradients of convolutions some 30 times slower inside a loop, since it rewrites convolutions
+        into their fast form in the entry computation alone.
     """
     loss: Any = None
     total: Any = None
@@ -75,6 +78,8 @@ def accumulate(terms: Sequence[Term], params, batch_stats, *, unroll: bool, mesh
     scalars: dict[str, Any] = {}
     aux: dict[str, Any] = {}
     alone = mesh is None or mesh.size == 1
+    if unroll is None:
+        unroll = jax.default_backend() == "cpu" if mesh is None else on_cpu(mesh)
     if mesh is not None and not alone:
         params = with_sums(params, mesh)
     for term in (term for term in terms if jax.tree.leaves(term.batch)):

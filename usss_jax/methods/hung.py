@@ -139,7 +139,6 @@ def compute(
     model: UniversalModel,
     augment: DeviceAugment,
     seed: int,
-    unroll: bool,
     objective: Adversarial,
     steps: int,
     mesh: Mesh | None = None,
@@ -151,7 +150,7 @@ def compute(
     Args:
       state: extra has what `create_discriminator` makes.
       batch: {"labeled": {domain: {"image", "label"}}, "unlabeled": {domain: {"image": [U, B, H, W, 3]}}}.
-      model, augment, seed, unroll, mesh: see methods/segmentation.py.
+      model, augment, seed, mesh: see methods/segmentation.py.
       objective: constants.
       steps: of the training.
     """
@@ -172,7 +171,6 @@ def compute(
         ],
         state.params,
         state.batch_stats,
-        unroll=unroll,
         mesh=mesh,
     )
     (_, of_judge), gradients = jax.value_and_grad(

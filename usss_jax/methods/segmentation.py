@@ -70,8 +70,8 @@ def fit(
     Args:
       run: what it shares with the run's other jobs.
       name: of the job.
-      compute: (state, batch, *, model, augment, seed, unroll, mesh) -> `engine.step.Computed`. The batch is that of
-        `data.streams.step_batches`; `unroll` and `mesh` go to `accumulate`.
+      compute: (state, batch, *, model, augment, seed, mesh) -> `engine.step.Computed`. The batch is that of
+        `data.streams.step_batches`; `mesh` is for `accumulate`.
       pools: domains that it is evaluated on, all of the run if None; those with labels get a decoder.
       trained: domains whose images are trained on, all of `pools` if None.
       steps: train.steps of the config if None.
@@ -99,7 +99,6 @@ def fit(
         del shardings["unlabeled"]
     seed = config.train.seed
     setting = {"model": model, "augment": device_augment(config), "seed": seed, "mesh": mesh}
-    setting["unroll"] = sharding.on_cpu(mesh)
 
     def create():
         split = config.train.shard_parameters

@@ -33,14 +33,13 @@ def compute(
     model: UniversalModel,
     augment: DeviceAugment,
     seed: int,
-    unroll: bool,
     frozen_encoder: bool = False,
     mesh: Mesh | None = None,
 ) -> Computed:
     """Sum of Eq. 1 over the domains of one step's batch {"labeled": {domain: {"image", "label"}}}."""
     labeled = augmented(state, batch, augment, seed)
     loss = partial(supervised_loss, model=model, frozen_encoder=frozen_encoder)
-    found = accumulate([Term("supervised", loss, labeled)], state.params, state.batch_stats, unroll=unroll, mesh=mesh)
+    found = accumulate([Term("supervised", loss, labeled)], state.params, state.batch_stats, mesh=mesh)
     return Computed(found.gradients, found.batch_stats, {"loss": found.loss, **found.scalars}, state.extra)
 
 

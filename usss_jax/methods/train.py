@@ -1,5 +1,6 @@
 """Training what a config asks for, by its method."""
 
+import importlib
 import pathlib
 from typing import Any
 
@@ -8,10 +9,6 @@ from ml_collections import ConfigDict
 from usss_jax.config import checked
 from usss_jax.config.files import read_named
 from usss_jax.local_files import local_path
-from usss_jax.methods.imagenet import plan as imagenet
-from usss_jax.methods.usss import plan as usss
-
-METHODS = {"usss": usss.run, "imagenet": imagenet.run}
 
 
 def train(config: ConfigDict | str, workdir: pathlib.Path | str, devices=None) -> dict[str, dict[str, Any]]:
@@ -32,4 +29,5 @@ def train(config: ConfigDict | str, workdir: pathlib.Path | str, devices=None) -
     ['single_city_street', 'single_town_street', 'basic', 'full']
     """
     config = checked(read_named(config) if isinstance(config, str) else config)
-    return METHODS[config.method](config, local_path(str(workdir), "workdir"), devices)
+    plan = importlib.import_module(f"usss_jax.methods.{config.method}.plan")
+    return plan.run(config, local_path(str(workdir), "workdir"), devices)

@@ -58,7 +58,6 @@ def compute(
     model: UniversalModel,
     colors: DeviceAugment,
     seed: int,
-    unroll: bool,
     mesh: Mesh | None = None,
 ) -> Computed:
     """Cross-entropy of {"image": [B, H, W, 3], "label": int [B]}, averaged over the batch, and its top1."""
@@ -75,7 +74,6 @@ def compute(
         [Term("classes", loss_of, {**batch, "image": images})],
         state.params,
         state.batch_stats,
-        unroll=unroll,
         mesh=mesh,
     )
     return Computed(found.gradients, found.batch_stats, {"loss": found.loss, **found.scalars}, state.extra)

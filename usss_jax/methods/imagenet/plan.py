@@ -81,7 +81,6 @@ def fit(config: ConfigDict, data: DataSet, workdir: pathlib.Path, mesh: Mesh) ->
         model=model,
         colors=DeviceAugment(color_jitter=config.data.color_jitter),
         seed=seed,
-        unroll=sharding.on_cpu(mesh),
         mesh=mesh,
     )
     count_hits = classify.jit_count_hits(mesh, model=model)

@@ -54,7 +54,6 @@ def compute(
     model: UniversalModel,
     augment: DeviceAugment,
     seed: int,
-    unroll: bool,
     objective: Objective,
     label_classes: Mapping[str, Sequence[int]],
     direct: bool = False,
@@ -66,7 +65,7 @@ def compute(
       state: extra["label_embeddings"] has [n, d] of every domain with labels.
       batch: {"labeled": {domain: {"image", "label"}}, "unlabeled": {domain: {"image": [U, B, H, W, 3]}}}; U and the
         image size may differ between domains. A domain without labels is in "unlabeled" alone.
-      model, augment, seed, unroll, mesh: see methods/segmentation.py.
+      model, augment, seed, mesh: see methods/segmentation.py.
       objective: constants.
       label_classes: per domain the train id of each label embedding.
       direct: entropy of the decoders' own predictions instead of similarities (appendix C); no entropy module.
@@ -85,7 +84,6 @@ def compute(
         ],
         state.params,
         state.batch_stats,
-        unroll=unroll,
         mesh=mesh,
     )
     moved = {

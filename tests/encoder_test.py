@@ -1,0 +1,38 @@
+"""What every encoder has in common (models/encoder.py)."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from usss_jax.config import parse_arg
+from usss_jax.errors import InputError
+from usss_jax.models import universal
+from usss_jax.models.universal import create_model
+
+
+@pytest.mark.parametrize("name", universal.ENCODERS)
+def test_every_encoder_keeps_the_interface(name):
+    model = create_model(name, {"a": 2}, width=0.0625)
+    stride = model.encoder.stride
+    variables = jax.eval_shape(model.encoder.init, jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
+    images = np.zeros((4, 21, 40, 3), np.float32)
+    run = partial(model.encoder.apply, train=True, groups=2, mutable=["batch_stats"])
+    out, _ = jax.eval_shape(run, variables, images)
+    assert out.shape == (4, -(-21 // stride), -(-40 // stride), model.encoder.out_channels)
+    for path in flatten_dict(variables, sep="/"):
+        if "batch_stats" in path or "params" in path:
+            inside = path.replace("/", "/encoder/", 1)
+            assert model.encoder.tensor_names.ours(model.encoder.tensor_names.theirs(inside)) == inside
+
+
+@pytest.mark.parametrize("name", [*universal.ENCODERS, *universal.PAPER_NAMES])
+def test_every_encoder_is_a_bare_word_of_a_configs_argument(name):
+    assert parse_arg(name, encoder="drn_d_22").encoder == name
+
+
+def test_an_unknown_encoder_lists_the_known_ones():
+    with pytest.raises(InputError, match=r"'convnext_huge' is not one of .*drn_d_22.*convnext_tiny, .*resnet18"):
+        create_model("convnext_huge", {"a": 2})

@@ -1,0 +1,71 @@
+"""ImageNet pretraining: its fields, declared once."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from usss_jax.config.field import AT_LEAST_1, POSITIVE, POSITIVE_SHARE, Field, Method
+from usss_jax.errors import InputError
+
+
+def _check(values: Mapping[str, Any]):
+    crop, resize = values["imagenet.crop"], values["imagenet.eval_resize"]
+    if crop > resize:
+        raise InputError(f"imagenet.crop={crop} must be at most imagenet.eval_resize={resize}, which it is cut from")
+    if not values["data.root"]:
+        raise InputError(
+            "data.root is empty: give --config.data.root=DIR with train/CLASS/IMAGE and val/CLASS/IMAGE, or tfds:DIR"
+        )
+
+
+FIELDS: dict[str, Field] = {
+    "imagenet.crop": Field(224, AT_LEAST_1, "side of the images that the network sees, in pixels"),
+    "imagenet.eval_resize": Field(256, AT_LEAST_1, "shorter side of an evaluated image before its centre is cropped"),
+    "imagenet.min_scale": Field(0.08, POSITIVE_SHARE, "least share of an image's area that a random crop takes"),
+    "imagenet.epochs": Field(120.0, POSITIVE, "passes over the training images"),
+    "imagenet.decay_epochs": Field(30.0, POSITIVE, "epochs after which the learning rate falls"),
+    "imagenet.decay": Field(0.1, POSITIVE_SHARE, "factor on the learning rate after every `imagenet.decay_epochs`"),
+    "imagenet.eval_epochs": Field(1.0, POSITIVE, "epochs between evaluations"),
+}
+
+METHOD = Method(
+    sections={"imagenet": "ImageNet pretraining of the encoder"},
+    own=FIELDS,
+    shared=(
+        "method",
+        "data.root",
+        "data.on_bad_example",
+        "data.loader_threads",
+        "data.flip",
+        "data.color_jitter",
+        "data.normalize",
+        "model.encoder",
+        "model.width",
+        "model.precision",
+        "optim.lr",
+        "optim.momentum",
+        "optim.weight_decay",
+        "train.batch_size",
+        "train.seed",
+        "train.eval_batch_size",
+        "train.checkpoint_every",
+        "train.log_every",
+    ),
+    defaults={
+        "data.loader_threads": 16,
+        "optim.lr": 0.1,
+        "train.batch_size": 256,
+        "train.eval_batch_size": 256,
+        "train.checkpoint_every": 1000,
+        "train.log_every": 50,
+    },
+    tiny={
+        "model.width": 0.0625,
+        "train.batch_size": 2,
+        "train.eval_batch_size": 32,
+        "imagenet.crop": 32,
+        "imagenet.eval_resize": 36,
+        "imagenet.epochs": 1e-5,  # of few images one step
+        "imagenet.eval_epochs": 1e-5,
+    },
+    check=_check,
+)

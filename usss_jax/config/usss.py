@@ -1,0 +1,131 @@
+"""USSS, and Hung et al. as a variant beside it: their fields, declared once."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from usss_jax.config.field import (
+    AT_LEAST_1,
+    BOOL,
+    FILE,
+    NAMES,
+    NOT_NEGATIVE,
+    NOTHING,
+    PATH,
+    POSITIVE,
+    SHARE,
+    Field,
+    Method,
+    Range,
+    universal,
+)
+from usss_jax.config.shared import SHARED
+from usss_jax.errors import InputError
+
+VARIANTS = ("single", "frozen", "finetune", "hung", "basic", "cross", "full", "direct")
+
+_EMBEDDINGS = Range('"prototypes", "random", "words:FILE" or an .npz file')
+_WITH_EMBEDDINGS = ("cross", "full")
+_UNSUPERVISED = ("cross", "full", "direct")
+
+
+def _check(values: Mapping[str, Any]):
+    per_class = values["usss.embeddings_per_class"]
+    if per_class > 1 and values["usss.theta"] < 1:
+        raise InputError(f"usss.embeddings_per_class={per_class} needs usss.theta=1: Eq. 7 moves class means")
+
+
+FIELDS: dict[str, Field] = {
+    "variants": Field(
+        ["single", "basic", "full"],
+        NAMES,
+        f"what is trained: some of {', '.join(VARIANTS)}",
+        mixed=True,
+        changes=NOTHING,
+        sweep="set",
+    ),
+    # ---- usss: label embeddings, then Eq. 5, then what keeps the entropy terms from collapse (docs/collapse.md) ----
+    "usss.single_steps": Field(2000, AT_LEAST_1, "steps of the single-domain networks"),
+    "usss.single_from": Field(
+        "",
+        PATH,
+        "workdir of another run, whose single-domain networks are used; empty: train them in this one",
+        path=True,
+        changes=NOTHING,
+        sweep="set",
+    ),
+    "usss.label_embeddings": universal(
+        "prototypes", _EMBEDDINGS, "where label embeddings come from", path=True, changes=FILE, makes=_WITH_EMBEDDINGS
+    ),
+    "usss.embeddings_per_class": universal(
+        1,
+        AT_LEAST_1,
+        "K of a class: by K-means (appendix B.3) for prototypes, or random",
+        makes=_WITH_EMBEDDINGS,
+    ),
+    "usss.embed_dim": universal(128, AT_LEAST_1, "d, the dimension of the embeddings"),
+    "usss.alpha": universal(1.0, NOT_NEGATIVE, "weight of the cross term in Eq. 5", makes=_UNSUPERVISED),
+    "usss.beta": universal(1.0, NOT_NEGATIVE, "weight of the within term in Eq. 5", makes=("full", "direct")),
+    "usss.similarity_scale": universal(
+        1.0, POSITIVE, "inverse temperature of the similarities", makes=_WITH_EMBEDDINGS
+    ),
+    "usss.theta": universal(
+        1.0, SHARE, "of Eq. 7, the moving average of the label embeddings; 1: they stay", makes=_WITH_EMBEDDINGS
+    ),
+    "usss.embedding_supervision": universal(
+        0.0, NOT_NEGATIVE, "weight of the cross-entropy of the similarities on labeled images", makes=_WITH_EMBEDDINGS
+    ),
+    "usss.diversity": universal(
+        0.0,
+        NOT_NEGATIVE,
+        "weight of the entropy of the mean prediction, which is subtracted from the entropy terms",
+        makes=_UNSUPERVISED,
+    ),
+    "usss.normalize_embedding": universal(
+        False, BOOL, "whether pixel embeddings have unit length", makes=_WITH_EMBEDDINGS
+    ),
+    "usss.embedding_lr_scale": universal(
+        1.0, POSITIVE, "factor on the learning rate of the entropy module", makes=_WITH_EMBEDDINGS
+    ),
+    "usss.embedding_bias": universal(
+        True, BOOL, "whether the entropy module's linear map has a bias", makes=_WITH_EMBEDDINGS
+    ),
+    "usss.entropy_warmup": universal(
+        0,
+        NOT_NEGATIVE,
+        "steps over which the weights of the entropy terms rise linearly from 0",
+        makes=_UNSUPERVISED,
+    ),
+    # ---- hung: Hung et al. 2018 ----
+    "hung.adversarial": universal(0.01, NOT_NEGATIVE, "weight of the adversarial term on labeled images"),
+    "hung.adversarial_unlabeled": universal(0.001, NOT_NEGATIVE, "weight of the adversarial term on unlabeled images"),
+    "hung.semi": universal(0.1, NOT_NEGATIVE, "weight of the self-taught term"),
+    "hung.threshold": universal(0.2, SHARE, "confidence from which a pixel is self-taught"),
+    "hung.semi_start": universal(0.25, SHARE, "share of the steps after which the self-taught term begins"),
+    "hung.lr": universal(1e-4, POSITIVE, "learning rate of the discriminator (Adam)"),
+}
+
+METHOD = Method(
+    sections={
+        "usss": "Label embeddings and entropy terms of USSS",
+        "hung": "Adversarial training of Hung et al. (2018), variant hung",
+    },
+    own=FIELDS,
+    shared=tuple(SHARED),
+    tiny={
+        "model.width": 0.0625,
+        "usss.embed_dim": 8,
+        "data.labeled_per_domain": 4,
+        "data.image_size": "32x48",
+        "data.crop_size": "32x48",
+        "train.batch_size": 2,
+        "train.unlabeled_batch_size": 2,
+        "train.unlabeled_batches": 1,
+        "train.steps": 4,
+        "usss.single_steps": 4,
+        "train.eval_every": 2,
+        "train.checkpoint_every": 2,
+        "train.eval_batch_size": 32,
+    },
+    variants=VARIANTS,
+    check=_check,
+)
