@@ -102,7 +102,7 @@ def lloyd(
     """Run Lloyd's iterations until every class has converged; a centre without pixels keeps its place.
 
     Args:
-      sums_of: centers [n, K, C] -> `cluster_sums` added up over all batches; the first axis of "inertia" is summed here.
+      sums_of: centers [n, K, C] -> `cluster_sums` over all batches; "inertia" is summed over its first axis here.
       centers: initial centres [n, K, C].
       max_iterations: maximal number of passes.
       tolerance: a class has converged when its inertia falls by no more than this share.
