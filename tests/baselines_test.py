@@ -118,7 +118,7 @@ def test_other_folders_are_refused_as_weights(toy_run, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model.width": 0.125}, r"base\.0\.0\.weight is .*`width` another one"),
+        ({"model.width": 0.125}, r"base\.0\.0\.weight is .*`width` of the weights"),
         ({"data.normalize": "imagenet"}, "trained with data.normalize=none, this config has imagenet"),
     ],
 )

@@ -62,12 +62,6 @@ def titles(groups):
 # ---- which classes match -------------------------------------------------------------------------------
 
 
-def test_equal_names_and_synonyms_match():
-    groups = match_all(TWO)
-    assert titles(groups) == ["road", "sidewalk / pavement", "sky"]
-    assert groups[1] == (DomainClass("a", "sidewalk"), DomainClass("b", "pavement"))
-
-
 def test_bare_name_stands_for_its_meaning_in_every_domain():
     groups = match_classes("pavement, car", TWO)
     assert [[str(c) for c in g] for g in groups] == [["a:sidewalk", "b:pavement"], ["a:car"]]
@@ -118,11 +112,6 @@ def hand_totals():
     }
 
 
-def test_common_mean_gives_every_domain_the_same_weight():
-    """Means of a (1.5, 0.5) and b (1, 1); of all six pixels it would be (8, 4) / 6."""
-    np.testing.assert_allclose(class_centroids.common_mean(hand_totals()), [1.25, 0.75])
-
-
 def test_alignment_equals_the_numbers_by_hand():
     """Raw: matching 1 and 2/sqrt5, other 1/sqrt5 and 0. Centred: see the vectors."""
     groups = match_classes("x,y", {"a": ("x", "y"), "b": ("x", "y")})
@@ -141,16 +130,6 @@ def test_alignment_equals_the_numbers_by_hand():
     assert set(pairs) == {("a:x", "b:x"), ("a:x", "b:y"), ("a:y", "b:x"), ("a:y", "b:y")}
     assert pairs["a:x", "b:x"]["match"] and not pairs["a:x", "b:y"]["match"]
     assert pairs["a:y", "b:x"]["centred"] == pytest.approx(cosine(ay, bx))
-
-
-def test_pairs_within_a_domain_do_not_count():
-    pairs, matches = class_centroids.cross_domain_pairs(["a", "a", "b", "c"], [0, 1, 0, 1])
-    assert pairs.tolist() == [[0, 2], [0, 3], [1, 2], [1, 3], [2, 3]]
-    assert matches.tolist() == [True, False, False, True, False]
-
-
-def test_cosine_of_a_zero_vector_is_zero():
-    assert class_centroids.cosines(np.array([[0.0, 0.0], [3.0, 4.0]]))[0, 1] == 0
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
@@ -193,12 +172,6 @@ def test_drawn_pixels_have_their_class_and_depend_on_the_seed():
     again, other = sample_pixels(source, [2], 40, seed=1), sample_pixels(source, [2], 40, seed=2)
     np.testing.assert_array_equal(drawn[2], again[2])
     assert not np.array_equal(drawn[2], other[2])
-
-
-def test_rare_class_gives_all_its_pixels():
-    label = np.zeros((9, 9), np.uint8)
-    label[4, 5] = label[2, 1] = 7
-    assert sample_pixels(Memory([{"label": label}]), [7], 10, seed=0)[7].tolist() == [[0, 2, 1], [0, 4, 5]]
 
 
 def test_features_at_pixels_are_the_upsampled_ones():

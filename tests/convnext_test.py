@@ -413,7 +413,7 @@ def test_weights_of_another_size_are_refused_with_both_shapes():
 def test_a_tensor_under_two_names_is_refused():
     timm = weights_of(*SMALL)
     text = complaint(timm | {"downsample_layers.0.0.bias": timm["stem.0.bias"]}, model_of(*SMALL))
-    assert "downsample_layers.0.0.bias is given twice" in text
+    assert "downsample_layers.0.0.bias is given under two names" in text
 
 
 def test_the_encoders_of_both_families_have_names_of_their_own():

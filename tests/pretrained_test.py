@@ -466,8 +466,8 @@ def test_a_torch_file_of_something_else_is_refused(tmp_path):
         (torch.nn.Linear(2, 2), r"refused.*torch\.nn\.modules\.linear\.Linear"),
         ([torch.zeros(2)], "no state dict"),
         ({}, "no state dict"),
-        ({"epoch": 3, "base.0.0.weight": torch.zeros(2)}, "'epoch' is no tensor"),
-        ({1: torch.zeros(2)}, "1 is no tensor"),
+        ({"epoch": 3, "base.0.0.weight": torch.zeros(2)}, "'epoch' is not a tensor"),
+        ({1: torch.zeros(2)}, "1 is not a tensor"),
     ):
         with pytest.raises(InputError, match=rf"weights\.pth.*{complaint}") as error:
             load_file(torch_save(tmp_path / "weights.pth", content))

@@ -49,9 +49,9 @@ def config(seed, fields):
 def keep(results, folder, name, scores, seed=0, fields=(), **changes):
     path = results / folder / name / f"seed{seed}.json"
     made = summary(name, scores, seed, fields, **changes)
-    if setting := layout.read_setting(folder):
+    if experiment := layout.read_experiment(folder):
         for about in made["domains"].values():
-            about["images"]["labeled"] = setting.n
+            about["images"]["labeled"] = experiment.n
     layout.write_whole(path, json.dumps(made))
     return path
 
@@ -105,7 +105,7 @@ def test_train_on_joins_single_and_frozen_and_averages_the_seeds_that_have_both(
 
 
 def test_scores_on_val_have_a_column_where_the_summaries_tell_them(tmp_path):
-    """Settings are chosen by it: (30 + 50) / 2 and (34 + 50) / 2 are 40 and 42, so 41 with a spread of sqrt(2)."""
+    """Fields are chosen by it: (30 + 50) / 2 and (34 + 50) / 2 are 40 and 42, so 41 with a spread of sqrt(2)."""
     for seed, value in ((0, 0.30), (1, 0.34)):
         path = keep(tmp_path, "mine_n50_cpu", "basic", {"a": (0.4, 0.3), "b": (0.5, 0.6)}, seed)
         made = json.loads(path.read_text())
@@ -127,10 +127,10 @@ def test_cited_rows_and_rows_of_one_domain_have_dashes(tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["cs256_cvd_n100_full", "cs_cvd_n100_cpu", "cs_cvd_n200_full"])
-def test_numbers_of_the_paper_are_left_out_for_other_settings(tmp_path, folder):
+def test_numbers_of_the_paper_are_left_out_for_other_experiments(tmp_path, folder):
     keep(tmp_path, folder, "basic", {"cityscapes": (0.4, 0.3), "camvid": (0.5, 0.6)})
     text = render.markdown(3, read(tmp_path))
-    assert "must not be put beside its numbers" in text
+    assert "must not be compared with its numbers" in text
     assert "36.04" not in text and "paper:" not in text
     assert len(commands(text, "Univ-basic")) == 4
 
@@ -173,7 +173,7 @@ def test_notes_tell_split_device_precision_and_commit(tmp_path):
         ({"fields": {"data.normalize": "none"}}, "data.normalize"),
     ],
 )
-def test_summaries_of_different_settings_are_not_mixed(tmp_path, change, what):
+def test_summaries_that_are_not_comparable_are_not_mixed(tmp_path, change, what):
     scores = {"a": (0.4, 0.3), "b": (0.5, 0.6)}
     first = keep(tmp_path, "mine_n50_cpu", "basic", scores, 0)
     second = keep(tmp_path, "mine_n50_cpu", "full", scores, 1, **change)
@@ -219,15 +219,15 @@ def test_workdir_is_read_and_its_pair_is_told(tmp_path):
     made = summary("basic", {"cityscapes": (0.4, 0.3), "camvid": (0.5, 0.6)}, 2)
     layout.write_whole(tmp_path / "mine" / "basic" / "summary.json", json.dumps(made))
     found = read(tmp_path / "mine")
-    assert found.setting == layout.Setting("mine", 100, "")
+    assert found.experiment == layout.Experiment("mine", 100, "")
     assert "36.04" not in render.markdown(3, found)
     assert commands(render.markdown(3, read(tmp_path / "mine", "cs_cvd", "full")), "Univ-basic")[0] == "36.04"
 
 
-def test_a_workdir_s_row_is_told_by_its_setting_not_by_its_folder(tmp_path):
+def test_a_workdir_s_row_is_found_by_its_fields_not_by_its_folder(tmp_path):
     scores = {"cityscapes": (0.4, 0.3), "camvid": (0.5, 0.6)}
     for folder, fields in (
-        ("papers", {"usss.embed_dim": 64, "optim.lr": 0.02}),  # which every row of a setting shares
+        ("papers", {"usss.embed_dim": 64, "optim.lr": 0.02}),  # which every row of an experiment shares
         ("moving", {"usss.theta": 0.5}),
         ("words", {"usss.label_embeddings": "words:/data/glove.txt"}),
         ("own", {"usss.alpha": 0.5, "usss.entropy_warmup": 20}),
@@ -243,12 +243,12 @@ def test_a_workdir_s_row_is_told_by_its_setting_not_by_its_folder(tmp_path):
 def test_a_result_that_is_not_what_its_folder_says_is_refused(tmp_path):
     scores = {"a": (0.4, 0.3), "b": (0.5, 0.6)}
     path = keep(tmp_path, "mine_n50_cpu", "full", scores, fields={"usss.theta": 0.5})
-    with pytest.raises(InputError, match=r"is no 'full': it is full with usss\.theta=0\.5"):
+    with pytest.raises(InputError, match=r"is not 'full' but full with usss\.theta=0\.5"):
         read(tmp_path)
     path.unlink()
     keep(tmp_path, "mine_n50_cpu", "basic", scores).rename(tmp_path / "seed0.json")
     layout.write_whole(tmp_path / "mine_n375_cpu/basic/seed0.json", (tmp_path / "seed0.json").read_text())
-    with pytest.raises(InputError, match="it has 50 labeled images per domain, its folder says 375"):
+    with pytest.raises(InputError, match="has 50 labeled images per domain, but its folder says 375"):
         read(tmp_path)
 
 
@@ -269,7 +269,7 @@ def test_wrong_files_and_folders_are_named(tmp_path):
         read(tmp_path)
     path = keep(tmp_path, "mine_n50_cpu", "basic", {"a": (0.4, 0.3)}, 1)
     path.rename(path.with_name("seed2.json"))
-    with pytest.raises(InputError, match="of seed 1, not of the seed in its name"):
+    with pytest.raises(InputError, match="has seed 1, unlike its name"):
         read(tmp_path)
     path.with_name("seed2.json").write_text("{}")
     with pytest.raises(InputError, match="'job' is missing"):

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import data
 from usss_jax.experiments import collect, render
-from usss_jax.experiments.layout import read_setting
+from usss_jax.experiments.layout import read_experiment
 from usss_jax.methods.usss.results import results_table
 
 REPO = pathlib.Path(__file__).parent.parent
@@ -15,8 +15,8 @@ RESULTS = REPO / "docs" / "results"
 FOLDERS = sorted(path for path in RESULTS.iterdir() if path.is_dir())
 RUNS = [RESULTS / "demo"]  # one command
 PAGES = ("README.md", "docs/results.md")  # that show these
-SWEPT = [path for path in FOLDERS if read_setting(path.name)]  # by usss_jax.sweep
-TRIED = [path for path in sorted(RESULTS.glob("*/*")) if path.is_dir() and read_setting(path.name)]
+SWEPT = [path for path in FOLDERS if read_experiment(path.name)]  # by usss_jax.sweep
+TRIED = [path for path in sorted(RESULTS.glob("*/*")) if path.is_dir() and read_experiment(path.name)]
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda p: p.name)
@@ -54,7 +54,7 @@ def test_scores_and_split_of_a_sweep_are_quoted(folder):
     assert scores(3, found) in page
     for table in (4, 7) if (folder / "hung_camvid").exists() else (7,):
         assert scores(table, found) in (REPO / "docs/claims.md").read_text()
-    (split,) = {s["split_hash"] for stage, _, s in found.all() if collect.kind(stage) == "universal"}
+    (split,) = {s["split_hash"] for job, _, s in found.all() if collect.kind(job) == "universal"}
     assert split in page
 
 
@@ -87,9 +87,9 @@ def scores(table: int, found: collect.Found) -> str:
 def test_cosines_of_figure_4_are_those_of_its_files():
     text = (REPO / "docs/claims.md").read_text()
     for path in sorted((REPO / "docs/figure4").glob("seed*/class_plot.json")):
-        for stage in json.loads(path.read_text())["stages"]:
-            numbers = " | ".join(f"{stage['centred'][key]:.3f}" for key in ("matching", "other", "difference"))
-            assert f"| {stage['seed']} | {stage['title']} | {numbers} |" in text
+        for job in json.loads(path.read_text())["jobs"]:
+            numbers = " | ".join(f"{job['centred'][key]:.3f}" for key in ("matching", "other", "difference"))
+            assert f"| {job['seed']} | {job['title']} | {numbers} |" in text
     assert "figure4/seed0/class_plot.png" in text
 
 
@@ -99,6 +99,6 @@ def test_speed_of_the_loader_is_that_of_the_benchmark():
     assert data.markdown(result) in text and result["commit"][:7] in text
     preparation = result["preparation_of_cityscapes256"]
     assert f"{preparation['seconds']:.1f} s and {preparation['peak_memory_bytes'] / 1e6:.0f} MB" in text
-    for stage in ("single_cityscapes256", "single_camvid", "basic", "full"):
-        summary = json.loads((RESULTS / "cs256_cvd_n100_cpu" / stage / "seed0.json").read_text())
-        assert f"{stage} {100 * summary['data_wait_share']:.1f} %" in " ".join(text.split())
+    for job in ("single_cityscapes256", "single_camvid", "basic", "full"):
+        summary = json.loads((RESULTS / "cs256_cvd_n100_cpu" / job / "seed0.json").read_text())
+        assert f"{job} {100 * summary['data_wait_share']:.1f} %" in " ".join(text.split())

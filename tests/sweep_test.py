@@ -56,10 +56,10 @@ def sweep(pair, *arguments):
 
 
 def plan(chosen=(), extra=(), n=50, table=3, domains=("a", "b"), **fields):
-    setting = layout.Setting("pair", n, "cpu")
+    experiment = layout.Experiment("pair", n, "cpu")
     folders = pathlib.Path("runs"), pathlib.Path("results")
-    what = commands.Sweep(setting, f"pair.py:n={n},cpu", domains, *folders, **fields)
-    return commands.commands_of(what, rows.asked_rows(table, domains, chosen, extra), 1)
+    what = commands.Sweep(experiment, f"pair.py:n={n},cpu", domains, *folders, **fields)
+    return commands.commands_of(what, rows.requested_rows(table, domains, chosen, extra), 1)
 
 
 def test_table_3_is_four_rows_and_shares_the_single_networks():
@@ -92,7 +92,7 @@ def test_extra_row_is_univ_full_with_its_fields():
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ("full:usss.theta=0.5", "is the name of a row"),
+        ("full:usss.theta=0.5", "is the name of a built-in row"),
         ("mine:usss.tetha=0.5", r"usss\.tetha: the config has no such field; did you mean config\.usss\.theta\?"),
         ("mine:usss.theta", "'usss.theta' is not FIELD=VALUE"),
         ("mine", "give NAME:FIELD=VALUE"),
@@ -114,7 +114,7 @@ def test_encoder_is_that_of_the_table():
     assert rows.config_argument(4, 375, "full") == "resnet101,n=375"
     assert rows.config_argument(5, 1500, "cpu") == "resnet50,n=1500,cpu"
     assert rows.config_argument(4, 100, "full") == "resnet101,n=100"
-    with pytest.raises(InputError, match="table 5 has another encoder"):
+    with pytest.raises(InputError, match="table 5 has a different encoder"):
         rows.config_argument(5, 200, "full")
 
 
@@ -184,28 +184,28 @@ def test_cell_that_another_process_works_on_is_left_alone(pair, monkeypatch):
     """Two sweeps at once, or the training of a killed one that still runs."""
     import fcntl
 
-    setting = layout.Setting("tiny", 4, "full")
-    what = commands.Sweep(setting, f"{pair}:n=4", DOMAINS, pair.parent / "runs", pair.parent / "results")
-    (command,) = commands.commands_of(what, rows.asked_rows(3, DOMAINS, ["basic"], []), 0)
+    experiment = layout.Experiment("tiny", 4, "full")
+    what = commands.Sweep(experiment, f"{pair}:n=4", DOMAINS, pair.parent / "runs", pair.parent / "results")
+    (command,) = commands.commands_of(what, rows.requested_rows(3, DOMAINS, ["basic"], []), 0)
     command.log.parent.mkdir(parents=True)
     monkeypatch.setattr(execute.subprocess, "Popen", lambda *a, **k: pytest.fail("it was started"))
     with command.log.open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert "another process works on it" in execute.run_command(command, print)
+        assert "another process is running it" in execute.run_command(command, print)
 
 
 def test_rows_without_their_single_networks_fail_at_once(pair):
-    setting = layout.Setting("tiny", 4, "full")
-    what = commands.Sweep(setting, f"{pair}:n=4", DOMAINS, pair.parent / "runs", pair.parent / "results")
-    full = commands.commands_of(what, rows.asked_rows(3, DOMAINS, ["full"], []), 0)[1]
+    experiment = layout.Experiment("tiny", 4, "full")
+    what = commands.Sweep(experiment, f"{pair}:n=4", DOMAINS, pair.parent / "runs", pair.parent / "results")
+    full = commands.commands_of(what, rows.requested_rows(3, DOMAINS, ["full"], []), 0)[1]
     assert "single_city_street/summary.json is missing" in execute.run_command(full, print)
 
 
 def test_lost_single_networks_are_trained_again(pair):
     """Their results are kept, their workdir is not."""
-    setting = layout.Setting("tiny", 4, "full")
-    what = commands.Sweep(setting, f"{pair}:n=4", DOMAINS, pair.parent / "runs", pair.parent / "results")
-    single, full = commands.commands_of(what, rows.asked_rows(3, DOMAINS, ["full"], []), 0)
+    experiment = layout.Experiment("tiny", 4, "full")
+    what = commands.Sweep(experiment, f"{pair}:n=4", DOMAINS, pair.parent / "runs", pair.parent / "results")
+    single, full = commands.commands_of(what, rows.requested_rows(3, DOMAINS, ["full"], []), 0)
     for path in single.results().values():
         layout.write_whole(path, "{}")
     assert commands.missing_commands([single, full]) == [single, full]
@@ -221,10 +221,10 @@ def test_row_without_label_embeddings_of_networks_may_change_any_field():
 
 def test_what_results_say_was_asked_has_no_folders():
     fields = {"usss.label_embeddings": "words:/data/glove.txt"}
-    what = commands.Sweep(layout.Setting("p", 4, "cpu"), "configs/p.py:n=4", ("a",), pathlib.Path(), pathlib.Path())
+    what = commands.Sweep(layout.Experiment("p", 4, "cpu"), "configs/p.py:n=4", ("a",), pathlib.Path(), pathlib.Path())
     command = commands.Command(what, "words", 0, ("full",), fields, {"words": "full"})
-    assert command.asked["overrides"] == {"usss.label_embeddings": "words:glove.txt"}
-    assert command.asked["config"] == "p.py:n=4"
+    assert command.requested["overrides"] == {"usss.label_embeddings": "words:glove.txt"}
+    assert command.requested["config"] == "p.py:n=4"
     assert "--config.usss.label_embeddings=words:/data/glove.txt" in command.words()
 
 
@@ -235,7 +235,7 @@ def test_what_results_say_was_asked_has_no_folders():
         (["--config.data.labeled_per_domain=3"], "labeled_per_domain is set by the sweep"),
         (["--config.optim.lr=banana"], "lr=banana: could not convert"),
         (["--seeds=²"], "'²' is not a whole number"),
-        (["--rows=table3/n4/full"], "full names say table and N"),
+        (["--rows=table3/n4/full"], "full names include table and N"),
         (["--table=1"], "table=1"),
         (["--pair=nowhere"], "there is no configs/nowhere.py"),
         (["--rows=ful"], "'ful' is not one of"),

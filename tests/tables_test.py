@@ -1,4 +1,4 @@
-"""The paper's numbers agree with themselves and its text; every row of its tables is a setting that can be run."""
+"""The paper's numbers agree with themselves and its text; every row of its tables can be run."""
 
 import importlib
 import pathlib
@@ -11,7 +11,7 @@ from usss_jax.errors import InputError
 from usss_jax.experiments import commands, paper, rows
 
 REPO = pathlib.Path(__file__).parent.parent
-SETTINGS = [(table, n) for table, source in paper.TABLES.items() for n in source.rows]
+EXPERIMENTS = [(table, n) for table, source in paper.TABLES.items() for n in source.rows]
 
 
 def configs_of():
@@ -19,7 +19,7 @@ def configs_of():
     return {pair: commands.domain_names(path, "", {}) for pair, path in paths.items()}
 
 
-@pytest.mark.parametrize(("table", "n"), SETTINGS)
+@pytest.mark.parametrize(("table", "n"), EXPERIMENTS)
 def test_average_of_the_paper_is_the_mean_of_its_domains(table, n):
     """All of them are, within rounding to two digits."""
     for row, (first, second, average) in paper.TABLES[table].rows[n].items():
@@ -62,9 +62,9 @@ def test_tables_that_print_a_row_twice_agree():
     assert scores == [40.97, 40.97, 64.23, 64.23]
 
 
-def test_every_row_of_the_paper_has_a_setting_and_the_other_way_round():
+def test_every_row_of_the_paper_is_ours_and_the_other_way_round():
     ours = {tuple(name.split("/")) for name in rows.named_rows(configs_of())}
-    theirs = {(f"table{t}", f"n{n}", row) for t, n in SETTINGS for row in paper.TABLES[t].rows[n]}
+    theirs = {(f"table{t}", f"n{n}", row) for t, n in EXPERIMENTS for row in paper.TABLES[t].rows[n]}
     theirs |= {(f"table{t}", "n100", row) for (t, _), of_rows in paper.PER_CLASS.items() for row in of_rows}
     assert ours - theirs == {("table4", "n375", "hung_camvid")}  # the paper cites it for Cityscapes alone
     assert not theirs - ours
@@ -105,7 +105,7 @@ def test_unknown_table_and_row_are_named():
         rows.expand("k4", rows.all_rows(["a"]))
 
 
-def test_cs_sun_is_the_setting_of_table_6():
+def test_cs_sun_is_that_of_table_6():
     config = checked(importlib.import_module("configs.cs_sun").get_config())
     assert config.data.domains == ("cityscapes", "sun13") and config.data.labeled_per_domain == 1500
     assert (config.model.encoder, config.optim.lr, config.train.steps) == ("resnet50", 1e-3, 200 * 150)

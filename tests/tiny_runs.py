@@ -78,7 +78,7 @@ def error_of(result):
 
 
 def scalars(folder, first=1):
-    """All that metrics.jsonl says of a stage, but for speed, from a step on: {(step, name): value}."""
+    """All that metrics.jsonl says of a job, but for speed, from a step on: {(step, name): value}."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     named = ((line["step"], name, value) for line in lines for name, value in line.items())
     of_one = "encoder_grad_norm/"  # told on one device alone

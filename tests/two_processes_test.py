@@ -73,11 +73,11 @@ def two(words, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["single_cityscapes", "single_camvid", "full"])
-def test_two_processes_train_and_evaluate_as_one_does(one, two, stage):
+@pytest.mark.parametrize("job", ["single_cityscapes", "single_camvid", "full"])
+def test_two_processes_train_and_evaluate_as_one_does(one, two, job):
     """Every scalar of every step to 1e-10 in float64, all scores exactly."""
-    assert_same_training(one / stage, two / stage)
-    assert len({step for step, _ in scalars(two / stage)}) == (8 if stage == "full" else 4)
+    assert_same_training(one / job, two / job)
+    assert len({step for step, _ in scalars(two / job)}) == (8 if job == "full" else 4)
 
 
 @pytest.mark.slow
@@ -121,8 +121,8 @@ def test_baselines_and_split_parameters_of_two_processes_are_those_of_one(words,
     both = finish(start_two([*words, *extra, f"--workdir={tmp_path}/two", "--config.train.shard_parameters=True"]))
     for code, _, err in both:
         assert code == 0, err
-    for stage in ("frozen_camvid_cityscapes", "frozen_cityscapes_camvid", "hung_camvid", "hung_cityscapes"):
-        assert_same_training(tmp_path / "one" / stage, tmp_path / "two" / stage)
+    for job in ("frozen_camvid_cityscapes", "frozen_cityscapes_camvid", "hung_camvid", "hung_cityscapes"):
+        assert_same_training(tmp_path / "one" / job, tmp_path / "two" / job)
 
 
 @pytest.mark.nightly
@@ -134,11 +134,11 @@ def test_fine_tuning_moving_embeddings_and_rare_sampling_of_two_processes_are_th
     assert code == 0, err
     for code, _, err in finish(start_two([*words, *extra, f"--workdir={tmp_path}/two"])):
         assert code == 0, err
-    stages = {path.parent.name for path in (tmp_path / "one").glob("*/summary.json")}
+    jobs = {path.parent.name for path in (tmp_path / "one").glob("*/summary.json")}
     transfers = {"finetune_camvid_cityscapes", "finetune_cityscapes_camvid"}
-    assert stages == {"single_camvid", "single_cityscapes", "full", *transfers}
-    for stage in stages:
-        assert_same_training(tmp_path / "one" / stage, tmp_path / "two" / stage)
+    assert jobs == {"single_camvid", "single_cityscapes", "full", *transfers}
+    for job in jobs:
+        assert_same_training(tmp_path / "one" / job, tmp_path / "two" / job)
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 

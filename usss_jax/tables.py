@@ -1,10 +1,10 @@
-"""Entry point: a table of the paper with our numbers, from the summaries that a sweep or a run left.
+"""Entry point: print tables of the paper beside our numbers, from the summaries of sweeps or runs.
 
 python -m usss_jax.tables docs/results --table=3 --pair=cs256_cvd --out=tables/table3
 python -m usss_jax.tables runs/mine --table=3
 
-Arguments: the folder of all results, folders of one pair in it, or workdirs; none: the paper's numbers alone. Prints
-Markdown and writes it with a CSV to --out (OUT.md, OUT.csv).
+Arguments: the folder of all results, folders of experiments in it, or workdirs; without any, only the paper's numbers
+are shown. Prints Markdown; --out also writes OUT.md and OUT.csv.
 """
 
 from absl import flags
@@ -15,16 +15,16 @@ from usss_jax.experiments import layout, paper, render, rows
 from usss_jax.experiments.collect import Found, read_folders
 from usss_jax.local_files import local_path
 
-TABLE = flags.DEFINE_list("table", ["3"], "Tables of the paper, of 2 to 8.")
-PAIR = flags.DEFINE_string("pair", "", "Only this pair (the name of a config); of a workdir: what it is a run of.")
-SCALE = flags.DEFINE_enum("scale", "", ("", *layout.SCALES), "Of a workdir: full puts the paper's numbers beside it.")
+TABLE = flags.DEFINE_list("table", ["3"], "Tables of the paper, from 2 to 8.")
+PAIR = flags.DEFINE_string("pair", "", "Only this pair (name of a config); for a workdir, the pair that it trained.")
+SCALE = flags.DEFINE_enum("scale", "", ("", *layout.SCALES), "Of a workdir; full shows the paper's numbers beside it.")
 OUT = flags.DEFINE_string("out", "", "Write OUT.md and OUT.csv.")
 
 
 def nothing_run(table: int) -> list[Found]:
-    """The settings of a table without any result."""
-    settings = (layout.Setting(rows.PAPER_PAIR[table], n, "full") for n in rows.ENCODERS[table])
-    return [Found(setting, empty_domains=paper.domains_of(table)) for setting in settings]
+    """Return the paper's experiments of a table, without any summaries."""
+    experiments = (layout.Experiment(rows.PAPER_PAIR[table], n, "full") for n in rows.ENCODERS[table])
+    return [Found(experiment, empty_domains=paper.domains_of(table)) for experiment in experiments]
 
 
 def main(argv: list[str]):
@@ -38,7 +38,9 @@ def main(argv: list[str]):
     for table in tables:
         rows.check_table(table)
     if PAIR.value and not folders:
-        raise InputError(f"--pair={PAIR.value}: without a folder of results there is only the paper's pair; give one")
+        raise InputError(
+            f"--pair={PAIR.value}: without results only the paper's pair is shown; give a folder of results"
+        )
     found = read_folders(folders, PAIR.value, SCALE.value)
     if folders and not found:
         of_pair = f" of {PAIR.value}" if PAIR.value else ""

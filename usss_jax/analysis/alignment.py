@@ -1,4 +1,4 @@
-"""Figure 4 of the paper for finished jobs: a t-SNE of the encoder's output, and how well matching classes align."""
+"""Figure 4 of the paper for finished jobs: t-SNE of the encoder's output, and the alignment of matching classes."""
 
 import importlib.metadata
 import pathlib
@@ -34,19 +34,19 @@ def compare_jobs(
     perplexity: float = 30.0,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Compare the encoders of jobs; write class_plot.json and class_plot.png, and return what the former has.
+    """Compare the encoders of jobs; write class_plot.json and class_plot.png, and return the content of the former.
 
     Args:
       folders: of the jobs, in the order of the panels.
       out: folder for the two files.
-      classes: see class_matches.match_classes; empty: all classes that match, less those without a pixel.
-      split: "test" or "val", whose images are used.
-      data_root: in place of that of the first job's config; empty: that one.
-      picture: whether to make the t-SNE too, which needs the extra `figures`.
-      pixels: of each class in the t-SNE; perplexity: of the t-SNE; seed: of it and of the draw of pixels.
+      classes: see `match_classes`; empty: all matching classes with labeled pixels.
+      split: "test" or "val", the images to use.
+      data_root: replaces data.root of the first job's config unless empty.
+      picture: whether to compute the t-SNE, which needs the extra `figures`.
+      pixels: of each class in the t-SNE; perplexity: of the t-SNE; seed: of the t-SNE and of the sampled pixels.
 
     Raises:
-      InputError: for jobs, classes or data with which this cannot be done.
+      InputError: if the jobs cannot be compared, or classes or data do not fit them.
     """
     jobs = open_jobs(folders)
     pools = open_sources(jobs[0], split, data_root)
@@ -65,11 +65,16 @@ def compare_jobs(
 
     mesh = sharding.create_mesh()
     setting: dict[str, Any] = {"batch_size": jobs[0].config.train.eval_batch_size, "mesh": mesh}
-    networks = [job.restore(mesh) for job in jobs]  # all first: a missing one is told before the long passes
+    networks = [job.restore(mesh) for job in jobs]  # all of them before the long passes: one may be missing
     totals = []
     for job, (model, variables, _) in zip(jobs, networks, strict=True):
         logs.say(job.title, " and ".join(f"{len(s)} images of {d} ({split_names[d]})" for d, s in sources.items()))
-        totals.append(sum_domains(model, variables, sources, class_names, **setting))
+        totals.append(
+            {
+                domain: class_centroids.sum_classes(model, variables, source, len(class_names[domain]), **setting)
+                for domain, source in sources.items()
+            }
+        )
     counts = {
         DomainClass(d, name): int(n)
         for d, of_domain in totals[0].items()
@@ -88,14 +93,14 @@ def compare_jobs(
         "convention": class_centroids.CONVENTION,
     }
     if scatter:
-        drawn = draw_pixels(groups, sources, class_names, pixels, seed)
+        sampled = sample_groups(groups, sources, class_names, pixels, seed)
         points = []
         for entry, (model, variables, _) in zip(result["jobs"], networks, strict=True):
-            features = features_at(model, variables, sources, drawn, **setting)
-            placed, entry["tsne_divergence"] = scatter.tsne(features, perplexity, seed)
-            points.append((panel_title(entry), placed))
+            features = features_at(model, variables, sources, sampled, **setting)
+            embedded, entry["tsne_divergence"] = scatter.tsne(features, perplexity, seed)
+            points.append((panel_title(entry), embedded))
         titles = {c: group_title(group) for group in groups for c in group}
-        labels = [c for of_domain in drawn.values() for c, places in of_domain.items() for _ in places]
+        labels = [c for of_domain in sampled.values() for c, places in of_domain.items() for _ in places]
         picture_of = scatter.draw_panels(points, [titles[c] for c in labels], [c.domain for c in labels])
         save_png(out / PICTURE, picture_of)
         result["tsne"] = {
@@ -108,44 +113,39 @@ def compare_jobs(
     return result
 
 
-def sum_domains(model, variables, sources: Mapping[str, Any], class_names: Mapping, **setting) -> dict[str, dict]:
-    """Per domain the sums of class_centroids.sum_classes."""
-    return {
-        domain: class_centroids.sum_classes(model, variables, source, len(class_names[domain]), **setting)
-        for domain, source in sources.items()
-    }
-
-
-def features_at(model, variables, sources: Mapping[str, Any], drawn: Mapping[str, Mapping], **setting) -> np.ndarray:
-    """Encoder output at the pixels of `draw_pixels`, domain after domain, class after class: [P, C]."""
-    places = {domain: np.concatenate(list(of_domain.values())) for domain, of_domain in drawn.items()}
+def features_at(model, variables, sources: Mapping[str, Any], sampled: Mapping[str, Mapping], **setting) -> np.ndarray:
+    """Encoder output at the pixels of `sample_groups`, by domain and class: [P, C]."""
+    places = {domain: np.concatenate(list(of_domain.values())) for domain, of_domain in sampled.items()}
     return np.concatenate([pixel_features(model, variables, sources[d], p, **setting) for d, p in places.items()])
 
 
 def check_pairs(groups: Sequence[Group]):
-    """Raise InputError unless some pairs of classes of two domains match and others do not."""
+    """Raise InputError unless some pairs of classes of different domains match and some do not."""
     places, chosen = _flat(groups)
     pairs, matches = class_centroids.cross_domain_pairs([c.domain for c in chosen], places)
     if not len(pairs) or not matches.any() or matches.all():
         missing = "match" if not len(pairs) or not matches.any() else "do not match"
         raise InputError(
             f"classes {', '.join(map(str, chosen)) or '(none)'}: no two of different domains {missing}; choose more, "
-            "such as --classes=road,sky,DOMAIN:NAME=OTHER:NAME (= between classes that mean the same)"
+            "such as --classes=road,sky,DOMAIN:NAME=OTHER:NAME (= joins classes of equal meaning)"
         )
 
 
 def drop_absent(
     groups: Sequence[Group], counts: Mapping[DomainClass, int], *, may_drop: bool
 ) -> tuple[list[Group], list[DomainClass]]:
-    """Leave out classes without a labeled pixel, and groups that are then in one domain alone.
+    """Leave out classes without a labeled pixel, and groups that then have a single domain.
 
     Args:
       groups: chosen classes.
-      counts: labeled pixels of each.
-      may_drop: whether that is allowed; else such a class is an InputError.
+      counts: labeled pixels of each class.
+      may_drop: whether classes may be left out.
 
     Returns:
-      (the other groups, classes that are left out).
+      (remaining groups, classes left out).
+
+    Raises:
+      InputError: if a class has no labeled pixel and may not be left out, or if too few groups remain.
     """
     absent = [c for group in groups for c in group if not counts[c]]
     if not absent:
@@ -164,7 +164,7 @@ def drop_absent(
 
 
 def align(totals: Mapping[str, Mapping], groups: Sequence[Group], class_names: Mapping) -> dict[str, Any]:
-    """Alignment of one job, raw and centred, and the cosine of every pair, from the sums of every domain."""
+    """Alignment of one job, raw and centred, and the cosine of every pair, from the sums of all domains."""
     places, chosen = _flat(groups)
     means = {d: class_centroids.centroids(t) for d, t in totals.items()}
     vectors = np.stack([means[c.domain][class_names[c.domain].index(c.name)] for c in chosen])
@@ -182,25 +182,25 @@ def align(totals: Mapping[str, Mapping], groups: Sequence[Group], class_names: M
     }
 
 
-def draw_pixels(
+def sample_groups(
     groups: Sequence[Group], sources: Mapping[str, Any], class_names: Mapping, count: int, seed: int
 ) -> dict[str, dict[DomainClass, np.ndarray]]:
-    """Pixels int [n, 3] (image, row, column) of every class, by domain; at most `count` of each."""
+    """Sample at most `count` pixels of every class: {domain: {class: int [n, 3]}} of image, row and column."""
     _, chosen = _flat(groups)
-    drawn = {}
+    sampled = {}
     for domain, source in sources.items():
         ids = {c: class_names[domain].index(c.name) for c in chosen if c.domain == domain}
         if ids:
-            sampled = sample_pixels(source, list(ids.values()), count, seed)
-            drawn[domain] = {c: sampled[i] for c, i in ids.items()}
-    return drawn
+            pixels = sample_pixels(source, list(ids.values()), count, seed)
+            sampled[domain] = {c: pixels[i] for c, i in ids.items()}
+    return sampled
 
 
 def open_sources(job: FinishedJob, split: str, data_root: str) -> dict[str, Pools]:
-    """Images of the domains of a job that have masks in "test" or "val", whose sources are `split` of each.
+    """Open the domains of a job that have labeled images in `split`, "test" or "val".
 
     Raises:
-      InputError: if the data is not there, or has other classes or ids than the job was trained on.
+      InputError: if the data is missing, or has other classes or ids than in training.
     """
     config = job.config.copy_and_resolve_references()
     config.data.root = data_root or config.data.root
@@ -219,31 +219,31 @@ def open_sources(job: FinishedJob, split: str, data_root: str) -> dict[str, Pool
 
 
 def describe(job: FinishedJob, checkpoint: str) -> dict[str, Any]:
-    """Which network it is."""
-    same = {key: job.summary[key] for key in ("split_hash", "steps", "best_step", "config")}
-    return {"title": job.title, "job": job.folder.name, "checkpoint": checkpoint, **same}
+    """Title, job, checkpoint and training of a network, as JSON."""
+    of_summary = {key: job.summary[key] for key in ("split_hash", "steps", "best_step", "config")}
+    return {"title": job.title, "job": job.folder.name, "checkpoint": checkpoint, **of_summary}
 
 
 def panel_title(entry: Mapping[str, Any]) -> str:
-    """Job and number, in two lines."""
+    """Title of a panel, in two lines: the job and its alignment."""
     values = (entry["centred"][key] for key in ("matching", "other", "difference"))
     return "{}\ncentred cosine: matching {:.3f}, other {:.3f}, difference {:.3f}".format(entry["title"], *values)
 
 
 def import_scatter():
-    """Module analysis/scatter.py; InputError without the extra `figures`."""
+    """Import analysis/scatter.py; raises InputError if the extra `figures` is not installed."""
     try:
         from usss_jax.analysis import scatter
     except ImportError as e:
         raise InputError(
             f"the picture needs {(e.name or str(e)).split('.')[0]}: pip install 'usss_jax[figures]'; "
-            "--nopicture gives the numbers without"
+            "--nopicture computes the numbers only"
         ) from e
     return scatter
 
 
 def _flat(groups: Sequence[Group]) -> tuple[list[int], list[DomainClass]]:
-    """Number of the group of each class, and the classes."""
+    """Index of the group of each class, and the classes."""
     return [i for i, group in enumerate(groups) for _ in group], [c for group in groups for c in group]
 
 

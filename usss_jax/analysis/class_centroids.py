@@ -1,7 +1,7 @@
-"""How close the encoder puts classes of different domains that mean the same: Figure 4 of the paper as a number.
+"""How well the encoder aligns classes of equal meaning across domains: Figure 4 of the paper as a number.
 
-The centroid of a class is the mean of the encoder's output over its labeled pixels, exact (objectives/prototypes.py).
-The number is the mean cosine of centroids of matching classes of two domains less that of classes which do not match.
+The centroid of a class is the exact mean of the encoder's output over its labeled pixels (objectives/prototypes.py).
+The number is the mean cosine between the centroids of matching classes of two domains, minus that of the other pairs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,24 +21,24 @@ from usss_jax.parallel.sharding import batch_sharding, replicated
 CONVENTION = (
     "centroid = mean of the encoder's output (evaluation mode, upsampled) over all labeled pixels of a class in the "
     "split; pairs = classes of two different domains; matching, other = mean cosine over the pairs whose classes match "
-    "and over the remaining ones, difference = matching - other; raw = of the centroids as they are, none of whose "
-    "coordinates is negative after the last ReLU, so that no raw cosine is either and all are drawn towards 1; centred "
-    "= of the centroids less one common mean: the mean over the domains of the mean over a domain's labeled pixels (of "
-    "all its classes), so that no domain counts more for having more pixels; a shift between the domains is not "
-    "removed and lowers matching and other alike"
+    "and over the remaining ones, difference = matching - other; raw = of the centroids as they are: their coordinates "
+    "are not negative after the last ReLU, which biases all raw cosines towards 1; centred = of the centroids minus a "
+    "common mean: the mean over the domains of the mean over a domain's labeled pixels (of all its classes), so that a "
+    "domain with more pixels has no more weight; a shift between the domains is not removed and lowers matching and "
+    "other alike"
 )
 
 
 def sum_classes(
     model: UniversalModel, variables, source, num_classes: int, *, batch_size: int, mesh: Mesh
 ) -> dict[str, np.ndarray]:
-    """Add up the encoder's output over the labeled pixels of each class of a source, in one jitted pass.
+    """Sum the encoder's output over the labeled pixels of each class of a source, in one jitted pass.
 
     Args:
       model, variables: a network; only its encoder is used, in evaluation mode.
-      source: examples {"image": uint8 [H, W, 3], "label": uint8 [H, W]}; ids >= num_classes (255) do not count.
+      source: examples {"image": uint8 [H, W, 3], "label": uint8 [H, W]}; ids >= num_classes (255) are ignored.
       num_classes: K.
-      batch_size: images at a time; does not change the result beyond rounding.
+      batch_size: images per batch; changes the result by rounding only.
       mesh: devices.
 
     Returns:
@@ -55,18 +55,31 @@ def sum_classes(
 
 
 def centroids(totals: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Mean per class of the sums of `sum_classes`: float64 [K, C], NaN for a class without a pixel."""
+    """Means of the classes from the sums of `sum_classes`: float64 [K, C], NaN for a class without a pixel.
+
+    >>> centroids({"count": np.array([2, 0]), "sum": np.array([[6.0], [0.0]])}).tolist()
+    [[3.0], [nan]]
+    """
     with np.errstate(invalid="ignore"):
         return totals["sum"] / totals["count"][:, None]
 
 
 def common_mean(totals: Mapping[str, Mapping[str, np.ndarray]]) -> np.ndarray:
-    """Mean over the domains of the mean over each domain's labeled pixels, float64 [C]."""
+    """Mean over the domains of the mean over each domain's labeled pixels, float64 [C].
+
+    >>> big = {"count": np.array([3, 1]), "sum": np.array([[6.0], [2.0]])}
+    >>> common_mean({"big": big, "small": {"count": np.array([1]), "sum": np.array([[4.0]])}}).tolist()
+    [3.0]
+    """
     return np.mean([t["sum"].sum(0) / t["count"].sum() for t in totals.values()], axis=0)
 
 
 def cosines(vectors: np.ndarray) -> np.ndarray:
-    """Cosine of every pair of rows: [P, C] -> [P, P]; 0 where a row is zero."""
+    """Cosine of every pair of rows: [P, C] -> [P, P]; 0 where a row is zero.
+
+    >>> cosines(np.array([[3.0, 4.0], [0.0, 2.0], [0.0, 0.0]])).round(3).tolist()
+    [[1.0, 0.8, 0.0], [0.8, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    """
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = vectors / np.where(lengths > 0, lengths, 1)
     return unit @ unit.T
@@ -76,11 +89,15 @@ def cross_domain_pairs(domains: Sequence[str], groups: Sequence[int]) -> tuple[n
     """Pairs of classes of different domains.
 
     Args:
-      domains: of P classes.
-      groups: of these classes; those of equal group match.
+      domains: domain of each of P classes.
+      groups: group of each class; classes of one group match.
 
     Returns:
       Index pairs int [n, 2], first < second, and whether they match, bool [n].
+
+    >>> pairs, matches = cross_domain_pairs(["a", "a", "b", "c"], [0, 1, 0, 1])
+    >>> pairs.tolist(), matches.tolist()
+    ([[0, 2], [0, 3], [1, 2], [1, 3], [2, 3]], [True, False, False, True, False])
     """
     first, second = np.triu_indices(len(domains), 1)
     crossing = np.asarray(domains)[first] != np.asarray(domains)[second]
@@ -89,14 +106,18 @@ def cross_domain_pairs(domains: Sequence[str], groups: Sequence[int]) -> tuple[n
 
 
 def alignment(vectors: np.ndarray, pairs: np.ndarray, matches: np.ndarray) -> dict[str, Any]:
-    """Mean cosine over matching pairs, over the other ones, and their difference.
+    """Mean cosine over the matching pairs and over the other ones, and the difference.
 
     Args:
       vectors: centroids [P, C].
-      pairs, matches: of `cross_domain_pairs`; some must match and some not.
+      pairs, matches: of `cross_domain_pairs`; some pairs must match and some must not.
 
     Returns:
       {"matching", "other", "difference": float, "cosines": list of the cosine of each pair}.
+
+    >>> vectors, pairs = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]]), np.array([[0, 2], [1, 2]])
+    >>> alignment(vectors, pairs, np.array([True, False]))
+    {'matching': 1.0, 'other': 0.0, 'difference': 1.0, 'cosines': [1.0, 0.0]}
     """
     values = cosines(vectors)[pairs[:, 0], pairs[:, 1]]
     matching, other = float(values[matches].mean()), float(values[~matches].mean())

@@ -1,4 +1,4 @@
-"""Which classes of several domains mean the same: by their names, a few synonyms, and what the user says."""
+"""Classes of equal meaning in several domains: by name, by a few synonyms, and by the user's choice."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from usss_jax.errors import InputError
 
-# Different words of the built-in domains for the same things. A class that holds more than the other (rider and
-# bicyclist, drivable and road) is no synonym: whoever wants them matched says so.
+# Different words of the built-in domains for the same things. A class that includes another one (rider and bicyclist,
+# drivable and road) is not a synonym; users can match such classes with "=".
 SYNONYMS = (("sidewalk", "pavement"), ("vegetation", "tree"), ("traffic sign", "sign"), ("person", "pedestrian"))
 _MEANING = {name: words[0] for words in SYNONYMS for name in words}
 
@@ -28,7 +28,12 @@ Group = tuple[DomainClass, ...]  # classes that mean the same
 
 
 def match_all(class_names: ClassNames) -> list[Group]:
-    """Group all classes of equal meaning; only groups with classes of two or more domains."""
+    """Group all classes of equal meaning; only groups with classes of two or more domains are kept.
+
+    >>> groups = match_all({"a": ["road", "sidewalk", "car", "sky"], "b": ["sky", "pavement", "road"]})
+    >>> [" ".join(map(str, group)) for group in groups]
+    ['a:road b:road', 'a:sidewalk b:pavement', 'a:sky b:sky']
+    """
     groups: list[Group] = []
     for domain, names in class_names.items():
         for name in names:
@@ -37,13 +42,17 @@ def match_all(class_names: ClassNames) -> list[Group]:
 
 
 def match_classes(text: str, class_names: ClassNames) -> list[Group]:
-    """Read "building,camvid:sky,cityscapes:road=sun13:floor" as groups of classes that mean the same.
+    """Parse groups of matching classes, such as "building,camvid:sky,cityscapes:road=sun13:floor".
 
     A bare name stands for the classes of that meaning in every domain, DOMAIN:NAME for one class. Classes match if
-    their names are equal or synonyms, or where "=" stands between them. A group may have a single class.
+    their names are equal or synonyms, or if "=" joins them. A group may have a single class.
 
     Raises:
-      InputError: for an unknown domain or class; the message has the closest one, or all.
+      InputError: for an unknown domain or class; the message suggests the closest one, or lists all.
+
+    >>> groups = match_classes("sky,a:road=b:floor", {"a": ["road", "sky"], "b": ["floor", "sky"]})
+    >>> [" ".join(map(str, group)) for group in groups]
+    ['a:sky b:sky', 'a:road b:floor']
     """
     groups: list[Group] = []
     for item in filter(None, (part.strip() for part in text.split(","))):
@@ -52,7 +61,7 @@ def match_classes(text: str, class_names: ClassNames) -> list[Group]:
 
 
 def _with(groups: list[Group], found: Sequence[DomainClass]) -> list[Group]:
-    """Groups with one more, merged with those that have a class of equal meaning."""
+    """Add a group to `groups`, merged with those that have a class of equal meaning."""
     meanings = {_meaning(c.name) for c in found}
     related = [g for g in groups if meanings & {_meaning(c.name) for c in g}]
     merged = tuple(dict.fromkeys([*(c for g in related for c in g), *found]))
@@ -61,7 +70,11 @@ def _with(groups: list[Group], found: Sequence[DomainClass]) -> list[Group]:
 
 
 def group_title(group: Group) -> str:
-    """Names of a group's classes, each once: "sidewalk / pavement"."""
+    """Names of a group's classes, each once.
+
+    >>> group_title((DomainClass("a", "sidewalk"), DomainClass("b", "pavement"), DomainClass("c", "sidewalk")))
+    'sidewalk / pavement'
+    """
     return " / ".join(dict.fromkeys(c.name for c in group))
 
 
@@ -70,7 +83,7 @@ def _meaning(name: str) -> str:
 
 
 def _find(text: str, class_names: ClassNames) -> list[DomainClass]:
-    """Classes that one name stands for; InputError if there are none."""
+    """Classes that NAME or DOMAIN:NAME stands for; raises InputError if there are none."""
     domain, colon, name = (part.strip() for part in text.partition(":"))
     if not colon:
         found = [DomainClass(d, n) for d, names in class_names.items() for n in names if _meaning(n) == _meaning(text)]

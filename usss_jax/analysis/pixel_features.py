@@ -1,4 +1,4 @@
-"""The encoder's output at a few pixels of chosen classes, for pictures of the feature space."""
+"""The encoder's output at sampled pixels of chosen classes, for pictures of the feature space."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,27 +14,30 @@ from usss_jax.parallel.sharding import batch_sharding, replicated, to_host
 
 
 def sample_pixels(source, classes: Sequence[int], count: int, seed: int) -> dict[int, np.ndarray]:
-    """Draw pixels of each class from all its pixels in a source, evenly and without repetition.
+    """Sample pixels of each class uniformly without replacement from a source.
 
-    Every pixel gets a random number that depends on the seed and the image's place alone; the smallest ones win.
+    Every pixel gets a random number that depends only on the seed and the image's index; the smallest ones are taken.
 
     Args:
       source: examples with "label" [H, W].
       classes: train ids.
-      count: pixels per class; a class that has fewer gives all.
-      seed: of the draw.
+      count: pixels per class; all pixels of a class that has fewer.
+      seed: random seed.
 
     Returns:
-      Per class int [n, 3]: image, row and column, sorted.
+      {class: int [n, 3]}, sorted rows of image, row and column.
+
+    >>> sample_pixels([{"label": np.array([[7, 0], [0, 7]])}], [7], count=10, seed=0)[7].tolist()
+    [[0, 0, 0], [0, 1, 1]]
     """
     keys, places = ({c: np.zeros(shape) for c in classes} for shape in ((0,), (0, 3)))
     for i in range(len(source)):
         label = source[i]["label"]
-        drawn = np.random.default_rng([seed, i]).random(label.shape)
+        random = np.random.default_rng([seed, i]).random(label.shape)
         for c in classes:
             worst = keys[c].max() if len(keys[c]) == count else 1.0
-            rows, columns = np.nonzero((label == c) & (drawn < worst))
-            key = np.concatenate([keys[c], drawn[rows, columns]])
+            rows, columns = np.nonzero((label == c) & (random < worst))
+            key = np.concatenate([keys[c], random[rows, columns]])
             place = np.concatenate([places[c], np.stack([np.full(len(rows), i), rows, columns], axis=1)])
             best = np.argsort(key, kind="stable")[:count]
             keys[c], places[c] = key[best], place[best]
@@ -44,13 +47,13 @@ def sample_pixels(source, classes: Sequence[int], count: int, seed: int) -> dict
 def pixel_features(
     model: UniversalModel, variables, source, pixels: np.ndarray, *, batch_size: int, mesh: Mesh
 ) -> np.ndarray:
-    """Upsampled output of the encoder at some pixels, float32 [P, C], without full-resolution features.
+    """Upsampled output of the encoder at some pixels, float32 [P, C], without features at full resolution.
 
     Args:
       model, variables: a network; only its encoder is used, in evaluation mode.
       source: examples {"image": uint8 [H, W, 3], "label"}.
       pixels: int [P, 3]: image, row and column.
-      batch_size: images at a time.
+      batch_size: images per batch.
       mesh: devices.
     """
     encode = jax.jit(

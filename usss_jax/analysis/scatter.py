@@ -1,4 +1,4 @@
-"""Feature spaces as pictures: t-SNE, and panels of points side by side. Needs the extra `figures`."""
+"""Pictures of feature spaces: t-SNE, and panels of points side by side. Needs the extra `figures`."""
 
 from collections.abc import Sequence
 
@@ -12,52 +12,56 @@ from sklearn.manifold import TSNE
 from usss_jax.errors import InputError
 
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*", "<", ">", "p", "h")  # one per domain
-_WIDE = 5.2  # inches of a panel
+_PANEL = 5.2  # inches
 
 
 def tsne(features: np.ndarray, perplexity: float, seed: int) -> tuple[np.ndarray, float]:
-    """Place the rows of [P, C] on a plane: (float32 [P, 2], Kullback-Leibler divergence that is left).
+    """Embed the rows of [P, C] in the plane: (float32 [P, 2], final Kullback-Leibler divergence).
 
-    Raises InputError if there are too few points for the perplexity.
+    Raises:
+      InputError: if there are too few points for the perplexity.
     """
     if len(features) <= perplexity:
         raise InputError(
-            f"perplexity={perplexity:g} needs more than {len(features)} points: draw more pixels or lower it"
+            f"perplexity={perplexity:g} needs more than {len(features)} points; raise --pixels or lower --perplexity"
         )
     method = TSNE(perplexity=perplexity, init="pca", random_state=seed)
     return method.fit_transform(features), float(method.kl_divergence_)
 
 
 def draw_panels(panels: Sequence[tuple[str, np.ndarray]], groups: Sequence[str], domains: Sequence[str]) -> np.ndarray:
-    """Draw points side by side, with a colour per group and a marker per domain: uint8 [h, w, 3].
+    """Draw panels of points side by side, with a colour per group and a marker per domain: uint8 [h, w, 3].
 
     Args:
-      panels: title and points [P, 2] of each.
-      groups: of the P points, the same in every panel; domains: likewise.
+      panels: title and points [P, 2] of each panel.
+      groups, domains: group and domain of each of the P points, the same in every panel.
+
+    Raises:
+      InputError: if there are more domains than markers.
     """
-    kinds, places = list(dict.fromkeys(groups)), list(dict.fromkeys(domains))
-    if len(places) > len(MARKERS):
-        raise InputError(f"{len(places)} domains in one picture, there are markers for {len(MARKERS)}: choose fewer")
-    colors = dict(zip(kinds, _colors(len(kinds)), strict=True))
-    markers = dict(zip(places, MARKERS, strict=False))
-    figure = Figure(figsize=(_WIDE * len(panels) + 2.6, _WIDE + 0.6), dpi=120, layout="constrained")
+    group_names, domain_names = list(dict.fromkeys(groups)), list(dict.fromkeys(domains))
+    if len(domain_names) > len(MARKERS):
+        raise InputError(f"the picture has markers for {len(MARKERS)} domains, not {len(domain_names)}; choose fewer")
+    colors = dict(zip(group_names, _colors(len(group_names)), strict=True))
+    markers = dict(zip(domain_names, MARKERS, strict=False))
+    figure = Figure(figsize=(_PANEL * len(panels) + 2.6, _PANEL + 0.6), dpi=120, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     for axes, (title, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         axes.set(title=title, xticks=[], yticks=[])
-        for group in kinds:
-            for domain in places:
+        for group in group_names:
+            for domain in domain_names:
                 chosen = (np.asarray(groups) == group) & (np.asarray(domains) == domain)
                 axes.scatter(
                     *points[chosen].T,
                     s=26,
                     marker=markers[domain],
                     facecolor=colors[group],
-                    edgecolor="black" if domain == places[0] else "white",
+                    edgecolor="black" if domain == domain_names[0] else "white",
                     linewidth=0.4,
                     alpha=0.85,
                 )
-    handles = [_legend_entry(markers[domain], "white", domain) for domain in places]
-    handles += [_legend_entry("s", colors[group], group) for group in kinds]
+    handles = [_legend_entry(markers[domain], "white", domain) for domain in domain_names]
+    handles += [_legend_entry("s", colors[group], group) for group in group_names]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=11)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
@@ -68,7 +72,7 @@ def _legend_entry(marker, color, label) -> Line2D:
 
 
 def _colors(count: int) -> list:
-    """Return colours that can be told apart as far as possible."""
+    """Distinct colours, as RGBA."""
     if count <= 20:
         return list(matplotlib.colormaps["tab10" if count <= 10 else "tab20"](range(count)))
     return list(matplotlib.colormaps["hsv"](np.linspace(0, 1, count, endpoint=False)))

@@ -1,4 +1,4 @@
-"""Evaluation over a whole split: whole images, arg max and confusion matrix on device."""
+"""Evaluation over a whole split: whole images, with arg max and confusion matrix on the device."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,14 +16,15 @@ from usss_jax.models.universal import UniversalModel
 from usss_jax.objectives import IGNORE
 from usss_jax.parallel.sharding import batch_sharding, put, replicated
 
-THREADS = 4  # that decode the images of a batch
+THREADS = 4  # to decode the images of a batch
 T = TypeVar("T")
 
 
 def predict(variables, images, *, domain: str, model: UniversalModel, classes: Sequence[int] | None = None):
-    """Class of every pixel: images uint8 [B, H, W, 3] -> train ids int32 [B, H, W] of `domain` (G_k(F(x)), arg max).
+    """Predict the class of every pixel, the arg max of G_k(F(x)): images uint8 [B, H, W, 3] -> int32 [B, H, W].
 
-    With `classes`, train ids of the domain, the most likely of these alone, as its place among them.
+    The values are train ids of `domain`. If `classes`, some of its train ids, are given, only these are candidates, and
+    the values are indices into `classes`.
     """
     features = model.apply(variables, images, method="encode")
     logits = model.apply(variables, features, domain, method="decode")
@@ -31,14 +32,18 @@ def predict(variables, images, *, domain: str, model: UniversalModel, classes: S
     def arg_max(scores):
         return jnp.argmax(scores if classes is None else scores[..., np.asarray(classes)], axis=-1)
 
-    found = map_pixels(arg_max, logits, size=images.shape[1:3], stride=model.stride, mode=model.upsample)
-    return found.astype(jnp.int32)
+    labels = map_pixels(arg_max, logits, size=images.shape[1:3], stride=model.stride, mode=model.upsample)
+    return labels.astype(jnp.int32)
 
 
 def padded_batches(source, batch_size: int, share: tuple[int, int] = (0, 1)) -> Iterator[dict]:
-    """Batches of a source in order; the last one is filled up with examples whose labels are all ignored.
+    """Batches of a source in order; the last one is padded with examples whose labels are all ignored.
 
-    With `share` = (index, count) the index-th of `count` equal parts of every batch: the rest is not read.
+    With `share` = (index, count), only the index-th of `count` equal parts of every batch is read.
+
+    >>> source = [{"image": np.zeros((1, 1, 3)), "label": np.zeros((1, 1), np.uint8)}] * 3
+    >>> [batch["label"].ravel().tolist() for batch in padded_batches(source, 2)]
+    [[0, 0], [0, 255]]
     """
     index, count = share
     part = batch_size // count
@@ -49,8 +54,8 @@ def padded_batches(source, batch_size: int, share: tuple[int, int] = (0, 1)) -> 
 
 
 def placed_batches(source, batch_size: int, mesh: Mesh) -> Iterator[dict]:
-    """`padded_batches` on the mesh, of which every process reads its share; the size is rounded up to fit it."""
-    size = -(-batch_size // mesh.size) * mesh.size  # the last batch is filled up anyway
+    """`padded_batches` on the mesh, each process reading its share; the batch size is rounded up to fit the mesh."""
+    size = -(-batch_size // mesh.size) * mesh.size
     for batch in padded_batches(source, size, (jax.process_index(), jax.process_count())):
         yield put({"batch": batch}, {"batch": batch_sharding(mesh)})["batch"]
 
@@ -74,8 +79,8 @@ def create_evaluator(
 ):
     """Return `evaluate(variables, source, batch_size) -> int64 [C, C]` for one domain; compiled once per image size.
 
-    With `classes` the source's labels are places among these train ids of the domain (see `predict`), and
-    `num_classes` is their number: images of another domain, in whose label space they are.
+    `classes` is for images of another domain: their labels are then indices into these train ids of `domain` (see
+    `predict`), and `num_classes` is the number of these classes.
     """
 
     @partial(jax.jit, in_shardings=(replicated(mesh), batch_sharding(mesh)), out_shardings=replicated(mesh))
@@ -99,10 +104,10 @@ def sum_batches(function: Callable, variables, source, batch_size: int, mesh: Me
 
 
 def one_behind(results: Iterable[T]) -> Iterator[T]:
-    """Every result, but none before the next is under way.
+    """Yield every result once the next one has been dispatched, so that the devices never wait for the host.
 
-    Who fetches a result from the devices waits until it is computed. They work on the next batch in the meantime, and
-    while they do the host reads the one after it; at most two batches are under way.
+    Fetching a result blocks until it is computed. Meanwhile the devices have the next batch to work on, and the host
+    then reads the one after it. At most two batches are in flight.
     """
     before: list[T] = []
     for result in results:

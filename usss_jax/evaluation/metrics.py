@@ -16,15 +16,18 @@ def confusion_matrix(labels, predictions, num_classes: int):
     """Count pixels by (label, prediction).
 
     Args:
-      labels: int [B, H, W]; pixels with an id >= num_classes (255) are left out.
+      labels: int [B, H, W]; ids >= num_classes (255) are ignored.
       predictions: int [B, H, W] below num_classes.
       num_classes: C.
 
     Returns:
       int32 [C, C], rows are labels.
+
+    >>> confusion_matrix(np.array([[[0, 1, 1, 255]]]), np.array([[[0, 0, 1, 0]]]), num_classes=2).tolist()
+    [[1, 0], [1, 1]]
     """
 
-    def count(label, prediction):  # per example, so that a sharded batch is counted where it lies
+    def count(label, prediction):  # per example, so that each device counts its part of a sharded batch
         index = jnp.where(label < num_classes, label * num_classes + prediction, num_classes**2)
         return jnp.bincount(index.reshape(-1), length=num_classes**2 + 1)[:-1]
 
@@ -33,7 +36,11 @@ def confusion_matrix(labels, predictions, num_classes: int):
 
 
 def iou(confusion: np.ndarray) -> list[float | None]:
-    """IoU of every class from an int [C, C] confusion matrix; None for a class without a labeled pixel."""
+    """IoU of every class from an int [C, C] confusion matrix; None for a class without a labeled pixel.
+
+    >>> iou(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
+    [0.75, 0.8, None]
+    """
     confusion = np.asarray(confusion, np.int64)
     hits = np.diag(confusion)
     labeled = confusion.sum(1)
@@ -42,17 +49,28 @@ def iou(confusion: np.ndarray) -> list[float | None]:
 
 
 def mean_iou(confusion: np.ndarray) -> float | None:
-    """Mean IoU over the classes that the split has; None if it has none."""
-    values = [v for v in iou(confusion) if v is not None]
-    return sum(values) / len(values) if values else None
+    """Mean IoU over the classes with labeled pixels; None if there are none.
+
+    >>> mean_iou(np.array([[1, 1, 0], [0, 2, 1], [0, 0, 0]]))  # (1/2 + 2/4) / 2
+    0.5
+    """
+    return average(iou(confusion))
 
 
 def average(values: Iterable[float | None]) -> float | None:
-    """Mean of the values that are present; None if there are none."""
+    """Mean of the values that are not None; None if there are none.
+
+    >>> average([0.25, None, 0.75])
+    0.5
+    """
     present = [v for v in values if v is not None]
     return sum(present) / len(present) if present else None
 
 
 def percent(value: float | None) -> str:
-    """Format a share as per cent; a dash if absent."""
+    """Format a share in per cent, None as a dash.
+
+    >>> percent(0.125), percent(None)
+    ('12.50', '-')
+    """
     return "-" if value is None else f"{100 * value:.2f}"

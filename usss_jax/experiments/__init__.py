@@ -1,1 +1,1 @@
-"""Tables of the paper: its numbers, our rows for them, running them, putting both side by side."""
+"""The paper's tables: its numbers, the rows that reproduce them, and commands that run and report these rows."""

@@ -1,4 +1,4 @@
-"""Summaries of one setting: read from result folders or workdirs, refused where they must not be mixed."""
+"""Summaries of an experiment: read from result folders or workdirs, and checked to be comparable."""
 
 import dataclasses
 import pathlib
@@ -8,7 +8,7 @@ from typing import Any
 
 from usss_jax.config import fields, flat
 from usss_jax.errors import InputError
-from usss_jax.experiments.layout import Setting, read_json, read_setting
+from usss_jax.experiments.layout import Experiment, read_experiment, read_json
 from usss_jax.experiments.paper import TABLES
 from usss_jax.experiments.rows import SAME_ENCODER, Row, field_text, universal_rows
 
@@ -19,37 +19,37 @@ NEEDED_FIELDS = ("train.seed", "model.encoder", "model.width")
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """Summaries of one setting.
+    """Summaries of one experiment.
 
     Attributes:
-      setting: pair, N and scale.
+      experiment: pair, N and scale.
       summaries: job (or row) -> seed -> summary.
-      files: the same, with the files that they are from.
-      empty_domains: domains of a setting without summaries.
+      files: job (or row) -> seed -> file of the summary.
+      empty_domains: domains of an experiment without summaries.
     """
 
-    setting: Setting
+    experiment: Experiment
     summaries: dict[str, dict[int, dict[str, Any]]] = dataclasses.field(default_factory=dict)
     files: dict[str, dict[int, pathlib.Path]] = dataclasses.field(default_factory=dict)
     empty_domains: tuple[str, ...] = ()
 
     def add(self, job: str, path: pathlib.Path, summary: dict[str, Any]):
-        """Take in one summary; InputError if there is one of the same job and seed."""
+        """Add one summary; raise InputError for a second one of the same job and seed."""
         seed = value(summary, "train.seed")
         if seed in self.files.get(job, {}):
-            raise InputError(f"{path} and {self.files[job][seed]} are of the same row and seed; give one of them")
+            raise InputError(f"{path} and {self.files[job][seed]} have the same row and seed; give one of them")
         self.summaries.setdefault(job, {})[seed] = summary
         self.files.setdefault(job, {})[seed] = path
 
     def all(self) -> Iterator[tuple[str, pathlib.Path, dict[str, Any]]]:
-        """Yield job, file and summary of each."""
+        """Yield job, file and summary of every run."""
         for job, by_seed in self.summaries.items():
             for seed, summary in sorted(by_seed.items()):
                 yield job, self.files[job][seed], summary
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """Names of all domains, in the order of the config where a summary tells it, else of the paper."""
+        """Names of all domains, in the config's order if a universal job has all of them, else in the paper's."""
         if not self.summaries:
             return self.empty_domains
         found = [tuple(summary["domains"]) for _, _, summary in self.all()]
@@ -60,64 +60,75 @@ class Found:
 
 
 def kind(job: str) -> str:
-    """Kind of a job by its name."""
+    """Return the kind of a job: one of ONE_DOMAIN, or "universal".
+
+    >>> kind("frozen_cityscapes_camvid"), kind("full")
+    ('frozen', 'universal')
+    """
     return next((word for word in ONE_DOMAIN if job.startswith(f"{word}_")), "universal")
 
 
 def read_folders(folders: Iterable[pathlib.Path], pair: str, scale: str) -> list[Found]:
-    """Read result folders (of one setting or of many) and workdirs; InputError for one that is neither.
+    """Read the summaries in result folders and workdirs, by experiment.
 
     Args:
       folders: RESULTS, RESULTS/<pair>_n<N>_<scale>, or a workdir with job folders.
-      pair: only settings of this pair; what a workdir, whose name does not tell, is a run of. Empty: all.
-      scale: of a workdir; empty: not known.
+      pair: only experiments of this pair; also the pair of a workdir. Empty: all, a workdir's pair being its name.
+      scale: of a workdir; empty: unknown.
+
+    Raises:
+      InputError: for a folder without summaries, a damaged summary, or summaries that are not comparable.
     """
-    found: dict[Setting, Found] = {}
+    found: dict[Experiment, Found] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise InputError(f"{folder}: there is no such folder; give result folders or workdirs")
-        inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and read_setting(path.name)]
+            raise InputError(f"{folder}: no such folder; give result folders or workdirs")
+        inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and read_experiment(path.name)]
         for one in inside or [folder]:
             files = sorted(one.glob("*/seed*.json")) or sorted(one.glob("*/summary.json"))
             if not files and not inside:
-                raise InputError(f"{one}: no */seed0.json and no */summary.json in it; give result folders or workdirs")
+                raise InputError(f"{one}: has no */seed0.json and no */summary.json; give result folders or workdirs")
             for path in files:
                 summary = read_summary(path)
-                setting = read_setting(one.name)
-                if setting:
+                experiment = read_experiment(one.name)
+                if experiment:
                     name = path.parent.name
-                    check_named(setting, name, path, summary)
+                    check_named(experiment, name, path, summary)
                 else:
-                    setting = Setting(pair or one.resolve().name, labeled(summary), scale)
+                    experiment = Experiment(pair or one.resolve().name, labeled(summary), scale)
                     name, summary = named_by_content(summary)
-                if not pair or setting.pair == pair:
-                    found.setdefault(setting, Found(setting)).add(name, path, summary)
+                if not pair or experiment.pair == pair:
+                    found.setdefault(experiment, Found(experiment)).add(name, path, summary)
     for together in found.values():
         check_comparable(together)
-    return sorted(found.values(), key=lambda f: (f.setting.pair, f.setting.scale, f.setting.n))
+    return sorted(found.values(), key=lambda f: (f.experiment.pair, f.experiment.scale, f.experiment.n))
 
 
 def read_summary(path: pathlib.Path) -> dict[str, Any]:
-    """Read a summary.json or seed<k>.json; InputError if something is missing or its name tells another seed."""
+    """Read a summary.json or seed<k>.json; raise InputError if a key is missing or its name has another seed."""
     summary = read_json(path)
     if missing := [key for key in NEEDED if key not in summary]:
-        raise InputError(f"{path} is no summary of a job: {missing[0]!r} is missing; move it away")
+        raise InputError(f"{path} is not a job's summary: {missing[0]!r} is missing; move it away")
     if missing := [name for name in NEEDED_FIELDS if value(summary, name) is None]:
-        raise InputError(f"{path} is no summary of a job: its config lacks {missing[0]}; move it away")
+        raise InputError(f"{path} is not a job's summary: its config lacks {missing[0]}; move it away")
     seed = value(summary, "train.seed")
     match = re.fullmatch(r"seed(\d+)", path.stem)
     if match and int(match[1]) != seed:
-        raise InputError(f"{path}: it is of seed {seed}, not of the seed in its name; rename it seed{seed}.json")
+        raise InputError(f"{path}: has seed {seed}, unlike its name; rename it seed{seed}.json")
     return summary
 
 
 def value(summary: Mapping, name: str) -> Any:
-    """Value of a field of the config, by dotted name; None if the summary does not say."""
+    """Return a config field of a summary by its dotted name; None if the summary lacks it.
+
+    >>> value({"config": {"train": {"seed": 1}}}, "train.seed")
+    1
+    """
     return flat(summary["config"]).get(name)
 
 
 def changed_fields(summary: Mapping) -> dict[str, str]:
-    """Fields in which the setting of a universal job differs from the paper's, as text; empty for other jobs."""
+    """Return the method fields of a universal job that differ from the paper's, as text; empty for other jobs."""
     values = flat(summary["config"])
     makes = {name: field.default for name, field in fields().items() if summary["job"] in field.makes}
     return {
@@ -128,7 +139,7 @@ def changed_fields(summary: Mapping) -> dict[str, str]:
 
 
 def row_of_content(summary: Mapping) -> str:
-    """Short name of the row of ours that has this setting; empty if none has."""
+    """Return the short name of the built-in row that a summary's variant and fields make; empty if none."""
     changed = changed_fields(summary)
     if changed.get("usss.label_embeddings", "").startswith("words:"):
         changed["usss.label_embeddings"] = "words:FILE"
@@ -138,7 +149,7 @@ def row_of_content(summary: Mapping) -> str:
 
 
 def named_by_content(summary: Mapping) -> tuple[str, dict[str, Any]]:
-    """Row of a job of a workdir, whose folder tells the variant alone; with its fields if it is none of ours."""
+    """Name the row of a workdir's job by its variant and fields; add the fields if no built-in row has them."""
     changed, name = changed_fields(summary), row_of_content(summary)
     if not changed or name:
         return name or summary["job"], dict(summary)
@@ -146,27 +157,31 @@ def named_by_content(summary: Mapping) -> tuple[str, dict[str, Any]]:
     return f"{summary['job']}:{text}", {**summary, "row": {"overrides": changed}}
 
 
-def check_named(setting: Setting, name: str, path: pathlib.Path, summary: Mapping):
-    """Raise InputError if a summary is not what its place says: its row, or N."""
+def check_named(experiment: Experiment, name: str, path: pathlib.Path, summary: Mapping):
+    """Raise InputError if the row or N of a summary differs from its folder's."""
     row = universal_rows(()).get(name)
     if row and row_of_content(summary) != name:
         text = ", ".join(f"{field}={new}" for field, new in changed_fields(summary).items()) or "nothing else"
-        raise InputError(f"{path} is no {name!r}: it is {summary['job']} with {text}; rename its folder")
+        raise InputError(f"{path} is not {name!r} but {summary['job']} with {text}; rename its folder")
     count = labeled(summary)
-    if count > setting.n or (kind(name) == "universal" and count != setting.n):
+    if count > experiment.n or (kind(name) == "universal" and count != experiment.n):
         raise InputError(
-            f"{path}: it has {count} labeled images per domain, its folder says {setting.n}; move it to "
-            "the folder of its own setting"
+            f"{path}: has {count} labeled images per domain, but its folder says {experiment.n}; move it to the "
+            "folder of its experiment"
         )
 
 
 def labeled(summary: Mapping) -> int:
-    """Number of labeled images of a summary, the most of all domains."""
+    """Return the largest number of labeled images of a domain in a summary.
+
+    >>> labeled({"domains": {"camvid": {"images": {"labeled": 50}}, "idd": {"images": {"labeled": 0}}}})
+    50
+    """
     return max(about["images"]["labeled"] for about in summary["domains"].values())
 
 
 def check_comparable(found: Found):
-    """Raise InputError, naming two files, where summaries differ in what rows beside each other must share."""
+    """Raise InputError, naming two files, if summaries differ in what all rows of a table must share."""
     seen: dict[tuple, tuple[Any, pathlib.Path]] = {}
     for job, path, summary in found.all():
         for key, mine in comparable(job, summary).items():
@@ -174,15 +189,15 @@ def check_comparable(found: Found):
             if other != mine:
                 what = " of ".join(map(str, key))
                 raise InputError(
-                    f"{where} and {path} must not be mixed: {what} is {other} and {mine}; report one of them alone"
+                    f"{where} and {path} are not comparable: {what} is {other} and {mine}; report one of them alone"
                 )
 
 
 def comparable(job: str, summary: Mapping) -> dict[tuple, Any]:
-    """What must be the same in all summaries of a setting: by what it is of, such as ("steps", "universal")."""
+    """Return what all summaries of an experiment must share, by keys such as ("steps", "universal")."""
     of_kind = kind(job)
     trained = tuple(sorted(summary["domains"]))
-    if of_kind == "finetune":  # which evaluates the other domain too
+    if of_kind == "finetune":  # also evaluated on the domain of pretraining
         trained = tuple(d for d in trained for e in trained if job == f"finetune_{e}_{d}")
     values: dict[tuple, Any] = {
         ("steps", of_kind): summary["steps"],
@@ -202,14 +217,18 @@ def comparable(job: str, summary: Mapping) -> dict[tuple, Any]:
 
 
 def weights(summary: Mapping) -> str:
-    """What the encoder started from: the file with its folder, which tell apart the files of one name."""
+    """Return the file of the encoder's initial weights with its folder, since names alone repeat; "" for none.
+
+    >>> weights({"config": {"model": {"pretrained": "runs/imagenet/encoder.safetensors"}}})
+    'imagenet/encoder.safetensors'
+    """
     return "/".join(pathlib.Path(value(summary, "model.pretrained") or "").parts[-2:])
 
 
 def scores(found: Found, row: Row, domain: str, which: str) -> dict[int, float]:
-    """MIoU in % of a row on a domain by seed. Empty: not run.
+    """Return the mIoU in % of a row on a domain, by seed; empty if it was not run.
 
-    `which` is best or last, on the test split; or select: of the best checkpoint on the split that it was chosen on.
+    `which`: "best" or "last" checkpoint on the test split, or "val": the best checkpoint on the val split.
     """
     by_seed = found.summaries.get(row.jobs.get(domain, ""), {})
     key = "val_miou_best" if which == "val" else f"miou_{which}"
@@ -218,7 +237,7 @@ def scores(found: Found, row: Row, domain: str, which: str) -> dict[int, float]:
 
 
 def averages(found: Found, row: Row, which: str) -> dict[int, float]:
-    """Mean over the domains of every seed that has all of them."""
+    """Return the mean mIoU over the domains, for every seed that has all of them."""
     by_domain = [scores(found, row, domain, which) for domain in found.domains]
     if not by_domain or set(row.jobs) != set(found.domains):
         return {}
@@ -227,7 +246,7 @@ def averages(found: Found, row: Row, which: str) -> dict[int, float]:
 
 
 def class_scores(found: Found, row: Row, domain: str, which: str) -> dict[str, dict[int, float]]:
-    """IoU in % per class and seed; a class that is absent from the split has none."""
+    """Return the IoU in % per class and seed; empty for a class that the split lacks."""
     by_seed = found.summaries.get(row.jobs.get(domain, ""), {})
     key = "iou" if which == "best" else "iou_last"
     out: dict[str, dict[int, float]] = {}
@@ -238,7 +257,7 @@ def class_scores(found: Found, row: Row, domain: str, which: str) -> dict[str, d
 
 
 def extra_rows(found: Found, known: Sequence[Row]) -> list[Row]:
-    """Rows of the user's own that were run, in the order of their names."""
+    """Return the rows with results that are not among the known ones, sorted by name."""
     names = {job for row in known for job in row.jobs.values()}
     out = []
     for job, by_seed in sorted(found.summaries.items()):

@@ -1,4 +1,4 @@
-"""Running the commands of a sweep one after another, each in a process of its own."""
+"""Runs the commands of a sweep one after another, each in its own process."""
 
 import pathlib
 import signal
@@ -20,10 +20,10 @@ from usss_jax.experiments.layout import keep_result
 
 
 def run_commands(commands: Sequence[Command], say: Callable[[str], None]) -> list[str]:
-    """Run commands in their order; one that fails is told in a line, and the next one follows.
+    """Run commands in order, reporting progress; a command that fails does not stop the others.
 
     Returns:
-      Titles of the commands that failed.
+      Titles of the failed commands.
     """
     failed: list[str] = []
     seconds: list[tuple[str, float]] = []
@@ -45,10 +45,9 @@ def run_commands(commands: Sequence[Command], say: Callable[[str], None]) -> lis
 
 
 def run_command(command: Command, say: Callable[[str], None]) -> str:
-    """Run one command and keep its results; return what is wrong, or nothing.
+    """Run one command and copy its results; return the error, or an empty text.
 
-    The process writes to the log, which stays locked as long as the process lives: two sweeps, or one that was killed
-    and its next, cannot work on the same workdir.
+    The process holds a lock on its log, so that two sweeps never use the same workdir, even after one was killed.
     """
     if command.needs_singles and (absent := command.absent_singles()):
         return f"it needs the single-domain networks, and {absent[0]} is missing"
@@ -59,7 +58,7 @@ def run_command(command: Command, say: Callable[[str], None]) -> str:
             if fcntl:
                 fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            return f"another process works on it; see {command.log}"
+            return f"another process is running it; see {command.log}"
         log.write(f"\n$ {command.printed()}\n")
         log.flush()
         code = wait_for(subprocess.Popen([sys.executable, *command.words()], stdout=log, stderr=subprocess.STDOUT))
@@ -67,26 +66,26 @@ def run_command(command: Command, say: Callable[[str], None]) -> str:
         return f"exit code {code}: {last_line(command.log)} (log: {command.log})"
     for result, path in command.results().items():
         try:
-            keep_result(command.workdir / command.jobs[result] / "summary.json", path, command.asked)
+            keep_result(command.workdir / command.jobs[result] / "summary.json", path, command.requested)
         except InputError as e:
             return f"{e} (log: {command.log})"
     return ""
 
 
 def wait_for(process: subprocess.Popen) -> int:
-    """Wait for a process, and end it if this one is told to end; return its exit code.
+    """Wait for a process, forwarding the signals that end this one; return its exit code.
 
     Raises:
-      Ended: if this one was told to end, as soon as the process, which may save a checkpoint first, has ended.
+      Ended: after such a signal, once the process has saved its checkpoint and exited.
     """
-    told = 0
+    received = 0
 
     def end(number, frame):
-        nonlocal told
-        if told and number == signal.SIGINT:  # again
+        nonlocal received
+        if received and number == signal.SIGINT:  # pressed twice
             process.kill()
-        elif not told:
-            told = number
+        elif not received:
+            received = number
             process.terminate()
 
     listens = threading.current_thread() is threading.main_thread()
@@ -99,13 +98,24 @@ def wait_for(process: subprocess.Popen) -> int:
         if process.poll() is None:
             process.terminate()
             process.wait()
-    if told:
-        raise signals.Ended("told to end; the same command resumes with the command that was running", 128 + told)
+    if received:
+        raise signals.Ended("stopped by a signal; run the same command again to resume", 128 + received)
     return code
 
 
 def remaining(names: Sequence[str], seconds: Sequence[tuple[str, float]]) -> float | None:
-    """Seconds that commands will take, by the mean of finished ones of the same name, else of all; None: unknown."""
+    """Estimate the seconds that commands take: the mean of finished ones of the same name, else of all.
+
+    Args:
+      names: of the commands.
+      seconds: name and seconds of each finished command.
+
+    Returns:
+      The estimate; None without a finished command.
+
+    >>> remaining(["basic", "full"], [("basic", 10.0), ("basic", 20.0), ("full", 60.0)])
+    75.0
+    """
     if not seconds:
         return None
     total = 0.0
@@ -116,13 +126,17 @@ def remaining(names: Sequence[str], seconds: Sequence[tuple[str, float]]) -> flo
 
 
 def last_line(path: pathlib.Path) -> str:
-    """Last line of a log that says something."""
+    """Return the last non-empty line of a log."""
     lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "no output"
 
 
 def clock(seconds: float) -> str:
-    """Format seconds as m:ss or h:mm:ss."""
+    """Format seconds as m:ss or h:mm:ss.
+
+    >>> clock(75), clock(3675)
+    ('1:15', '1:01:15')
+    """
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"

@@ -1,7 +1,7 @@
-"""Numbers of the paper, typed from its text (arXiv 1811.10323), mIoU and IoU in %.
+"""Numbers of the paper, copied from its text (arXiv 1811.10323): mIoU and IoU in %.
 
-A row's name is that of experiments/rows.py; `None` is a dash of the paper. Averages are as printed there, also where
-they are not the mean of the domains. Line numbers are those of the plain text of the arXiv version.
+Rows have the names of experiments/rows.py; `None` is a dash in the paper. Averages are as printed, even if they are
+not the mean of the domains. Line numbers refer to the plain text of the arXiv version.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ class PaperTable:
     """One table of mIoU.
 
     Attributes:
-      domains: of its columns.
-      lines: of the text.
-      rows: per N and row the scores of the domains, then the average.
+      domains: columns.
+      lines: line numbers in the text.
+      rows: N -> row -> scores of the domains, then their average.
     """
 
     domains: tuple[str, ...]
@@ -119,7 +119,7 @@ TABLES = {
     ),
 }
 
-# Class-wise IoU of Tables 2 (lines 567-575) and 8 (lines 1048-1053), N = 100, in the order of the domain's classes, as
+# IoU per class of Tables 2 (lines 567-575) and 8 (lines 1048-1053), N = 100, in the order of the domain's classes, as
 # printed; the last number of a row is the mIoU.
 _PER_CLASS = {
     (2, "cityscapes"): {
@@ -149,23 +149,30 @@ _PER_CLASS = {
         "k5": "86.07 76.39 15.25 87.87 63.6 70.95 32.6 34.6 76.63 30.42 30.9 55.02",
     },
 }
-# Per table and domain and row: IoU of every class, then the mIoU.
+# (table, domain) -> row -> IoU of every class, then the mIoU.
 PER_CLASS: dict[tuple[int, str], dict[str, tuple[float, ...]]] = {
     key: {row: tuple(map(float, text.split())) for row, text in rows.items()} for key, rows in _PER_CLASS.items()
 }
-PER_CLASS_OF = {2: 2, 3: 2, 7: 8, 8: 8}  # table -> table of the classes of its rows, all at N = 100
-SCORES_OF = {2: 3, 8: 7}  # table of classes -> table of their mIoU
+PER_CLASS_OF = {2: 2, 3: 2, 7: 8, 8: 8}  # table -> table with the IoU per class of its rows, all at N = 100
+SCORES_OF = {2: 3, 8: 7}  # table of IoU per class -> table of their mIoU
 
 
 def domains_of(table: int) -> tuple[str, ...]:
-    """Domains of a table."""
+    """Return the domains of a table.
+
+    >>> domains_of(6)
+    ('cityscapes', 'sun13')
+    """
     return TABLES[SCORES_OF.get(table, table)].domains
 
 
 def table_scores(table: int, pair: str, n: int, scale: str) -> dict[str, dict[str, float | None]] | None:
-    """Scores of the paper beside which a setting may be put: row -> domain or "average" -> mIoU; None: none.
+    """Return the paper's scores for an experiment, row -> domain or "average" -> mIoU.
 
-    Only the very pair of the table at full scale and its N may be compared.
+    None unless the experiment has the table's pair and one of its N, at full scale.
+
+    >>> table_scores(3, "cs_cvd", 100, "full")["basic"]
+    {'cityscapes': 36.04, 'camvid': 51.9, 'average': 43.97}
     """
     if pair != PAPER_PAIR[table] or scale != "full":
         return None
@@ -177,7 +184,11 @@ def table_scores(table: int, pair: str, n: int, scale: str) -> dict[str, dict[st
 
 
 def class_scores(table: int, n: int, domain: str) -> dict[str, tuple[float, ...]]:
-    """IoU of every class and mIoU per row of the paper; empty where it does not tell them."""
+    """Return the paper's IoU of every class, then the mIoU, by row; empty if it does not print them.
+
+    >>> class_scores(2, 100, "camvid")["full"][-1]
+    54.62
+    """
     if n != 100 or table not in PER_CLASS_OF:
         return {}
     return PER_CLASS.get((PER_CLASS_OF[table], domain), {})

@@ -1,4 +1,4 @@
-"""A table of the paper and ours as Markdown, and as CSV with a line per number."""
+"""Renders tables of the paper's numbers and ours, as Markdown and as CSV with one line per number."""
 
 import csv
 import io
@@ -16,7 +16,11 @@ CSV_FIELDS = ("table", "pair", "n", "scale", "row", "source", "domain", "class",
 
 
 def mean_and_spread(values: Iterable[float]) -> str:
-    """Format "34.01 ± 0.52", the sample standard deviation; of one value without a spread."""
+    """Format mean and sample standard deviation; a single value has no deviation.
+
+    >>> mean_and_spread([33.0, 35.0]), mean_and_spread([34.0]), mean_and_spread([])
+    ('34.00 ± 1.41', '34.00', 'not run')
+    """
     values = list(values)
     if not values:
         return NOT_RUN
@@ -25,7 +29,7 @@ def mean_and_spread(values: Iterable[float]) -> str:
 
 
 def shown_rows(table: int, found: Found, with_paper: bool) -> list[Row]:
-    """Rows of the table, those that are not of the paper if they were run, and the user's own."""
+    """Return the paper's rows of a table, then ours if they were run, then the user's."""
     rows = []
     for row in rows_of_table(table, found.domains):
         was_run = any(job in found.summaries for job in row.jobs.values())
@@ -35,32 +39,32 @@ def shown_rows(table: int, found: Found, with_paper: bool) -> list[Row]:
 
 
 def markdown(table: int, found: Found) -> str:
-    """Section of one table and setting: scores, classes, notes."""
-    setting, domains = found.setting, found.domains
+    """Render one table for one experiment: scores, scores per class, notes."""
+    experiment, domains = found.experiment, found.domains
     numbers, other = beside(table, found)
     rows = shown_rows(table, found, numbers is not None)
-    scale = f" ({setting.scale})" if setting.scale else ""
-    parts = [f"## Table {table}: {setting.pair}, N = {setting.n}{scale}", f"{HEAD}. {convention(found)}"]
+    scale = f" ({experiment.scale})" if experiment.scale else ""
+    parts = [f"## Table {table}: {experiment.pair}, N = {experiment.n}{scale}", f"{HEAD}. {convention(found)}"]
     if numbers is None:
         parts.append(
-            f"The paper's columns are left out: {other or f'{setting.pair} with N = {setting.n}{scale}'} is no setting "
-            f"of its Table {table}, and these scores must not be put beside its numbers."
+            f"The paper's columns are left out: {other or f'{experiment.pair} with N = {experiment.n}{scale}'} is not "
+            f"in its Table {table}, and these scores must not be compared with its numbers."
         )
     parts.append(score_table(found, rows, numbers))
     for domain in domains:
-        of_paper = paper.class_scores(table, setting.n, domain) if numbers is not None else {}
+        of_paper = paper.class_scores(table, experiment.n, domain) if numbers is not None else {}
         if text := class_table(found, rows, domain, of_paper):
             parts += [f"IoU in % per class of {domain}, best checkpoint:", text]
     return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes(found))]) + "\n"
 
 
 def beside(table: int, found: Found) -> tuple[dict[str, dict[str, float | None]] | None, str]:
-    """Scores of the paper that the setting may be put beside; without any, what differs though the names agree."""
-    setting = found.setting
-    numbers = paper.table_scores(table, setting.pair, setting.n, setting.scale)
+    """Return the paper's scores that an experiment is comparable with; if None, what differs despite equal names."""
+    experiment = found.experiment
+    numbers = paper.table_scores(table, experiment.pair, experiment.n, experiment.scale)
     if numbers is None:
         return None, ""
-    encoder = ENCODERS[table][setting.n] or CONFIGS_ENCODER[setting.pair]
+    encoder = ENCODERS[table][experiment.n] or CONFIGS_ENCODER[experiment.pair]
     for _, path, summary in found.all():
         theirs, width = collect.value(summary, "model.encoder"), collect.value(summary, "model.width")
         if theirs not in (encoder, SAME_ENCODER[encoder]) or width != 1:
@@ -71,61 +75,71 @@ def beside(table: int, found: Found) -> tuple[dict[str, dict[str, float | None]]
 
 
 def convention(found: Found) -> str:
-    """What the summaries say of their mIoU, and of spreads."""
-    said = sorted({summary.get("convention", "") for _, _, summary in found.all()} - {""})
+    """Return how the summaries define mIoU, and how the table shows several seeds."""
+    definitions = sorted({summary.get("convention", "") for _, _, summary in found.all()} - {""})
     spread = "With several seeds: mean ± sample standard deviation."
-    return " ".join([*(f"{text}." for text in said), spread])
+    return " ".join([*(f"{text}." for text in definitions), spread])
 
 
 def grid(lines: Sequence[Sequence[str]]) -> str:
-    """Markdown table; the first line is its head."""
+    """Render a Markdown table; the first line is its header.
+
+    >>> print(grid([["", "mIoU"], ["basic", "43.97"]]))
+    |  | mIoU |
+    |---|---|
+    | basic | 43.97 |
+    """
     rows = [f"| {' | '.join(line)} |" for line in lines]
     return "\n".join([rows[0], "|---" * len(lines[0]) + "|", *rows[1:]])
 
 
 def score_table(found: Found, rows: Sequence[Row], numbers: Mapping[str, Mapping] | None) -> str:
-    """Rows x domains and average, the paper's columns first."""
+    """Render rows x (domains, average), the paper's columns first."""
     domains = found.domains
     splits = {d: about["split"] for _, _, s in found.all() for d, about in s["domains"].items()}
     heads = [f"{d} ({splits[d]})" if d in splits else d for d in domains]
     before = [f"paper: {name}" for name in (*domains, "average")] if numbers is not None else []
     on_val = {row.name: collect.averages(found, row, "val").values() for row in rows}
-    tells_val = any(on_val.values())
-    lines = [["", *before, *heads, "average", "seeds", *["average on val"] * tells_val]]
+    has_val = any(on_val.values())
+    lines = [["", *before, *heads, "average", "seeds", *["average on val"] * has_val]]
     for row in rows:
         of_paper = (numbers or {}).get(row.name, {})
         theirs = [percent(of_paper.get(name)) for name in (*domains, "average")] if numbers is not None else []
         ours = [both(found, row, domain) for domain in domains]
         counts = [len(collect.scores(found, row, d, "best")) for d in domains if d in row.jobs] or [0]
         seeds = str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
-        chosen = [mean_and_spread(on_val[row.name]).replace(NOT_RUN, "-")] * tells_val
+        chosen = [mean_and_spread(on_val[row.name]).replace(NOT_RUN, "-")] * has_val
         lines.append([row.title, *theirs, *ours, average(found, row), seeds if row.variants else "-", *chosen])
     return grid(lines)
 
 
 def percent(value: float | None) -> str:
-    """Number of the paper, or its dash."""
+    """Format a number of the paper; None is a dash.
+
+    >>> percent(49.8), percent(None)
+    ('49.80', '-')
+    """
     return "-" if value is None else f"{value:.2f}"
 
 
 def both(found: Found, row: Row, domain: str) -> str:
-    """Cell of a domain: best / last; "-" where the row has no score by its nature."""
-    if domain not in row.jobs:
-        return "-"
-    cells = [collect.scores(found, row, domain, which).values() for which in ("best", "last")]
-    return " / ".join(map(mean_and_spread, cells)) if cells[0] else NOT_RUN
+    """Format the cell of a domain: best / last; "-" if the row cannot have a score there."""
+    return _best_and_last(lambda which: collect.scores(found, row, domain, which)) if domain in row.jobs else "-"
 
 
 def average(found: Found, row: Row) -> str:
-    """Cell of the average over domains."""
-    if set(row.jobs) != set(found.domains):
-        return "-"
-    cells = [collect.averages(found, row, which).values() for which in ("best", "last")]
-    return " / ".join(map(mean_and_spread, cells)) if cells[0] else NOT_RUN
+    """Format the cell of the average over domains, like `both`."""
+    complete = set(row.jobs) == set(found.domains)
+    return _best_and_last(lambda which: collect.averages(found, row, which)) if complete else "-"
+
+
+def _best_and_last(scores):
+    best, last = scores("best").values(), scores("last").values()
+    return f"{mean_and_spread(best)} / {mean_and_spread(last)}" if best else NOT_RUN
 
 
 def class_table(found: Found, rows: Sequence[Row], domain: str, of_paper: Mapping[str, Sequence[float]]) -> str:
-    """Rows x classes of one domain, as Tables 2 and 8; empty without any row."""
+    """Render rows x classes of one domain, like Tables 2 and 8; "" without any row."""
     classes: list[str] = []
     lines = []
     for row in rows:
@@ -142,7 +156,7 @@ def class_table(found: Found, rows: Sequence[Row], domain: str, of_paper: Mappin
 
 
 def notes(found: Found) -> list[str]:
-    """What the numbers were made with."""
+    """List split, seeds, encoder, weights, sizes, steps, devices, versions and commits behind the numbers."""
     if not found.summaries:
         return ["Nothing was run."]
     summaries = [summary for _, _, summary in found.all()]
@@ -156,7 +170,7 @@ def notes(found: Found) -> list[str]:
     commits = sorted({short_commit(summary.get("commit")) for summary in summaries})
     sizes = {d: about["image_size"] for s in summaries for d, about in s["domains"].items()}
     files = ", ".join(sorted({collect.weights(summary) for summary in summaries} - {""}))
-    weights = files or "none: random weights, which departs from the paper (ImageNet's)"
+    weights = files or "none: random weights, unlike the paper (ImageNet's)"
     jax = sorted({summary.get("versions", {}).get("jax", "unknown") for summary in summaries})
     out = [
         f"Split {', '.join(sorted(universal or splits))}, split_seed {each('data.split_seed')}; seeds (of the "
@@ -174,25 +188,29 @@ def notes(found: Found) -> list[str]:
 
 
 def steps(found: Found) -> str:
-    """Steps of every kind of job."""
+    """List the steps of every kind of job."""
     kinds = {collect.kind(job): summary["steps"] for job, _, summary in found.all()}
     return ", ".join(f"{count} ({kind})" for kind, count in kinds.items())
 
 
 def short_commit(commit: str | None) -> str:
-    """First seven digits, and whether files differed from it."""
+    """Shorten a commit to seven digits, noting whether files differed from it.
+
+    >>> short_commit("571bebe1f00d+3 files"), short_commit(None)
+    ('571bebe+changes', 'unknown')
+    """
     base, plus, _ = (commit or "unknown").partition("+")
     return base[:7] + ("+changes" if plus else "")
 
 
 def csv_text(sections: Iterable[tuple[int, Found]]) -> str:
-    """All numbers of the tables and settings: one line each, in per cent, of the paper and ours."""
+    """Render all numbers of some tables and their experiments, the paper's and ours, in %, one per line."""
     file = io.StringIO()
     writer = csv.DictWriter(file, CSV_FIELDS, lineterminator="\n")
     writer.writeheader()
     for table, found in sections:
-        setting = found.setting
-        shared = {"table": table, "pair": setting.pair, "n": setting.n, "scale": setting.scale}
+        experiment = found.experiment
+        shared = {"table": table, "pair": experiment.pair, "n": experiment.n, "scale": experiment.scale}
         numbers, _ = beside(table, found)
         for row in shown_rows(table, found, numbers is not None):
             for line in [*paper_lines(table, found, row, numbers or {}), *our_lines(found, row)]:
@@ -201,20 +219,20 @@ def csv_text(sections: Iterable[tuple[int, Found]]) -> str:
 
 
 def paper_lines(table: int, found: Found, row: Row, numbers: Mapping[str, Mapping]) -> list[dict]:
-    """Lines of the paper's numbers for a row."""
+    """Return the CSV lines of the paper's numbers for a row."""
     lines = []
     for domain, value in numbers.get(row.name, {}).items():
         if value is not None:
             lines.append({"source": "paper", "domain": domain, "mean": value})
     for domain in found.domains:
-        of_paper = paper.class_scores(table, found.setting.n, domain) if numbers else {}
+        of_paper = paper.class_scores(table, found.experiment.n, domain) if numbers else {}
         named = zip(BUILTIN[domain].class_names, of_paper[row.name], strict=False) if row.name in of_paper else ()
         lines += [{"source": "paper", "domain": domain, "class": name, "mean": value} for name, value in named]
     return lines
 
 
 def our_lines(found: Found, row: Row) -> list[dict]:
-    """Lines of our numbers for a row."""
+    """Return the CSV lines of our numbers for a row."""
     lines = []
     for which in ("best", "last"):
         for domain in found.domains:
@@ -226,7 +244,11 @@ def our_lines(found: Found, row: Row) -> list[dict]:
 
 
 def line_of(domain: str, name: str, which: str, by_seed: Mapping[int, float]) -> dict:
-    """One line; empty without a score."""
+    """Return one CSV line of our numbers; empty without a score.
+
+    >>> line_of("camvid", "sky", "best", {0: 33.0, 1: 35.0})["mean"]
+    '34.0000'
+    """
     values = list(by_seed.values())
     if not values:
         return {}

@@ -1,7 +1,7 @@
-"""Rows of the paper's tables as settings: config file, argument, overrides and variants.
+"""Rows of the paper's tables: the config, variants and overrides that reproduce each.
 
-A row has a short name (`full`) in its table and a full one (`table3/n100/full`). Every row can be run on any pair of
-domains whose config takes `n=` and an encoder as arguments.
+A row has a short name (`full`) in its table and a full one (`table3/n100/full`). Every row runs with any config that
+takes `n=` and an encoder as arguments.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from usss_jax.config import ANCHORED, fields, no_such_field
 from usss_jax.errors import InputError
 
-# Config of every table of the paper, and the encoder per number of labeled images ("": the config's, ResNet-18).
+# Config of every table of the paper; and its encoder by N, the labeled images per domain ("": the config's, ResNet-18).
 PAPER_PAIR = {2: "cs_cvd", 3: "cs_cvd", 4: "cs_cvd", 5: "cs_idd", 6: "cs_sun", 7: "cs_cvd", 8: "cs_cvd"}
 ENCODERS = {
     2: {100: ""},
@@ -23,11 +23,11 @@ ENCODERS = {
     8: {100: ""},
 }
 
-CONFIGS_ENCODER = {"cs_cvd": "resnet18", "cs_idd": "resnet18", "cs_sun": "resnet50"}  # that of the paper's configs
+CONFIGS_ENCODER = {"cs_cvd": "resnet18", "cs_idd": "resnet18", "cs_sun": "resnet50"}
 SAME_ENCODER = {"resnet18": "drn_d_22", "resnet50": "drn_d_54", "resnet101": "drn_d_105"}  # two names of one network
 
-# Rows of every table in its order; those in brackets are ours and not in the paper. A name that ends in _* stands for
-# a row of each domain. `souly` and `scenenet` are the paper's citations, which we do not run.
+# Rows of every table, in order; those in brackets are ours and not the paper's. A name that ends in _* stands for
+# a row per domain. `souly` and `scenenet` are cited scores of other works, which cannot be run.
 TABLE_ROWS = {
     2: "train_on_* basic full",
     3: "train_on_* [finetune_*] basic cross full [anchored]",
@@ -37,8 +37,8 @@ TABLE_ROWS = {
     7: "theta05 words full k3 k5 direct [random]",
     8: "full k3 k5",
 }
-SINGLES = "single"  # workdir of the single-domain networks, which all rows of a seed share
-WITHOUT_SINGLES = ("basic", "direct", "single", "hung")  # variants that need no single-domain networks
+SINGLES = "single"  # workdir of the single-domain networks that all rows of a seed share
+WITHOUT_SINGLES = ("basic", "direct", "single", "hung")  # variants that do not start from them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Row:
 
     Attributes:
       name: short name.
-      title: as the tables print it.
-      variants: of the config; empty: cited by the paper, not ours to run.
-      overrides: fields of the config that make the row what it is.
-      jobs: per domain the job whose summary has the score; a domain without one has no score.
-      optional: not of the paper: run if it is named, shown if it was run.
+      title: printed name.
+      variants: `variants` of the config; empty: a cited score, which cannot be run.
+      overrides: config fields that define the row.
+      jobs: domain -> job whose summary has the score; a domain without one has no score.
+      optional: not in the paper: run only if named, shown only if it was run.
       missing: why the row cannot be run; empty: it can.
     """
 
@@ -65,18 +65,30 @@ class Row:
 
     @property
     def needs_singles(self) -> bool:
-        """Whether it starts from label embeddings of the single-domain networks."""
+        """Whether its label embeddings are prototypes of the single-domain networks."""
         of_networks = self.overrides.get("usss.label_embeddings", "prototypes") == "prototypes"
         return of_networks and not set(self.variants) <= set(WITHOUT_SINGLES)
 
 
 def field_text(value) -> str:
-    """Value of a config's field as a command line has it: 1.0 -> "1"."""
+    """Format the value of a config field for a command line.
+
+    >>> field_text(1.0), field_text(True), field_text("none")
+    ('1', 'True', 'none')
+    """
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def universal_rows(domains: Sequence[str], words: str = "") -> dict[str, Row]:
-    """Rows with one network for all domains, by name; `words` is the file of word vectors for the row of that name."""
+    """Return the rows that train one network for all domains, by name.
+
+    Args:
+      domains: names.
+      words: file of word vectors for the row `words`, which cannot be run without it.
+
+    >>> universal_rows(["a", "b"])["k3"].overrides
+    {'usss.embeddings_per_class': '3'}
+    """
     table: tuple[tuple[str, str, str, dict[str, str]], ...] = (
         ("basic", "Univ-basic", "basic", {}),
         ("cross", "Univ-cross", "cross", {}),
@@ -96,7 +108,11 @@ def universal_rows(domains: Sequence[str], words: str = "") -> dict[str, Row]:
 
 
 def all_rows(domains: Sequence[str], words: str = "") -> dict[str, Row]:
-    """Every row that we know, by name."""
+    """Return every built-in row, by name.
+
+    >>> all_rows(["a", "b"])["train_on_a"].jobs
+    {'a': 'single_a', 'b': 'frozen_a_b'}
+    """
     rows = {}
     for source in domains:
         frozen = {d: f"frozen_{source}_{d}" for d in domains if d != source}
@@ -116,7 +132,14 @@ def all_rows(domains: Sequence[str], words: str = "") -> dict[str, Row]:
 
 
 def expand(pattern: str, rows: Mapping[str, Row]) -> list[Row]:
-    """Rows that a name, or one with * at its end, stands for; InputError for none."""
+    """Return the rows that a name, a name without its domain, or a prefix and * stands for.
+
+    Raises:
+      InputError: if there is no such row.
+
+    >>> [row.name for row in expand("k*", universal_rows(["a", "b"]))]
+    ['k3', 'k5']
+    """
     if pattern.endswith("*"):
         found = [row for name, row in rows.items() if name.startswith(pattern[:-1])]
     else:
@@ -129,31 +152,41 @@ def expand(pattern: str, rows: Mapping[str, Row]) -> list[Row]:
 
 
 def check_table(table: int):
-    """Raise InputError for a table that has no rows to run."""
+    """Raise InputError for a table without rows to run."""
     if table not in TABLE_ROWS:
-        raise InputError(f"table={table}: the tables with rows to run are {', '.join(map(str, TABLE_ROWS))}")
+        raise InputError(f"table={table}: has no rows to run; give one of {', '.join(map(str, TABLE_ROWS))}")
 
 
 def rows_of_table(table: int, domains: Sequence[str], words: str = "") -> list[Row]:
-    """Rows of a table of the paper on the given domains, ours that are not in the paper marked as optional."""
+    """Return the rows of a table for the given domains; those that the paper lacks are optional.
+
+    >>> [row.name for row in rows_of_table(8, ["a", "b"])]
+    ['full', 'k3', 'k5']
+    """
     check_table(table)
     rows = all_rows(domains, words)
     out = []
     for item in TABLE_ROWS[table].split():
         pattern = item.strip("[]")
         if pattern.endswith("_*") and not any(name.startswith(pattern[:-1]) for name in rows):
-            continue  # a single domain has nothing to be fine-tuned on
+            continue  # with a single domain there is no fine-tuning
         out += [dataclasses.replace(row, optional=item != pattern) for row in expand(pattern, rows)]
     return out
 
 
 def read_extra(text: str, domains: Sequence[str]) -> Row:
-    """Read a row of one's own, "NAME:FIELD=VALUE,FIELD=VALUE": Univ-full, or the variant that `variants=` names."""
+    """Parse a custom row, "NAME:FIELD=VALUE,FIELD=VALUE": Univ-full, or the variant given as `variants=`.
+
+    >>> read_extra("half:usss.alpha=0.5", ["a", "b"]).title
+    'half: usss.alpha=0.5'
+    """
     name, colon, given = text.partition(":")
     if not colon or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise InputError(f"extra={text}: give NAME:FIELD=VALUE,FIELD=VALUE, the name of small letters, digits and _")
+        raise InputError(
+            f"extra={text}: give NAME:FIELD=VALUE,FIELD=VALUE with a NAME of lower-case letters, digits, _"
+        )
     if name == SINGLES or name in all_rows(domains) or name.startswith(("single_", "frozen_", "finetune_", "hung_")):
-        raise InputError(f"extra={text}: {name!r} is the name of a row of ours; choose another")
+        raise InputError(f"extra={text}: {name!r} is the name of a built-in row; choose another")
     overrides = {}
     for item in given.split(","):
         field, equals, value = (part.strip() for part in item.partition("="))
@@ -162,7 +195,7 @@ def read_extra(text: str, domains: Sequence[str]) -> Row:
         if field not in fields():
             raise InputError(f"extra={text}: {field}: {no_such_field(field, fields())}")
         if (fields()[field].sweep and field != "variants") or field in overrides:
-            raise InputError(f"extra={text}: {field} is the same for all rows, or given twice; leave it out")
+            raise InputError(f"extra={text}: {field} is the same for all rows, or given twice; remove it")
         overrides[field] = check_value(f"extra={text}", field, value)
     variant = overrides.pop("variants", "full")
     if variant not in ("basic", "cross", "full", "direct"):
@@ -171,14 +204,18 @@ def read_extra(text: str, domains: Sequence[str]) -> Row:
     row = Row(name, title, (variant,), overrides, dict.fromkeys(domains, name))
     if row.needs_singles and (of_singles := [name for name in overrides if fields()[name].is_of_singles]):
         raise InputError(
-            f"extra={text}: {of_singles[0]} changes the single-domain networks, which all rows share; give it to a "
-            f"sweep of its own as --config.{of_singles[0]}, with --runs and --results of its own"
+            f"extra={text}: {of_singles[0]} changes the single-domain networks, which all rows share; run a separate "
+            f"sweep with --config.{of_singles[0]} and its own --runs and --results"
         )
     return row
 
 
 def check_value(where: str, field: str, text: str) -> str:
-    """Return the text of a field's value; InputError if it is none of the field's kind."""
+    """Return the text of a field's value; raise InputError if it does not parse as the field's type.
+
+    >>> check_value("--config.optim.lr", "optim.lr", "0.1")
+    '0.1'
+    """
     default = fields()[field].default
     try:
         if isinstance(default, bool):
@@ -191,12 +228,20 @@ def check_value(where: str, field: str, text: str) -> str:
     return text
 
 
-def asked_rows(
+def requested_rows(
     table: int, domains: Sequence[str], chosen: Sequence[str], extra: Sequence[str], words: str = ""
 ) -> list[Row]:
-    """Rows to run: the chosen ones of any table, else those of this table's that the paper has; and the extra ones.
+    """Return the rows to run.
 
-    An extra row alone is run alone.
+    Args:
+      table: whose rows run if neither `chosen` nor `extra` are given, without the optional ones.
+      domains: names.
+      chosen: names of rows of any table, as `expand` takes them.
+      extra: custom rows, as `read_extra` takes them.
+      words: file of word vectors.
+
+    >>> [row.name for row in requested_rows(3, ["a", "b"], ["k*"], ["half:usss.alpha=0.5"])]
+    ['k3', 'k5', 'half']
     """
     if chosen:
         known = all_rows(domains, words)
@@ -205,26 +250,34 @@ def asked_rows(
         rows = [] if extra else [row for row in rows_of_table(table, domains, words) if not row.optional]
     rows += [read_extra(text, domains) for text in extra]
     if len({row.name for row in rows}) < len(rows):
-        raise InputError(f"rows: {', '.join(row.name for row in rows)}: one of them is given twice")
+        raise InputError(f"rows: {', '.join(row.name for row in rows)}: a name is given twice; remove one")
     if chosen and (cited := [row.name for row in rows if not row.variants]):
-        raise InputError(f"rows: {cited[0]} is another work, whose score the paper cites; there is nothing to run")
+        raise InputError(f"rows: {cited[0]} is another work, which the paper only cites; remove it")
     return [row for row in rows if row.variants]
 
 
 def config_argument(table: int, n: int, scale: str) -> str:
-    """Argument of the config file for a table with N labeled images per domain: "resnet50,n=1500", ",cpu" at scale cpu.
+    """Return the argument of the config for a table and N labeled images per domain.
 
-    An N that the table does not have takes its encoder; InputError where the table has several.
+    An N that the table lacks gets the table's encoder.
+
+    Raises:
+      InputError: for such an N if the table has several encoders.
+
+    >>> config_argument(5, 1500, "cpu")
+    'resnet50,n=1500,cpu'
     """
     encoders = ENCODERS[table]
     if n not in encoders and len(set(encoders.values())) > 1:
-        raise InputError(f"n={n}: table {table} has another encoder for each n; give {', '.join(map(str, encoders))}")
+        raise InputError(
+            f"n={n}: table {table} has a different encoder for each n; give {', '.join(map(str, encoders))}"
+        )
     encoder = encoders.get(n, next(iter(encoders.values())))
     return ",".join(part for part in (encoder, f"n={n}", "cpu" if scale == "cpu" else "") if part)
 
 
 def named_rows(domains: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, Row]]:
-    """Every row of the paper by its full name: config with argument, and the row; `domains` of every config."""
+    """Return config and row of every row of the paper, by full name; `domains` gives the domains of every config."""
     return {
         f"table{table}/n{n}/{row.name}": (f"configs/{pair}.py:{config_argument(table, n, 'full')}", row)
         for table, pair in PAPER_PAIR.items()

@@ -1,1 +1,1 @@
-"""Predictions as pictures."""
+"""Predictions and scores of finished networks."""

@@ -1,4 +1,4 @@
-"""Label maps of images, from the folder of a finished job alone: no data set, no config file."""
+"""Label maps of images from the folder of a finished job; neither data set nor config file is needed."""
 
 import dataclasses
 import functools
@@ -21,13 +21,13 @@ from usss_jax.runs.networks import load_best
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictor:
-    """A finished network. Use `load`.
+    """A trained network; create it with `load`.
 
     Attributes:
       model: the network.
       variables: {"params", "batch_stats"} of its best checkpoint.
-      domains: of every decoder {"classes": names in the order of the labels, "colors": RGB of each, "size": [height,
-        width] of the images that it was trained and evaluated on}.
+      domains: for each decoder {"classes": names in the order of the labels, "colors": RGB of each, "size": [height,
+        width] of the images in training and evaluation}.
     """
 
     model: UniversalModel
@@ -39,17 +39,17 @@ class Predictor:
         return {d: jax.jit(partial(predict, domain=d, model=self.model)) for d in self.domains}
 
     def predict(self, image: np.ndarray, domain: str | None = None) -> np.ndarray:
-        """Predict the class of every pixel, in evaluation mode.
+        """Predict the class of every pixel.
 
-        The image is taken at the size that it has; scores are those of evaluation for images of the size in `domains`.
-        The network is compiled once for each shape.
+        The image is not resized; the scores of evaluation hold for images of the size in `domains`. The network is
+        compiled once per shape.
 
         Args:
           image: RGB, uint8 [H, W, 3], or a batch [B, H, W, 3].
-          domain: whose classes; may be left out if there is one decoder.
+          domain: name of the decoder; optional if there is only one.
 
         Returns:
-          Places in `domains[domain]["classes"]`, uint8 [H, W] or [B, H, W].
+          Indices into `domains[domain]["classes"]`, uint8 [H, W] or [B, H, W].
 
         Raises:
           InputError: for an unknown domain, or an image of another shape or dtype.
@@ -76,10 +76,10 @@ def load(folder: str | pathlib.Path) -> Predictor:
     """Load the best checkpoint of a finished job, on one device.
 
     Args:
-      folder: of the job, such as RUN/full; it may have been moved since.
+      folder: of the job, such as RUN/full; it may have been moved since training.
 
     Raises:
-      InputError: if it is no finished job, or its checkpoint is damaged.
+      InputError: if the folder is not a finished job, or its checkpoint is damaged.
 
     >>> import usss_jax
     >>> predictor = usss_jax.load("runs/demo/full")
@@ -87,6 +87,6 @@ def load(folder: str | pathlib.Path) -> Predictor:
     ['road', 'sidewalk', 'building']
     """
     path = local_path(str(folder), "folder")
-    open_job(path)  # says what is wrong with it
+    open_job(path)  # raises InputError with the reason
     model, variables, network, _ = load_best(path, sharding.create_mesh(jax.local_devices()[:1]))
     return Predictor(model, variables, network["decoders"])

@@ -21,38 +21,41 @@ def evaluate(
 
     Args:
       folder: of the job, such as RUN/full.
-      domain: name of a built-in domain, or a YAML file; the network has a decoder of its name and classes.
-      root: the domain's folder; None for a drawn domain.
-      split: None: the one that the domain is tested on.
-      batch_size: images at a time.
+      domain: name of a built-in domain, or a YAML file; the network needs a decoder of its name and classes.
+      root: the domain's folder; None for a synthetic domain.
+      split: name of the split; None: the domain's test split.
+      batch_size: images per batch.
 
     Returns:
-      {"miou": mean over the classes that the split has, "iou": {class: IoU, or None if absent}, "confusion": int64
+      {"miou": mean over the classes with labeled pixels, "iou": {class: IoU, or None if absent}, "confusion": int64
       [C, C], rows are labels, "images": their number, "size": [height, width], "split": its name}.
 
     Raises:
-      InputError: for a folder, domain or data that cannot be used.
+      InputError: if the folder is not a finished job, or the domain or its data does not fit.
 
     >>> import usss_jax
     >>> scores = usss_jax.evaluate("runs/demo/full", "city_street", batch_size=4)
     >>> scores["split"], 0 <= scores["miou"] <= 1, scores["confusion"].shape == (len(scores["iou"]),) * 2
     ('val', True, True)
     """
-    predictor, of = load(folder), get_domain(domain)
-    decoder = predictor.domains.get(of.name)
+    predictor, known = load(folder), get_domain(domain)
+    decoder = predictor.domains.get(known.name)
     if decoder is None:
-        raise InputError(f"{folder} has decoders for {', '.join(predictor.domains)}, none for {of.name}; give one")
-    if tuple(decoder["classes"]) != of.class_names:
-        raise InputError(f"{folder} was trained with other classes of {of.name} than {domain} has; restore its file")
-    split = split or of.test_split
-    source = open_source(of, root, split, size=tuple(decoder["size"]))
+        raise InputError(
+            f"domain={domain}: {folder} has no decoder for {known.name}; give one of {', '.join(predictor.domains)}"
+        )
+    if tuple(decoder["classes"]) != known.class_names:
+        raise InputError(
+            f"domain={domain}: {folder} was trained with other classes of {known.name}; restore the domain's file"
+        )
+    split = split or known.test_split
+    source = open_source(known, root, split, size=tuple(decoder["size"]))
     mesh = sharding.create_mesh(jax.local_devices()[:1])
-    confusion = create_evaluator(mesh, of.name, of.num_classes, model=predictor.model)(
-        predictor.variables, source, batch_size
-    )
+    evaluator = create_evaluator(mesh, known.name, known.num_classes, model=predictor.model)
+    confusion = evaluator(predictor.variables, source, batch_size)
     return {
         "miou": metrics.mean_iou(confusion),
-        "iou": dict(zip(of.class_names, metrics.iou(confusion), strict=True)),
+        "iou": dict(zip(known.class_names, metrics.iou(confusion), strict=True)),
         "confusion": confusion,
         "images": len(source),
         "size": list(decoder["size"]),

@@ -1,1 +1,1 @@
-"""Encoder, decoders, embedding head, upsampling, weights of others."""
+"""Encoders, decoders, embedding head, upsampling, pretrained weights."""

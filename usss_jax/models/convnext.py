@@ -1,20 +1,20 @@
 """ConvNeXt (Liu et al., "A ConvNet for the 2020s", 2022) with output stride 8 instead of 32.
 
-The stem (stride 4) and the downsampling before stage 1 (stride 2) are the published ones; stages are counted from 0, as
-in the files of weights. The downsamplings before stages 2 and 3 have stride 1, and what follows is dilated so that each
-kernel still meets what lies as far apart as where it was trained:
+The stem (stride 4) and the downsampling before stage 1 (stride 2) are as published; stages are counted from 0, as in
+weight files. The downsamplings before stages 2 and 3 have stride 1, and the layers after them are dilated, so that the
+taps of every kernel stay as far apart in the image as in training:
 
   stage  2x2 downsampling before it             its 7x7 convolutions
   2      stride 1, dilation 1, zeros (0, 1)     dilation 2
   3      stride 1, dilation 2, zeros (1, 1)     dilation 4
 
-For image sides that are multiples of 32 the features [1::4, 1::4] are exactly those of the network of stride 32; the
-others are those of shifted images. A 2x2 kernel has no middle: after (0, 1) a cell stands for what lies half a cell (4
-pixels) to its lower right, and (1, 1) adds nothing to that. timm's ConvNeXt with output_stride=8 does the same.
+For image sides that are multiples of 32, the features [1::4, 1::4] are exactly those of the network of stride 32; the
+others are those of shifted images. A 2x2 kernel has no centre: the padding (0, 1) shifts what a cell sees by half a
+cell (4 pixels) to the lower right, and (1, 1) adds no shift. timm's ConvNeXt with output_stride=8 does the same.
 
-Where a side is no multiple of a stride, that layer sees zeros beyond the lower or right border. The published
-classifier normalises the mean over the image (its last LayerNorm); here the same layer normalises every cell.
-Stochastic depth is not built in.
+Where a side is not a multiple of a stride, the layer pads with zeros at the lower or right border. The last LayerNorm
+normalises every cell, while the published classifier applies it to the mean over the image. Stochastic depth is not
+implemented.
 """
 
 from collections.abc import Sequence
@@ -28,23 +28,23 @@ from jax.typing import DTypeLike
 from usss_jax.models.convnext_names import NAMES
 from usss_jax.models.layers import Conv, Dense, apply_levels, scaled
 
-STAGES = (  # stride, dilation and padding of the downsampling, dilation of the blocks; None: what the size asks for
+STAGES = (  # stride, dilation and padding of the downsampling (None: as the size needs), dilation of the blocks
     (4, 1, None, 1),  # kernel 4x4: the stem
     (2, 1, None, 1),
     (1, 1, (0, 1), 2),
     (1, 2, (1, 1), 4),
 )
-LAYER_SCALE = 1e-6  # to begin with
-INIT = nn.initializers.normal(0.02)  # the original cuts it off at 2, a hundred standard deviations away
+LAYER_SCALE = 1e-6  # initial value
+INIT = nn.initializers.normal(0.02)  # the original truncates at 2, a hundred standard deviations away
 
-# Float32 at least, whatever the convolutions compute in: dtype=None promotes with the parameters.
+# At least float32, whatever the convolutions compute in: dtype=None promotes with the parameters.
 layer_norm = partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
 
 
 class Block(nn.Module):
     """Depthwise 7x7 convolution, LayerNorm, 1x1 to 4x channels, GELU, 1x1 back, times the layer scale, plus the input.
 
-    The sum is float32 at least: bfloat16 would lose branches that begin at a millionth of their size.
+    The sum is at least float32: bfloat16 would lose branches that the layer scale starts at a millionth of their size.
     """
 
     dilation: int = 1
@@ -80,7 +80,7 @@ class ConvNeXt(nn.Module):
       width: factor on every channel count; 1 is the published network.
       dtype: of the convolutions; None follows the input.
       precision: of the convolutions (see `jax.lax.Precision`).
-      remat: stages, 0 to 3, that keep their input alone for the backward pass and are computed again there.
+      remat: stages (0 to 3) to recompute in the backward pass, for which only their input is kept.
     """
 
     blocks: Sequence[int]
@@ -103,12 +103,12 @@ class ConvNeXt(nn.Module):
     def __call__(self, x, train: bool = False, groups: int = 1):
         """Map images [B, H, W, 3] to features [B, ceil(H / 8), ceil(W / 8), out_channels].
 
-        Training or not makes no difference, and no example sees another: `train` and `groups` change nothing.
+        `train` and `groups` change nothing, since the encoder has no batch statistics.
         """
         numerics: dict[str, Any] = {"dtype": self.dtype, "precision": self.precision}
 
         def run(module, x, stage):
-            """One stage; `module` is self, or what stands for it where the stage is computed again."""
+            """One stage; `module` is self, or its stand-in where the stage is recomputed (`apply_levels`)."""
             stride, dilation, zeros, block_dilation = STAGES[stage]
             norm = layer_norm(name=f"stage{stage}_norm", parent=module)
             downsampling = Conv(

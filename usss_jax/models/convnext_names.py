@@ -1,11 +1,11 @@
-"""Names of ConvNeXt's tensors: timm's, which we write too, torchvision's, the original's and Hugging Face's."""
+"""Names of ConvNeXt's tensors: timm's (also used for writing), torchvision's, the original's and Hugging Face's."""
 
 import re
 from collections.abc import Sequence
 
 from usss_jax.models.encoder import TensorNames
 
-# Into timm's names, one after another. torchvision counts stem, stage 0, downsampling, stage 1, ... in one list.
+# Substitutions that give timm's names. torchvision counts stem, stage 0, downsampling, stage 1, ... in one list.
 _ORIGINAL = (
     (r"downsample_layers\.0\.", "stem."),
     (r"downsample_layers\.(\d+)\.", r"stages.\1.downsample."),
@@ -36,18 +36,19 @@ _TORCHVISION = (
     (r"^classifier\.0\.", "head.norm."),
 )
 _HEAD = re.compile(r"(head|fc|head\.fc|classifier|classifier\.2)\.(weight|bias)")  # the ImageNet classifier
-_LAYERS = {"conv_dw": "conv", "norm": "norm", "mlp.fc1": "expand", "mlp.fc2": "reduce"}  # of a block: theirs, ours
+_LAYERS = {"conv_dw": "conv", "norm": "norm", "mlp.fc1": "expand", "mlp.fc2": "reduce"}  # of a block: theirs to ours
 
 
 def our_path(name: str) -> str | None:
-    """Path of a tensor in our variables, None for the classifier.
+    """Path of a tensor in our variables; None for the classifier.
 
-    stem.0.weight -> params/encoder/stage0_conv/kernel; stages.2.blocks.8.gamma -> params/encoder/stage2_block8/scale.
+    >>> our_path("stem.0.weight"), our_path("stages.2.blocks.8.gamma")
+    ('params/encoder/stage0_conv/kernel', 'params/encoder/stage2_block8/scale')
     """
     if _HEAD.fullmatch(name):
         return None
     path = _our_module_and_leaf(_in_timm(name))
-    return f"params/encoder/{path or name}"  # no variable is called by another's name
+    return f"params/encoder/{path or name}"  # an unknown name matches no variable
 
 
 def _in_timm(name: str) -> str:
@@ -81,7 +82,11 @@ def _our_leaf(leaf: str, is_norm: bool) -> str:
 
 
 def their_name(path: str) -> str:
-    """Name of one of our variables in timm, the inverse of `our_path`."""
+    """Name of one of our variables in timm: the inverse of `our_path`.
+
+    >>> their_name("params/encoder/stage2_block8/scale")
+    'stages.2.blocks.8.gamma'
+    """
     _, _, module, *rest = path.split("/")
     leaf = {"kernel": "weight", "scale": "weight"}.get(rest[-1], rest[-1])
     if module == "norm":

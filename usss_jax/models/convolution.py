@@ -1,11 +1,11 @@
 """Convolution of the encoders: XLA's own, and on CPU, where XLA's is slow for some shapes, two exact rewritings.
 
-- 3x3 with stride 1 and many channels: Winograd's minimal filtering F(2x2, 3x3) (Lavin and Gray, 2016), 16 products in
-  place of 36 for four pixels, for any dilation (the pixels of one phase of the dilated grid form an ordinary one).
-- Stride 1 to few channels (the levels at full resolution): several neighbours along a row at once, as more output
-  channels of a kernel that is as much wider. A matrix product with 16 columns leaves most of the processor idle.
+- 3x3 with stride 1 and many channels: Winograd's minimal filtering F(2x2, 3x3) (Lavin and Gray, 2016), with 16 products
+  instead of 36 for four pixels, for any dilation (each phase of a dilated grid is an ordinary grid).
+- Stride 1 to few channels (the levels at full resolution): several neighbouring pixels of a row at once, as additional
+  output channels of a wider kernel. A matrix product with 16 columns leaves most of the processor idle.
 
-Both give the same numbers up to rounding (about 1e-6 of the largest in float32; the tests compare in float64).
+Both give the same result up to rounding (about 1e-6 of the largest value in float32; the tests compare in float64).
 """
 
 from functools import partial
@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-WINOGRAD_CHANNELS = 256  # from here on, in and out, the products outweigh the transforms (docs/speed.md)
-COLUMNS = 64  # output channels that a matrix product should have at least
+WINOGRAD_CHANNELS = 256  # input and output channels from which on the products outweigh the transforms
+COLUMNS = 64  # minimal number of output channels that keeps a matrix product efficient
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -24,46 +24,51 @@ def convolve(x, kernel, stride: int = 1, dilation: int = 1, precision: lax.Preci
     """Cross-correlate `x` [B, H, W, C] with `kernel` [k, k, C, K], k odd, padded with dilation * (k - 1) / 2 zeros.
 
     Returns [B, ceil(H / stride), ceil(W / stride), K]. Reverse-mode differentiable in both.
+
+    >>> convolve(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, :, :, 0].tolist()
+    [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
     """
-    of_xla = partial(plain, stride=stride, dilation=dilation, precision=precision)
+    by_xla = partial(plain, stride=stride, dilation=dilation, precision=precision)
     rewritten = _rewriting(x, kernel, stride, dilation, precision)
     if rewritten is None:
-        return of_xla(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=rewritten, default=of_xla)
+        return by_xla(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=rewritten, default=by_xla)
 
 
 def _forward(x, kernel, stride, dilation, precision):
     return convolve(x, kernel, stride, dilation, precision), (x, kernel)
 
 
-def _backward(stride, dilation, precision, kept, gradient):
-    x, kernel = kept
-    of_xla = partial(plain, stride=stride, dilation=dilation, precision=precision)
+def _backward(stride, dilation, precision, residuals, gradient):
+    x, kernel = residuals
+    by_xla = partial(plain, stride=stride, dilation=dilation, precision=precision)
     rewritten = _rewriting(x, kernel, stride, dilation, precision)
-    if rewritten is not None:  # else the tiles of the forward pass, four times x, and turned kernels are kept
+    if rewritten is not None:  # or XLA would keep the tiles of the forward pass, four times x, and rotated kernels
         x, kernel = (
             lax.platform_dependent(gradient, value, cpu=known_after, default=lambda _, value: value)
             for value in (x, kernel)
         )
-    if stride == 1:  # the adjoint in x is a convolution of the same kind: kernel turned round, channels exchanged
-        of_x = convolve(gradient, kernel[::-1, ::-1].swapaxes(2, 3), 1, dilation, precision)
+    if stride == 1:  # the adjoint in x is a convolution, too: with the kernel rotated and its channels swapped
+        x_gradient = convolve(gradient, kernel[::-1, ::-1].swapaxes(2, 3), 1, dilation, precision)
     else:
-        of_x = jax.vjp(lambda x: of_xla(x, kernel), x)[1](gradient)[0]
+        x_gradient = jax.vjp(lambda x: by_xla(x, kernel), x)[1](gradient)[0]
 
-    def of_kernel(function):
+    def kernel_gradient(function):
         return lambda x, kernel, gradient: jax.vjp(lambda kernel: function(x, kernel), kernel)[1](gradient)[0]
 
+    operands = (x, kernel, gradient)
     if rewritten is None:
-        return of_x, of_kernel(of_xla)(x, kernel, gradient)
-    given = (x, kernel, gradient)
-    return of_x, lax.platform_dependent(*given, cpu=of_kernel(rewritten), default=of_kernel(of_xla))
+        return x_gradient, kernel_gradient(by_xla)(*operands)
+    return x_gradient, lax.platform_dependent(
+        *operands, cpu=kernel_gradient(rewritten), default=kernel_gradient(by_xla)
+    )
 
 
 convolve.defvjp(_forward, _backward)
 
 
 def plain(x, kernel, *, stride: int, dilation: int, precision: lax.Precision | None):
-    """XLA's own convolution; arguments and result as of `convolve`."""
+    """XLA's own convolution; arguments and result as for `convolve`."""
     padding = dilation * (kernel.shape[0] - 1) // 2
     return lax.conv_general_dilated(
         x,
@@ -77,7 +82,7 @@ def plain(x, kernel, *, stride: int, dilation: int, precision: lax.Precision | N
 
 
 def _rewriting(x, kernel, stride: int, dilation: int, precision):
-    """The faster equal function of (x, kernel) on CPU, None if there is none."""
+    """Function of (x, kernel) that is faster on CPU, or None."""
     side, _, inputs, outputs = kernel.shape
     if stride != 1 or x.dtype not in (jnp.float32, jnp.float64):
         return None
@@ -90,9 +95,9 @@ def _rewriting(x, kernel, stride: int, dilation: int, precision):
 
 
 def several_columns(x, kernel, *, neighbours: int, precision=None):
-    """Convolution with stride 1 whose matrix product makes `neighbours` pixels of a row at once.
+    """Convolution with stride 1 that computes `neighbours` pixels of a row in one column block of the matrix product.
 
-    x [B, H, W, C] with W a multiple of `neighbours`, kernel [k, k, C, K] -> [B, H, W, K].
+    x [B, H, W, C], W a multiple of `neighbours`, kernel [k, k, C, K] -> [B, H, W, K].
     """
     padding = (kernel.shape[0] - 1) // 2
     wide = [jnp.pad(kernel, ((0, 0), (j, neighbours - 1 - j), (0, 0), (0, 0))) for j in range(neighbours)]
@@ -107,7 +112,7 @@ def several_columns(x, kernel, *, neighbours: int, precision=None):
     return y.reshape(*x.shape[:3], -1)
 
 
-# F(2x2, 3x3): y = A (G k ⊙ B x) per axis, for tiles x of 4 inputs and y of 2 outputs; here for both axes at once.
+# F(2x2, 3x3): y = A (G k ⊙ B x) along one axis, for tiles x of 4 inputs and y of 2 outputs. Here for both axes at once.
 _B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 _A = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
@@ -120,15 +125,15 @@ def winograd(x, kernel, *, dilation: int = 1, precision=None):
     outputs = kernel.shape[-1]
     d, n, m = dilation, -(-height // (2 * dilation)), -(-width // (2 * dilation))
     below, right = 2 * d * (n + 1) - height - d, 2 * d * (m + 1) - width - d
-    # Else all filters are made at the start, and kept for further passes.
-    of_filters = known_after(x, jnp.asarray(_G, x.dtype))
+    # Without it, XLA would transform the filters of all layers at the start and keep them.
+    filter_transform = known_after(x, jnp.asarray(_G, x.dtype))
     x = jnp.pad(x, ((0, 0), (d, below), (d, right), (0, 0)))
-    # A tile's 4 rows lie `dilation` apart: its own pair and the pair after it.
+    # The 4 rows of a tile are `dilation` apart: its own pair and the next pair.
     pairs = x.reshape(batch, n + 1, 2, d, m + 1, 2, d, inputs).transpose(2, 5, 0, 1, 3, 4, 6, 7)
     tiles = jnp.concatenate([pairs[:, :, :, :n], pairs[:, :, :, 1:]], axis=0)
     tiles = jnp.concatenate([tiles[..., :m, :, :], tiles[..., 1:, :, :]], axis=1)
     tiles = _transform(_B, tiles).reshape(16, -1, inputs)
-    filters = _transform(of_filters, kernel).reshape(16, inputs, outputs)
+    filters = _transform(filter_transform, kernel).reshape(16, inputs, outputs)
     products = jnp.einsum("tpc,tck->tpk", tiles, filters, precision=precision)
     y = _transform(_A, products.reshape(4, 4, batch, n, d, m, d, outputs)).reshape(2, 2, batch, n, d, m, d, outputs)
     y = y.transpose(2, 3, 0, 4, 5, 1, 6, 7).reshape(batch, 2 * d * n, 2 * d * m, outputs)
@@ -136,9 +141,10 @@ def winograd(x, kernel, *, dilation: int = 1, precision=None):
 
 
 def known_after(array, value):
-    """`value`, of any shape, unchanged, but known only when `array` is: XLA makes what follows from it then, and anew.
+    """Return `value` unchanged with a data dependency on `array`, so that XLA computes what uses it later, and again.
 
-    For CPU alone, where XLA does not heed `optimization_barrier`. If the first element is not finite the value is 0.
+    For CPU only, where XLA ignores `optimization_barrier`. The result is 0 if the first element of `array` is not
+    finite.
     """
     return jnp.where(jnp.isfinite(array[(0,) * array.ndim]), value, 0)
 

@@ -1,4 +1,4 @@
-"""The fully convolutional discriminator of Hung et al. (2018): where does a map of class probabilities look true."""
+"""The fully convolutional discriminator of Hung et al. (2018), which tells predictions from ground truth per pixel."""
 
 import flax.linen as nn
 import jax
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-CHANNELS = (64, 128, 256, 512)  # before `width`; a fifth convolution gives the one output channel
+CHANNELS = (64, 128, 256, 512)  # before `width`; the fifth convolution has one output channel
 STRIDE = 2 ** (len(CHANNELS) + 1)
 SLOPE = 0.2  # of the leaky ReLU
 
@@ -14,8 +14,8 @@ SLOPE = 0.2  # of the leaky ReLU
 class Discriminator(nn.Module):
     """D of section 3 of the paper: five 4x4 convolutions of stride 2 with bias, no normalisation, then upsampling.
 
-    Every layer pads what it gets with zeros: by one on each side, and at an odd height or width by one more at the
-    lower or right border; what the upsampling then has beyond the image is cropped.
+    Every layer pads its input with one zero on each side, and with another one at the lower or right border if the
+    height or width is odd. The upsampled logits are cropped to the image.
 
     Attributes:
       width: factor on the channels; 1 is the paper's.
@@ -29,9 +29,9 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, maps):
-        """Score maps [B, H, W, C], class probabilities or one-hot, as logits [B, H, W], float32 at least.
+        """Map class probabilities or one-hot labels [B, H, W, C] to logits [B, H, W], at least float32.
 
-        The sigmoid of a logit is D's confidence that the pixel is of the ground truth.
+        The sigmoid of a logit is D's confidence that the pixel is ground truth.
         """
         height, width = maps.shape[1:3]
         x = maps
@@ -40,13 +40,13 @@ class Discriminator(nn.Module):
         x = self._halve(x, 1, f"conv{len(CHANNELS) + 1}")
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         examples, rows, columns, _ = x.shape
-        # Half-pixel bilinear: the middle of a cell's receptive field is the middle of the 32 x 32 pixels it stands for.
+        # Half-pixel bilinear: the receptive field of a cell is centred on its 32 x 32 pixels.
         x = jax.image.resize(x, (examples, rows * STRIDE, columns * STRIDE, 1), "bilinear")
         return x[:, :height, :width, 0]
 
     def _halve(self, x, channels: int, name: str):
         """4x4 convolution with stride 2: [B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), channels]."""
-        padding = [(1, 1 + side % 2) for side in x.shape[1:3]]  # at least one cell remains of any image
+        padding = [(1, 1 + side % 2) for side in x.shape[1:3]]  # leaves at least one cell
         layer = nn.Conv(
             channels, (4, 4), strides=2, padding=padding, dtype=self.dtype, precision=self.precision, name=name
         )

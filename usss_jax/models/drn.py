@@ -67,11 +67,11 @@ class DRN(nn.Module):
 
     Attributes:
       blocks: number of residual blocks of levels 3 to 6.
-      bottleneck: which kind of block.
+      bottleneck: whether the blocks are bottlenecks.
       width: factor on every channel count; 1 is the published network.
       dtype: of the convolutions; None follows the input.
       precision: of the convolutions (see `jax.lax.Precision`).
-      remat: levels, 0 to 8, that keep their input alone for the backward pass and are computed again there.
+      remat: levels (0 to 8) to recompute in the backward pass, for which only their input is kept.
     """
 
     blocks: Sequence[int]
@@ -99,7 +99,7 @@ class DRN(nn.Module):
         numerics: dict[str, Any] = {"dtype": self.dtype, "precision": self.precision}
 
         def run(module, x, level):
-            """One level; `module` is self, or what stands for it where the level is computed again."""
+            """One level; `module` is self, or its stand-in where the level is recomputed (`apply_levels`)."""
             kind, kernel, stride, dilation = LEVELS[level]
             channels = scaled(CHANNELS[level], self.width)
             if kind == "plain":
@@ -124,14 +124,13 @@ class DRN(nn.Module):
         return apply_levels(self, run, x, self.levels, self.remat)
 
 
-# The names of the paper (resnet18, ...) and of the DRN release (drn_d_22, ...) mean the same networks.
-ENCODERS = {
+ENCODERS = {  # by their names in the DRN release
     "drn_d_22": partial(DRN, blocks=(2, 2, 2, 2), bottleneck=False),
     "drn_d_38": partial(DRN, blocks=(3, 4, 6, 3), bottleneck=False),
     "drn_d_54": partial(DRN, blocks=(3, 4, 6, 3), bottleneck=True),
     "drn_d_105": partial(DRN, blocks=(3, 4, 23, 3), bottleneck=True),
 }
-PAPER_NAMES = {
+PAPER_NAMES = {  # of the same networks
     "resnet18": "drn_d_22",
     "resnet34": "drn_d_38",
     "resnet50": "drn_d_54",

@@ -14,16 +14,16 @@ _LEAVES = {
 
 
 def our_path(name: str) -> str | None:
-    """Path of a tensor in our variables, None for one without use.
+    """Path of a tensor in our variables; None for counters and the ImageNet head.
 
-    base.0.0.weight -> params/encoder/level0_conv/kernel; base.3.1.bn2.running_var ->
-    batch_stats/encoder/level3_block1/bn2/var.
+    >>> our_path("base.0.0.weight"), our_path("layer3.1.bn2.running_var")
+    ('params/encoder/level0_conv/kernel', 'batch_stats/encoder/level3_block1/bn2/var')
     """
     if name.endswith(_UNUSED):
         return None
     found = re.fullmatch(r"(?:base\.|layer)([0-9]+)\.?(.*)", name)
     if found is None:
-        return f"params/encoder/{name}"  # no variable is called so
+        return f"params/encoder/{name}"  # matches no variable
     level, rest = found.groups()
     *path, leaf = rest.split(".")
     if level in ("3", "4", "5", "6") and path:  # residual blocks: <block>.conv1 / bn1 / downsample.0 / downsample.1
@@ -40,7 +40,11 @@ def our_path(name: str) -> str | None:
 
 
 def their_name(path: str) -> str:
-    """Name of one of our variables in the reference, the inverse of `our_path`."""
+    """Name of one of our variables in the reference implementation: the inverse of `our_path`.
+
+    >>> their_name("params/encoder/level0_conv/kernel")
+    'base.0.0.weight'
+    """
     collection, _, module, *layer, leaf = path.split("/")
     leaf = "weight" if leaf == "kernel" else {v: k for k, v in _LEAVES.items()}[collection, leaf]
     level, _, kind = module.removeprefix("level").partition("_")

@@ -1,4 +1,4 @@
-"""What an encoder is to the rest of the project; docs/encoders.md says how to bring one's own."""
+"""The interface of encoders; docs/encoders.md explains how to add one."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,14 +9,14 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class TensorNames:
-    """How files of others name the tensors of an encoder, and we its variables.
+    """Conversion between the names of an encoder's tensors in weight files and the paths of its variables.
 
-    A variable's name is its path: "params/encoder/stem_conv/kernel", "batch_stats/encoder/level0_bn/mean".
+    A path is such as "params/encoder/stem_conv/kernel" or "batch_stats/encoder/level0_bn/mean".
 
     Attributes:
-      ours: name in a file -> path; None for a tensor that the encoder has no use for, such as the ImageNet head. Of a
-        name that it does not understand it may make any path that no variable has.
-      theirs: path of a variable of the encoder -> its name in the files that we write.
+      ours: name in a file -> path; None for a tensor that the encoder does not use, such as the ImageNet head. An
+        unknown name may give any path that is not a variable's.
+      theirs: path of a variable of the encoder -> its name in the files to write.
     """
 
     ours: Callable[[str], str | None]
@@ -24,11 +24,10 @@ class TensorNames:
 
 
 class Encoder(Protocol):
-    """Encoder F of the paper: a linen module that `create_model` makes with width, dtype and precision (models/drn.py).
+    """Encoder F of the paper: a linen module that `create_model` builds with width, dtype and precision.
 
-    It has a field `remat`: which of its levels keep their input alone for the backward pass and are computed again.
-    Parameters are float32 whatever `dtype` the layers compute in; batch statistics, if there are any, are in the
-    collection "batch_stats".
+    Its field `remat` holds the levels to recompute in the backward pass, for which only their input is kept. Parameters
+    are float32 whatever `dtype` the layers compute in; batch statistics, if any, are in the collection "batch_stats".
     """
 
     @property
@@ -41,16 +40,16 @@ class Encoder(Protocol):
 
     @property
     def stride(self) -> int:
-        """Pixels per cell and axis."""
+        """Pixels per cell along each axis."""
 
     @property
     def tensor_names(self) -> TensorNames:
-        """Needed only to read and write files of weights."""
+        """Needed only to read and write weight files."""
 
     def __call__(self, images, /, train: bool = False, groups: int = 1) -> jax.Array:
         """Map images [B, H, W, 3], floating point, to features [B, ceil(H / stride), ceil(W / stride), C], any H and W.
 
-        In training, `groups` batches are interleaved on the first axis, example i of batch i % groups; an encoder whose
-        examples do not see each other ignores it. One that keeps statistics must keep the batches apart
-        (`GroupedBatchNorm` in models/layers.py).
+        In training, `groups` batches are interleaved on the first axis: example i belongs to batch i % groups. An
+        encoder with batch statistics must keep the batches apart (`GroupedBatchNorm` in models/layers.py); one that
+        treats examples independently ignores `groups`.
         """

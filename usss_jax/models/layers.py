@@ -1,4 +1,4 @@
-"""Layers that encoders share: convolution, grouped batch norm, and levels that are computed again."""
+"""Layers that encoders share: convolutions, grouped batch norm, and levels that can be recomputed."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,20 +15,24 @@ from usss_jax.models.device_sums import apply_kernel
 
 
 def scaled(channels: int, width: float) -> int:
-    """Number of channels times `width`, rounded, at least 1."""
+    """Number of channels times `width`, rounded, at least 1.
+
+    >>> scaled(64, 0.25), scaled(16, 0.01)
+    (16, 1)
+    """
     return max(1, round(channels * width))
 
 
 def apply_levels(module: nn.Module, run: Callable, x, count: int, remat: Sequence[int]):
-    """Apply levels 0 to count - 1 of an encoder one after the other, to be called inside its `nn.compact` method.
+    """Apply levels 0 to count - 1 of an encoder in order; to be called inside its `nn.compact` method.
 
     Args:
       module: the encoder.
-      run: (module, x, level) -> x. Layers made in it need `parent=module`, which is the encoder, or what stands for it
-        where the level is computed again; they are named as without `remat`.
+      run: (module, x, level) -> x. Its layers need `parent=module`: the encoder, or a stand-in for it where the level
+        is recomputed. Names of variables do not depend on `remat`.
       x: input of level 0.
       count: number of levels.
-      remat: levels that keep their input alone for the backward pass and are computed again there.
+      remat: levels to recompute in the backward pass, for which only their input is kept.
     """
     for level in range(count):
         x = (nn.remat(run, static_argnums=2) if level in remat else run)(module, x, level)
@@ -36,13 +40,13 @@ def apply_levels(module: nn.Module, run: Callable, x, count: int, remat: Sequenc
 
 
 class Convolution(nn.Module):
-    """Convolution without bias and with explicit symmetric padding; XLA's SAME differs from it for stride 2.
+    """Convolution without bias and with explicit symmetric padding, which differs from XLA's SAME for stride 2.
 
     Attributes:
       features: output channels.
       kernel: side of the kernel, odd.
-      stride, dilation: of both axes.
-      dtype: of images and kernel in the convolution; None follows the input.
+      stride, dilation: along both axes.
+      dtype: of input and kernel in the convolution; None follows the input.
       precision: see `jax.lax.Precision`.
     """
 
@@ -67,10 +71,7 @@ class Convolution(nn.Module):
 
 
 class Conv(nn.Module):
-    """What `flax.linen.Conv` computes of images, with a kernel whose gradient may go to a `DeviceSums`.
-
-    The attributes are those of `flax.linen.Conv`.
-    """
+    """`flax.linen.Conv` for images, with its attributes; the gradient of the kernel may go to a `DeviceSums`."""
 
     features: int
     kernel_size: tuple[int, int]
@@ -108,10 +109,7 @@ class Conv(nn.Module):
 
 
 class Dense(nn.Module):
-    """What `flax.linen.Dense` computes, with a kernel whose gradient may go to a `DeviceSums`.
-
-    The attributes are those of `flax.linen.Dense`.
-    """
+    """`flax.linen.Dense` with its attributes; the gradient of the kernel may go to a `DeviceSums`."""
 
     features: int
     kernel_init: Callable = nn.initializers.lecun_normal()
@@ -129,14 +127,14 @@ class Dense(nn.Module):
 
 
 class GroupedBatchNorm(nn.Module):
-    """Batch normalisation that keeps several batches apart although one forward pass computes them.
+    """Batch normalisation of several batches in one forward pass, each with its own statistics.
 
-    The first axis of the input holds `groups` batches interleaved: example i belongs to group i % groups. Each group
+    The first axis of the input holds `groups` interleaved batches: example i belongs to group i % groups. Each group
     is normalised with its own statistics, and the groups update the shared running statistics one after another, as
-    separate forward passes would. Interleaved, because the first axis is the sharded one: a device then holds a share
-    of every group, and splitting the axis into [batch, groups] moves nothing.
+    separate forward passes would. The batches are interleaved because the first axis is sharded: every device then has
+    a part of every group, and splitting the axis into [batch, groups] moves no data.
 
-    Statistics are float32 at least. The running variance is fed the unbiased batch variance, as PyTorch does.
+    Statistics are at least float32. The running variance averages the unbiased batch variance, as in PyTorch.
     """
 
     groups: int = 1
@@ -145,7 +143,7 @@ class GroupedBatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        """Normalise `x` [B * groups, H, W, C] over all axes but the last and the groups; same shape and dtype out."""
+        """Normalise `x` [B * groups, H, W, C] per group and channel; keeps shape and dtype."""
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
@@ -170,10 +168,10 @@ class GroupedBatchNorm(nn.Module):
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def batch_normalize(x, scale, bias, epsilon: float):
-    """Normalise the groups of `x` [B, G, H, W, C] by their own mean and variance, then scale and shift [C].
+    """Normalise each group of `x` [B, G, H, W, C] by its own mean and variance, then apply scale and bias [C].
 
     Returns:
-      (y of the shape and dtype of x, mean [G, C], biased variance [G, C]); the gradient is that of y alone.
+      (y of the shape and dtype of x, mean [G, C], biased variance [G, C]); only y is differentiated.
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean = wide.mean((0, 2, 3))
@@ -184,7 +182,7 @@ def batch_normalize(x, scale, bias, epsilon: float):
 
 
 def _per_pixel(values):
-    """[G, C] -> [G, 1, 1, C], to meet [B, G, H, W, C]."""
+    """[G, C] -> [G, 1, 1, C], to broadcast against [B, G, H, W, C]."""
     return values[:, None, None]
 
 
@@ -193,18 +191,18 @@ def _normalize_forward(x, scale, bias, epsilon):
     return (y, mean, var), (x, scale, mean, var)
 
 
-def _normalize_backward(epsilon, kept, gradients):
-    """Of what the forward pass has, only its input is kept, in its own dtype: no centred float32 copy of every map."""
-    x, scale, mean, var = kept
+def _normalize_backward(epsilon, residuals, gradients):
+    """Backward pass from the input in its own dtype, without a centred float32 copy kept by the forward pass."""
+    x, scale, mean, var = residuals
     wide = mean.dtype
     gradient = gradients[0].astype(wide)
     inverse = lax.rsqrt(var + epsilon)
     normalized = (x.astype(wide) - _per_pixel(mean)) * _per_pixel(inverse)
-    of_bias, of_scale = gradient.sum((0, 2, 3)), (gradient * normalized).sum((0, 2, 3))  # [G, C]
+    d_bias, d_scale = gradient.sum((0, 2, 3)), (gradient * normalized).sum((0, 2, 3))  # [G, C]
     count = x.size // (x.shape[1] * x.shape[-1])
-    of_x = gradient - _per_pixel(of_bias / count) - normalized * _per_pixel(of_scale / count)
-    of_x = of_x * _per_pixel(inverse * scale)
-    return of_x.astype(x.dtype), of_scale.sum(0), of_bias.sum(0)
+    d_x = gradient - _per_pixel(d_bias / count) - normalized * _per_pixel(d_scale / count)
+    d_x = d_x * _per_pixel(inverse * scale)
+    return d_x.astype(x.dtype), d_scale.sum(0), d_bias.sum(0)
 
 
 batch_normalize.defvjp(_normalize_forward, _normalize_backward)

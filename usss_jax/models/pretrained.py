@@ -1,8 +1,8 @@
-"""Weights of others into our parameter tree and ours back to their names, with a report of what matched.
+"""Conversion between state dicts of PyTorch and our variables, with a report of what matched; reading of weight files.
 
-How files name an encoder's tensors, the encoder itself says (its `tensor_names`, models/encoder.py); the heads have the
-names of the reference implementation (`seg.<i>`, `en_map`). Tensors are in PyTorch's layout. Files: .safetensors, .npz,
-and .pth with the extra `torch` (`weights_only=True`: nothing in the file is executed).
+The names of an encoder's tensors come from its `tensor_names` (models/encoder.py); heads have the names of the
+reference implementation (`seg.<i>`, `en_map`). Tensors are in PyTorch's layout. Files are .safetensors,
+.npz, or .pth with the extra `torch` (`weights_only=True`: nothing in the file is executed).
 """
 
 import dataclasses
@@ -26,14 +26,14 @@ _FIXED = ("up.", "en_up.")  # the reference's upsampling kernels
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What became of the tensors.
+    """Names of matched, unused and missing tensors.
 
     Attributes:
-      matched: names in the file that went into the model.
-      unused: names in the file that did not.
-      missing: ours that were not given and kept their values.
-      reshaped: those of `matched` whose axes were moved (convolutions OIHW to HWIO, linear layers) or dropped (of
-        length 1, at the end).
+      matched: names in the file that were copied into the model.
+      unused: names in the file that were not.
+      missing: paths of our variables that the file does not give; they kept their values.
+      reshaped: the part of `matched` whose axes were permuted (convolutions from OIHW to HWIO, linear layers) or
+        dropped (trailing axes of length 1).
     """
 
     matched: tuple[str, ...]
@@ -42,7 +42,7 @@ class Report:
     reshaped: tuple[str, ...]
 
     def __str__(self):
-        """Give the numbers and the first names in one line."""
+        """Numbers and first names, in one line."""
         parts = (
             ("tensors matched", self.matched),
             ("of them reshaped", self.reshaped),
@@ -58,14 +58,14 @@ def _first(names: Sequence[str], count: int = 2) -> str:
 
 
 def load_file(path: str) -> dict[str, np.ndarray]:
-    """Read a state dict from a .safetensors, .npz or .pth file; "module." (of DataParallel) goes from the names.
+    """Read a state dict from a .safetensors, .npz or .pth file; the prefix "module." (of DataParallel) is removed.
 
     A .pth file may hold its state dict under "state_dict" or "model". If its name ends in "-" and 8 or more hex digits
-    (drn_d_22-4bd2f8ea.pth), these must be the first digits of its SHA-256.
+    (drn_d_22-4bd2f8ea.pth), they must be the first digits of its SHA-256.
 
     Raises:
-      InputError: if the file is missing, of another kind, unreadable or not the one its name promises, if it holds
-        anything but tensors, or if torch is needed and not installed.
+      InputError: if the file is missing, of an unknown type, unreadable or does not match the hash in its name, if it
+        holds anything but tensors, or if torch is needed but not installed.
     """
     file = pathlib.Path(path).expanduser()
     if not file.is_file():
@@ -78,12 +78,12 @@ def load_file(path: str) -> dict[str, np.ndarray]:
         ".pt": _load_torch,
     }
     if file.suffix not in readers:
-        raise InputError(f"model.pretrained={path}: unknown kind of file; give .safetensors, .npz or .pth")
+        raise InputError(f"model.pretrained={path}: unknown file type; give .safetensors, .npz or .pth")
     try:
         content = readers[file.suffix](file)
     except InputError:
         raise
-    except Exception as e:  # every reader has its own exceptions for a damaged file
+    except Exception as e:  # readers raise various exceptions for a damaged file
         reason = (str(e).strip() or type(e).__name__).splitlines()[0]
         text = f"model.pretrained={path}: cannot be read as {file.suffix} ({reason}); restore this file"
         raise InputError(text) from e
@@ -97,8 +97,8 @@ def _load_safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _load_npz(file: pathlib.Path) -> dict[str, np.ndarray]:
-    if not zipfile.is_zipfile(file):  # of which NumPy would say that it can be loaded unsafely
-        raise ValueError("it is no archive of arrays")
+    if not zipfile.is_zipfile(file):  # NumPy's own message would suggest to load it unsafely
+        raise ValueError("it is not an archive of arrays")
     with np.load(file, allow_pickle=False) as arrays:
         return dict(arrays)
 
@@ -112,7 +112,7 @@ def _load_torch(file: pathlib.Path) -> dict[str, np.ndarray]:
             f"model.pretrained={file}: reading .pth needs torch: pip install 'usss_jax[torch]', or convert the file to "
             ".safetensors where torch is installed"
         ) from e
-    if torch.__version__ < "2.6":  # CVE-2025-32434: there, weights_only=True does not keep files from running code
+    if torch.__version__ < "2.6":  # CVE-2025-32434: older versions may execute code despite weights_only=True
         text = f"model.pretrained={file}: torch {torch.__version__} reads .pth unsafely: pip install 'torch>=2.6'"
         raise InputError(text)
     try:
@@ -120,29 +120,29 @@ def _load_torch(file: pathlib.Path) -> dict[str, np.ndarray]:
     except (pickle.UnpicklingError, RuntimeError) as e:
         if "weights_only" not in str(e):
             raise
-        # Such a message of torch advises weights_only=False, which we do not pass on.
+        # torch's message advises weights_only=False: replace it.
         found = re.search(r"GLOBAL (\S+)", str(e))
         what = f"asks for {found[1]}" if found else "is damaged or holds more than tensors"
         raise InputError(
-            f"model.pretrained={file}: refused, nothing in it was executed: the file {what}; give a "
-            "state dict of tensors"
+            f"model.pretrained={file}: refused, nothing in it was executed: the file {what}; give a state dict of "
+            "tensors"
         ) from e
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
     if not isinstance(content, Mapping) or not content:
-        raise InputError(f"model.pretrained={file}: is no mapping of names to tensors; give a state dict of tensors")
+        raise InputError(f"model.pretrained={file}: not a mapping of names to tensors; give a state dict of tensors")
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise InputError(f"model.pretrained={file}: {name!r} is no tensor; give a state dict of tensors")
-    # NumPy has no bfloat16; float32 holds every value of it.
+            raise InputError(f"model.pretrained={file}: {name!r} is not a tensor; give a state dict of tensors")
+    # NumPy has no bfloat16; float32 represents all its values.
     tensors = {name: t.detach().float() if t.dtype == torch.bfloat16 else t.detach() for name, t in content.items()}
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 def _check_hash(file: pathlib.Path):
-    """Compare the hex digits at the end of the file's name, if there are any, with its SHA-256."""
+    """Compare the hex digits at the end of the file's name, if any, with its SHA-256."""
     digits = re.search(r"-([0-9a-fA-F]{8,64})$", file.stem)
     if digits is None:
         return
@@ -157,17 +157,21 @@ def _check_hash(file: pathlib.Path):
 
 
 def save_safetensors(path: str, state_dict: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None):
-    """Write a state dict, and what else there is to say, to a .safetensors file; `load_file` reads it back bit by bit.
+    """Write a state dict and metadata to a .safetensors file.
 
     Raises:
       InputError: if the path does not end in .safetensors or cannot be written.
+
+    >>> save_safetensors("weights.safetensors", {"a": np.array([1.0, 2.0])})
+    >>> load_file("weights.safetensors")["a"].tolist()
+    [1.0, 2.0]
     """
     from safetensors.numpy import save
 
     file = pathlib.Path(path).expanduser()
     if file.suffix != ".safetensors":
-        raise InputError(f"{path}: the name of a file of weights to write must end in .safetensors")
-    # The format stores the memory as it lies, so that a transposed view would come back scrambled.
+        raise InputError(f"{path}: weights are written as .safetensors; give a name with this ending")
+    # The format stores raw memory, so that a transposed view would come back scrambled.
     tensors = {name: np.asarray(tensor, order="C") for name, tensor in state_dict.items()}
     data = save(tensors, metadata=dict(metadata or {}))
     try:
@@ -184,21 +188,21 @@ def from_state_dict(
     *,
     names: TensorNames,
 ):
-    """Replace every variable that the state dict names; the others keep their values.
+    """Replace the variables that a state dict gives; the others keep their values.
 
     Args:
-      state_dict: tensors by the names of a file, PyTorch layout (convolutions OIHW, linear layers [out, in]).
-      variables: {"params", "batch_stats"} of a `UniversalModel`, arrays or shapes; never changed in place.
-      domains: which of our domains `seg.0`, `seg.1`, ... belong to; empty leaves the decoders alone.
-      encoder_only: leave every head alone, whatever `domains` says.
+      state_dict: tensors by their names in files, in PyTorch's layout (convolutions OIHW, linear layers [out, in]).
+      variables: {"params", "batch_stats"} of a `UniversalModel`, arrays or shapes; not changed in place.
+      domains: the domains of the decoders `seg.0`, `seg.1`, ...; empty: decoders are not replaced.
+      encoder_only: replace no head, whatever `domains` is.
       names: `tensor_names` of the encoder.
 
     Returns:
       (variables with the given tensors in their own dtype, `Report`).
 
     Raises:
-      InputError: if a tensor has no place in the model or another shape, or a part of the encoder is not given;
-        names the first one, with its shape in the file and in the model, both in PyTorch's layout.
+      InputError: if a tensor has no place in the model or the wrong shape, or if a variable of the encoder is missing.
+        The message gives the first one with its shapes in file and model, both in PyTorch's layout.
     """
     flat = flax.traverse_util.flatten_dict(dict(variables), sep="/")
     matched, unused, reshaped, given = [], [], [], set()
@@ -212,17 +216,17 @@ def from_state_dict(
         tensor = np.asarray(tensor)
         if ours not in flat:
             raise InputError(
-                f"weights: {name} is {tensor.shape} and has no place in this model, which has no {ours}; is `encoder` "
-                "another one?"
+                f"weights: {name} is {tensor.shape} and has no place in this model, which has no {ours}; give the "
+                "`encoder` of the weights"
             )
         if ours in given:
-            raise InputError(f"weights: {name} is given twice, under two names; give one of them")
+            raise InputError(f"weights: {name} is given under two names; remove one of them")
         wanted = _their_shape(flat[ours].shape)
         extra = tensor.shape[len(wanted) :]
         if tensor.shape != wanted + extra or set(extra) > {1}:
             raise InputError(
-                f"weights: {name} is {tensor.shape}, the model's {ours} takes {wanted}; is `encoder` or `width` "
-                "another one?"
+                f"weights: {name} is {tensor.shape}, the model's {ours} takes {wanted}; give the `encoder` and `width` "
+                "of the weights"
             )
         if extra or len(wanted) > 1:
             tensor = _to_our_layout(tensor.reshape(wanted))
@@ -235,27 +239,27 @@ def from_state_dict(
         theirs = min(lacking, key=_order)
         ours = lacking[theirs]
         raise InputError(
-            f"weights: {theirs} is not given, the model's {ours} takes {_their_shape(flat[ours].shape)}; is `encoder` "
-            "another one?"
+            f"weights: {theirs} is not given, the model's {ours} takes {_their_shape(flat[ours].shape)}; give the "
+            "`encoder` of the weights"
         )
     report = Report(tuple(matched), tuple(unused), missing, tuple(reshaped))
     filled = flax.traverse_util.unflatten_dict(flat, sep="/")
-    return {kind: filled.get(kind, {}) for kind in variables}, report  # "batch_stats" stays, even if it is empty
+    return {kind: filled.get(kind, {}) for kind in variables}, report  # keeps an empty "batch_stats"
 
 
 def to_state_dict(variables: Mapping, domains: Sequence[str] = (), *, names: TensorNames) -> dict[str, np.ndarray]:
-    """Give our variables the names of files and PyTorch's layout: the inverse of `from_state_dict`, bit by bit.
+    """Convert our variables to a state dict in PyTorch's layout: the exact inverse of `from_state_dict`.
 
-    The reference's fixed upsampling kernels (`up.<i>`, `en_up`) and counters (`num_batches_tracked`) are no variables
-    of ours and not among them.
+    The reference's fixed upsampling kernels (`up.<i>`, `en_up`) and counters (`num_batches_tracked`) have no
+    counterpart in our variables and are left out.
 
     Args:
-      variables: {"params", "batch_stats"} of a `UniversalModel`, arrays; {"params"} alone gives no running statistics.
-      domains: the domains whose decoders become `seg.0`, `seg.1`, ...; the other decoders are left out.
+      variables: {"params", "batch_stats"} of a `UniversalModel`; without "batch_stats", no running statistics.
+      domains: the domains whose decoders become `seg.0`, `seg.1`, ...; other decoders are left out.
       names: `tensor_names` of the encoder.
 
     Returns:
-      arrays by name, convolutions OIHW and contiguous; the encoder's sorted by name, then the heads.
+      Contiguous arrays by name: the encoder's sorted by name, then the heads.
 
     Raises:
       InputError: if a domain has no decoder in the variables.
@@ -270,7 +274,7 @@ def to_state_dict(variables: Mapping, domains: Sequence[str] = (), *, names: Ten
 
 
 def _our_path(name: str, domains: Sequence[str], names: TensorNames) -> str | None:
-    """Path of a tensor in our variables, or None if nobody asks for it.
+    """Path of a tensor in our variables; None for one that is not used.
 
     seg.1.bias -> params/decoder_<domain 1>/bias; en_map.weight -> params/embedding/kernel.
     """
@@ -285,7 +289,7 @@ def _our_path(name: str, domains: Sequence[str], names: TensorNames) -> str | No
 
 
 def _their_name(ours: str, domains: Sequence[str], names: TensorNames) -> str | None:
-    """Name of one of our variables in a file, the inverse of `_our_path`; None for other domains' decoders."""
+    """Name of one of our variables in a file: the inverse of `_our_path`; None for decoders of other domains."""
     _, part, *layers, leaf = ours.split("/")
     if part == "encoder":
         return names.theirs(ours)
@@ -297,7 +301,7 @@ def _their_name(ours: str, domains: Sequence[str], names: TensorNames) -> str | 
 
 
 def _their_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """HWIO -> OIHW and [in, out] -> [out, in]; other shapes are the same in both layouts."""
+    """HWIO -> OIHW and [in, out] -> [out, in]; other shapes are equal in both layouts."""
     return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else tuple(reversed(shape))
 
 
@@ -310,5 +314,5 @@ def _to_their_layout(tensor: np.ndarray) -> np.ndarray:
 
 
 def _order(name: str) -> tuple[bool, list[str]]:
-    """Key that sorts the names of files: base.5.2 before base.5.10, and the heads last."""
+    """Sort key for names in files: base.5.2 before base.5.10, heads last."""
     return name.startswith(_HEADS), [part.zfill(3) if part.isdigit() else part for part in name.split(".")]

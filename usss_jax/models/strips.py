@@ -1,8 +1,8 @@
 """Functions of the upsampled scores of every pixel, computed in strips of rows.
 
-Logits at image size [B, H, W, C] are the largest arrays of a training step, and nobody needs them: losses want one sum
-over the pixels, and predictions one class per pixel. Here the fixed upsampling and whatever follows it are done for a
-few rows at a time, and the sum's gradient in the same pass, so that temporaries are of one strip's size and stay in the
+Logits at image size [B, H, W, C] would be the largest arrays of a training step, but losses need only a sum over the
+pixels, and predictions one class per pixel. Here the fixed upsampling and the function after it are computed a few rows
+at a time, and the gradient of the sum in the same pass, so that temporaries have the size of one strip and stay in the
 processor's cache.
 """
 
@@ -16,11 +16,16 @@ from jax import lax
 
 from usss_jax.models.upsample import upsample_matrix
 
-STRIP_BYTES = 2**20  # of scores in a strip, about; measured on CPU (docs/speed.md)
+STRIP_BYTES = 2**20  # approximate size of the scores of a strip; measured on CPU (docs/speed.md)
 
 
 def mean_over_pixels(function: Callable, scores, *pixels, size: tuple[int, int], stride: int, mode: str = "bilinear"):
-    """Mean over all pixels of `function`, see `sum_over_pixels`."""
+    """Mean over all pixels of `function`; see `sum_over_pixels`.
+
+    >>> scores = jnp.array([[[[0.0], [4.0]]]])  # upsampled: 0, 1, 3, 4
+    >>> float(mean_over_pixels(lambda scores: scores[..., 0], scores, size=(1, 4), stride=2))
+    2.0
+    """
     total = sum_over_pixels(function, scores, *pixels, size=size, stride=stride, mode=mode)
     return total / (scores.shape[0] * size[0] * size[1])
 
@@ -28,14 +33,14 @@ def mean_over_pixels(function: Callable, scores, *pixels, size: tuple[int, int],
 def sum_over_pixels(function: Callable, scores, *pixels, size: tuple[int, int], stride: int, mode: str = "bilinear"):
     """Sum over all pixels of function(upsample(scores, size, stride, mode), *pixels), differentiable in `scores`.
 
-    Equal to the plain expression up to the order of the sum; the reverse-mode gradient is computed together with the
-    value (it is linear in the cotangent of the sum), so that nothing is computed twice and nothing is kept.
+    Equal to the plain expression up to the order of the sum. The reverse-mode gradient is linear in the cotangent of
+    the sum, so it is computed together with the value: nothing is computed twice, and no activations are kept.
 
     Args:
-      function: from scores [B, S, W, C] of some rows, and those rows of `pixels`, to values [B, S, W]. It must treat
-        every pixel alone, and may hold constants but no traced arrays.
+      function: maps scores [B, S, W, C] of some rows, and the same rows of `pixels`, to values [B, S, W]. It must treat
+        pixels independently, and may close over constants but not over traced arrays.
       scores: [B, ceil(H / stride), ceil(W / stride), C].
-      *pixels: such as labels, [B, H, W]; constants in the gradient.
+      *pixels: arrays [B, H, W] such as labels; constants in the gradient.
       size: (H, W).
       stride, mode: of the upsampling.
 
@@ -46,9 +51,13 @@ def sum_over_pixels(function: Callable, scores, *pixels, size: tuple[int, int], 
 
 
 def map_pixels(function: Callable, scores, *, size: tuple[int, int], stride: int, mode: str = "bilinear"):
-    """function(upsample(scores, size, stride, mode)) of all pixels: from [B, S, W, C] of some rows to [B, S, W].
+    """Compute function(upsample(scores, size, stride, mode)) for all pixels, [B, H, W].
 
-    Returns [B, H, W].
+    `function` maps scores [B, S, W, C] of some rows to values [B, S, W].
+
+    >>> scores = jnp.array([[[[0.0], [4.0]]]])
+    >>> map_pixels(lambda scores: scores[..., 0], scores, size=(1, 4), stride=2).tolist()
+    [[[0.0, 1.0, 3.0, 4.0]]]
     """
     strips = _Strips(scores, (), size, stride, mode)
     values = lax.map(lambda index: function(strips.upsample(strips.cells(index), index)), jnp.arange(strips.count))
@@ -56,7 +65,7 @@ def map_pixels(function: Callable, scores, *, size: tuple[int, int], stride: int
 
 
 class _Strips:
-    """Cuts scores and pixels into `count` strips of `rows` rows of cells, that is stride * `rows` rows of pixels."""
+    """Scores and pixels, cut into `count` strips of `rows` rows of cells, that is stride * `rows` rows of pixels."""
 
     def __init__(self, scores, pixels: tuple, size: tuple[int, int], stride: int, mode: str):
         batch, height, _, channels = scores.shape
@@ -68,7 +77,7 @@ class _Strips:
         matrix = np.zeros((filled * stride, filled + 2))
         matrix[: size[0], 1 : height + 1] = upsample_matrix(size[0], stride, mode)
         steps = range(0, filled, self.rows)
-        # A pixel depends on its own row of cells and the neighbours: a strip takes one row more at each end.
+        # A pixel depends on its own row of cells and the neighbouring rows: a strip needs one more row at each end.
         down = np.stack([matrix[i * stride : (i + self.rows) * stride, i : i + self.rows + 2] for i in steps])
         self._down = jnp.asarray(down, scores.dtype)
         self._along = jnp.asarray(upsample_matrix(size[1], stride, mode), scores.dtype)
@@ -77,7 +86,7 @@ class _Strips:
         self._pixels = [jnp.pad(p, ((0, 0), (0, below), (0, 0))) for p in pixels]
 
     def cells(self, index):
-        """Scores [B, rows + 2, w, C] that a strip depends on."""
+        """Scores [B, rows + 2, w, C] on which a strip depends."""
         return lax.dynamic_slice_in_dim(self._scores, index * self.rows, self.rows + 2, axis=1)
 
     def upsample(self, cells, index):
@@ -94,13 +103,13 @@ class _Strips:
         return jnp.where(self._inside[index][:, None], values, 0).sum((1, 2))
 
     def add(self, gradient, of_cells, index):
-        """Add the gradient of a strip's cells to that of all, [B, count * rows + 2, w, C]."""
+        """Add the gradient of a strip's cells to the gradient of all cells, [B, count * rows + 2, w, C]."""
         start = index * self.rows
-        own = lax.dynamic_slice_in_dim(gradient, start, self.rows + 2, axis=1)
-        return lax.dynamic_update_slice_in_dim(gradient, own + of_cells, start, axis=1)
+        before = lax.dynamic_slice_in_dim(gradient, start, self.rows + 2, axis=1)
+        return lax.dynamic_update_slice_in_dim(gradient, before + of_cells, start, axis=1)
 
     def no_gradient(self):
-        """Zero gradient of all cells, to add to."""
+        """Zeros in the shape of the gradient of all cells."""
         return jnp.zeros_like(self._scores)
 
 
@@ -111,7 +120,7 @@ def _sum(function, size, stride, mode, scores, pixels):
     def add_strip(sums, index):
         return sums + strips.sums(function, strips.cells(index), index), None
 
-    # Sums per image until the end: with the batch split over devices nothing is exchanged inside the loop.
+    # Sums per image until the end, so that devices exchange nothing inside the loop.
     return lax.scan(add_strip, jnp.zeros(scores.shape[0], scores.dtype), jnp.arange(strips.count))[0].sum()
 
 

@@ -29,16 +29,15 @@ PRECISIONS = {
 class UniversalModel(nn.Module):
     """Shared encoder F, decoders G_k and the linear map of the entropy module E.
 
-    Decoders and embedding work at the encoder's stride; `upsample` follows after the scores (see models/upsample.py).
+    Decoders and embedding work at the encoder's stride; their scores are upsampled afterwards (models/upsample.py).
 
     Attributes:
-      encoder: module images [B, H, W, 3] -> features [B, h, w, C], called with (images, train, groups); what it has to
-        offer is `Encoder` (models/encoder.py).
+      encoder: module images [B, H, W, 3] -> features [B, h, w, C] with the interface of `Encoder` (models/encoder.py).
       num_classes: number of classes of every domain, keyed by the domain's name.
       embed_dim: d of the label embeddings; 0 builds no entropy module (single-domain networks, Univ-basic).
-      upsample: "bilinear" or "drn", how scores reach image size (models/upsample.py).
-      normalize: "imagenet" (less the mean, over the deviation) or "none", on images scaled to [0, 1].
-      embed_bias: whether E has a bias, as in the paper; with it E can send every pixel to one label embedding.
+      upsample: "bilinear" or "drn", the upsampling of scores to image size (models/upsample.py).
+      normalize: "imagenet" (subtract the mean, divide by the standard deviation) or "none", for images in [0, 1].
+      embed_bias: whether E has a bias, as in the paper; with it E can map every pixel to one label embedding.
       head: makes a decoder from its number of classes (models/heads.py).
     """
 
@@ -52,26 +51,23 @@ class UniversalModel(nn.Module):
 
     @property
     def stride(self) -> int:
-        """Pixels per cell and axis of the features, the logits and the embedding."""
+        """Pixels per cell of features, logits and embedding, along each axis."""
         return self.encoder.stride
 
     def setup(self):
-        """Build the heads; parameters of decoders are below decoder_DOMAIN, those of E below embedding."""
+        """Build the heads, with parameters under "decoder_DOMAIN" and "embedding"."""
         self.decoder = {domain: self.head(n) for domain, n in self.num_classes.items()}
         if self.embed_dim:
             self.embedding = heads.linear(self.embed_dim, self.embed_bias)
 
     def __call__(self, images):
-        """Run every part once, to create the parameters; `images` [B, H, W, 3]."""
+        """Run every part once to create the parameters; `images` [B, H, W, 3]."""
         features = self.encode(images)
         logits = {domain: self.decode(features, domain) for domain in self.num_classes}
         return (logits, self.embed(features)) if self.embed_dim else (logits, None)
 
     def encode(self, images, train: bool = False, groups: int = 1):
-        """F: images [B, H, W, 3] -> features [B, h, w, C] at its stride, float32 at least.
-
-        Images are bytes, or floating point in [0, 1].
-        """
+        """F: images [B, H, W, 3], uint8 or floating point in [0, 1] -> features [B, h, w, C], at least float32."""
         if not jnp.issubdtype(images.dtype, jnp.floating):
             images = images.astype(jnp.float32) / 255
         if self.normalize == "imagenet":
@@ -100,10 +96,10 @@ def create_model(
     embed_bias: bool = True,
     remat: str = "",
 ) -> UniversalModel:
-    """Build a universal model by the names of the config.
+    """Build a universal model from values of the config (docs/config.md).
 
     Raises:
-      InputError: if a name is unknown, whose message lists the known ones, or another value is wrong.
+      InputError: if a name is unknown (the message lists the known ones) or another value is invalid.
 
     >>> import usss_jax
     >>> model = usss_jax.create_model("drn_d_22", {"camvid": 11, "cityscapes": 19}, embed_dim=128)
@@ -128,19 +124,19 @@ def create_model(
 
 
 def read_levels(text: str, count: int) -> tuple[int, ...]:
-    """Read the field `remat`: levels of an encoder that has `count`, such as "0-2,8", or "all"; empty: none."""
+    """Parse the field `remat`: levels such as "0-2,8" of an encoder with `count` levels, or "all"; empty: none."""
     chosen: set[int] = set(range(count)) if text == "all" else set()
     for part in text.split(",") if text not in ("", "all") else ():
         first, dash, last = (word.strip() for word in part.partition("-"))
         last = last if dash else first
         if not (first.isdigit() and last.isdigit() and int(first) <= int(last) < count):
-            raise InputError(f"remat={text!r}: {part!r} is not understood; give levels from 0 to {count - 1}, or all")
+            raise InputError(f"remat={text!r}: {part!r} is invalid; give levels from 0 to {count - 1}, or all")
         chosen |= set(range(int(first), int(last) + 1))
     return tuple(sorted(chosen))
 
 
 def in_order(model: UniversalModel, domains: Iterable[str]) -> list[str]:
-    """Sort domains as the model names them: jit hands dicts over sorted by key, and batch statistics have an order."""
+    """Sort domains by their order in the model: jit sorts dicts by key, but batch statistics depend on the order."""
     order = list(model.num_classes)
     return sorted(domains, key=lambda d: order.index(d) if d in order else len(order))
 
@@ -148,16 +144,16 @@ def in_order(model: UniversalModel, domains: Iterable[str]) -> list[str]:
 def encode_groups(model: UniversalModel, variables: Mapping, images: Mapping[str, jax.Array]):
     """Encode one training batch per domain; domains of equal shape share one forward pass.
 
-    Every batch keeps its own batch statistics, and all of them update the running ones in order (pass by pass; within
-    a shared pass in the order of the model's domains).
+    Every batch has its own batch statistics. They update the running statistics pass by pass, within a shared pass in
+    the order of the model's domains.
 
     Args:
       model: the universal model.
-      variables: {"params", "batch_stats"}; the latter may be empty (an encoder without batch statistics).
-      images: [B, H, W, 3] per domain, bytes or floating point in [0, 1]; shapes may differ between domains.
+      variables: {"params", "batch_stats"}; the latter is empty for an encoder without batch statistics.
+      images: {domain: [B, H, W, 3]}, uint8 or floating point in [0, 1]; shapes may differ between domains.
 
     Returns:
-      features [B, h, w, C] per domain, and the new batch statistics.
+      ({domain: features [B, h, w, C]}, new batch statistics).
     """
     passes: dict[tuple, list[str]] = {}
     for domain in in_order(model, images):

@@ -1,9 +1,9 @@
-"""The fixed linear upsampling from cells to pixels that decoder and entropy module share.
+"""The fixed linear upsampling from cells to pixels that decoders and entropy module share.
 
-Upsampling is linear and acts on every channel alone, so it commutes with any 1x1 map: up(E) . c == up(E . c). The
-project therefore scores first and upsamples afterwards; 128-channel maps at image size never exist. It is separable
-too: two products with small matrices, which every backend compiles quickly (a transposed convolution with stride 8
-compiles very slowly on some).
+Upsampling is linear and acts on each channel separately, so it commutes with any 1x1 map: up(E) . c == up(E . c). The
+project therefore computes scores first and upsamples them afterwards, without 128-channel maps at image size.
+Upsampling is also separable: two products with small matrices, which every backend compiles quickly (a transposed
+convolution with stride 8 compiles very slowly on some).
 """
 
 import jax.numpy as jnp
@@ -14,29 +14,35 @@ MODES = ("bilinear", "drn")
 
 
 def upsample_matrix(size: int, stride: int, mode: str = "bilinear") -> np.ndarray:
-    """Weights of the upsampling along one axis, float64 [size, ceil(size / stride)]: pixels from cells.
+    """Upsampling weights along one axis, from cells to pixels: float64 [size, ceil(size / stride)].
 
-    "drn" is the transposed convolution of the DRN code, for a stride s of 8 there: kernel 2 s, padding s / 2, weights
-    1 - |k / s - (2 s - 1) / (2 s)|. It fades towards zero at the border. "bilinear" differs at the border alone:
-    half-pixel bilinear with the edge repeated. Sizes that are no multiple of the stride are cropped after the
-    upsampling.
+    "drn" is the transposed convolution of the DRN code (where the stride s is 8): kernel 2 s, padding s / 2, weights
+    1 - |k / s - (2 s - 1) / (2 s)|. It fades to zero at the border. "bilinear" differs at the border only: half-pixel
+    bilinear with the edge repeated. If the size is not a multiple of the stride, the last pixels are cropped.
 
     Raises:
       ValueError: if the mode is unknown.
+
+    >>> upsample_matrix(4, stride=2).tolist()
+    [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
     """
     if mode not in MODES:
         raise ValueError(f"upsample={mode!r} is not one of {', '.join(MODES)}")
     cells = -(-size // stride)
-    # Twice the distance between the middles of pixel and cell, in pixels: whole numbers.
+    # Twice the distance between the centres of pixel and cell, in pixels: an integer.
     twice = np.abs(2 * np.arange(size)[:, None] + 1 - stride * (2 * np.arange(cells)[None, :] + 1))
     weights = np.maximum(1 - twice / (2 * stride), 0.0)
-    if mode == "bilinear":  # the weight of a neighbour outside goes to the edge cell: rows sum to one
+    if mode == "bilinear":  # the weight of a neighbour outside goes to the edge cell
         weights = weights / weights.sum(1, keepdims=True)
     return weights
 
 
 def upsample(x, size: tuple[int, int], stride: int, mode: str = "bilinear"):
-    """Upsample `x` [B, ceil(H / stride), ceil(W / stride), C] to [B, H, W, C], (H, W) = `size`; dtype of `x`."""
+    """Upsample `x` [B, ceil(H / stride), ceil(W / stride), C] to [B, H, W, C], (H, W) = `size`, in the dtype of `x`.
+
+    >>> upsample(jnp.array([[[[0.0], [4.0]]]]), size=(1, 4), stride=2).ravel().tolist()
+    [0.0, 1.0, 3.0, 4.0]
+    """
     rows = jnp.asarray(upsample_matrix(size[0], stride, mode), x.dtype)
     columns = jnp.asarray(upsample_matrix(size[1], stride, mode), x.dtype)
     # Full precision: on GPUs the default would round the interpolated values to TF32.
@@ -45,7 +51,7 @@ def upsample(x, size: tuple[int, int], stride: int, mode: str = "bilinear"):
 
 
 def upsample_at(x, places, rows, columns):
-    """Values of the upsampled `x` at some pixels alone.
+    """Values of the upsampled `x` at some pixels.
 
     Args:
       x: [B, h, w, C].
@@ -54,6 +60,10 @@ def upsample_at(x, places, rows, columns):
 
     Returns:
       [M, C].
+
+    >>> rows, columns = upsample_matrix(1, stride=2), upsample_matrix(4, stride=2)
+    >>> upsample_at(jnp.array([[[[0.0], [4.0]]]]), np.array([[0, 0, 2]]), rows, columns).tolist()
+    [[3.0]]
     """
     rows, columns = jnp.asarray(rows, x.dtype), jnp.asarray(columns, x.dtype)
     image, row, column = places.T
@@ -71,5 +81,5 @@ def upsample_at(x, places, rows, columns):
 
 
 def _first_cell(weights):
-    """Index of the first cell that each pixel uses: [H, h] -> int [H]."""
+    """Index of the first cell of each pixel: [H, h] -> int [H]."""
     return jnp.argmax(weights > 0, axis=1)

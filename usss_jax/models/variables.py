@@ -6,11 +6,11 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-DUMMY_IMAGES = np.zeros((1, 8, 8, 3), np.float32)  # parameters do not depend on the image's size
+DUMMY_IMAGES = np.zeros((1, 8, 8, 3), np.float32)  # parameters do not depend on the size of the images
 
 
 def random_variables(model: nn.Module, bits) -> dict:
-    """Variables of a model of images by `seed_bits`; "batch_stats" is empty where an encoder keeps no statistics."""
+    """Initialise a model of images from `seed_bits`; "batch_stats" is empty for an encoder without batch statistics."""
     return {"batch_stats": {}, **seeded(model)(bits, DUMMY_IMAGES)}
 
 
@@ -20,9 +20,9 @@ def abstract_variables(model: nn.Module) -> dict:
 
 
 def seed_bits(seed: int, *fold: int) -> np.ndarray:
-    """Key of the "rbg" generator as NumPy bits, which can be handed over to the devices of several processes.
+    """Key of the "rbg" generator as NumPy bits, which jit accepts in several processes.
 
-    "rbg", because dozens of "threefry" draws of different shapes take long to compile.
+    "rbg", because dozens of "threefry" samplers of different shapes take long to compile.
     """
     key = jax.random.key(seed, impl="rbg")
     for value in fold:
@@ -31,5 +31,5 @@ def seed_bits(seed: int, *fold: int) -> np.ndarray:
 
 
 def seeded(module: nn.Module) -> Callable:
-    """The module's `init` with the bits of `seed_bits` in place of a key."""
+    """The module's `init`, taking the bits of `seed_bits` instead of a key."""
     return lambda bits, *args: module.init(jax.random.wrap_key_data(bits, impl="rbg"), *args)

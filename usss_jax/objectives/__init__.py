@@ -1,3 +1,3 @@
-"""The papers' losses and label embeddings as pure functions; they import nothing else of the package."""
+"""The papers' losses and label embeddings as pure functions, which import nothing else of the package."""
 
-IGNORE = 255  # label of pixels that count in no loss and no score
+IGNORE = 255  # label of the pixels that losses and scores ignore

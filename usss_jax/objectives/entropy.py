@@ -1,4 +1,4 @@
-"""The entropy module's objective: similarity with label embeddings (Eq. 2), cross (Eq. 3) and within (Eq. 4) terms."""
+"""Objective of the entropy module: similarities with label embeddings (Eq. 2), cross (Eq. 3) and within (Eq. 4)."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,17 +9,24 @@ from usss_jax.objectives.losses import pixel_entropy
 
 
 def similarities(embedding, label_embeddings, scale: float = 1.0):
-    """Dot products v of Eq. 2: embedding [B, h, w, d] with label embeddings [n, d] -> [B, h, w, n], times `scale`.
+    """Dot products v of Eq. 2, times `scale`: embedding [B, h, w, d], label embeddings [n, d] -> [B, h, w, n].
 
-    `scale` is the inverse temperature of the softmax that follows (1 in the paper). The label embeddings are constants
-    in the gradient.
+    `scale` is the inverse temperature of the softmax that follows (1 in the paper). No gradient flows into the label
+    embeddings.
+
+    >>> similarities(jnp.array([[[[1.0, 2.0]]]]), jnp.array([[3.0, 0.0], [0.0, 4.0]])).tolist()
+    [[[[3.0, 8.0]]]]
     """
     constants = jax.lax.stop_gradient(label_embeddings).astype(embedding.dtype)
     return scale * jnp.einsum("bhwd,nd->bhwn", embedding, constants, precision=jax.lax.Precision.HIGHEST)
 
 
 def normalized(embedding):
-    """Embedding [..., d] with unit length per cell; short ones stay short, so that the gradient stays finite."""
+    """Embedding [..., d] scaled to unit length; 1e-12 on the squared length keeps the gradient finite near zero.
+
+    >>> print(normalized(jnp.array([3.0, 4.0])).round(3))
+    [0.6 0.8]
+    """
     return embedding * jax.lax.rsqrt((embedding**2).sum(-1, keepdims=True) + 1e-12)
 
 
@@ -27,19 +34,24 @@ def entropy_terms(scores: Mapping[str, jax.Array], own: str, mean_over_pixels: C
     """Within and cross entropy of unlabeled images of one domain: one summand of Eq. 4 and of Eq. 3.
 
     Args:
-      scores: per domain [B, h, w, n] of images of domain `own`: their similarities with its label embeddings, or the
-        logits of its decoder (appendix C).
-      own: name of the images' domain; one without scores, since it has no labels, has no within term.
-      mean_over_pixels: (function, scores [B, h, w, n]) -> mean of the function of the upsampled scores over all pixels
-        (models/strips.py); the upsampling follows the scores, which is exact.
+      scores: {domain: [B, h, w, n]} of the images: similarities with the domain's label embeddings, or the logits of
+        its decoder (appendix C).
+      own: the images' domain; if it has no scores (a domain without labels), the within term is 0.
+      mean_over_pixels: (function, scores [B, h, w, n]) -> mean over all pixels of the function of the upsampled scores
+        (models/strips.py). Upsampling after scoring is exact, since both are linear.
       diversity: weight of the entropy of the mean prediction, which is subtracted from every term: information
         maximisation, against the collapse onto one label embedding. 0 in the paper.
 
     Returns:
-      (within, cross, watch): two scalars in nats, the cross term summed over the other domains (each 0 if there is
-      none), and per domain of scores the scalars that show a collapse: "entropy" (mean over pixels), "entropy_of_mean"
-      (of the mean prediction over the encoder's cells; high is good) and "top_share" (share of cells whose most
-      similar embedding is the most used one; left out if there is one embedding alone).
+      (within, cross, watch). within and cross are scalars in nats; cross sums over the other domains. watch has three
+      scalars per domain that show a collapse: "entropy" (mean over pixels), "entropy_of_mean" (of the prediction
+      averaged over the encoder's cells; high is good) and "top_share" (share of the cells whose most similar embedding
+      is the most frequent one; absent if the domain has one embedding only).
+
+    >>> scores = {"a": jnp.zeros((1, 2, 2, 4)), "b": jnp.zeros((1, 2, 2, 3)), "c": jnp.zeros((1, 2, 2, 3))}
+    >>> within, cross, watch = entropy_terms(scores, "a", lambda function, scores: function(scores).mean())
+    >>> f"{within:.3f} {cross:.3f}"  # ln 4, 2 ln 3
+    '1.386 2.197'
     """
     zero = jnp.zeros((), next(iter(scores.values())).dtype)
     within, cross, watch = zero, zero, {}
@@ -55,15 +67,19 @@ def entropy_terms(scores: Mapping[str, jax.Array], own: str, mean_over_pixels: C
 
 
 def _usage(scores):
-    """How the cells of scores [B, h, w, n] spread over the n label embeddings."""
+    """Scalars that show how the cells of scores [B, h, w, n] spread over the n label embeddings."""
     nearest = jnp.argmax(scores, axis=-1)[..., None] == jnp.arange(scores.shape[-1])
     usage = {"entropy_of_mean": entropy_of_mean(scores)}
-    if scores.shape[-1] == 1:  # with a single embedding the share is 1 and says nothing
+    if scores.shape[-1] == 1:  # the share would always be 1
         return usage
     return {**usage, "top_share": nearest.mean((0, 1, 2)).max()}
 
 
 def entropy_of_mean(scores):
-    """Entropy in nats of the mean over all cells of softmax(scores), [B, h, w, n] -> scalar."""
+    """Entropy in nats of softmax(scores) averaged over all cells, [B, h, w, n] -> scalar.
+
+    >>> f"{entropy_of_mean(jnp.array([[[[9.0, -9.0], [-9.0, 9.0]]]])):.3f}"  # ln 2, though each cell is certain
+    '0.693'
+    """
     mean = jax.nn.softmax(scores, axis=-1).mean((0, 1, 2))
     return -(mean * jnp.log(jnp.maximum(mean, jnp.finfo(mean.dtype).tiny))).sum()

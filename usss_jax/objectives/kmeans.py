@@ -1,13 +1,13 @@
 """K-means inside every class (appendix B.3 of the paper): several label embeddings per class.
 
-Lloyd's iterations run over all labeled pixels, and no full-resolution feature ever exists. With the linear upsampling U
-the squared distance of a pixel to a centre c of its class is
+Lloyd's iterations run over all labeled pixels without features at full resolution. With the linear upsampling U, the
+squared distance of a pixel to a centre c of its class is
 
     |U f - c|^2 = |U f|^2 - 2 (U (f . c) - |c|^2 / 2),
 
-so that upsampled scores assign the pixels, and the sums of a cluster come through U's adjoint as those of a class do
-(objectives/prototypes.py). The constant is subtracted after the upsampling: the weights of a pixel need not sum to one.
-Seeding by k-means++ looks at a sample of pixels; it and the choice between seedings run on the host.
+so upsampled scores assign the pixels, and the adjoint of U gives the sums of a cluster as it does those of a class
+(objectives/prototypes.py). The constant is subtracted after the upsampling, since the weights of a pixel need not sum
+to one. Seeding with k-means++ uses a sample of the pixels and runs on the host.
 """
 
 import dataclasses
@@ -18,21 +18,21 @@ import numpy as np
 
 from usss_jax.objectives.prototypes import HIGHEST, class_sums, neighbours
 
-SEEDINGS = 4  # k-means++ starts per class, of which the best on the sample goes on
+SEEDINGS = 4  # k-means++ seedings per class, from which the one with the lowest inertia on the sample is taken
 MAX_ITERATIONS = 50
-TOLERANCE = 1e-4  # of the inertia: a class that falls by a smaller share stands still
+TOLERANCE = 1e-4  # a class has converged when its inertia falls by a smaller share
 
 
 @dataclasses.dataclass(frozen=True)
 class Clusters:
-    """K-means inside every class.
+    """Result of K-means inside every class.
 
     Attributes:
       centers: float64 [n, K, C].
-      counts: int64 [n, K], pixels nearest to every centre.
+      counts: int64 [n, K], pixels nearest to each centre.
       inertia: float64 [n], sum of the squared distances to the nearest centre.
-      iterations: passes over the data, the last of which gave counts and inertia of these centres.
-      converged: whether it ended because no class moved any more.
+      iterations: passes over the data; the last one computed the counts and inertia of these centres.
+      converged: whether all classes converged within the passes allowed.
     """
 
     centers: np.ndarray
@@ -43,17 +43,17 @@ class Clusters:
 
 
 def cluster_sums(features, labels, rows, columns, centers):
-    """Assign the labeled pixels of one batch to the nearest centre of their class, and sum them up.
+    """Assign the labeled pixels of one batch to the nearest centre of their class, and sum them up per centre.
 
     Args:
       features: encoder output [B, h, w, C].
-      labels: int [B, H, W], train ids; whatever is not below n (255) is not counted.
+      labels: int [B, H, W], train ids; ids >= n (255) are ignored.
       rows: upsampling weights [H, h]; columns: [W, w] (models/upsample.py).
       centers: [n, K, C].
 
     Returns:
-      {"count": int32 [n, K], "sum": [n, K, C] of the features, "inertia": [H, n] squared distances, per row of pixels
-      so that long sums stay accurate}. Among equally near centres the first counts.
+      {"count": int32 [n, K], "sum": [n, K, C] of the features, "inertia": [H, n] sums of squared distances, one per row
+      of pixels for accuracy}. Of equally near centres the first is taken.
     """
     classes, per_class, _ = centers.shape
     labels = labels.astype(jnp.int32)
@@ -78,7 +78,11 @@ def cluster_sums(features, labels, rows, columns, centers):
 
 
 def squared_norms(features, rows, columns):
-    """|U f|^2 of every pixel: [B, h, w, C] -> [B, H, W], from the products of neighbouring cells."""
+    """|U f|^2 of every pixel from the products of neighbouring cells, [B, h, w, C] -> [B, H, W].
+
+    >>> squared_norms(jnp.array([[[[3.0, 4.0]]]]), rows=np.ones((1, 1)), columns=np.ones((2, 1))).tolist()
+    [[[25.0, 25.0]]]
+    """
     rows, columns = jnp.asarray(rows, features.dtype), jnp.asarray(columns, features.dtype)
     total = 0.0
     for times, here, there, pair_rows, pair_columns in neighbours(features.shape[1:3], rows, columns):
@@ -95,16 +99,16 @@ def _upsampled(x, rows, columns):
 def lloyd(
     sums_of: Callable, centers: np.ndarray, *, max_iterations: int = MAX_ITERATIONS, tolerance: float = TOLERANCE
 ) -> Clusters:
-    """Lloyd's iterations until every class stands still; a centre without pixels stays where it is.
+    """Run Lloyd's iterations until every class has converged; a centre without pixels keeps its place.
 
     Args:
-      sums_of: centers [n, K, C] -> sums of `cluster_sums` over all batches; it may return a batch's inertia in parts.
-      centers: where to start.
-      max_iterations: passes at most.
-      tolerance: a class stands still when its inertia falls by no more than this share.
+      sums_of: centers [n, K, C] -> `cluster_sums` over all batches; "inertia" is summed over its first axis here.
+      centers: initial centres [n, K, C].
+      max_iterations: maximal number of passes.
+      tolerance: a class has converged when its inertia falls by no more than this share.
 
     Returns:
-      The centres of the last pass, with its counts and inertia.
+      The centres of the last pass, with their counts and inertia.
     """
     centers, before = np.asarray(centers, np.float64), np.full(len(centers), np.inf)
     for iteration in range(1, max_iterations + 1):
@@ -121,17 +125,21 @@ def lloyd(
 
 
 def seed_centers(samples: list[np.ndarray], per_class: int, seed: int, seedings: int = SEEDINGS) -> np.ndarray:
-    """Centres to start from: for every class the best of several k-means++ seedings after K-means on its sample.
+    """Initial centres of every class: the best of several k-means++ seedings after K-means on a sample of its pixels.
 
     Args:
-      samples: per class the features of some of its pixels [m, C]; m may be 0, and differ.
+      samples: for each class the features [m, C] of some of its pixels; m may be 0 and may differ between classes.
       per_class: K.
-      seed: of the draws; those of a class depend on no other class.
-      seedings: how many are tried.
+      seed: random seed; the result for a class does not depend on the other classes.
+      seedings: number of seedings to try.
 
     Returns:
-      float64 [n, K, C]; zeros for a class without a sample. A class whose sample has fewer distinct points than K has
-      centres that are equal.
+      float64 [n, K, C]; zeros for a class without a sample. If a sample has fewer than K distinct points, some centres
+      coincide.
+
+    >>> centers = seed_centers([np.array([[0.0], [2.0], [9.0]])], per_class=2, seed=0)
+    >>> sorted(centers.ravel().tolist())
+    [1.0, 9.0]
     """
     out = np.zeros((len(samples), per_class, samples[0].shape[1]))
     for i, sample in enumerate(samples):
@@ -147,9 +155,13 @@ def seed_centers(samples: list[np.ndarray], per_class: int, seed: int, seedings:
 
 
 def plus_plus(points: np.ndarray, count: int, random: np.random.RandomState) -> np.ndarray:
-    """Choose `count` of the points [m, C], each with a probability in the squared distance to those chosen before.
+    """Seed by k-means++ (Arthur and Vassilvitskii, 2007): choose `count` of the points [m, C].
 
-    k-means++ (Arthur and Vassilvitskii, 2007). Where all points are chosen already, one of them is taken again.
+    The first point is uniformly random; the probability of each further one is proportional to its squared distance to
+    the nearest point chosen before. If all remaining distances are zero, a point is repeated.
+
+    >>> sorted(plus_plus(np.array([[0.0], [9.0]]), 2, np.random.RandomState(0)).ravel().tolist())
+    [0.0, 9.0]
     """
     chosen = [points[random.randint(len(points))]]
     distance = np.full(len(points), np.inf)
@@ -161,7 +173,7 @@ def plus_plus(points: np.ndarray, count: int, random: np.random.RandomState) -> 
 
 
 def _sample_sums(points: np.ndarray, centers: np.ndarray) -> dict[str, np.ndarray]:
-    """What `cluster_sums` gives, for the points [m, C] of one class and centres [1, K, C]."""
+    """`cluster_sums` for points [m, C] of one class and centres [1, K, C]."""
     distance = (points**2).sum(1)[:, None] - 2 * points @ centers[0].T + (centers[0] ** 2).sum(1)
     nearest = distance.argmin(1)
     onehot = (nearest[:, None] == np.arange(centers.shape[1])).astype(np.float64)

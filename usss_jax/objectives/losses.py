@@ -1,4 +1,4 @@
-"""Supervised loss (Eq. 1) and the entropy of a pixel's distribution. All reductions are over the global batch."""
+"""Supervised loss (Eq. 1) and entropy per pixel. All reductions are over the global batch."""
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +12,23 @@ def cross_entropy(logits, labels, ignore: int = IGNORE):
     Args:
       logits: float [B, H, W, C].
       labels: int [B, H, W], train ids 0 .. C - 1, or `ignore`.
-      ignore: pixels with this id do not count.
+      ignore: train id of the pixels to leave out.
 
     Returns:
       Scalar; 0 if no pixel is labeled.
+
+    >>> f"{cross_entropy(jnp.zeros((1, 1, 2, 4)), jnp.array([[[0, 255]]])):.3f}"  # ln 4
+    '1.386'
     """
     return pixel_cross_entropy(logits, labels, ignore).sum() / count_labeled(labels, ignore=ignore)
 
 
 def pixel_cross_entropy(logits, labels, ignore: int = IGNORE):
-    """Cross-entropy of every pixel in nats, [B, H, W]; 0 where the label is `ignore`. See `cross_entropy`."""
+    """Cross-entropy of every pixel in nats, [B, H, W]; 0 where the label is `ignore`. See `cross_entropy`.
+
+    >>> print(pixel_cross_entropy(jnp.zeros((1, 1, 2, 4)), jnp.array([[[0, 255]]])).round(3))
+    [[[1.386 0.   ]]]
+    """
     labels = labels.astype(jnp.int32)
     # A comparison instead of a gather: its gradient is softmax minus one-hot, without a scatter.
     chosen = labels[..., None] == jnp.arange(logits.shape[-1])
@@ -30,28 +37,35 @@ def pixel_cross_entropy(logits, labels, ignore: int = IGNORE):
 
 
 def grouped_pixel_cross_entropy(logits, labels, classes, ignore: int = IGNORE):
-    """Cross-entropy of the classes when some have several columns of the logits and others none, in nats.
+    """Cross-entropy of every pixel in nats, where a class may have several columns of the logits, or none.
 
-    The probability of a class is the sum of those of its columns.
+    The probability of a class is the sum of the probabilities of its columns.
 
     Args:
       logits: float [B, H, W, n].
       labels: int [B, H, W], train ids, or `ignore`.
       classes: int [n], train id of each column.
-      ignore: pixels with this id do not count; nor do those of a class without a column.
+      ignore: train id of the pixels to leave out; those of a class without a column are left out too.
 
     Returns:
-      [B, H, W], 0 where the pixel does not count.
+      [B, H, W]; 0 for pixels that are left out.
+
+    >>> print(grouped_pixel_cross_entropy(jnp.zeros((1, 1, 1, 4)), jnp.array([[[7]]]), classes=[7, 7, 8, 8]).round(3))
+    [[[0.693]]]
     """
     chosen = labels.astype(jnp.int32)[..., None] == jnp.asarray(classes)
     counts = chosen.any(-1) & (labels != ignore)
-    # Where no column is chosen any finite value will do: it does not count, and its gradient must not be NaN.
+    # A pixel without a chosen column takes all columns: it does not count, but its gradient must not be NaN.
     own = jax.nn.logsumexp(logits, axis=-1, where=chosen | ~counts[..., None])
     return jnp.where(counts, jax.nn.logsumexp(logits, axis=-1) - own, 0)
 
 
 def count_labeled(labels, classes=None, ignore: int = IGNORE):
-    """Number of pixels of labels int [B, H, W] that count, at least 1: not ignored and, if given, of `classes`."""
+    """Count the labeled pixels of labels int [B, H, W], only those of `classes` if given; at least 1.
+
+    >>> int(count_labeled(jnp.array([0, 1, 255]))), int(count_labeled(jnp.array([0, 1, 255]), classes=[1]))
+    (2, 1)
+    """
     counts = labels != ignore
     if classes is not None:
         counts &= (labels.astype(jnp.int32)[..., None] == jnp.asarray(classes)).any(-1)
@@ -59,6 +73,10 @@ def count_labeled(labels, classes=None, ignore: int = IGNORE):
 
 
 def pixel_entropy(logits):
-    """Entropy of softmax(logits) along the last axis, in nats: [..., C] -> [...] (H of Eq. 3 and 4)."""
+    """Entropy of softmax(logits) along the last axis in nats, [..., C] -> [...]: H of Eq. 3 and 4.
+
+    >>> f"{pixel_entropy(jnp.zeros(4)):.3f}"  # ln 4
+    '1.386'
+    """
     log_p = jax.nn.log_softmax(logits, axis=-1)
     return -(jnp.exp(log_p) * log_p).sum(-1)

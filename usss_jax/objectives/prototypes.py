@@ -1,12 +1,12 @@
 """Label embeddings from class prototypes (appendix B of the paper): PCA of the features, then class-wise centroids.
 
-The paper asks for the encoder's output "at each pixel" of the labeled images. Features upsampled to label resolution
-would not fit in memory, and need not exist: with the linear upsampling U,
+The paper takes the encoder's output "at each pixel" of the labeled images. Features upsampled to label resolution
+would not fit in memory and are not needed: with the linear upsampling U,
 
     sum over pixels of onehot(y) U f      = (U^T onehot(y)) f          (class sums), and
     sum over pixels of m (U f) (U f)^T    = sum over offsets of (weights of neighbouring cells) f f_shifted^T,
 
-where an output pixel mixes at most 2x2 cells, so only neighbouring cells appear in the second. One pass over the
+where a pixel mixes at most 2x2 cells, so that the second sum involves neighbouring cells only. One pass over the
 labeled images therefore gives the exact PCA and the exact centroids.
 """
 
@@ -21,11 +21,11 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def accumulate(features, labels, rows, columns, num_classes: int):
-    """Sums of one batch for PCA and centroids, over its labeled pixels.
+    """Sum up the labeled pixels of one batch, for PCA and centroids.
 
     Args:
       features: encoder output [B, h, w, C].
-      labels: int [B, H, W], train ids; whatever is >= num_classes (255) is not counted.
+      labels: int [B, H, W], train ids; ids >= num_classes (255) are ignored.
       rows: upsampling weights [H, h]; columns: [W, w] (models/upsample.py).
       num_classes: K.
 
@@ -41,7 +41,13 @@ def accumulate(features, labels, rows, columns, num_classes: int):
 
 
 def class_sums(features, labels, rows, columns, num_classes: int):
-    """Pixels and sums of features per class of one batch: {"count": int32 [K], "sum": [K, C]}, see `accumulate`."""
+    """Count the pixels and sum the features of every class: {"count": int32 [K], "sum": [K, C]}; see `accumulate`.
+
+    >>> features, labels = jnp.array([[[[2.0], [4.0], [6.0]]]]), jnp.array([[[0, 0, 255]]])
+    >>> sums = class_sums(features, labels, rows=np.eye(1), columns=np.eye(3), num_classes=2)
+    >>> sums["count"].tolist(), sums["sum"].tolist()
+    ([2, 0], [[6.0], [0.0]])
+    """
     onehot = labels[..., None] == jnp.arange(num_classes)
     rows, columns = jnp.asarray(rows, features.dtype), jnp.asarray(columns, features.dtype)
     weights = jnp.einsum("Hh,bHWk->bhWk", rows, onehot.astype(features.dtype), precision=HIGHEST)
@@ -53,13 +59,17 @@ def class_sums(features, labels, rows, columns, num_classes: int):
 
 
 def moving_average(label_embeddings, sums: dict, classes, theta: float):
-    """Eq. 7: c <- theta c + (1 - theta) mu, rows of unit length; classes without a pixel keep their row.
+    """Eq. 7: c <- theta c + (1 - theta) mu, scaled to unit length; classes without a pixel keep their row.
 
     Args:
       label_embeddings: c, [n, d].
-      sums: of `class_sums` over E's output upsampled to the pixels, all classes.
+      sums: `class_sums` of the output of E, for all classes.
       classes: int [n], train id of each row, each once.
       theta: 1 keeps the rows.
+
+    >>> sums = {"count": jnp.array([2]), "sum": jnp.array([[0.0, 2.0]])}
+    >>> print(moving_average(jnp.array([[1.0, 0.0]]), sums, classes=[0], theta=0.5).round(3))
+    [[0.707 0.707]]
     """
     classes = jnp.asarray(classes)
     count = sums["count"][classes][:, None]
@@ -82,15 +92,15 @@ def _second_moment(features, labeled, rows, columns):
 
 
 def neighbours(cells: tuple[int, int], rows, columns) -> Iterator[tuple]:
-    """Pairs of cells that a pixel may mix, by their offset: half of the 9 offsets, the others follow by symmetry.
+    """Pairs of cells that a pixel may mix, by offset: 5 of the 9 offsets, since the others follow by symmetry.
 
     Args:
       cells: (h, w).
       rows: upsampling weights [H, h]; columns: [W, w].
 
     Yields:
-      (1 for a cell with itself or 2, index of the one cell, index of the other, products of their weights in rows and
-      in columns); the indices are for arrays [B, h, w, ...].
+      (1 for a cell paired with itself, else 2; index of the one cell in arrays [B, h, w, ...]; index of the other;
+      products of their weights in rows; and in columns).
     """
     h, w = cells
     for dy, dx in ((0, 0), (0, 1), (1, -1), (1, 0), (1, 1)):
@@ -106,15 +116,15 @@ class Prototypes:
     """Label embeddings of one domain.
 
     Attributes:
-      embeddings: float32 [P, d], rows of unit length: one per class that has labeled pixels, or one per cluster of
-        such a class that has pixels, the largest first.
-      class_ids: int [P], train ids of these rows.
-      row_counts: int64 [P], labeled pixels behind each row.
+      embeddings: float32 [P, d], rows of unit length: one per class with labeled pixels, or one per non-empty cluster
+        of such a class, the largest first.
+      class_ids: int [P], train id of each row.
+      row_counts: int64 [P], labeled pixels of each row.
       counts: int64 [n], labeled pixels of every class.
       mean, components: of the PCA, float64 [C] and [C, d].
-      explained_variance: share of the features' variance that every component holds, float64 [d].
-      per_class, seed, iterations, converged, inertia: of the K-means (objectives/kmeans.py): K, its seed, passes,
-        whether it stood still at the end, and squared distances per class, float64 [n]; for K = 1 there is none.
+      explained_variance: share of the features' variance that each component explains, float64 [d].
+      per_class, seed, iterations, converged, inertia: of the K-means (objectives/kmeans.py): K, its seed, its number of
+        passes, whether it converged, and the sum of squared distances of every class, float64 [n]; empty for K = 1.
     """
 
     embeddings: np.ndarray
@@ -132,16 +142,20 @@ class Prototypes:
 
 
 def finish(totals: dict, dim: int, centers=None, cluster_counts=None) -> Prototypes:
-    """Turn the sums of `accumulate`, added up over all batches in float64, into label embeddings of dimension `dim`.
+    """Compute label embeddings of dimension `dim` from the sums of `accumulate` over all batches.
 
     Args:
-      totals: the sums.
+      totals: the sums, added up in float64.
       dim: d.
-      centers: [n, K, C] of the clusters of every class; None: the class means.
-      cluster_counts: int [n, K], their pixels; clusters without pixels get no row.
+      centers: [n, K, C], the clusters of every class; None: the class means.
+      cluster_counts: int [n, K], pixels of each cluster; empty clusters get no row.
 
     Raises:
       ValueError: if no pixel is labeled, or `dim` exceeds the number of channels.
+
+    >>> totals = {"count": [1, 1], "sum": [[2.0, 0.0], [0.0, 0.0]], "second": [[4.0, 0.0], [0.0, 0.0]]}
+    >>> finish(totals, dim=1).embeddings.tolist()
+    [[1.0], [-1.0]]
     """
     counts = np.asarray(totals["count"], np.int64)
     sums, second = np.asarray(totals["sum"], np.float64), np.asarray(totals["second"], np.float64)
@@ -154,7 +168,7 @@ def finish(totals: dict, dim: int, centers=None, cluster_counts=None) -> Prototy
     variance, vectors = np.linalg.eigh(second / n - np.outer(mean, mean))
     variance, vectors = np.maximum(variance[::-1], 0.0), vectors[:, ::-1]
     components = vectors[:, :dim]
-    # An eigenvector's sign is arbitrary; fixed here so that the same sums give the same file.
+    # An eigenvector's sign is arbitrary: fix it, so that equal sums give equal files.
     largest = np.abs(components).argmax(0)
     components = components * np.where(components[largest, np.arange(dim)] < 0, -1.0, 1.0)
     if centers is None:
@@ -177,7 +191,7 @@ def finish(totals: dict, dim: int, centers=None, cluster_counts=None) -> Prototy
 
 
 def _clusters_in_order(counts) -> tuple[np.ndarray, np.ndarray]:
-    """Classes and clusters that have pixels, [n, K] -> two int [P]: class after class, the largest cluster first."""
+    """Class and cluster of every non-empty cluster, [n, K] -> two int [P]: by class, the largest cluster first."""
     order = np.argsort(-counts, axis=1, kind="stable")
     kept = np.take_along_axis(counts, order, 1) > 0
     class_ids, places = np.nonzero(kept)
