@@ -1,5 +1,6 @@
 """Everything that a training step changes, and its creation on the mesh."""
 
+import functools
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -8,11 +9,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax.core import FrozenDict
 from jax.sharding import Mesh
 
 from usss_jax.models import pretrained
 from usss_jax.models.universal import UniversalModel
-from usss_jax.models.variables import random_variables, seed_bits
+from usss_jax.models.variables import random_heads, random_variables, seed_bits
 from usss_jax.parallel.sharding import place, replicated, tree_shardings
 
 
@@ -68,7 +70,10 @@ def create_state(
     Raises:
       InputError: if a pretrained tensor does not fit; the message names the first one.
     """
-    variables, shardings = born_on(mesh, partial(random_variables, model), seed_bits(seed), split=split)
+    bits = seed_bits(seed)
+    program, shardings = _encoder_program(model.clone(num_classes=FrozenDict(), embed_dim=0), mesh, split)
+    heads, of_heads = born_on(mesh, partial(random_heads, model), bits, split=split)
+    variables, shardings = (_merged(*trees) for trees in ((program(bits), heads), (shardings, of_heads)))
     report = None
     if weights is not None:
         names = model.encoder.tensor_names
@@ -85,6 +90,22 @@ def create_state(
         extra=jax.tree.map(partial(_whole_on, mesh), dict(extra or {})),
     )
     return state, report
+
+
+@functools.lru_cache(maxsize=4)
+def _encoder_program(model: UniversalModel, mesh: Mesh, split: bool) -> tuple[Callable, Any]:
+    """Program for the random encoder of `model`, which has no heads, and the shardings of what it returns.
+
+    Networks with the same encoder share it: it takes ten seconds to compile.
+    """
+    create = partial(random_variables, model)
+    shardings = tree_shardings(mesh, jax.eval_shape(create, seed_bits(0)), split)
+    return jax.jit(create, out_shardings=shardings), shardings
+
+
+def _merged(encoder: Mapping, heads: Mapping) -> dict:
+    """Variables of both."""
+    return {kind: {**encoder[kind], **heads[kind]} for kind in encoder}
 
 
 def _whole_on(mesh: Mesh, value):

@@ -62,9 +62,12 @@ class UniversalModel(nn.Module):
 
     def __call__(self, images):
         """Run every part once to create the parameters; `images` [B, H, W, 3]."""
-        features = self.encode(images)
+        return self.score(self.encode(images))
+
+    def score(self, features):
+        """Run every head: features [B, h, w, C] -> (logits [B, h, w, classes] by domain, embedding or None)."""
         logits = {domain: self.decode(features, domain) for domain in self.num_classes}
-        return (logits, self.embed(features)) if self.embed_dim else (logits, None)
+        return logits, self.embed(features) if self.embed_dim else None
 
     def encode(self, images, train: bool = False, groups: int = 1):
         """F: images [B, H, W, 3], uint8 or floating point in [0, 1] -> features [B, h, w, C], at least float32."""

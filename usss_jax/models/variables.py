@@ -6,12 +6,20 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from usss_jax.models.universal import UniversalModel
+
 DUMMY_IMAGES = np.zeros((1, 8, 8, 3), np.float32)  # parameters do not depend on the size of the images
 
 
 def random_variables(model: nn.Module, bits) -> dict:
     """Initialise a model of images from `seed_bits`; "batch_stats" is empty for an encoder without batch statistics."""
-    return {"batch_stats": {}, **seeded(model)(bits, DUMMY_IMAGES)}
+    return {"params": {}, "batch_stats": {}, **seeded(model)(bits, DUMMY_IMAGES)}
+
+
+def random_heads(model: UniversalModel, bits) -> dict:
+    """The heads' part of `random_variables`."""
+    features = np.zeros((1, 1, 1, model.encoder.out_channels), np.float32)
+    return {"params": {}, "batch_stats": {}, **seeded(model, method="score")(bits, features)}
 
 
 def abstract_variables(model: nn.Module) -> dict:
@@ -30,6 +38,6 @@ def seed_bits(seed: int, *fold: int) -> np.ndarray:
     return np.asarray(jax.random.key_data(key))
 
 
-def seeded(module: nn.Module) -> Callable:
+def seeded(module: nn.Module, method: str | None = None) -> Callable:
     """The module's `init`, taking the bits of `seed_bits` instead of a key."""
-    return lambda bits, *args: module.init(jax.random.wrap_key_data(bits, impl="rbg"), *args)
+    return lambda bits, *args: module.init(jax.random.wrap_key_data(bits, impl="rbg"), *args, method=method)
