@@ -58,7 +58,7 @@ def main():
     model = create_model(args.encoder, CLASSES, width=args.width, precision=args.precision)
     variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 32, 32, 3), np.uint8))
     variables = jax.device_put(variables, sharding.replicated(mesh))
-    evaluate = create_evaluator(mesh, "cityscapes", CLASSES["cityscapes"], model=model)
+    evaluate = create_evaluator(mesh, "cityscapes", model=model)
     began = time.perf_counter()
     evaluate(variables, MadeUp(1, args.size), args.batch)
     first = time.perf_counter() - began

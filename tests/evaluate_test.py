@@ -48,7 +48,7 @@ def test_confusion_matrix_does_not_depend_on_the_batch_size(model_and_variables,
             if label != 255:
                 expected[label, guess] += 1
     mesh = sharding.create_mesh()
-    evaluate = create_evaluator(mesh, "a", 3, model=model)
+    evaluate = create_evaluator(mesh, "a", model=model)
     counted = evaluate(variables, source, batch_size)
     assert counted.dtype == np.int64
     assert counted.sum() == expected.sum()

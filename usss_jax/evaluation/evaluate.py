@@ -1,5 +1,6 @@
 """Evaluation over a whole split: whole images, with arg max and confusion matrix on the device."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -8,6 +9,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.core import FrozenDict
 from jax.sharding import Mesh
 
 from usss_jax.evaluation.metrics import confusion_matrix
@@ -74,24 +76,34 @@ def _stack(examples: list[dict], batch_size: int) -> dict:
     return batch
 
 
-def create_evaluator(
-    mesh: Mesh, domain: str, num_classes: int, *, model: UniversalModel, classes: Sequence[int] | None = None
-):
+def create_evaluator(mesh: Mesh, domain: str, *, model: UniversalModel, classes: Sequence[int] | None = None):
     """Return `evaluate(variables, source, batch_size) -> int64 [C, C]` for one domain; compiled once per image size.
 
     `classes` is for images of another domain: their labels are then indices into these train ids of `domain` (see
-    `predict`), and `num_classes` is the number of these classes.
+    `predict`).
     """
+    part = model.clone(num_classes=FrozenDict({domain: model.num_classes[domain]}), embed_dim=0)
+    count = _counter(mesh, part, None if classes is None else tuple(classes))
+    used = ("encoder", f"decoder_{domain}")
+
+    def evaluate(variables, source, batch_size: int) -> np.ndarray:
+        variables = {kind: {name: v for name, v in tree.items() if name in used} for kind, tree in variables.items()}
+        return sum_batches(count, variables, source, batch_size, mesh)
+
+    return evaluate
+
+
+@functools.lru_cache(maxsize=16)
+def _counter(mesh: Mesh, model: UniversalModel, classes: tuple[int, ...] | None) -> Callable:
+    """Program that counts pixels by label and prediction; networks with equal encoders and decoders share it."""
+    ((domain, num_classes),) = model.num_classes.items()
 
     @partial(jax.jit, in_shardings=(replicated(mesh), batch_sharding(mesh)), out_shardings=replicated(mesh))
     def count(variables, batch):
         predictions = predict(variables, batch["image"], domain=domain, model=model, classes=classes)
-        return confusion_matrix(batch["label"], predictions, num_classes)
+        return confusion_matrix(batch["label"], predictions, len(classes or range(num_classes)))
 
-    def evaluate(variables, source, batch_size: int) -> np.ndarray:
-        return sum_batches(count, variables, source, batch_size, mesh)
-
-    return evaluate
+    return count
 
 
 def sum_batches(function: Callable, variables, source, batch_size: int, mesh: Mesh):

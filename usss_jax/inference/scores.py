@@ -51,7 +51,7 @@ def evaluate(
     split = split or known.test_split
     source = open_source(known, root, split, size=tuple(decoder["size"]))
     mesh = sharding.create_mesh(jax.local_devices()[:1])
-    evaluator = create_evaluator(mesh, known.name, known.num_classes, model=predictor.model)
+    evaluator = create_evaluator(mesh, known.name, model=predictor.model)
     confusion = evaluator(predictor.variables, source, batch_size)
     return {
         "miou": metrics.mean_iou(confusion),

@@ -182,8 +182,8 @@ def scorer(pools: Mapping[str, Pools], model: UniversalModel, mesh: Mesh, batch_
         if pool.scored_by:
             theirs = pools[pool.scored_by].domain.class_names
             classes = [theirs.index(c) for c in pool.domain.class_names]
-        decoder, count = pool.scored_by or name, pool.domain.num_classes
-        evaluators[name] = create_evaluator(mesh, decoder, count, model=model, classes=classes)
+        decoder = pool.scored_by or name
+        evaluators[name] = create_evaluator(mesh, decoder, model=model, classes=classes)
 
     def score(variables, split: str) -> dict[str, np.ndarray]:
         variables = sharding.whole(variables, mesh)
