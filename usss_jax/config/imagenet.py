@@ -49,6 +49,7 @@ METHOD = Method(
         "train.eval_batch_size",
         "train.checkpoint_every",
         "train.log_every",
+        "train.quick_compile",
     ),
     defaults={
         "data.loader_threads": 16,

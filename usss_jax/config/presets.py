@@ -55,8 +55,8 @@ def shrink_for_cpu(config: ConfigDict, image_size: str):
 
 def shrink_to_tiny(config: ConfigDict):
     """Change a config to the smallest run of all its jobs, which shows in about a minute that they work."""
-    smallest = {"model.precision": "float32", "train.log_every": 1, "data.loader_threads": 2}
-    config.update_from_flattened_dict(smallest | dict(METHODS[config.method].tiny))
+    smallest = {"model.precision": "float32", "data.loader_threads": 2, "train.log_every": 1}
+    config.update_from_flattened_dict(smallest | {"train.quick_compile": True} | dict(METHODS[config.method].tiny))
 
 
 def set_epochs(config: ConfigDict, n: int, epochs: int = 200):

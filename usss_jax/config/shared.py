@@ -183,6 +183,9 @@ SHARED: dict[str, Field] = {
     "train.eval_batch_size": Field(10, AT_LEAST_1, "images per batch of the evaluation"),
     "train.checkpoint_every": Field(100, AT_LEAST_1, "steps between checkpoints", changes=NOTHING),
     "train.log_every": Field(10, AT_LEAST_1, "steps between lines of the log", changes=NOTHING),
+    "train.quick_compile": Field(
+        False, BOOL, "on CPU compile the step without optimisation: sooner ready, but slower; for smoke tests"
+    ),
     "train.shard_parameters": Field(
         False, BOOL, "split large parameters and their momentum over the devices, to save memory", changes=NOTHING
     ),

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from usss_jax.engine.state import TrainState
-from usss_jax.parallel.sharding import replicated, state_shardings
+from usss_jax.parallel.sharding import on_cpu, replicated, state_shardings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,10 @@ class Computed:
     scalars: Mapping[str, Any]
     extra: Any
 
+
+_QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0}
+if jax.__version__.startswith("0.10."):  # another version may not know this option
+    _QUICK["xla_cpu_use_fusion_emitters"] = False
 
 Compute = Callable[[TrainState, Mapping], Computed]
 
@@ -68,15 +72,21 @@ def gathered(state: TrainState, mesh: Mesh | None) -> TrainState:
 
 def jit_step(
     mesh: Mesh,
+    like: TrainState | None = None,
     *,
     compute: Compute,
     tx: optax.GradientTransformation,
     batch_shardings: Any,
-    like: TrainState | None = None,
+    quick_compile: bool = False,
 ) -> jax.stages.Wrapped:
-    """Jit `train_step` for the mesh: donates the state; `batch_shardings`, a tree prefix, places the batch.
+    """Jit `train_step` for the mesh; it donates the state.
 
-    The state stays where that of `like` lies; without it, it is replicated.
+    Args:
+      mesh: devices.
+      compute, tx: see `train_step`.
+      batch_shardings: a tree prefix of the batch.
+      like: a state whose shardings the state has; None: it is replicated.
+      quick_compile: on CPU compile without optimisation, in about a fifth of the time.
     """
     of_state = state_shardings(mesh, like)
     return jax.jit(
@@ -84,4 +94,5 @@ def jit_step(
         in_shardings=(of_state, batch_shardings),
         out_shardings=(of_state, replicated(mesh)),
         donate_argnums=0,
+        compiler_options=_QUICK if quick_compile and on_cpu(mesh) else None,
     )

@@ -122,8 +122,13 @@ def fit(
         folder=(workdir or run.workdir) / name,
         steps=steps,
         create_state=create,
-        make_step=lambda like: jit_step(
-            mesh, compute=partial(compute, **setting), tx=tx, batch_shardings=shardings, like=like
+        make_step=partial(
+            jit_step,
+            mesh,
+            compute=partial(compute, **setting),
+            tx=tx,
+            batch_shardings=shardings,
+            quick_compile=config.train.quick_compile,
         ),
         make_batches=make_batches,
         batch_shardings=shardings,
