@@ -5,7 +5,7 @@ from functools import partial
 
 import jax
 import numpy as np
-from tiny_models import OneLayer
+from tiny_models import OneLayer, ThreeLayers
 
 from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.engine.accumulate import accumulate
@@ -15,7 +15,6 @@ from usss_jax.engine.step import jit_step
 from usss_jax.methods import hung
 from usss_jax.methods.usss import terms
 from usss_jax.methods.usss.label_embeddings import prototype_sums
-from usss_jax.models.drn import DRN
 from usss_jax.models.universal import UniversalModel
 from usss_jax.parallel import sharding
 
@@ -72,7 +71,7 @@ def train(mesh, model, compute, extra, steps):
 
 def usss(mesh):
     """Steps that move the label embeddings too, and the sums that class prototypes are made of."""
-    model = UniversalModel(DRN(blocks=(1, 1, 1, 1), width=1 / 16), CLASSES, DIM)
+    model = UniversalModel(ThreeLayers(width=1 / 16), CLASSES, DIM)
     compute = partial(terms.compute, objective=USSS, label_classes={d: tuple(range(n)) for d, n in CLASSES.items()})
     terms.accumulate = partial(accumulate, unroll=False)  # as on GPUs
     first, last, told = train(mesh, model, compute, {"label_embeddings": embeddings_at_start()}, 3)

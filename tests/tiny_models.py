@@ -17,6 +17,7 @@ class OneLayer(nn.Module):
     """Stands in for the encoder where one with the layers of interest will do, since it compiles quickly."""
 
     stride = 8
+    out_channels = 6
 
     @nn.compact
     def __call__(self, x, train, groups):
