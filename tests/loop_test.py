@@ -195,7 +195,7 @@ def test_told_to_end_and_resumed_from_an_older_checkpoint_a_run_ends_bit_identic
     before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         patch.setattr(hosts, "preempted", interrupt)
-        with pytest.raises(signals.Ended, match="toy: told to end; the same command resumes from step 3") as told:
+        with pytest.raises(signals.Ended, match="toy: interrupted; the same command resumes from step 3") as told:
             loop.fit(job_of(tmp_path / "toy"))
     assert told.value.code == 130 and signal.getsignal(signal.SIGINT) == before
 

@@ -15,12 +15,12 @@ from usss_jax.parallel.sharding import replicated, state_shardings
 
 @dataclasses.dataclass(frozen=True)
 class Computed:
-    """What a method computes from a state and a batch.
+    """Results of a method's `compute` for a state and a batch.
 
     Attributes:
-      gradients: of state.params.
+      gradients: gradients of state.params.
       batch_stats: new running statistics.
-      scalars: to be logged, by name; with "loss".
+      scalars: scalars to log by name, including "loss".
       extra: new value of state.extra.
     """
 
@@ -41,10 +41,10 @@ def train_step(
     tx: optax.GradientTransformation,
     mesh: Mesh | None = None,
 ):
-    """Make one optimiser step: a pure function of (state, batch). Returns (new state, scalars).
+    """Run one optimiser step, a pure function of (state, batch); returns (new state, scalars).
 
-    With a `mesh`, parameters that are split over its devices are gathered for the passes through the network;
-    gradients, what the optimiser keeps, and the update are split again.
+    With a `mesh`, parameters that are split over its devices are gathered for forward and backward passes; gradients,
+    optimiser state and updates are split again.
     """
     computed = compute(gathered(state, mesh), batch)
     updates, opt_state = tx.update(computed.gradients, state.opt_state, state.params)
@@ -60,7 +60,7 @@ def train_step(
 
 
 def gathered(state: TrainState, mesh: Mesh | None) -> TrainState:
-    """The state, inside jit, with every parameter whole on every device; without a mesh as it is."""
+    """Replicate the parameters of a state inside jit; without a mesh, return the state unchanged."""
     if mesh is None:
         return state
     return dataclasses.replace(state, params=jax.lax.with_sharding_constraint(state.params, replicated(mesh)))
@@ -74,9 +74,14 @@ def jit_step(
     batch_shardings: Any,
     like: TrainState | None = None,
 ) -> jax.stages.Wrapped:
-    """Jit `train_step` for the mesh: donates the state; `batch_shardings`, a tree prefix, places the batch.
+    """Jit `train_step` for the mesh, donating the state.
 
-    The state stays where that of `like` lies; without it, it is replicated.
+    Args:
+      mesh: devices.
+      compute: the method's part of the step.
+      tx: the optimiser.
+      batch_shardings: shardings of the batch, as a tree prefix.
+      like: a state with the shardings to use; None: the state is replicated.
     """
     of_state = state_shardings(mesh, like)
     return jax.jit(
