@@ -243,4 +243,4 @@ def test_what_is_no_summary_is_left_out_of_the_table_and_said(finished, tmp_path
     assert list(written_summaries(tmp_path)) == ["toy"]
     out = capsys.readouterr().out
     for name in ("old", "full", "cross", "hung_city_street"):
-        assert f"{name}/summary.json is no summary of a job" in out
+        assert f"{name}/summary.json is not a summary of a job" in out
