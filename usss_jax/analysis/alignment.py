@@ -83,8 +83,8 @@ def compare_jobs(
     groups, left_out = drop_absent(groups, counts, may_drop=not classes.strip())
     result: dict[str, Any] = {
         "jobs": [
-            {**describe(job, checkpoint), **align(of_job, groups, class_names)}
-            for job, (_, _, checkpoint), of_job in zip(jobs, networks, totals, strict=True)
+            {**describe(job, checkpoint), **align(job_totals, groups, class_names)}
+            for job, (_, _, checkpoint), job_totals in zip(jobs, networks, totals, strict=True)
         ],
         "pixels": {group_title(group): {str(c): counts[c] for c in group} for group in groups},
         "left_out": [str(c) for c in left_out],
@@ -176,8 +176,13 @@ def align(totals: Mapping[str, Mapping], groups: Sequence[Group], class_names: M
         "centred": centred,
         "raw": raw,
         "pairs": [
-            {"classes": [str(chosen[a]), str(chosen[b])], "match": bool(match), "centred": of_centred, "raw": of_raw}
-            for (a, b), match, of_raw, of_centred in each
+            {
+                "classes": [str(chosen[a]), str(chosen[b])],
+                "match": bool(match),
+                "centred": centred_cosine,
+                "raw": raw_cosine,
+            }
+            for (a, b), match, raw_cosine, centred_cosine in each
         ],
     }
 
@@ -220,8 +225,8 @@ def open_sources(job: FinishedJob, split: str, data_root: str) -> dict[str, Pool
 
 def describe(job: FinishedJob, checkpoint: str) -> dict[str, Any]:
     """Title, job, checkpoint and training of a network, as JSON."""
-    of_summary = {key: job.summary[key] for key in ("split_hash", "steps", "best_step", "config")}
-    return {"title": job.title, "job": job.folder.name, "checkpoint": checkpoint, **of_summary}
+    from_summary = {key: job.summary[key] for key in ("split_hash", "steps", "best_step", "config")}
+    return {"title": job.title, "job": job.folder.name, "checkpoint": checkpoint, **from_summary}
 
 
 def panel_title(entry: Mapping[str, Any]) -> str:

@@ -88,17 +88,17 @@ def accumulate(terms: Sequence[Term], params, batch_stats, *, unroll: bool, mesh
         if term.micro_batches:
             carry = (jax.tree.map(jnp.zeros_like, params), stats, 0.0 if loss is None else loss)
             for bucket in _of_equal_shapes(term.batch):
-                carry, of_term = _micro_batches(term, bucket, params, carry, total, unroll)
-                scalars |= of_term
+                carry, term_scalars = _micro_batches(term, bucket, params, carry, total, unroll)
+                scalars |= term_scalars
             gradients, stats, loss = carry
         else:
-            (value, (stats, of_term, aux[term.name])), gradients = jax.value_and_grad(term.loss, has_aux=True)(
+            (value, (stats, term_scalars, aux[term.name])), gradients = jax.value_and_grad(term.loss, has_aux=True)(
                 params, stats, term.batch
             )
             gradients = jax.tree.map(partial(_weighted, weight=term.weight), gradients)
             value = _weighted(value, term.weight)
             loss = value if loss is None else loss + value
-            scalars |= of_term
+            scalars |= term_scalars
         if alone:
             scalars[f"encoder_grad_norm/{term.name}"] = optax.tree.norm(gradients["encoder"])
         total = gradients if total is None else jax.tree.map(jnp.add, total, gradients)

@@ -27,14 +27,6 @@ class Evaluation:
     text: str
 
 
-def _no_arrays(variables) -> dict[str, np.ndarray]:
-    return {}
-
-
-def _no_warnings(scalars: Mapping[str, float]) -> dict[str, str]:
-    return {}
-
-
 @dataclasses.dataclass(frozen=True)
 class Fit:
     """A training job: everything that the loop (engine/loop.py) needs.
@@ -73,9 +65,9 @@ class Fit:
     checkpoint_every: int
     log_every: int
     loader_threads: int = 4
-    test: Callable[[Mapping], dict[str, np.ndarray]] = _no_arrays
+    test: Callable[[Mapping], dict[str, np.ndarray]] = lambda variables: {}
     summarize: Callable[[Mapping[str, Mapping], Mapping], Mapping[str, Any]] = lambda tests, progress: {}
-    warnings: Callable[[Mapping[str, float]], Mapping[str, str]] = _no_warnings
+    warnings: Callable[[Mapping[str, float]], Mapping[str, str]] = lambda scalars: {}
 
     @property
     def name(self) -> str:

@@ -83,10 +83,10 @@ def jit_step(
       batch_shardings: shardings of the batch, as a tree prefix.
       like: a state with the shardings to use; None: the state is replicated.
     """
-    of_state = state_shardings(mesh, like)
+    shardings = state_shardings(mesh, like)
     return jax.jit(
         partial(train_step, compute=compute, tx=tx, mesh=mesh),
-        in_shardings=(of_state, batch_shardings),
-        out_shardings=(of_state, replicated(mesh)),
+        in_shardings=(shardings, batch_shardings),
+        out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )

@@ -112,15 +112,16 @@ def to_host(array: Any) -> np.ndarray:
     return np.asarray(array)
 
 
-def widest_mesh(devices: Sequence, *batch_sizes: int, fields: Sequence[str] = BATCH_FIELDS) -> Mesh:
+def widest_mesh(devices: Sequence, *batch_sizes: int) -> Mesh:
     """Mesh over the largest number of devices that divides every batch size; prints a line if some are not used.
 
     Several processes must use all of their devices.
 
     Raises:
-      InputError: if there are several processes and a batch size, named in `fields`, is not a multiple of the devices.
+      InputError: if there are several processes and a batch size is not a multiple of the number of devices.
     """
-    for field, size in zip(fields, batch_sizes, strict=False):
+    fields = BATCH_FIELDS[: len(batch_sizes)]
+    for field, size in zip(fields, batch_sizes, strict=True):
         if jax.process_count() > 1 and size % len(devices):
             raise InputError(
                 f"{field}={size}: {jax.process_count()} processes with {len(devices)} devices share every batch "
@@ -128,5 +129,5 @@ def widest_mesh(devices: Sequence, *batch_sizes: int, fields: Sequence[str] = BA
             )
     count = max(n for n in range(1, len(devices) + 1) if not any(size % n for size in batch_sizes))
     if count < len(devices):
-        print(f"uses {count} of {len(devices)} devices: {' and '.join(fields[: len(batch_sizes)])} divide by no more")
+        print(f"uses {count} of {len(devices)} devices: {' and '.join(fields)} divide by no more")
     return create_mesh(devices[:count])

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from usss_jax.errors import InputError
+from usss_jax.local_files import reason
 
 FAILED = "usss_jax/failed"  # key under which a failing process stores its error message
 HEARTBEAT = 100  # seconds after which JAX ends all processes if one is silent: killed, or its host is down
@@ -72,7 +73,7 @@ def connect(given: dict[str, Any], timeout: int):
             "--coordinator=HOST:PORT, --num_processes=N and --process_id=I"
         ) from e
     except Exception as e:  # from the detection of a cluster or the connection
-        raise InputError(f"--multihost: {type(e).__name__}: {str(e).strip().splitlines()[0]}") from e
+        raise InputError(f"--multihost: {type(e).__name__}: {reason(e)}") from e
     finally:
         alarm.cancel()
     _connected.set()
