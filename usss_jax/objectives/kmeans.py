@@ -54,6 +54,12 @@ def cluster_sums(features, labels, rows, columns, centers):
     Returns:
       {"count": int32 [n, K], "sum": [n, K, C] of the features, "inertia": [H, n] sums of squared distances, one per row
       of pixels for accuracy}. Of equally near centres the first is taken.
+
+    >>> import jax
+    >>> features, labels, centers = np.array([[[[1.0], [5.0]]]]), np.array([[[0, 0]]]), np.array([[[0.0], [4.0]]])
+    >>> sums = jax.jit(cluster_sums)(features, labels, np.eye(1), np.eye(2), centers)
+    >>> sums["count"].tolist(), sums["sum"].tolist(), sums["inertia"].tolist()
+    ([[1, 1]], [[[1.0], [5.0]]], [[2.0]])
     """
     classes, per_class, _ = centers.shape
     labels = labels.astype(jnp.int32)

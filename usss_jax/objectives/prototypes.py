@@ -31,6 +31,11 @@ def accumulate(features, labels, rows, columns, num_classes: int):
 
     Returns:
       {"count": int32 [K], "sum": [K, C] of the features per class, "second": [C, C] sum of f f^T}.
+
+    >>> features, labels = np.array([[[[1.0, 2.0]]]]), np.array([[[0]]])
+    >>> sums = jax.jit(accumulate, static_argnames="num_classes")(features, labels, np.eye(1), np.eye(1), num_classes=1)
+    >>> sums["second"].tolist()
+    [[1.0, 2.0], [2.0, 4.0]]
     """
     labeled = (labels < num_classes).astype(features.dtype)
     rows, columns = jnp.asarray(rows, features.dtype), jnp.asarray(columns, features.dtype)
