@@ -38,7 +38,7 @@ def main(argv: list[str]):
     if len(argv) > 1:
         raise InputError(f"{argv[1]!r} is not a flag; see python -m usss_jax.class_plot --help")
     if flags.FLAGS["config"].present:
-        raise InputError("--config is not used here: every job's folder has its config; leave it out")
+        raise InputError("--config is not used, since every job has its own; leave it out")
     folders = [local_path(name, "--jobs") for name in names(JOBS.value or "")]
     if not folders:
         raise InputError("--jobs is missing: python -m usss_jax.class_plot --jobs=RUN/basic,RUN/full --out=OUT")

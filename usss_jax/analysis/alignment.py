@@ -37,13 +37,15 @@ def compare_jobs(
     """Compare the encoders of jobs; write class_plot.json and class_plot.png, and return the content of the former.
 
     Args:
-      folders: of the jobs, in the order of the panels.
+      folders: folders of the jobs, in the order of the panels.
       out: folder for the two files.
       classes: see `match_classes`; empty: all matching classes with labeled pixels.
       split: "test" or "val", the images to use.
       data_root: replaces data.root of the first job's config unless empty.
       picture: whether to compute the t-SNE, which needs the extra `figures`.
-      pixels: of each class in the t-SNE; perplexity: of the t-SNE; seed: of the t-SNE and of the sampled pixels.
+      pixels: number of pixels of each class in the t-SNE.
+      perplexity: perplexity of the t-SNE.
+      seed: seed of the t-SNE and of the sampled pixels.
 
     Raises:
       InputError: if the jobs cannot be compared, or classes or data do not fit them.

@@ -75,7 +75,7 @@ def load(folder: str | pathlib.Path) -> Predictor:
     """Load the best checkpoint of a finished job, on one device.
 
     Args:
-      folder: of the job, such as RUN/full; it may have been moved since training.
+      folder: folder of the job, such as RUN/full; it may have been moved since training.
 
     Raises:
       InputError: if the folder is not a finished job, or its checkpoint is damaged.

@@ -46,7 +46,7 @@ class Convolution(nn.Module):
       features: output channels.
       kernel: side of the kernel, odd.
       stride, dilation: along both axes.
-      dtype: of input and kernel in the convolution; None follows the input.
+      dtype: dtype of the convolution; None follows the input.
       precision: see `jax.lax.Precision`.
     """
 

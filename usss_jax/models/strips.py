@@ -42,7 +42,7 @@ def sum_over_pixels(function: Callable, scores, *pixels, size: tuple[int, int], 
       scores: [B, ceil(H / stride), ceil(W / stride), C].
       *pixels: arrays [B, H, W] such as labels; constants in the gradient.
       size: (H, W).
-      stride, mode: of the upsampling.
+      stride, mode: see `upsample`.
 
     Returns:
       Scalar of the dtype of `scores`.

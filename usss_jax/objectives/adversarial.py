@@ -83,7 +83,7 @@ def self_taught_loss(logits, prediction_logits, threshold: float):
     The arg max and the choice of pixels are constants in the gradient.
 
     Args:
-      logits: of the segmentation network, float [B, H, W, C].
+      logits: logits of the segmentation network, float [B, H, W, C].
       prediction_logits: D's logits on their softmax, [B, H, W].
       threshold: T_semi; pixels are chosen where D's confidence exceeds it.
 

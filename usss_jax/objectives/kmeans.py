@@ -48,7 +48,7 @@ def cluster_sums(features, labels, rows, columns, centers):
     Args:
       features: encoder output [B, h, w, C].
       labels: int [B, H, W], train ids; ids >= n (255) are ignored.
-      rows: upsampling weights [H, h]; columns: [W, w] (models/upsample.py).
+      rows, columns: upsampling weights [H, h] and [W, w] (models/upsample.py).
       centers: [n, K, C].
 
     Returns:
