@@ -24,7 +24,7 @@ from usss_jax.parallel.start import (
     connected,
     fail,
     fail_on_signal,
-    leave_alone,
+    stop_watching,
     wait_if_other_failed,
 )
 
@@ -70,7 +70,7 @@ def run(main: Callable[[list[str]], int | None], **options):
         if not e.code or not connected():
             raise
         if isinstance(e.__context__, signals.Ended):  # like all other processes
-            leave_alone()
+            stop_watching()
             raise
         wait_if_other_failed()
         fail(str(e.__context__ or "see its output"), e.code if isinstance(e.code, int) else 1)

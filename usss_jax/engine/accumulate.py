@@ -69,8 +69,7 @@ def accumulate(terms: Sequence[Term], params, batch_stats, *, unroll: bool, mesh
         a convolution some 30 times slower inside a loop, since it optimises convolutions in the entry computation only.
       mesh: devices over which the batches are split.
 
-    >>> def loss(params, batch_stats, batch):
-    ...     return (params["encoder"] * batch).sum(), (batch_stats, {}, None)
+    >>> loss = lambda params, stats, batch: ((params["encoder"] * batch).sum(), (stats, {}, None))
     >>> terms = [Term("a", loss, jnp.array([1.0])), Term("b", loss, jnp.array([3.0]), weight=2.0)]
     >>> found = accumulate(terms, {"encoder": jnp.array([5.0])}, {}, unroll=True)
     >>> float(found.loss), found.gradients["encoder"].tolist()  # 5 * 1 + 2 * 5 * 3, 1 + 2 * 3
@@ -81,8 +80,8 @@ def accumulate(terms: Sequence[Term], params, batch_stats, *, unroll: bool, mesh
     stats = batch_stats
     scalars: dict[str, Any] = {}
     aux: dict[str, Any] = {}
-    alone = mesh is None or mesh.size == 1
-    if mesh is not None and not alone:
+    single = mesh is None or mesh.size == 1
+    if mesh is not None and not single:
         params = with_sums(params, mesh)
     for term in (term for term in terms if jax.tree.leaves(term.batch)):
         if term.micro_batches:
@@ -99,10 +98,10 @@ def accumulate(terms: Sequence[Term], params, batch_stats, *, unroll: bool, mesh
             value = _weighted(value, term.weight)
             loss = value if loss is None else loss + value
             scalars |= term_scalars
-        if alone:
+        if single:
             scalars[f"encoder_grad_norm/{term.name}"] = optax.tree.norm(gradients["encoder"])
         total = gradients if total is None else jax.tree.map(jnp.add, total, gradients)
-    return Accumulated(loss, total if alone else summed(total), stats, scalars, aux)
+    return Accumulated(loss, total if single else summed(total), stats, scalars, aux)
 
 
 def _weighted(value, weight):

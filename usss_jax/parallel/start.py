@@ -149,6 +149,6 @@ def connected() -> bool:
     return _connected.is_set()
 
 
-def leave_alone():
+def stop_watching():
     """Keep `watch` from ending this process, which is about to exit like all others."""
     _ending.set()
