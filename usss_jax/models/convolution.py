@@ -95,7 +95,7 @@ def _rewriting(x, kernel, stride: int, dilation: int, precision):
 
 
 def several_columns(x, kernel, *, neighbours: int, precision=None):
-    """Convolution with stride 1 that computes `neighbours` pixels of a row in one column block of the matrix product.
+    """Convolution with stride 1 that computes `neighbours` pixels of a row at once, by a wider kernel.
 
     x [B, H, W, C], W a multiple of `neighbours`, kernel [k, k, C, K] -> [B, H, W, K].
 

@@ -91,7 +91,7 @@ def client():
 
 
 def watch():
-    """Exit soon after another process has failed; collectives would wait for it for ever."""
+    """Exit soon after another process has failed; collectives would wait for it forever."""
     store = client()
     while not _ending.wait(POLL):
         try:

@@ -103,7 +103,7 @@ def _whole_lines(content: bytes) -> tuple[list[tuple[str, int]], int]:
 class ScalarEvents:
     """A TensorBoard file of scalars, written in the caller's thread.
 
-    The thread of tensorboardX.SummaryWriter dies if the disk is full, and its callers then wait for ever.
+    The thread of tensorboardX.SummaryWriter dies if the disk is full, and its callers then wait forever.
     """
 
     def __init__(self, folder: pathlib.Path, start: int):
