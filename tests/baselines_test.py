@@ -111,7 +111,7 @@ def test_other_folders_are_refused_as_weights(toy_run, tmp_path):
     model = network(toy.config())
     with pytest.raises(InputError, match=r"pretrained: .* is a whole run; give one of its jobs: .*single_city_street"):
         encoder_weights.load(str(toy_run), model, mesh)
-    with pytest.raises(InputError, match=r"pretrained: .* is no job of a run"):
+    with pytest.raises(InputError, match=r"pretrained: .* is not a job of a run"):
         encoder_weights.load(str(tmp_path), model, mesh)
 
 
@@ -158,7 +158,7 @@ def test_a_config_that_is_no_object_is_told(tmp_path):
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(InputError, match=r"config\.json cannot be used \(it holds no JSON object\)"):
         workdir_lib.claim_workdir(toy.config(), tmp_path, {})
-    with pytest.raises(InputError, match=r"no workdir of a run \(it holds no JSON object\)"):
+    with pytest.raises(InputError, match=r"not a workdir of a run \(it holds no JSON object\)"):
         workdir_lib.singles_folder(toy.config(**{"usss.single_from": str(tmp_path)}), tmp_path / "new", {})
 
 
@@ -190,7 +190,7 @@ def test_file_with_several_rows_of_a_class_that_move_is_refused_before_the_workd
 
 
 def test_networks_of_no_run_or_of_an_unfinished_one_are_refused(tmp_path):
-    with pytest.raises(InputError, match="no workdir of a run"):
+    with pytest.raises(InputError, match="not a workdir of a run"):
         train(toy.config(variants=["full"], **{"usss.single_from": str(tmp_path / "typo")}), tmp_path / "new")
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "config.json").write_text(json.dumps(toy.config().to_dict()))

@@ -113,7 +113,7 @@ def test_if_no_checkpoint_is_whole_the_folder_to_be_moved_away_is_told(two, stat
     for step in ("3", "7"):
         cut(tmp_path / "full" / "checkpoints" / step / "state")
     with Checkpoints(tmp_path / "full" / "checkpoints") as checkpoints:
-        with pytest.raises(InputError, match=f"no checkpoint in it is whole; move {tmp_path / 'full'} away"):
+        with pytest.raises(InputError, match=f"all checkpoints are damaged; move {tmp_path / 'full'} away"):
             checkpoints.resume(print, state=state)
         assert checkpoints.steps() == [3, 7]  # nothing was renamed
         with pytest.raises(InputError, match="checkpoints/7: the checkpoint is damaged"):

@@ -305,7 +305,7 @@ def fake_job(folder, name="basic", best_step=2, **fields):
 
 
 def test_folder_without_a_finished_job_is_told(tmp_path):
-    with pytest.raises(InputError, match="no job of a run"):
+    with pytest.raises(InputError, match="not a job of a run"):
         finished.open_job(tmp_path)
     job = fake_job(tmp_path / "run" / "basic")
     (tmp_path / "run" / "config.json").write_text("{}")
@@ -355,7 +355,7 @@ def test_jobs_of_equal_name_are_told_apart_by_their_run(tmp_path):
 def test_entry_tells_wrong_flags_in_one_line(tmp_path):
     for flags, message in (
         ((), "--jobs is missing"),
-        ((f"--jobs={tmp_path}",), "no job of a run"),
+        ((f"--jobs={tmp_path}",), "not a job of a run"),
         (("--split=train", "--jobs=x"), "split"),
     ):
         result = entry(*flags)

@@ -195,7 +195,7 @@ def test_files_of_weights_are_known_by_their_content(project, tmp_path):
         (tmp_path / name).write_bytes(content)
     claim(project, tmp_path / "run", **{"usss.label_embeddings": str(tmp_path / "a.npz")})
     claim(project, tmp_path / "run", **{"usss.label_embeddings": str(tmp_path / "b.npz")})
-    with pytest.raises(InputError, match=r"label_embeddings was .*b.npz', is now .*c.npz', whose content is another"):
+    with pytest.raises(InputError, match=r"label_embeddings was .*b.npz', is now .*c.npz', with other content"):
         claim(project, tmp_path / "run", **{"usss.label_embeddings": str(tmp_path / "c.npz")})
     (tmp_path / "b.npz").unlink()  # what was made of it is in the workdir
     claim(project, tmp_path / "run", **{"usss.label_embeddings": str(tmp_path / "b.npz")})

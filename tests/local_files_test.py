@@ -83,6 +83,6 @@ def test_a_file_that_cannot_be_written_is_named_and_the_old_one_stays(tmp_path):
         write_whole(path, "new")
     assert path.read_text() == "old"
     assert line_of(told.value) == (
-        f"{path}: {os.strerror(errno.ENOSPC)}; what was saved before, the last checkpoint too, stays: make room and "
+        f"{path}: {os.strerror(errno.ENOSPC)}; files saved before, such as the last checkpoint, remain: free space and "
         "run the command again"
     )

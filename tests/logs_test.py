@@ -84,11 +84,6 @@ def test_json_file_is_replaced_whole_and_refuses_nan(tmp_path):
     assert json.loads(path.read_text()) == {"a": 1}
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61, "1:01"), (3599.6, "1:00:00"), (7325, "2:02:05")])
-def test_duration(seconds, text):
-    assert logs.duration(seconds) == text
-
-
 def test_environment_names_device_versions_and_commit():
     found = logs.environment()
     assert "cpu" in found["device"] or "gpu" in found["device"].lower() or "tpu" in found["device"].lower()

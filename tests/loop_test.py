@@ -195,7 +195,7 @@ def test_told_to_end_and_resumed_from_an_older_checkpoint_a_run_ends_bit_identic
     before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         patch.setattr(hosts, "preempted", interrupt)
-        with pytest.raises(signals.Ended, match="toy: told to end; the same command resumes from step 3") as told:
+        with pytest.raises(signals.Ended, match="toy: interrupted; the same command resumes from step 3") as told:
             loop.fit(job_of(tmp_path / "toy"))
     assert told.value.code == 130 and signal.getsignal(signal.SIGINT) == before
 
@@ -243,4 +243,4 @@ def test_what_is_no_summary_is_left_out_of_the_table_and_said(finished, tmp_path
     assert list(written_summaries(tmp_path)) == ["toy"]
     out = capsys.readouterr().out
     for name in ("old", "full", "cross", "hung_city_street"):
-        assert f"{name}/summary.json is no summary of a job" in out
+        assert f"{name}/summary.json is not a summary of a job" in out

@@ -69,12 +69,6 @@ def test_ignored_pixels_do_not_change_the_loss():
         )
 
 
-def test_another_id_can_be_ignored():
-    """The last of three outputs is void: it takes part in the softmax but is no target."""
-    logits = jnp.array([[[[0.0, LOG3, 0.0], [5.0, 1.0, 2.0]]]])
-    assert float(cross_entropy(logits, jnp.array([[[0, 2]]]), ignore=2)) == pytest.approx(math.log(5), rel=1e-6)
-
-
 def test_without_a_labeled_pixel_loss_and_gradient_are_zero():
     logits = jnp.asarray(random_case(4)[0], jnp.float32)
     loss, grad = jax.value_and_grad(cross_entropy)(logits, jnp.full(logits.shape[:-1], 255, jnp.uint8))

@@ -38,7 +38,7 @@ def main(*words, module="main"):
         ((*TOLD[:2], "--num_processes=0", TOLD[3]), "num_processes"),
         ((TOLD[0], "--coordinator=localhost", *TOLD[2:]), "give HOST:PORT"),
         ((TOLD[0], "--coordinator=localhost:99999", *TOLD[2:]), "give HOST:PORT"),
-        ((TOLD[0], "--coordinator=no.such.host.invalid:9876", *TOLD[2:]), "there is no host 'no.such.host.invalid'"),
+        ((TOLD[0], "--coordinator=no.such.host.invalid:9876", *TOLD[2:]), "unknown host 'no.such.host.invalid'"),
         (("--multihost",), "JAX detects no cluster here"),
     ],
 )

@@ -517,7 +517,7 @@ def test_the_hash_in_the_name_is_checked(tmp_path, digits):
         (tmp_path / f"drn-d-22-{given}.pth").write_bytes(data)
         assert load_file(str(tmp_path / f"drn-d-22-{given}.pth")).keys() == small().keys()
     (tmp_path / f"drn_d_22-{false}.pth").write_bytes(data)
-    with pytest.raises(InputError, match=f"begin with {false} .* begins with {true};; restore the file, or its name"):
+    with pytest.raises(InputError, match=f"begin with {false} .* begins with {true}; restore the file, or its name"):
         load_file(str(tmp_path / f"drn_d_22-{false}.pth"))
 
 

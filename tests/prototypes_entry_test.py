@@ -75,12 +75,12 @@ def test_embeddings_that_are_missing_are_made_in_the_workdir(toy_run, tmp_path):
 
 def test_wrong_flags_and_folders_are_told(tmp_path):
     assert "--workdir is missing" in error_of()
-    assert "no workdir of a run" in error_of(f"--workdir={tmp_path}")
+    assert "not a workdir of a run" in error_of(f"--workdir={tmp_path}")
     assert "--embeddings_per_class needs --out" in error_of(f"--workdir={tmp_path}", "--embeddings_per_class=3")
     (tmp_path / "config.json").write_text('{"colour": 1}')
     assert "config.colour: the config has no such field; docs/config.md" in error_of(f"--workdir={tmp_path}")
     (tmp_path / "config.json").write_text("[]")
-    assert "no workdir of a run (it holds no JSON object)" in error_of(f"--workdir={tmp_path}")
+    assert "not a workdir of a run (it holds no JSON object)" in error_of(f"--workdir={tmp_path}")
 
 
 def fake_singles(folder, **fields):

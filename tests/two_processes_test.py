@@ -180,7 +180,7 @@ def test_sigterm_to_one_process_saves_and_stops_both_and_they_go_on(words, one, 
     for code, _, err in finish(processes):
         assert code == 75, err
         (line,) = [line for line in err.splitlines() if line.startswith("usss_jax: ")]
-        assert "[full]" not in line and "told to end; the same command resumes from step" in line
+        assert "[full]" not in line and "interrupted; the same command resumes from step" in line
     assert not (tmp_path / "full" / "summary.json").exists(), "the run ended before it could be told to"
     code, out, err = run(given)
     assert code == 0, err
@@ -234,7 +234,7 @@ def test_hosts_with_other_images_or_flags_are_told(words, data, tmp_path):
 def test_workdir_that_is_not_shared_is_told(words, tmp_path):
     workdirs = [(f"--workdir={tmp_path}/{name}",) for name in ("mine", "yours")]
     for line in errors_of_two(words, of_each=workdirs):
-        assert "process 1 does not see there what process 0 writes" in line
+        assert "process 1 does not see the files that process 0 writes" in line
 
 
 @pytest.mark.slow
@@ -250,4 +250,4 @@ def test_processes_that_do_not_come_are_told(number, tmp_path):
     words = ["--multihost", f"--coordinator=localhost:{free_port()}", "--num_processes=2", f"--process_id={number}"]
     config = [f"--config={REPO}/configs/demo.py", f"--workdir={tmp_path}/w"]
     line = error_of(run(["main", *config, *words, "--multihost_timeout=3"]))
-    assert "not all of 2 processes met at coordinator localhost" in line and "within 3 s" in line
+    assert "not all of 2 processes connected to coordinator localhost" in line and "within 3 s" in line

@@ -1,4 +1,4 @@
-"""What the entry points share: the config flag, and one line and exit code 2 for bad input."""
+"""Common parts of the entry points: flags, start of JAX, and one line with exit code 2 for bad input."""
 
 import contextlib
 import os
@@ -21,16 +21,16 @@ from usss_jax.local_files import line_of, local_path, reason
 COMPILED = flags.DEFINE_string(
     "compilation_cache",
     "~/.cache/usss_jax/compiled",
-    "Folder that keeps compiled programs for the next start; empty: none. JAX_COMPILATION_CACHE_DIR is heeded too.",
+    "Folder for compiled programs, reused by later starts; empty: none. JAX_COMPILATION_CACHE_DIR works, too.",
 )
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, for instance configs/demo.py[:argument].")
 
 
 class ConfigParser(flags.ArgumentParser):
-    """Finds the project's own config files from any folder; ml_collections' parser knows the current one alone."""
+    """Finds the project's config files from any folder, unlike the parser of ml_collections."""
 
     def parse(self, argument: str) -> ConfigDict:
-        """Read the file of PATH[:argument]; raises InputError if it is not there or cannot be read."""
+        """Read the config of PATH[:argument]; raises InputError if that fails."""
         return read_named(argument).lock()
 
 
@@ -38,11 +38,10 @@ flags.FLAGS["config"].parser = ConfigParser()
 
 
 def start_jax():
-    """See to it that JAX has a device, and let it keep compiled programs in --compilation_cache.
+    """Check that JAX has a device, and enable --compilation_cache.
 
     Raises:
-      InputError: if there is no device of the platform that was asked for, or if a folder for compiled programs that
-        was asked for is unusable.
+      InputError: if JAX_PLATFORMS names a platform without a device, or as `keep_compiled` does.
     """
     import jax  # after the flags: a typo should not wait for JAX
     from jax.extend.backend import clear_backends
@@ -50,20 +49,23 @@ def start_jax():
     asked = jax.config.jax_platforms
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as e:  # the latter if it knows the name, and has no plugin for it
+    except (RuntimeError, AssertionError) as e:  # the latter for a known platform without a plugin
         if not asked:
             raise
         why = f" ({reason(e)})" if isinstance(e, RuntimeError) else ""
         jax.config.update("jax_platforms", None)
         clear_backends()
-        there = jax.default_backend()
-        remedy = f"set it to {there}, or unset it"
-        raise InputError(f"JAX_PLATFORMS={asked}: JAX finds no such device here{why}; {remedy}") from e
+        remedy = f"set it to {jax.default_backend()}, or unset it"
+        raise InputError(f"JAX_PLATFORMS={asked}: JAX finds no such device{why}; {remedy}") from e
     keep_compiled()
 
 
 def keep_compiled():
-    """Let JAX keep compiled programs in --compilation_cache; InputError if a folder that was asked for is unusable."""
+    """Make JAX cache compiled programs in --compilation_cache.
+
+    Raises:
+      InputError: if the flag is given and its folder is unusable; for the default folder a line is printed.
+    """
     import jax
 
     asked = flags.FLAGS["compilation_cache"].present
@@ -76,11 +78,11 @@ def keep_compiled():
             pass
     except (OSError, InputError) as e:
         if not asked:
-            print(f"compiled programs are not kept: {line_of(e) if isinstance(e, OSError) else e}")
+            print(f"compiled programs are not cached: {line_of(e) if isinstance(e, OSError) else e}")
         elif isinstance(e, OSError):
             raise InputError(
                 f"--compilation_cache={COMPILED.value}: {e.strerror}; give another folder, or --compilation_cache= "
-                "to keep none"
+                "for no cache"
             ) from e
         else:
             raise
@@ -89,19 +91,19 @@ def keep_compiled():
 
 
 def folder_of(flag: flags.FlagHolder) -> pathlib.Path:
-    """Path that a flag gives; InputError for a URL or an unknown home folder."""
+    """Path given by a flag; raises InputError for a URL or an unknown home folder."""
     return local_path(str(flag.value), f"--{flag.name}")
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parse flags; a wrong one becomes an InputError (absl and ml_collections would exit with 1 and a traceback)."""
+    """Parse flags; raises InputError for a wrong one, where absl and ml_collections would print a traceback."""
     try:
         return flags.FLAGS(argv)
     except flags.Error as e:
-        if isinstance(e.__context__, InputError):  # of the config file
+        if isinstance(e.__context__, InputError):  # from the config file
             raise InputError(f"--config: {e.__context__}") from e
         raise InputError(str(e).strip().splitlines()[-1]) from e
-    except (AttributeError, KeyError) as e:  # ml_collections, for a field that the config does not have
+    except (AttributeError, KeyError) as e:  # from ml_collections, for an unknown field
         given = [m[1] for word in argv if (m := re.match(r"--?(?:no)?config\.([\w.]+)", word))]
         if wrong := [name for name in given if name not in FIELDS]:
             raise InputError(f"--config.{wrong[0]}: {no_such_field(wrong[0], FIELDS)}") from e
@@ -113,17 +115,18 @@ def parse_flags(argv: list[str]) -> list[str]:
 def run(
     main: Callable[[list[str]], int | None],
     argv: list[str] | None = None,
-    ended: str = "told to end",
+    ended: str = "interrupted",
     before: Callable[[int], None] | None = None,
 ):
-    """Parse the flags, exit with what `main` returns; bad input is one line on stderr and exit code 2.
+    """Parse the flags, call `main`, and exit with its result.
 
-    So are files that cannot be read or written. Ctrl-C and SIGTERM end with the line `ended` (signals.py, which calls
-    `before`) and exit code 130 and 143; inside a training loop after a checkpoint was saved.
+    InputError and OSError become one line on stderr and exit code 2. Ctrl-C and SIGTERM end the process with the line
+    `ended` and exit code 130 or 143, after calling `before` with it (signals.py); a training loop first saves a
+    checkpoint.
     """
     logging.set_verbosity(logging.WARNING)
     quieten_orbax()
-    for stream in (sys.stdout, sys.stderr):  # a console of another encoding shows escapes, and nothing is lost
+    for stream in (sys.stdout, sys.stderr):  # characters that the console cannot show
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     signals.end_in_one_line(f"usss_jax: {ended}", before)
@@ -138,11 +141,11 @@ def run(
 
 
 def quieten_orbax():
-    """Show nothing of what Orbax and TensorStore tell at length, in threads, of errors that reach the caller too."""
+    """Hide the log messages of Orbax and TensorStore about errors that also reach the caller."""
     logging.get_absl_logger().addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
     getLogger("asyncio").setLevel(CRITICAL)
 
-    def show(unraisable):  # TensorStore comes here if what waited for it is gone
+    def show(unraisable):  # called by TensorStore if its event loop is gone
         if str(unraisable.exc_value) != "Event loop is closed":
             sys.__unraisablehook__(unraisable)
 
@@ -150,10 +153,10 @@ def quieten_orbax():
 
 
 def stop(text: str, code: int):
-    """Exit with one line on stderr."""
+    """Print one line to stderr and exit."""
     try:
         sys.stdout.flush()
-    except OSError:  # nobody reads it any more, or its disk is full: not to be tried again at exit
+    except OSError:  # closed pipe or full disk: Python must not flush again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     with contextlib.suppress(OSError):
         print("usss_jax: " + "\\n".join(text.splitlines()), file=sys.stderr, flush=True)

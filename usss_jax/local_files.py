@@ -1,4 +1,4 @@
-"""Files and folders of this machine: paths as users write them, JSON objects, files that are written in one piece."""
+"""Local files and folders: paths given by users, JSON objects, atomic writes, one-line errors."""
 
 import contextlib
 import errno
@@ -12,14 +12,17 @@ from usss_jax.errors import InputError
 
 
 def local_path(text: str, what: str) -> pathlib.Path:
-    """Path with ~ replaced by the home folder.
+    """Convert a path given by the user, with ~ for the home folder.
 
     Args:
-      text: as the user wrote it.
-      what: the flag or field that it is from, for messages.
+      text: the path.
+      what: its flag or field, for messages.
 
     Raises:
       InputError: for a URL such as gs://bucket/x, or an unknown home folder.
+
+    >>> local_path("~/runs/demo", "--workdir") == pathlib.Path.home() / "runs" / "demo"
+    True
     """
     if match := re.match(r"[A-Za-z][\w+.-]*://", text):
         raise InputError(
@@ -30,11 +33,16 @@ def local_path(text: str, what: str) -> pathlib.Path:
         return pathlib.Path(text).expanduser()
     except RuntimeError as e:
         home = text.split("/")[0]
-        raise InputError(f"{what}={text}: the home folder {home} is not known here; give the whole path") from e
+        raise InputError(f"{what}={text}: the home folder {home} is not known; give the absolute path") from e
 
 
 def read_object(path: pathlib.Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object; OSError or ValueError if it cannot be read or holds something else."""
+    """Read a JSON object from a file.
+
+    Raises:
+      OSError: if the file cannot be read.
+      ValueError: if it does not hold a JSON object.
+    """
     text = path.read_text(encoding="utf-8")
     if not text.strip("\0 \n"):
         raise ValueError("it is empty")
@@ -48,12 +56,16 @@ def read_object(path: pathlib.Path) -> dict[str, Any]:
 
 
 def write_whole(path: pathlib.Path, content: str | bytes):
-    """Write a file in one piece: a reader, also after a power loss, sees the old one or the new one.
+    """Write a file atomically: readers see the old or the new content, even after a power loss.
 
-    Text is written as UTF-8. The parent folder is made if there is none.
+    Text is encoded as UTF-8. The parent folder is created if needed.
 
     Raises:
-      OSError: if it cannot be written; it names the file.
+      OSError: if writing fails; the error names the file.
+
+    >>> write_whole(pathlib.Path("run/summary.json"), '{"job": "full"}')
+    >>> read_object(pathlib.Path("run/summary.json"))
+    {'job': 'full'}
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -70,30 +82,39 @@ def write_whole(path: pathlib.Path, content: str | bytes):
 
 
 def named(error: OSError, path: pathlib.Path) -> OSError:
-    """The same error, of this file if it names none, as that of a full disk does."""
+    """The same error, naming `path` if it names no file, as for a full disk.
+
+    >>> named(OSError(28, "No space left on device"), pathlib.Path("summary.json")).filename
+    'summary.json'
+    """
     return OSError(error.errno or 0, reason(error), error.filename2 or error.filename or str(path))
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, in one line."""
+    """The message of an error, in one line.
+
+    >>> reason(OSError(2, "No such file or directory", "a.png")), reason(KeyError())
+    ('No such file or directory', 'KeyError')
+    """
     text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
     return text.splitlines()[0]
 
 
 def line_of(error: OSError) -> str:
-    """The one line of an error of the system: which file, what, and what to do if the disk is full."""
+    """Error message for an OSError in one line, with its file and, for a full disk, the remedy.
+
+    >>> line_of(OSError(2, "No such file or directory", "a.png"))
+    'a.png: No such file or directory'
+    """
     name = error.filename2 or error.filename
     text = f"{os.fsdecode(name)}: {reason(error)}" if isinstance(name, str | bytes) else reason(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{text}; what was saved before, the last checkpoint too, stays: make room and run the command again"
+        return f"{text}; files saved before, such as the last checkpoint, remain: free space and run the command again"
     return text
 
 
 def check_paths(text: str, what: str):
-    """Raise InputError as `local_path` does, for the paths in PATH or NAME=PATH,NAME=PATH, also after tfds: or words:.
-
-    Other words are fine.
-    """
+    """Check the paths in PATH or NAME=PATH,NAME=PATH, also after tfds: or words:, as `local_path` does."""
     for part in [text, *re.split("[,=]", text)]:
         path = re.sub("^(tfds|words):(?!//)", "", part.strip())
         if path.startswith("~") or "://" in path:

@@ -1,4 +1,4 @@
-"""Entry point: flags; the work is in methods/.
+"""Entry point: train the jobs of a config.
 
 python -m usss_jax.main --config=configs/demo.py --workdir=runs/demo
 """
@@ -8,12 +8,12 @@ from absl import flags
 from usss_jax import cli, multihost
 from usss_jax.errors import InputError
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run leaves behind.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder for all outputs of the run.")
 flags.declare_key_flag("config")  # so that --help shows it
 
 
 def main(argv: list[str]):
-    """Train what the config asks for."""
+    """Train the jobs of the config."""
     if len(argv) > 1:
         raise InputError(f"{argv[1]!r} is not a flag; fields are set by --config.FIELD=VALUE")
     for flag, given in (("config", flags.FLAGS["config"].present), ("workdir", WORKDIR.value)):

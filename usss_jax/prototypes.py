@@ -1,13 +1,12 @@
-"""Entry point: make the label embeddings of a workdir from its finished single-domain networks, and their report.
+"""Entry point: compute label embeddings from the finished single-domain networks of a workdir, and their report.
 
 python -m usss_jax.prototypes --workdir=runs/cs_cvd
 python -m usss_jax.prototypes --workdir=runs/cs_cvd --embeddings_per_class=3 --out=runs/cs_cvd_k3
 
-The setting is that of the workdir's config.json, or of --config and its fields; --data_root takes the place of its
-data_root, for data that was moved since. With --out the workdir is only read, and OUT/prototypes gets
-label_embeddings.npz, which --config.usss.label_embeddings=FILE takes, and the report. Without it they come into the
-workdir's own folder prototypes, where training looks for them; a file that is there already is kept, and its report
-written anew.
+The config is the workdir's config.json, or --config; --data_root replaces its data.root if the data has moved. With
+--out the workdir is only read, and OUT/prototypes gets label_embeddings.npz, for --config.usss.label_embeddings=FILE,
+and the report. Without --out they go to WORKDIR/prototypes, where training looks for them; existing label embeddings
+are kept, and their report is rewritten.
 """
 
 import contextlib
@@ -21,15 +20,15 @@ from usss_jax.config import checked, filled
 from usss_jax.errors import InputError
 from usss_jax.local_files import read_object, reason
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run whose single-domain networks are finished.")
-PER_CLASS = flags.DEFINE_integer("embeddings_per_class", None, "K, in place of the config's; needs --out.", 1)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run with finished single-domain networks.")
+PER_CLASS = flags.DEFINE_integer("embeddings_per_class", None, "K, instead of the config's; needs --out.", 1)
 OUT = flags.DEFINE_string("out", None, "Folder for the label embeddings and their report.")
-DATA_ROOT = flags.DEFINE_string("data_root", "", "In place of the config's; as its field of that name.")
+DATA_ROOT = flags.DEFINE_string("data_root", "", "Replaces data.root of the config.")
 flags.declare_key_flag("config")  # so that --help shows it
 
 
 def main(argv: list[str]):
-    """Make the label embeddings and write the report."""
+    """Compute the label embeddings and write the report."""
     if len(argv) > 1:
         raise InputError(f"{argv[1]!r} is not a flag; fields are set by --config.FIELD=VALUE")
     if not WORKDIR.value:
@@ -38,7 +37,7 @@ def main(argv: list[str]):
     multihost.start()
     cli.start_jax()
     if PER_CLASS.value and not OUT.value:
-        raise InputError(f"--embeddings_per_class needs --out: {workdir}/prototypes has those of its own config")
+        raise InputError(f"--embeddings_per_class needs --out: {workdir}/prototypes is for its own config")
     config = cli.CONFIG.value if flags.FLAGS["config"].present else config_of(workdir)
     config = checked(config, "usss")
     if PER_CLASS.value:
@@ -49,11 +48,11 @@ def main(argv: list[str]):
 
 
 def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
-    """Make the label embeddings in `out`, or in the workdir's own folder, and their report.
+    """Compute the label embeddings and their report in OUT/prototypes, or in WORKDIR/prototypes without `out`.
 
     Raises:
-      InputError: for what cannot be used; if the networks were trained on other data than the config's is now; or if
-        another process trains the workdir and there is no `out`.
+      InputError: if config, data or workdir cannot be used, if the networks were trained on other data, or if another
+        process trains the workdir and `out` is None.
     """
     import jax  # after the flags: a typo should not wait for JAX
 
@@ -93,17 +92,17 @@ def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
             made.make()
         plan.read_embeddings(run)
         label_embeddings.write_report(made.path)
-    print(f"{made.path}, and beside it report.json and cosines.png")
+    print(f"{made.path}, with report.json and cosines.png")
 
 
 def config_of(workdir: pathlib.Path) -> ConfigDict:
-    """Read the config of a run; fields that are newer than it have their defaults."""
+    """Read the config of a run, with defaults for newer fields."""
     try:
         return checked(filled(read_object(workdir / "config.json")))
     except InputError as e:
         raise InputError(f"--workdir={workdir}: {e}; give its --config") from e
     except (OSError, ValueError) as e:
-        raise InputError(f"--workdir={workdir}: no workdir of a run ({reason(e)}); give another, or --config") from e
+        raise InputError(f"--workdir={workdir}: not a workdir of a run ({reason(e)}); give another, or --config") from e
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How a process ends when it is told to (Ctrl-C, SIGTERM): with one line, and inside a training loop after saving."""
+"""Ctrl-C and SIGTERM: a process ends with one line, inside a training loop after saving a checkpoint."""
 
 import contextlib
 import os
@@ -10,11 +10,11 @@ from types import FrameType
 from typing import Any
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
-PATIENCE = 2.0  # seconds that the last output may take
+PATIENCE = 2.0  # seconds to wait for buffered output
 
 
 class Ended(Exception):
-    """Training was told to end and has saved a checkpoint; the message says so in one line.
+    """Training was interrupted and has saved a checkpoint; the message is one line.
 
     Attributes:
       code: exit code of the process.
@@ -26,14 +26,14 @@ class Ended(Exception):
 
 
 def end_in_one_line(line: str, before: Callable[[int], None] | None = None):
-    """Let SIGINT and SIGTERM end this process with one line and exit code 128 + number; for entry points.
+    """Make SIGINT and SIGTERM end this process with one line and exit code 128 + number; for entry points.
 
-    A thread does it, at once: Python code of the main thread would wait for whatever is being compiled, and would
-    raise its exception in the midst of any library. Whoever sets handlers of their own meanwhile (`Told`) is heeded.
+    A thread ends the process at once: a handler in the main thread would wait for a running compilation, and its
+    exception could be raised inside any library. Handlers that are set later, such as `Interrupt`, take precedence.
 
     Args:
       line: printed to stderr.
-      before: called with the exit code after that.
+      before: called with the exit code before the process ends.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -41,29 +41,33 @@ def end_in_one_line(line: str, before: Callable[[int], None] | None = None):
 
     def end(number: int, frame: FrameType | None = None):
         if not once.acquire(blocking=False):
-            return  # it ends already
+            return  # already ending
         print(f"\n{line}" if sys.stderr.isatty() else line, file=sys.stderr, flush=True)
         if before:
             before(128 + number)
         threading.Thread(target=_flush, daemon=True).start()
         _flushed.wait(PATIENCE)
-        os._exit(128 + number)  # without the clean-up of libraries, which may hang, or print
+        os._exit(128 + number)  # skips the clean-up of libraries, which may hang or print
 
     def wait():
-        while word := os.read(told, 1):
+        while word := os.read(reader, 1):
             if signal.getsignal(word[0]) is end:
                 end(word[0])
 
-    told, tell = os.pipe()
-    os.set_blocking(tell, False)
-    heeded = [number for number in NUMBERS if signal.getsignal(number) not in (signal.SIG_IGN, None)]  # nohup, &
-    for number in heeded:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    for number in _handled():
         signal.signal(number, end)
-    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=wait, daemon=True).start()
 
 
 _flushed = threading.Event()
+
+
+def _handled() -> list[int]:
+    """Signals to handle: those that are not ignored, as after nohup or &."""
+    return [number for number in NUMBERS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
 
 
 def _flush():
@@ -72,12 +76,12 @@ def _flush():
     _flushed.set()
 
 
-class Told:
-    """Whether this process was told to end since `listen`, which a training loop heeds after its step.
+class Interrupt:
+    """Records SIGINT and SIGTERM from `listen` on, for a training loop that checks `code` after every step.
 
-    The first signal sets `code`, the exit code (else 0), and says so on stderr; a Ctrl-C after it does what it did
-    before `listen`. Further SIGTERMs change nothing: job systems send them to every process of a job, and again.
-    Outside the main thread, which alone may handle signals, nothing is heard.
+    The first signal sets `code` to the exit code (before it is 0) and prints a line to stderr. A later Ctrl-C acts as
+    before `listen`. Later SIGTERMs are ignored, since job systems send several to every process of a job. Outside the
+    main thread, which alone may handle signals, nothing is recorded.
     """
 
     def __init__(self, job: str):
@@ -88,24 +92,23 @@ class Told:
     def listen(self):
         """Handle SIGINT and SIGTERM from now on, unless they are ignored."""
         if threading.current_thread() is threading.main_thread():
-            for number in NUMBERS:
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                    self._before[number] = signal.signal(number, self._hear)
+            for number in _handled():
+                self._before[number] = signal.signal(number, self._record)
 
     def close(self):
-        """Give the signals back to whoever handled them before."""
+        """Restore the previous handlers."""
         while self._before:
             signal.signal(*self._before.popitem())
 
-    def _hear(self, number: int, frame: FrameType | None):
+    def _record(self, number: int, frame: FrameType | None):
         if self.code and number == signal.SIGINT:
             self.close()
             signal.raise_signal(number)
         elif not self.code:
             self.code = 128 + number
-            with contextlib.suppress(RuntimeError, OSError):  # the signal came while stderr was being written
+            with contextlib.suppress(RuntimeError, OSError):  # the signal arrived during a write to stderr
                 print(
-                    f"[{self._job}] told to end: finishes the step and saves a checkpoint; "
+                    f"[{self._job}] interrupted: finishes the step and saves a checkpoint; "
                     "Ctrl-C (again) ends at once, without saving",
                     file=sys.stderr,
                     flush=True,

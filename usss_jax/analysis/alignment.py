@@ -37,13 +37,15 @@ def compare_jobs(
     """Compare the encoders of jobs; write class_plot.json and class_plot.png, and return the content of the former.
 
     Args:
-      folders: of the jobs, in the order of the panels.
+      folders: folders of the jobs, in the order of the panels.
       out: folder for the two files.
       classes: see `match_classes`; empty: all matching classes with labeled pixels.
       split: "test" or "val", the images to use.
       data_root: replaces data.root of the first job's config unless empty.
       picture: whether to compute the t-SNE, which needs the extra `figures`.
-      pixels: of each class in the t-SNE; perplexity: of the t-SNE; seed: of the t-SNE and of the sampled pixels.
+      pixels: number of pixels of each class in the t-SNE.
+      perplexity: perplexity of the t-SNE.
+      seed: seed of the t-SNE and of the sampled pixels.
 
     Raises:
       InputError: if the jobs cannot be compared, or classes or data do not fit them.
@@ -83,8 +85,8 @@ def compare_jobs(
     groups, left_out = drop_absent(groups, counts, may_drop=not classes.strip())
     result: dict[str, Any] = {
         "jobs": [
-            {**describe(job, checkpoint), **align(of_job, groups, class_names)}
-            for job, (_, _, checkpoint), of_job in zip(jobs, networks, totals, strict=True)
+            {**describe(job, checkpoint), **align(job_totals, groups, class_names)}
+            for job, (_, _, checkpoint), job_totals in zip(jobs, networks, totals, strict=True)
         ],
         "pixels": {group_title(group): {str(c): counts[c] for c in group} for group in groups},
         "left_out": [str(c) for c in left_out],
@@ -176,8 +178,13 @@ def align(totals: Mapping[str, Mapping], groups: Sequence[Group], class_names: M
         "centred": centred,
         "raw": raw,
         "pairs": [
-            {"classes": [str(chosen[a]), str(chosen[b])], "match": bool(match), "centred": of_centred, "raw": of_raw}
-            for (a, b), match, of_raw, of_centred in each
+            {
+                "classes": [str(chosen[a]), str(chosen[b])],
+                "match": bool(match),
+                "centred": centred_cosine,
+                "raw": raw_cosine,
+            }
+            for (a, b), match, raw_cosine, centred_cosine in each
         ],
     }
 
@@ -220,8 +227,8 @@ def open_sources(job: FinishedJob, split: str, data_root: str) -> dict[str, Pool
 
 def describe(job: FinishedJob, checkpoint: str) -> dict[str, Any]:
     """Title, job, checkpoint and training of a network, as JSON."""
-    of_summary = {key: job.summary[key] for key in ("split_hash", "steps", "best_step", "config")}
-    return {"title": job.title, "job": job.folder.name, "checkpoint": checkpoint, **of_summary}
+    from_summary = {key: job.summary[key] for key in ("split_hash", "steps", "best_step", "config")}
+    return {"title": job.title, "job": job.folder.name, "checkpoint": checkpoint, **from_summary}
 
 
 def panel_title(entry: Mapping[str, Any]) -> str:

@@ -110,7 +110,7 @@ def alignment(vectors: np.ndarray, pairs: np.ndarray, matches: np.ndarray) -> di
 
     Args:
       vectors: centroids [P, C].
-      pairs, matches: of `cross_domain_pairs`; some pairs must match and some must not.
+      pairs, matches: result of `cross_domain_pairs`; some pairs must match and some must not.
 
     Returns:
       {"matching", "other", "difference": float, "cosines": list of the cosine of each pair}.

@@ -1,1 +1,1 @@
-"""Training that knows no method: state, optimiser, the loop."""
+"""Training, independent of the method: state, optimiser, step and loop."""

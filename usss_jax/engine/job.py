@@ -1,4 +1,4 @@
-"""What a method's plan is made of: a Fit trains, a Pass makes something from finished networks and keeps it."""
+"""The jobs of a method's plan: a Fit trains a network, a Pass derives a file from finished networks."""
 
 import dataclasses
 import pathlib
@@ -17,8 +17,8 @@ class Evaluation:
     """Scores during training.
 
     Attributes:
-      value: chooses the best checkpoint; higher is better.
-      scalars: for metrics.jsonl and the checkpoint, by name; None where there is no score.
+      value: selects the best checkpoint; higher is better.
+      scalars: for metrics.jsonl and the checkpoint, by name; None for a missing score.
       text: for the console.
     """
 
@@ -27,35 +27,27 @@ class Evaluation:
     text: str
 
 
-def _no_arrays(variables) -> dict[str, np.ndarray]:
-    return {}
-
-
-def _no_warnings(scalars: Mapping[str, float]) -> dict[str, str]:
-    return {}
-
-
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """A training: all that the loop (engine/loop.py) knows of it.
+    """A training job: everything that the loop (engine/loop.py) needs.
 
     Attributes:
-      folder: what it leaves goes there; the last part is the job's name.
+      folder: folder for all outputs; its last part is the job's name.
       steps: number of optimiser steps.
       create_state: returns a new state and a line to log.
       make_step: returns the jitted step for states with the shardings of the given one.
       make_batches: opens the data; item s is the batch of step s.
       batch_shardings: a tree prefix of a batch.
-      images_per_step: of all batches of a step, to tell the speed.
-      evaluate: scores variables while it trains.
-      data: what its data is, as JSON; a run whose data has changed does not resume.
-      network: what a predictor needs to know beside the variables, as JSON; every checkpoint carries it.
-      config: of the run, as JSON, to read.
-      eval_every, checkpoint_every, log_every: steps.
-      loader_threads: that prepare batches.
-      test: scores variables at the end; arrays by name, which are kept in test.npz.
-      summarize: (the arrays of test for "last" and "best", progress) -> the method's part of summary.json.
-      warnings: what is worth a warning in the scalars, by a key under which it is said once.
+      images_per_step: number of images in all batches of a step, for the speed.
+      evaluate: scores variables during training.
+      data: description of the data, as JSON; a run whose data has changed does not resume.
+      network: description of the network, as JSON, with which a predictor can build it; part of every checkpoint.
+      config: config of the run, as JSON, for the record.
+      eval_every, checkpoint_every, log_every: intervals in steps.
+      loader_threads: number of threads that prepare batches.
+      test: scores variables at the end; its arrays by name are kept in test.npz.
+      summarize: (arrays of `test` for "last" and "best", progress) -> the method's part of summary.json.
+      warnings: scalars -> {key: warning}; the warning of a key is printed once.
     """
 
     folder: pathlib.Path
@@ -73,9 +65,9 @@ class Fit:
     checkpoint_every: int
     log_every: int
     loader_threads: int = 4
-    test: Callable[[Mapping], dict[str, np.ndarray]] = _no_arrays
+    test: Callable[[Mapping], dict[str, np.ndarray]] = lambda variables: {}
     summarize: Callable[[Mapping[str, Mapping], Mapping], Mapping[str, Any]] = lambda tests, progress: {}
-    warnings: Callable[[Mapping[str, float]], Mapping[str, str]] = _no_warnings
+    warnings: Callable[[Mapping[str, float]], Mapping[str, str]] = lambda scalars: {}
 
     @property
     def name(self) -> str:
@@ -85,11 +77,11 @@ class Fit:
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-    """Something made from finished networks, and kept.
+    """A job that derives a file or folder from finished networks.
 
     Attributes:
-      path: of its file or folder; there is nothing to do if it is there.
-      make: makes it. All processes call it, and process 0 writes.
+      path: file or folder; the job is finished if it exists.
+      make: creates it. All processes call it, and process 0 writes.
     """
 
     path: pathlib.Path

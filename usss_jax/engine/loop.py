@@ -1,4 +1,4 @@
-"""The training loop: runs one Fit, whatever its method, or resumes it; leaves metrics, checkpoints and a summary."""
+"""The training loop: runs or resumes one Fit of any method, and writes metrics, checkpoints and a summary."""
 
 import time
 from collections.abc import Mapping
@@ -23,15 +23,15 @@ from usss_jax.runs.workdir import read_summary
 
 
 def fit(job: Fit) -> dict[str, Any]:
-    """Train, or resume from the last checkpoint; leave config.json, metrics.jsonl, test.npz, summary.json, checkpoints.
+    """Train, or resume from the last checkpoint; write config.json, metrics.jsonl, checkpoints, test.npz, summary.json.
 
     Returns:
       The content of summary.json.
 
     Raises:
-      InputError: if the loss is no longer finite, or a checkpoint that is needed is damaged or of other data.
-      OSError: if something cannot be written (disk full); it names the file.
-      Ended: if the process was told to end, after a checkpoint.
+      InputError: if the loss is not finite, or if a checkpoint is damaged or was made with other data.
+      OSError: if a file cannot be written (disk full); the error names the file.
+      Ended: if the process was interrupted, after a checkpoint was saved.
     """
     began = time.monotonic()
     state, about = job.create_state()
@@ -62,13 +62,13 @@ def fit(job: Fit) -> dict[str, Any]:
 
 
 def _train(job: Fit, state: TrainState, progress: dict, last: Checkpoints, best: Checkpoints, meta) -> TrainState:
-    """Make the steps that are left; `progress` is changed, and `meta()` goes into checkpoints."""
+    """Run the remaining steps; updates `progress`, and stores `meta()` in checkpoints."""
     start = int(state.step)
     writer = logs.MetricWriter(job.folder, start)
     train_step = job.make_step(state)
     meter = Meter(job.name, job.steps, job.images_per_step, progress, job.warnings)
     iterator = streams.iterate(job.make_batches(), start, job.loader_threads)
-    told = signals.Told(job.name)
+    interrupt = signals.Interrupt(job.name)
 
     def next_batch(running=None) -> dict:
         with meter.waiting(running):
@@ -79,37 +79,37 @@ def _train(job: Fit, state: TrainState, progress: dict, last: Checkpoints, best:
             batch = next_batch()
             program = compiled(train_step, state, batch, job.name)
         if jax.process_count() == 1:
-            told.listen()
+            interrupt.listen()
         for step in range(start + 1, job.steps + 1):
-            with jax.transfer_guard("disallow"):  # nothing goes to the devices or comes from them unasked
+            with jax.transfer_guard("disallow"):  # no implicit transfers to or from the devices
                 state, scalars = program(state, batch)
                 if step < job.steps:
-                    batch = next_batch(scalars["loss"])  # gets there while the step runs
+                    batch = next_batch(scalars["loss"])  # is transferred while the step runs
             evaluates = step % job.eval_every == 0 or step == job.steps
-            stops = hosts.PREEMPTED if hosts.preempted(step) else told.code
+            stops = hosts.PREEMPTED if hosts.preempted(step) else interrupt.code
             saves = step % job.checkpoint_every == 0 or step == job.steps or stops
-            # Before evaluation and saving too: they wait for the step anyway, and must not keep a loss that is NaN.
+            # Also before evaluation and saving: they wait for the step anyway, and a NaN must not be saved.
             if step == start + 1 or step % job.log_every == 0 or evaluates or saves:
                 meter.log(step, jax.device_get(scalars), writer)
             with meter.paused():
                 if evaluates and _is_best(job, step, state, progress, writer):
                     best.save(step, {"variables": state.variables}, meta())
                     saves = True  # so that progress["best"] of the last checkpoint agrees with best/
-                stops = stops or told.code
+                stops = stops or interrupt.code
                 if saves or stops:
                     last.save(step, {"state": state}, meta())
-            if stops := stops or (told.code if step == job.steps else 0):
-                text = f"{job.name}: told to end; the same command resumes from step {step}, now saved"
+            if stops := stops or (interrupt.code if step == job.steps else 0):
+                text = f"{job.name}: interrupted; the same command resumes from step {step}, now saved"
                 raise signals.Ended(text, stops)
     finally:
         iterator.close()
         writer.close()
-        told.close()
+        interrupt.close()
     return state
 
 
 def _is_best(job: Fit, step: int, state: TrainState, progress: dict, writer: logs.MetricWriter) -> bool:
-    """Evaluate, say and write the scores; whether they are the best so far."""
+    """Evaluate, log the scores, and return whether they are the best so far."""
     found = job.evaluate(state.variables)
     writer.write(step, found.scalars)
     say(job.name, f"step {step}  {found.text}")
@@ -144,10 +144,10 @@ def _finish(job: Fit, last: Mapping, best: Mapping, progress: Mapping[str, Any])
 
 
 def finished(job: Fit) -> dict[str, Any] | None:
-    """Summary of a job that is finished, else None.
+    """Summary of a job, or None if it is not finished.
 
     Raises:
-      InputError: if it was trained on other data than there is now, or its best checkpoint is gone.
+      InputError: if it was trained on other data, or its best checkpoint is missing.
     """
     summary = hosts.from_writer(read_summary, job.folder / "summary.json")
     if summary is None:
@@ -155,12 +155,12 @@ def finished(job: Fit) -> dict[str, Any] | None:
     check_same_data(job, summary)
     best = job.folder / "best" / str(summary.get("best_step"))
     if not hosts.from_writer(best.is_dir):
-        raise InputError(f"{best} is missing; restore it, or move {job.folder} away: the same command trains it again")
+        raise InputError(f"{best} is missing; restore it, or move {job.folder} away to train the job again")
     return summary
 
 
 def check_same_data(job: Fit, written: Mapping[str, Any]):
-    """Raise InputError if what was written earlier has other data than the job now."""
+    """Raise InputError if a checkpoint or summary was made with other data than the job has now."""
     for what, now in job.data.items():
         before = written.get(what, now)
         if before != now:

@@ -1,4 +1,4 @@
-"""Speed and waiting while a job trains: the console line and what goes to the metric files."""
+"""Speed and data wait of training: console lines and metrics."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -12,9 +12,9 @@ from usss_jax.runs.logs import say
 
 
 class Meter:
-    """Measures speed and waiting, and writes what a log interval brought to console and files.
+    """Measures speed and data wait, and logs every interval to console and files.
 
-    `warnings` finds in the scalars what is worth a warning, by a key under which it is said once.
+    `warnings` maps scalars to {key: warning}; the warning of a key is printed once.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Meter:
         self._warned: set[str] = set()
 
     def waiting(self, running=None):
-        """Context in which the loop waits for data; not counted if `running`, an array of the step, is not yet done."""
+        """Context that waits for data; not counted while `running`, a result of the step, is still being computed."""
         return _Stopwatch(self, "_wait", running)
 
     def paused(self):
@@ -40,10 +40,14 @@ class Meter:
         return _Stopwatch(self, "_pause")
 
     def log(self, step: int, scalars: Mapping[str, Any], writer: logs.MetricWriter):
-        """Write the scalars of `step`; the first call only starts the clock: its interval holds the compilation."""
+        """Log the scalars of `step`; the first call only starts the clock, since its interval includes compilation.
+
+        Raises:
+          InputError: if loss or gradient norm is not finite.
+        """
         now = time.monotonic()
         values = {name: float(value) for name, value in scalars.items()}
-        for name, what in (("loss", "loss"), ("grad_norm", "norm of the gradient")):
+        for name, what in (("loss", "loss"), ("grad_norm", "gradient norm")):
             if not np.isfinite(values.get(name, 0.0)):
                 raise InputError(
                     f"{self._name}: the {what} is {values[name]} at step {step}; lower optim.lr and give another "
@@ -75,7 +79,7 @@ class Meter:
 
 
 class _Stopwatch:
-    """Adds the time spent inside to an attribute of the meter."""
+    """Context that adds its time to an attribute of the meter."""
 
     def __init__(self, meter: Meter, attribute: str, running=None):
         self._meter, self._attribute, self._running = meter, attribute, running
@@ -85,6 +89,6 @@ class _Stopwatch:
 
     def __exit__(self, *exception):
         if self._running is not None and not self._running.is_ready():
-            return  # the devices had work all the time
+            return  # the devices were busy all the time
         spent = time.monotonic() - self._start
         setattr(self._meter, self._attribute, getattr(self._meter, self._attribute) + spent)

@@ -1,4 +1,4 @@
-"""Optimisers and schedules of the learning rate; the paper's are SGD as in PyTorch and poly (appendix A)."""
+"""Optimisers and learning rate schedules; the paper uses SGD as in PyTorch and poly (appendix A)."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -11,14 +11,17 @@ import optax
 from usss_jax.config import PAPER_BATCH
 from usss_jax.errors import InputError
 
-PARTS = ("encoder", "heads", "embedding")  # of a model; heads are all decoders
+PARTS = ("encoder", "heads", "embedding")  # of a model; heads are the decoders
 SAME: Mapping[str, float] = {}  # factor 1 for every part
 
 
 def learning_rate(lr: float, rule: str, batch_size: int) -> tuple[float, str]:
-    """Learning rate by the config's `lr_rule`, and the line that says so.
+    """Learning rate by the config's `lr_rule`, and a line for the log.
 
-    "fixed": as given. "linear": times batch_size / PAPER_BATCH (Goyal et al., 2017).
+    "fixed": `lr`. "linear": `lr` times batch_size / PAPER_BATCH (Goyal et al., 2017).
+
+    >>> learning_rate(0.001, "linear", 20)
+    (0.002, 'lr 0.002: 0.001 times train.batch_size=20 / 10 (optim.lr_rule=linear)')
     """
     if rule == "linear":
         scaled = lr * batch_size / PAPER_BATCH
@@ -33,13 +36,17 @@ def learning_rate(lr: float, rule: str, batch_size: int) -> tuple[float, str]:
 def create_schedule(
     lr: float, steps: int, *, kind: str = "poly", power: float = 0.9, warmup_steps: int = 0
 ) -> optax.Schedule:
-    """Learning rate of every step, falling from `lr` to 0 at `steps`.
+    """Learning rate schedule, falling from `lr` to 0 at `steps`.
 
-    "poly" is lr * (1 - step / steps) ** power (the paper steps it once per epoch, here every step), "cosine" half a
-    period of the cosine. In the first `warmup_steps` steps it is multiplied by (step + 1) / warmup_steps.
+    "poly" is lr * (1 - step / steps) ** power, updated every step (in the paper every epoch); "cosine" is half a period
+    of the cosine. During the first `warmup_steps` steps the rate is multiplied by (step + 1) / warmup_steps.
 
     Raises:
       InputError: if the kind is unknown.
+
+    >>> schedule = create_schedule(1.0, steps=4, power=1.0)
+    >>> [float(schedule(step)) for step in range(5)]
+    [1.0, 0.75, 0.5, 0.25, 0.0]
     """
     if kind == "poly":
         falling = optax.polynomial_schedule(init_value=lr, end_value=0.0, power=power, transition_steps=steps)
@@ -64,27 +71,32 @@ def create_optimizer(
 ) -> optax.GradientTransformation:
     """SGD with momentum as in PyTorch, or AdamW, with factors for parts of the model.
 
-    "sgd" adds the decay of every parameter to its gradient before the momentum. "adamw" (Loshchilov and Hutter, 2019)
-    decays weights beside the gradient, and leaves one-dimensional parameters (norm scales, biases) without decay;
-    `momentum` is its beta1, beta2 is 0.999. A step's decay is in proportion to the learning rate, a part's factor on it
-    included, as in PyTorch.
+    "sgd" adds the weight decay to the gradient before the momentum. "adamw" (Loshchilov and Hutter, 2019) decouples the
+    decay from the gradient, and does not decay one-dimensional parameters (norm scales, biases); `momentum` is its
+    beta1, and beta2 is 0.999. As in PyTorch, the decay of a step is proportional to the learning rate, including the
+    factor of a part.
 
     Args:
       schedule: step -> learning rate.
       name: "sgd" or "adamw".
       momentum: see above.
       weight_decay: see above.
-      lr_scales: factor on the learning rate per part (one of PARTS), 1 for those not given.
+      lr_scales: {part: factor on the learning rate}, parts from PARTS; 1 by default.
       decay_scales: the same for the decay.
-      trained: which top-level names of the parameters (encoder, decoder_DOMAIN, embedding) change at all, None: all;
-        the others do not decay either.
+      trained: whether to train the parameters of a top-level name (encoder, decoder_DOMAIN, embedding); the others
+        neither change nor decay. None: train all.
 
     Raises:
       InputError: if the name is unknown.
-      ValueError: if there is no such part.
+      ValueError: if a part is unknown.
+
+    >>> tx, params = create_optimizer(create_schedule(0.5, 10), weight_decay=0.1), jnp.array(2.0)
+    >>> updates, _ = tx.update(jnp.array(1.0), tx.init(params), params)
+    >>> f"{updates:.3f}"  # -0.5 * (1 + 0.1 * 2)
+    '-0.600'
     """
     if unknown := {*lr_scales, *decay_scales} - {*PARTS}:
-        raise ValueError(f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+        raise ValueError(f"unknown parts {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     if name == "sgd":
         tx = optax.chain(*_decays(weight_decay, decay_scales), optax.sgd(schedule, momentum=momentum))
     elif name == "adamw":
@@ -105,7 +117,7 @@ def create_optimizer(
 def _decays(
     weight_decay: float, scales: Mapping[str, float], takes: Callable[[Any], bool] | None = None
 ) -> list[optax.GradientTransformation]:
-    """Decay of the leaves for which takes(leaf) is true, None: of all; one transformation per different factor."""
+    """Weight decay of the leaves with takes(leaf), or of all if None; one transformation per distinct factor."""
     if takes is None and set(scales.values()) <= {1}:
         return [optax.add_decayed_weights(weight_decay)]
 
@@ -116,7 +128,7 @@ def _decays(
 
 
 def _part(name: str) -> str:
-    """Part of the model that a top-level name of its parameters belongs to."""
+    """Part of the model to which a top-level name of the parameters belongs."""
     return "heads" if name.startswith("decoder_") else name
 
 
@@ -125,5 +137,5 @@ def _is_in(part: str, name: str, leaf) -> bool:
 
 
 def _leaves(chosen: Callable[[str, Any], bool]) -> Callable:
-    """Mask of the leaves for which chosen(top-level name, leaf) is true."""
+    """Mask of the leaves with chosen(top-level name, leaf)."""
     return lambda params: {name: jax.tree.map(partial(chosen, name), part) for name, part in params.items()}

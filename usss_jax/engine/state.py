@@ -1,4 +1,4 @@
-"""Everything that a training step changes, and its creation on the mesh."""
+"""The state of training, and its creation on the mesh."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -25,8 +25,8 @@ class TrainState:
     Attributes:
       step: int32 scalar, number of finished steps.
       params, batch_stats: variables of the `UniversalModel`.
-      opt_state: of the optax optimiser.
-      extra: what else the method changes, by name: label embeddings, a discriminator.
+      opt_state: state of the optax optimiser.
+      extra: further state of the method by name: label embeddings, a discriminator.
     """
 
     step: jax.Array
@@ -37,7 +37,7 @@ class TrainState:
 
     @property
     def variables(self) -> dict:
-        """What `model.apply` takes."""
+        """Variables for `model.apply`."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
@@ -52,20 +52,20 @@ def create_state(
     *,
     split: bool = False,
 ) -> tuple[TrainState, pretrained.Report | None]:
-    """Create the state on the mesh: whole on every device, or its large arrays split over them from the start.
+    """Create the state on the mesh, replicated or with its large arrays split over the devices.
 
     Args:
       model: the model.
       tx: the optimiser.
-      seed: of the random initialisation.
+      seed: seed of the random initialisation.
       mesh: devices.
-      extra: of the state; host arrays are put on every device, arrays on the devices stay where they are.
-      weights: state dict of a pretrained encoder (models/pretrained.py); heads in it are not used.
-      initial: variables of another network with this encoder: its parts that this model has too are taken from it.
-      split: whether large parameters, and what the optimiser keeps of them, are split over the devices.
+      extra: `extra` of the state; host arrays are replicated, arrays on the devices keep their sharding.
+      weights: state dict of a pretrained encoder (models/pretrained.py); heads in it are ignored.
+      initial: variables of another network with this encoder, whose parts replace those of the same name.
+      split: whether to split large parameters and their optimiser state over the devices.
 
     Returns:
-      (state, report of what the pretrained weights matched or None).
+      (state, report on the pretrained weights or None).
 
     Raises:
       InputError: if a pretrained tensor does not fit; the message names the first one.
@@ -109,11 +109,11 @@ def _merged(encoder: Mapping, heads: Mapping) -> dict:
 
 
 def _whole_on(mesh: Mesh, value):
-    """A host array on every device of the mesh; an array of the devices as it is."""
+    """Replicate a host array over the mesh; return an array on the devices unchanged."""
     return value if isinstance(value, jax.Array) else place(jnp.asarray(value), replicated(mesh))
 
 
 def born_on(mesh: Mesh, create: Callable, *args, split: bool):
-    """Value of create(*args) and its shardings (`tree_shardings`): every device computes what it holds."""
+    """Compute create(*args) with the shardings of `tree_shardings`, each device its own part; return both."""
     shardings = tree_shardings(mesh, jax.eval_shape(create, *args), split)
     return jax.jit(create, out_shardings=shardings)(*args), shardings

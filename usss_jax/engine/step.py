@@ -15,12 +15,12 @@ from usss_jax.parallel.sharding import on_cpu, replicated, state_shardings
 
 @dataclasses.dataclass(frozen=True)
 class Computed:
-    """What a method computes from a state and a batch.
+    """Results of a method's `compute` for a state and a batch.
 
     Attributes:
-      gradients: of state.params.
+      gradients: gradients of state.params.
       batch_stats: new running statistics.
-      scalars: to be logged, by name; with "loss".
+      scalars: scalars to log by name, including "loss".
       extra: new value of state.extra.
     """
 
@@ -45,10 +45,10 @@ def train_step(
     tx: optax.GradientTransformation,
     mesh: Mesh | None = None,
 ):
-    """Make one optimiser step: a pure function of (state, batch). Returns (new state, scalars).
+    """Run one optimiser step, a pure function of (state, batch); returns (new state, scalars).
 
-    With a `mesh`, parameters that are split over its devices are gathered for the passes through the network;
-    gradients, what the optimiser keeps, and the update are split again.
+    With a `mesh`, parameters that are split over its devices are gathered for forward and backward passes; gradients,
+    optimiser state and updates are split again.
     """
     computed = compute(gathered(state, mesh), batch)
     updates, opt_state = tx.update(computed.gradients, state.opt_state, state.params)
@@ -64,7 +64,7 @@ def train_step(
 
 
 def gathered(state: TrainState, mesh: Mesh | None) -> TrainState:
-    """The state, inside jit, with every parameter whole on every device; without a mesh as it is."""
+    """Replicate the parameters of a state inside jit; without a mesh, return the state unchanged."""
     if mesh is None:
         return state
     return dataclasses.replace(state, params=jax.lax.with_sharding_constraint(state.params, replicated(mesh)))
@@ -79,20 +79,21 @@ def jit_step(
     batch_shardings: Any,
     quick_compile: bool = False,
 ) -> jax.stages.Wrapped:
-    """Jit `train_step` for the mesh; it donates the state.
+    """Jit `train_step` for the mesh, donating the state.
 
     Args:
       mesh: devices.
-      compute, tx: see `train_step`.
-      batch_shardings: a tree prefix of the batch.
-      like: a state whose shardings the state has; None: it is replicated.
+      compute: the method's part of the step.
+      tx: the optimiser.
+      batch_shardings: shardings of the batch, as a tree prefix.
+      like: a state with the shardings to use; None: the state is replicated.
       quick_compile: on CPU compile without optimisation, in about a fifth of the time.
     """
-    of_state = state_shardings(mesh, like)
+    shardings = state_shardings(mesh, like)
     return jax.jit(
         partial(train_step, compute=compute, tx=tx, mesh=mesh),
-        in_shardings=(of_state, batch_shardings),
-        out_shardings=(of_state, replicated(mesh)),
+        in_shardings=(shardings, batch_shardings),
+        out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
         compiler_options=_QUICK if quick_compile and on_cpu(mesh) else None,
     )

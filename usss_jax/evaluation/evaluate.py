@@ -16,6 +16,7 @@ from usss_jax.evaluation.metrics import confusion_matrix
 from usss_jax.models.strips import map_pixels
 from usss_jax.models.universal import UniversalModel
 from usss_jax.objectives import IGNORE
+from usss_jax.parallel import hosts
 from usss_jax.parallel.sharding import batch_sharding, put, replicated
 
 THREADS = 4  # to decode the images of a batch
@@ -58,7 +59,7 @@ def padded_batches(source, batch_size: int, share: tuple[int, int] = (0, 1)) -> 
 def placed_batches(source, batch_size: int, mesh: Mesh) -> Iterator[dict]:
     """`padded_batches` on the mesh, each process reading its share; the batch size is rounded up to fit the mesh."""
     size = -(-batch_size // mesh.size) * mesh.size
-    for batch in padded_batches(source, size, (jax.process_index(), jax.process_count())):
+    for batch in padded_batches(source, size, hosts.share()):
         yield put({"batch": batch}, {"batch": batch_sharding(mesh)})["batch"]
 
 

@@ -16,7 +16,6 @@ from usss_jax.local_files import local_path
 from usss_jax.models.universal import UniversalModel
 from usss_jax.parallel import sharding
 from usss_jax.runs.finished import open_job
-from usss_jax.runs.networks import load_best
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,7 +75,7 @@ def load(folder: str | pathlib.Path) -> Predictor:
     """Load the best checkpoint of a finished job, on one device.
 
     Args:
-      folder: of the job, such as RUN/full; it may have been moved since training.
+      folder: folder of the job, such as RUN/full; it may have been moved since training.
 
     Raises:
       InputError: if the folder is not a finished job, or its checkpoint is damaged.
@@ -87,6 +86,6 @@ def load(folder: str | pathlib.Path) -> Predictor:
     ['road', 'sidewalk', 'building']
     """
     path = local_path(str(folder), "folder")
-    open_job(path)  # raises InputError with the reason
-    model, variables, network, _ = load_best(path, sharding.create_mesh(jax.local_devices()[:1]))
-    return Predictor(model, variables, network["decoders"])
+    job = open_job(path)
+    model, variables, _ = job.restore(sharding.create_mesh(jax.local_devices()[:1]))
+    return Predictor(model, variables, job.network["decoders"])

@@ -20,7 +20,7 @@ def evaluate(
     """Score the best checkpoint of a finished job on a split of a domain: whole images, one confusion matrix.
 
     Args:
-      folder: of the job, such as RUN/full.
+      folder: folder of the job, such as RUN/full.
       domain: name of a built-in domain, or a YAML file; the network needs a decoder of its name and classes.
       root: the domain's folder; None for a synthetic domain.
       split: name of the split; None: the domain's test split.

@@ -76,10 +76,10 @@ class ConvNeXt(nn.Module):
 
     Attributes:
       blocks: number of blocks of stages 0 to 3.
-      channels: of stages 0 to 3, before `width`.
+      channels: channels of stages 0 to 3, before `width`.
       width: factor on every channel count; 1 is the published network.
-      dtype: of the convolutions; None follows the input.
-      precision: of the convolutions (see `jax.lax.Precision`).
+      dtype: dtype of the convolutions; None follows the input.
+      precision: precision of the convolutions (see `jax.lax.Precision`).
       remat: stages (0 to 3) to recompute in the backward pass, for which only their input is kept.
     """
 

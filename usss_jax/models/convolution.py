@@ -95,9 +95,12 @@ def _rewriting(x, kernel, stride: int, dilation: int, precision):
 
 
 def several_columns(x, kernel, *, neighbours: int, precision=None):
-    """Convolution with stride 1 that computes `neighbours` pixels of a row in one column block of the matrix product.
+    """Convolution with stride 1 that computes `neighbours` pixels of a row at once, by a wider kernel.
 
     x [B, H, W, C], W a multiple of `neighbours`, kernel [k, k, C, K] -> [B, H, W, K].
+
+    >>> several_columns(jnp.ones((1, 1, 4, 1)), jnp.ones((3, 3, 1, 1)), neighbours=2).ravel().tolist()
+    [2.0, 3.0, 3.0, 2.0]
     """
     padding = (kernel.shape[0] - 1) // 2
     wide = [jnp.pad(kernel, ((0, 0), (j, neighbours - 1 - j), (0, 0), (0, 0))) for j in range(neighbours)]
@@ -120,7 +123,11 @@ _B, _G, _A = (np.kron(matrix, matrix) for matrix in (_B, _G, _A))
 
 
 def winograd(x, kernel, *, dilation: int = 1, precision=None):
-    """3x3 convolution with stride 1 by F(2x2, 3x3): x [B, H, W, C], kernel [3, 3, C, K] -> [B, H, W, K]."""
+    """3x3 convolution with stride 1 by F(2x2, 3x3): x [B, H, W, C], kernel [3, 3, C, K] -> [B, H, W, K].
+
+    >>> jax.jit(winograd)(jnp.ones((1, 1, 4, 1)), jnp.ones((3, 3, 1, 1))).ravel().tolist()
+    [2.0, 3.0, 3.0, 2.0]
+    """
     batch, height, width, inputs = x.shape
     outputs = kernel.shape[-1]
     d, n, m = dilation, -(-height // (2 * dilation)), -(-width // (2 * dilation))

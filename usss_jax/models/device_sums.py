@@ -47,7 +47,7 @@ def apply_kernel(module: nn.Module, function: Callable, x, kernel):
 
     Args:
       module: the layer.
-      function: of examples [B, ...] and kernel; it must treat examples independently.
+      function: (examples [B, ...], kernel) -> values; it must treat examples independently.
       x: examples, split equally over the devices.
       kernel: parameter "kernel" of the layer, in any dtype.
     """

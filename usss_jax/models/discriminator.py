@@ -19,8 +19,8 @@ class Discriminator(nn.Module):
 
     Attributes:
       width: factor on the channels; 1 is the paper's.
-      dtype: of the convolutions; None follows the input.
-      precision: of the convolutions (see `jax.lax.Precision`).
+      dtype: dtype of the convolutions; None follows the input.
+      precision: precision of the convolutions (see `jax.lax.Precision`).
     """
 
     width: float = 1.0

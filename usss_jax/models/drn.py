@@ -69,8 +69,8 @@ class DRN(nn.Module):
       blocks: number of residual blocks of levels 3 to 6.
       bottleneck: whether the blocks are bottlenecks.
       width: factor on every channel count; 1 is the published network.
-      dtype: of the convolutions; None follows the input.
-      precision: of the convolutions (see `jax.lax.Precision`).
+      dtype: dtype of the convolutions; None follows the input.
+      precision: precision of the convolutions (see `jax.lax.Precision`).
       remat: levels (0 to 8) to recompute in the backward pass, for which only their input is kept.
     """
 

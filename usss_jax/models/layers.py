@@ -46,7 +46,7 @@ class Convolution(nn.Module):
       features: output channels.
       kernel: side of the kernel, odd.
       stride, dilation: along both axes.
-      dtype: of input and kernel in the convolution; None follows the input.
+      dtype: dtype of the convolution; None follows the input.
       precision: see `jax.lax.Precision`.
     """
 
@@ -172,6 +172,11 @@ def batch_normalize(x, scale, bias, epsilon: float):
 
     Returns:
       (y of the shape and dtype of x, mean [G, C], biased variance [G, C]); only y is differentiated.
+
+    >>> x = jnp.array([1.0, 5.0]).reshape(2, 1, 1, 1, 1)
+    >>> y, mean, var = batch_normalize(x, jnp.ones(1), jnp.zeros(1), 0.0)
+    >>> y.ravel().round(3).tolist(), mean.tolist(), var.tolist()
+    ([-1.0, 1.0], [[3.0]], [[4.0]])
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean = wide.mean((0, 2, 3))

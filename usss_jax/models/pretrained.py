@@ -11,13 +11,14 @@ import pathlib
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.traverse_util
 import numpy as np
+import safetensors.numpy
 
 from usss_jax.errors import InputError
-from usss_jax.local_files import write_whole
+from usss_jax.local_files import reason, write_whole
 from usss_jax.models.encoder import TensorNames
 
 _HEADS = ("seg.", "en_map.")
@@ -71,8 +72,8 @@ def load_file(path: str) -> dict[str, np.ndarray]:
     if not file.is_file():
         text = f"model.pretrained={path}: no such file; correct the path, or leave it empty to train from scratch"
         raise InputError(text)
-    readers = {
-        ".safetensors": _load_safetensors,
+    readers: dict[str, Callable[[pathlib.Path], dict[str, np.ndarray]]] = {
+        ".safetensors": safetensors.numpy.load_file,
         ".npz": _load_npz,
         ".pth": _load_torch,
         ".pt": _load_torch,
@@ -84,16 +85,9 @@ def load_file(path: str) -> dict[str, np.ndarray]:
     except InputError:
         raise
     except Exception as e:  # readers raise various exceptions for a damaged file
-        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
-        text = f"model.pretrained={path}: cannot be read as {file.suffix} ({reason}); restore this file"
+        text = f"model.pretrained={path}: cannot be read as {file.suffix} ({reason(e)}); restore this file"
         raise InputError(text) from e
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
-
-
-def _load_safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file as load
-
-    return load(str(file))
 
 
 def _load_npz(file: pathlib.Path) -> dict[str, np.ndarray]:
@@ -166,14 +160,12 @@ def save_safetensors(path: str, state_dict: Mapping[str, np.ndarray], metadata: 
     >>> load_file("weights.safetensors")["a"].tolist()
     [1.0, 2.0]
     """
-    from safetensors.numpy import save
-
     file = pathlib.Path(path).expanduser()
     if file.suffix != ".safetensors":
         raise InputError(f"{path}: weights are written as .safetensors; give a name with this ending")
     # The format stores raw memory, so that a transposed view would come back scrambled.
     tensors = {name: np.asarray(tensor, order="C") for name, tensor in state_dict.items()}
-    data = save(tensors, metadata=dict(metadata or {}))
+    data = safetensors.numpy.save(tensors, metadata=dict(metadata or {}))
     try:
         write_whole(file, data)
     except OSError as e:

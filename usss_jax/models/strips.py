@@ -42,7 +42,7 @@ def sum_over_pixels(function: Callable, scores, *pixels, size: tuple[int, int], 
       scores: [B, ceil(H / stride), ceil(W / stride), C].
       *pixels: arrays [B, H, W] such as labels; constants in the gradient.
       size: (H, W).
-      stride, mode: of the upsampling.
+      stride, mode: see `upsample`.
 
     Returns:
       Scalar of the dtype of `scores`.
@@ -82,12 +82,12 @@ class _Strips:
         self._down = jnp.asarray(down, scores.dtype)
         self._along = jnp.asarray(upsample_matrix(size[1], stride, mode), scores.dtype)
         self._inside = jnp.asarray(np.arange(filled * stride).reshape(self.count, -1) < size[0])
-        self._scores = jnp.pad(scores, ((0, 0), (1, filled - height + 1), (0, 0), (0, 0)))
+        self.scores = jnp.pad(scores, ((0, 0), (1, filled - height + 1), (0, 0), (0, 0)))
         self._pixels = [jnp.pad(p, ((0, 0), (0, below), (0, 0))) for p in pixels]
 
     def cells(self, index):
         """Scores [B, rows + 2, w, C] on which a strip depends."""
-        return lax.dynamic_slice_in_dim(self._scores, index * self.rows, self.rows + 2, axis=1)
+        return lax.dynamic_slice_in_dim(self.scores, index * self.rows, self.rows + 2, axis=1)
 
     def upsample(self, cells, index):
         """Scores of the strip's pixels, [B, stride * rows, W, C]."""
@@ -102,15 +102,11 @@ class _Strips:
         values = function(self.upsample(cells, index), *pixels)
         return jnp.where(self._inside[index][:, None], values, 0).sum((1, 2))
 
-    def add(self, gradient, of_cells, index):
+    def add(self, gradient, cells_gradient, index):
         """Add the gradient of a strip's cells to the gradient of all cells, [B, count * rows + 2, w, C]."""
         start = index * self.rows
         before = lax.dynamic_slice_in_dim(gradient, start, self.rows + 2, axis=1)
-        return lax.dynamic_update_slice_in_dim(gradient, before + of_cells, start, axis=1)
-
-    def no_gradient(self):
-        """Zeros in the shape of the gradient of all cells."""
-        return jnp.zeros_like(self._scores)
+        return lax.dynamic_update_slice_in_dim(gradient, before + cells_gradient, start, axis=1)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
@@ -129,11 +125,11 @@ def _sum_with_gradient(function, size, stride, mode, scores, pixels):
 
     def add_strip(carry, index):
         sums, gradient = carry
-        of_strip, pull_back = jax.vjp(partial(strips.sums, function, index=index), strips.cells(index))
-        (of_cells,) = pull_back(jnp.ones_like(of_strip))
-        return (sums + of_strip, strips.add(gradient, of_cells, index)), None
+        strip_sums, pull_back = jax.vjp(partial(strips.sums, function, index=index), strips.cells(index))
+        (cells_gradient,) = pull_back(jnp.ones_like(strip_sums))
+        return (sums + strip_sums, strips.add(gradient, cells_gradient, index)), None
 
-    start = (jnp.zeros(scores.shape[0], scores.dtype), strips.no_gradient())
+    start = (jnp.zeros(scores.shape[0], scores.dtype), jnp.zeros_like(strips.scores))
     (sums, gradient), _ = lax.scan(add_strip, start, jnp.arange(strips.count))
     return sums.sum(), gradient[:, 1 : scores.shape[1] + 1]
 

@@ -61,8 +61,9 @@ def upsample_at(x, places, rows, columns):
     Returns:
       [M, C].
 
+    >>> import jax
     >>> rows, columns = upsample_matrix(1, stride=2), upsample_matrix(4, stride=2)
-    >>> upsample_at(jnp.array([[[[0.0], [4.0]]]]), np.array([[0, 0, 2]]), rows, columns).tolist()
+    >>> jax.jit(upsample_at)(np.array([[[[0.0], [4.0]]]]), np.array([[0, 0, 2]]), rows, columns).tolist()
     [[3.0]]
     """
     rows, columns = jnp.asarray(rows, x.dtype), jnp.asarray(columns, x.dtype)

@@ -32,12 +32,12 @@ def prediction_map(logits, counts=None):
     return probabilities if counts is None else jnp.where(counts[..., None], probabilities, 0)
 
 
-def discriminator_loss(of_predictions, of_truth, counts):
+def discriminator_loss(prediction_logits, truth_logits, counts):
     """L_D (Eq. 1 of the paper): binary cross-entropy in nats, with target 0 for predictions and 1 for ground truth.
 
     Args:
-      of_predictions: D's logits [B, H, W] on `prediction_map`.
-      of_truth: D's logits on `truth_map` of the same images.
+      prediction_logits: D's logits [B, H, W] on `prediction_map`.
+      truth_logits: D's logits on `truth_map` of the same images.
       counts: bool [B, H, W], the labeled pixels.
 
     Returns:
@@ -47,25 +47,25 @@ def discriminator_loss(of_predictions, of_truth, counts):
     >>> f"{discriminator_loss(undecided, undecided, counts):.3f}"  # 2 ln 2
     '1.386'
     """
-    return _mean(jax.nn.softplus(of_predictions) + jax.nn.softplus(-of_truth), counts)
+    return _mean(jax.nn.softplus(prediction_logits) + jax.nn.softplus(-truth_logits), counts)
 
 
-def discriminator_accuracy(of_predictions, of_truth, counts):
+def discriminator_accuracy(prediction_logits, truth_logits, counts):
     """Accuracy of D over predictions and ground truth together; arguments as for `discriminator_loss`.
 
     >>> fooled, right, counts = jnp.array([[[5.0]]]), jnp.array([[[5.0]]]), jnp.ones((1, 1, 1), bool)
     >>> float(discriminator_accuracy(fooled, right, counts))
     0.5
     """
-    right = (of_predictions < 0).astype(of_truth.dtype) + (of_truth > 0).astype(of_truth.dtype)
+    right = (prediction_logits < 0).astype(truth_logits.dtype) + (truth_logits > 0).astype(truth_logits.dtype)
     return _mean(right / 2, counts)
 
 
-def adversarial_loss(of_predictions, counts=None):
+def adversarial_loss(prediction_logits, counts=None):
     """L_adv (section 3 of the paper): -log of D's confidence that the predictions are ground truth.
 
     Args:
-      of_predictions: D's logits [B, H, W].
+      prediction_logits: D's logits [B, H, W].
       counts: bool [B, H, W], pixels to average over; None: all.
 
     Returns:
@@ -74,17 +74,17 @@ def adversarial_loss(of_predictions, counts=None):
     >>> f"{adversarial_loss(jnp.zeros((1, 2, 2))):.3f}"  # ln 2: D is undecided
     '0.693'
     """
-    return _mean(jax.nn.softplus(-of_predictions), counts)
+    return _mean(jax.nn.softplus(-prediction_logits), counts)
 
 
-def self_taught_loss(logits, of_predictions, threshold: float):
+def self_taught_loss(logits, prediction_logits, threshold: float):
     """L_semi (section 3 of the paper): cross-entropy with the network's own arg max where D is confident.
 
     The arg max and the choice of pixels are constants in the gradient.
 
     Args:
-      logits: of the segmentation network, float [B, H, W, C].
-      of_predictions: D's logits on their softmax, [B, H, W].
+      logits: logits of the segmentation network, float [B, H, W, C].
+      prediction_logits: D's logits on their softmax, [B, H, W].
       threshold: T_semi; pixels are chosen where D's confidence exceeds it.
 
     Returns:
@@ -94,7 +94,7 @@ def self_taught_loss(logits, of_predictions, threshold: float):
     >>> f"{loss:.3f} {share:.1f}"  # ln 4 at one of two pixels
     '0.693 0.5'
     """
-    trusted = jax.nn.sigmoid(jax.lax.stop_gradient(of_predictions)) > threshold
+    trusted = jax.nn.sigmoid(jax.lax.stop_gradient(prediction_logits)) > threshold
     own = jnp.argmax(logits, axis=-1)[..., None] == jnp.arange(logits.shape[-1])
     nll = jax.nn.logsumexp(logits, axis=-1) - jnp.where(own, logits, 0).sum(-1)
     return jnp.where(trusted, nll, 0).mean(), trusted.astype(logits.dtype).mean()

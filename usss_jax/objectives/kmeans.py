@@ -48,12 +48,18 @@ def cluster_sums(features, labels, rows, columns, centers):
     Args:
       features: encoder output [B, h, w, C].
       labels: int [B, H, W], train ids; ids >= n (255) are ignored.
-      rows: upsampling weights [H, h]; columns: [W, w] (models/upsample.py).
+      rows, columns: upsampling weights [H, h] and [W, w] (models/upsample.py).
       centers: [n, K, C].
 
     Returns:
       {"count": int32 [n, K], "sum": [n, K, C] of the features, "inertia": [H, n] sums of squared distances, one per row
       of pixels for accuracy}. Of equally near centres the first is taken.
+
+    >>> import jax
+    >>> features, labels, centers = np.array([[[[1.0], [5.0]]]]), np.array([[[0, 0]]]), np.array([[[0.0], [4.0]]])
+    >>> sums = jax.jit(cluster_sums)(features, labels, np.eye(1), np.eye(2), centers)
+    >>> sums["count"].tolist(), sums["sum"].tolist(), sums["inertia"].tolist()
+    ([[1, 1]], [[[1.0], [5.0]]], [[2.0]])
     """
     classes, per_class, _ = centers.shape
     labels = labels.astype(jnp.int32)
@@ -124,14 +130,13 @@ def lloyd(
     return Clusters(centers, counts, inertia, iteration, converged)
 
 
-def seed_centers(samples: list[np.ndarray], per_class: int, seed: int, seedings: int = SEEDINGS) -> np.ndarray:
+def seed_centers(samples: list[np.ndarray], per_class: int, seed: int) -> np.ndarray:
     """Initial centres of every class: the best of several k-means++ seedings after K-means on a sample of its pixels.
 
     Args:
       samples: for each class the features [m, C] of some of its pixels; m may be 0 and may differ between classes.
       per_class: K.
       seed: random seed; the result for a class does not depend on the other classes.
-      seedings: number of seedings to try.
 
     Returns:
       float64 [n, K, C]; zeros for a class without a sample. If a sample has fewer than K distinct points, some centres
@@ -148,7 +153,7 @@ def seed_centers(samples: list[np.ndarray], per_class: int, seed: int, seedings:
         points, random = np.asarray(sample, np.float64), np.random.RandomState([seed, i])
         tried = (
             lloyd(lambda c, x=points: _sample_sums(x, c), plus_plus(points, per_class, random)[None], tolerance=1e-3)
-            for _ in range(seedings)
+            for _ in range(SEEDINGS)
         )
         out[i] = min(tried, key=lambda clusters: clusters.inertia[0]).centers[0]
     return out

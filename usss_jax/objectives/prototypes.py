@@ -26,11 +26,16 @@ def accumulate(features, labels, rows, columns, num_classes: int):
     Args:
       features: encoder output [B, h, w, C].
       labels: int [B, H, W], train ids; ids >= num_classes (255) are ignored.
-      rows: upsampling weights [H, h]; columns: [W, w] (models/upsample.py).
+      rows, columns: upsampling weights [H, h] and [W, w] (models/upsample.py).
       num_classes: K.
 
     Returns:
       {"count": int32 [K], "sum": [K, C] of the features per class, "second": [C, C] sum of f f^T}.
+
+    >>> features, labels = np.array([[[[1.0, 2.0]]]]), np.array([[[0]]])
+    >>> sums = jax.jit(accumulate, static_argnames="num_classes")(features, labels, np.eye(1), np.eye(1), num_classes=1)
+    >>> sums["second"].tolist()
+    [[1.0, 2.0], [2.0, 4.0]]
     """
     labeled = (labels < num_classes).astype(features.dtype)
     rows, columns = jnp.asarray(rows, features.dtype), jnp.asarray(columns, features.dtype)
@@ -96,7 +101,7 @@ def neighbours(cells: tuple[int, int], rows, columns) -> Iterator[tuple]:
 
     Args:
       cells: (h, w).
-      rows: upsampling weights [H, h]; columns: [W, w].
+      rows, columns: upsampling weights [H, h] and [W, w].
 
     Yields:
       (1 for a cell paired with itself, else 2; index of the one cell in arrays [B, h, w, ...]; index of the other;
@@ -121,10 +126,10 @@ class Prototypes:
       class_ids: int [P], train id of each row.
       row_counts: int64 [P], labeled pixels of each row.
       counts: int64 [n], labeled pixels of every class.
-      mean, components: of the PCA, float64 [C] and [C, d].
+      mean, components: mean and components of the PCA, float64 [C] and [C, d].
       explained_variance: share of the features' variance that each component explains, float64 [d].
-      per_class, seed, iterations, converged, inertia: of the K-means (objectives/kmeans.py): K, its seed, its number of
-        passes, whether it converged, and the sum of squared distances of every class, float64 [n]; empty for K = 1.
+      per_class, seed, iterations, converged, inertia: K, seed, number of passes, whether it converged and the sums of
+        squared distances, float64 [n], of the K-means (objectives/kmeans.py); empty for K = 1.
     """
 
     embeddings: np.ndarray

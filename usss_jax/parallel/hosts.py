@@ -1,7 +1,7 @@
-"""What several processes, one per host or per accelerator, agree on; with one process all of this is trivial.
+"""Communication between processes, one per host or per accelerator; with a single process all of this is trivial.
 
-Process 0 is the writer: it alone writes files other than checkpoints, and decides what files say. Every function that
-talks to the other processes must be called by all of them, in the same order.
+Process 0 is the writer: only it writes files other than checkpoints, and its view of files counts. All processes must
+call every function that communicates, in the same order.
 """
 
 import hashlib
@@ -18,22 +18,22 @@ from jax.experimental import multihost_utils
 
 from usss_jax.errors import InputError
 
-PATIENCE = 20.0  # seconds until a network file system shows a file of another host
-PREEMPTED = 75  # exit code of several processes that were told to end: try again later (sysexits.h)
+PATIENCE = 20.0  # seconds to wait until a network file system shows a file of another host
+PREEMPTED = 75  # exit code of several processes after SIGTERM: "try again later" in sysexits.h
 
 
 def is_writer() -> bool:
-    """Whether this process is the one that writes."""
+    """Whether this process is process 0, which writes files."""
     return jax.process_index() == 0
 
 
 def share() -> tuple[int, int]:
-    """(index, count): this process has the index-th of `count` equal parts of every batch."""
+    """(index, count): this process loads the index-th of `count` equal parts of every batch."""
     return jax.process_index(), jax.process_count()
 
 
 def gather_texts(text: str) -> list[str]:
-    """Text of every process, in their order."""
+    """Gather the texts of all processes, in order of the processes."""
     if jax.process_count() == 1:
         return [text]
     content = np.frombuffer(text.encode(), np.uint8)
@@ -44,7 +44,7 @@ def gather_texts(text: str) -> list[str]:
 
 
 def broadcast(content: bytes) -> bytes:
-    """Content of process 0; what the others give is not used."""
+    """Return the content given by process 0 on all processes."""
     if jax.process_count() == 1:
         return content
     length = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
@@ -55,26 +55,26 @@ def broadcast(content: bytes) -> bytes:
 
 
 def from_writer(function: Callable, *args) -> Any:
-    """Value of function(*args), which only process 0 calls, on every process; its InputError likewise.
+    """Call function(*args) on process 0 only; every process returns its value or raises its InputError.
 
-    The value must be one that JSON can hold: tuples come back as lists.
+    The value must be representable as JSON; tuples become lists.
     """
     if jax.process_count() == 1:
         return function(*args)
-    told: dict[str, Any] = {}
+    outcome: dict[str, Any] = {}
     if is_writer():
         try:
-            told["value"] = function(*args)
+            outcome["value"] = function(*args)
         except InputError as e:
-            told["error"] = str(e)
-    told = json.loads(broadcast(json.dumps(told).encode()))
-    if "error" in told:
-        raise InputError(told["error"])
-    return told["value"]
+            outcome["error"] = str(e)
+    outcome = json.loads(broadcast(json.dumps(outcome).encode()))
+    if "error" in outcome:
+        raise InputError(outcome["error"])
+    return outcome["value"]
 
 
 def together(function: Callable, *args) -> Any:
-    """Call function(*args) on every process; if it raises InputError on one of them, every process raises it."""
+    """Call function(*args) on every process; if one raises InputError, all processes raise it."""
     value, error = None, ""
     try:
         value = function(*args)
@@ -87,7 +87,7 @@ def together(function: Callable, *args) -> Any:
 
 
 def check_same(what: Mapping[str, Any], remedy: str):
-    """Raise InputError, on every process, if what JSON can hold of `what` differs between the processes."""
+    """Raise InputError on all processes if a JSON value of `what` differs between them; its keys name the values."""
     hashes = {k: hashlib.sha256(json.dumps(v, sort_keys=True).encode()).hexdigest()[:16] for k, v in what.items()}
     first, *others = map(json.loads, gather_texts(json.dumps(hashes)))
     for index, other in enumerate(others, start=1):
@@ -96,7 +96,7 @@ def check_same(what: Mapping[str, Any], remedy: str):
 
 
 def check_shared(folder: pathlib.Path):
-    """Raise InputError, on every process, unless all of them see what process 0 writes into a folder."""
+    """Raise InputError on all processes unless each of them sees what process 0 writes into a folder."""
     if jax.process_count() == 1:
         return
     path = folder / ".shared"
@@ -112,13 +112,13 @@ def check_shared(folder: pathlib.Path):
         path.unlink(missing_ok=True)
     if "no" in seen:
         raise InputError(
-            f"workdir {folder}: process {seen.index('no')} does not see there what process 0 writes; "
+            f"workdir {folder}: process {seen.index('no')} does not see the files that process 0 writes; "
             "give a --workdir on a file system that all hosts share"
         )
 
 
 def sees(path: pathlib.Path, word: str, patience: float = PATIENCE) -> bool:
-    """Whether a file holds a word, now or soon."""
+    """Whether a file contains exactly `word`, at the latest after `patience` seconds."""
     deadline = time.monotonic() + patience
     while True:
         try:
@@ -132,8 +132,8 @@ def sees(path: pathlib.Path, word: str, patience: float = PATIENCE) -> bool:
 
 
 def preempted(step: int) -> bool:
-    """Whether all processes stop after this step, because one of them was told to end (SIGTERM).
+    """Whether all processes must stop after this step, because one of them received SIGTERM.
 
-    Must be called after every step. False with one process, for which signals.py is there.
+    Must be called after every step. False with a single process, whose signals are handled by signals.py.
     """
     return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)

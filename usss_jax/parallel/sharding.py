@@ -1,4 +1,4 @@
-"""The mesh and its shardings: batches split over the devices on their batch axis, the state whole on each or split."""
+"""The mesh and its shardings: batches are split on their batch axis, the state is replicated or split."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,15 +12,15 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from usss_jax.errors import InputError
 
 BATCH_FIELDS = ("train.batch_size", "train.unlabeled_batch_size")
-SPLIT_FROM = 4096  # elements of an array from which on it is worth splitting
+SPLIT_FROM = 4096  # minimal number of elements of an array to split
 
 
 def create_mesh(devices=None) -> Mesh:
-    """One-axis mesh ("data",) over all devices (or the given ones).
+    """Mesh with the single axis "data" over the given devices, or over all.
 
-    Auto axes: the compiler places the collectives, so batch statistics, losses and prototype sums are global because
-    the arrays are. (`jax.make_mesh` alone gives Explicit axes since jax 0.9.) The devices of a process lie side by
-    side, so that process p has the p-th part of every batch.
+    With Auto axes the compiler inserts the collectives: batch statistics, losses and prototype sums are global because
+    the arrays are. (`jax.make_mesh` has Explicit axes by default since jax 0.9.) The devices of a process are adjacent,
+    so that process p has the p-th part of every batch.
     """
     devices = jax.devices() if devices is None else devices
     devices = sorted(devices, key=lambda d: d.process_index)
@@ -28,7 +28,7 @@ def create_mesh(devices=None) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole array: parameters, statistics, optimiser state, label embeddings."""
+    """Whole on every device: parameters, statistics, optimiser state, label embeddings."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -38,7 +38,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def micro_batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Split on the second axis: unlabeled micro-batches [U, B, ...], which the step scans over."""
+    """Split on the second axis: unlabeled micro-batches [U, B, ...], over which the step scans."""
     return NamedSharding(mesh, PartitionSpec(None, "data"))
 
 
@@ -48,14 +48,14 @@ def on_cpu(mesh: Mesh) -> bool:
 
 
 def step_batch_shardings(mesh: Mesh) -> dict:
-    """Shardings for the batch of one training step, as prefix of its tree (see data/streams.py)."""
+    """Shardings of the batch of one training step, as a tree prefix (data/streams.py)."""
     return {"labeled": batch_sharding(mesh), "unlabeled": micro_batch_sharding(mesh)}
 
 
 def put(tree: Mapping[str, Any], shardings: Mapping[str, Any]) -> dict[str, Any]:
-    """Place a host batch on the mesh; every process gives its own share of the global batch.
+    """Place a host batch on the mesh; every process gives its own part of the global batch.
 
-    `shardings` is a tree prefix: {"labeled": sharding, ...}. This transfer is asked for, whatever guard there is.
+    `shardings` is a tree prefix: {"labeled": sharding, ...}. The transfer is allowed under any transfer guard.
     """
     with jax.transfer_guard_host_to_device("allow"):
         return {
@@ -65,9 +65,9 @@ def put(tree: Mapping[str, Any], shardings: Mapping[str, Any]) -> dict[str, Any]
 
 
 def leaf_sharding(mesh: Mesh, shape: Sequence[int], split: bool = True) -> NamedSharding:
-    """Sharding of one array of the state: split on its largest axis that the devices divide, or whole on each.
+    """Sharding of one array of the state: split on its largest axis that the devices divide, or replicated.
 
-    Whole: if `split` is False, if the array is small (biases, statistics), or if no axis can be divided.
+    Replicated if `split` is False, if the array is small (biases, statistics), or if no axis can be divided.
     """
     axes = [axis for axis in range(len(shape)) if shape[axis] % mesh.size == 0]
     if not split or not axes or math.prod(shape) < SPLIT_FROM:
@@ -77,17 +77,17 @@ def leaf_sharding(mesh: Mesh, shape: Sequence[int], split: bool = True) -> Named
 
 
 def tree_shardings(mesh: Mesh, tree, split: bool):
-    """`leaf_sharding` of every leaf, array or shape, of a tree."""
+    """`leaf_sharding` of every leaf of a tree of arrays or shapes."""
     return jax.tree.map(lambda a: leaf_sharding(mesh, a.shape, split), tree)
 
 
 def state_shardings(mesh: Mesh, like):
-    """Shardings of the arrays of a state; replicated, as prefix of its tree, for None."""
+    """Shardings of the arrays of a state; for None replicated, as a tree prefix."""
     return replicated(mesh) if like is None else jax.tree.map(lambda a: a.sharding, like)
 
 
 def place(tree, shardings):
-    """Put host arrays, the same ones on every process, or global arrays where `shardings`, a tree of them, says."""
+    """Place a tree of arrays by a tree of shardings: global arrays, or host arrays that are equal on all processes."""
 
     def one(value, sharding):
         if isinstance(value, jax.Array) and (value.sharding == sharding or not value.is_fully_addressable):
@@ -99,28 +99,29 @@ def place(tree, shardings):
 
 
 def whole(tree, mesh: Mesh):
-    """Gather the split arrays of a tree, so that every device has all of each."""
+    """Replicate the arrays of a tree over the mesh."""
     if all(leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):
         return tree
     return jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
 
 
 def to_host(array: Any) -> np.ndarray:
-    """Value of a global array, all of it on every process; all processes must call this."""
+    """Copy a global array to every process; all processes must call this."""
     if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
         return np.asarray(multihost_utils.process_allgather(array, tiled=True))
     return np.asarray(array)
 
 
-def widest_mesh(devices: Sequence, *batch_sizes: int, fields: Sequence[str] = BATCH_FIELDS) -> Mesh:
-    """Mesh over as many of the devices as divide every batch size; says so if that is not all of them.
+def widest_mesh(devices: Sequence, *batch_sizes: int) -> Mesh:
+    """Mesh over the largest number of devices that divides every batch size; prints a line if some are not used.
 
-    Several processes must take part equally, with all of their devices.
+    Several processes must use all of their devices.
 
     Raises:
-      InputError: if there are several, and the size of a batch, whose name is in `fields`, is no multiple.
+      InputError: if there are several processes and a batch size is not a multiple of the number of devices.
     """
-    for field, size in zip(fields, batch_sizes, strict=False):
+    fields = BATCH_FIELDS[: len(batch_sizes)]
+    for field, size in zip(fields, batch_sizes, strict=True):
         if jax.process_count() > 1 and size % len(devices):
             raise InputError(
                 f"{field}={size}: {jax.process_count()} processes with {len(devices)} devices share every batch "
@@ -128,5 +129,5 @@ def widest_mesh(devices: Sequence, *batch_sizes: int, fields: Sequence[str] = BA
             )
     count = max(n for n in range(1, len(devices) + 1) if not any(size % n for size in batch_sizes))
     if count < len(devices):
-        print(f"uses {count} of {len(devices)} devices: {' and '.join(fields[: len(batch_sizes)])} divide by no more")
+        print(f"uses {count} of {len(devices)} devices: {' and '.join(fields)} divide by no more")
     return create_mesh(devices[:count])

@@ -1,4 +1,4 @@
-"""Start and end of several processes that train together: they meet, and when one fails the others end too."""
+"""Start and end of several processes that train together; when one fails, the others end too."""
 
 import os
 import re
@@ -9,21 +9,22 @@ import time
 from typing import Any
 
 from usss_jax.errors import InputError
+from usss_jax.local_files import reason
 
-FAILED = "usss_jax/failed"  # key under which a process that fails leaves its line
+FAILED = "usss_jax/failed"  # key under which a failing process stores its error message
 HEARTBEAT = 100  # seconds after which JAX ends all processes if one is silent: killed, or its host is down
-POLL = 1.0  # seconds between two looks at that key
-GRACE = 1.0  # seconds that a process whose neighbour failed has to say what it knows itself
-LINGER = 3.0  # seconds that a process which fails stays, so that the others read its line before a connection closes
-LAST = 6.0  # seconds that process 0, which keeps the keys, stays: JAX aborts the others as soon as it is gone
+POLL = 1.0  # seconds between two reads of the key
+GRACE = 1.0  # seconds that a process has to report its own error after another process failed
+LINGER = 3.0  # seconds before a failing process exits, so that the others read its message before connections close
+LAST = 6.0  # seconds before process 0 exits, which holds the keys: JAX aborts the others as soon as it is gone
 
 _connected = threading.Event()
-_ending = threading.Event()  # this process has begun to end by itself
-_told = threading.Event()  # another process has failed: whatever this one runs into now follows from that
+_ending = threading.Event()  # this process is about to exit
+_other_failed = threading.Event()  # another process has failed: errors of this one are consequences
 
 
 def check_address(coordinator: str, num_processes: int, process_id: int):
-    """Raise InputError for what can be seen to be wrong before anything is connected."""
+    """Raise InputError for flags that cannot work, before connecting."""
     match = re.fullmatch(r"(.+):(\d{1,5})", coordinator)
     if not match or not 0 < int(match[2]) < 65536:
         raise InputError(f"--coordinator={coordinator}: give HOST:PORT of process 0, such as node1:9876")
@@ -33,7 +34,7 @@ def check_address(coordinator: str, num_processes: int, process_id: int):
     try:
         socket.getaddrinfo(host, port)
     except OSError as e:
-        raise InputError(f"--coordinator={coordinator}: there is no host {host!r} ({e})") from e
+        raise InputError(f"--coordinator={coordinator}: unknown host {host!r} ({e})") from e
     if process_id == 0:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -44,13 +45,13 @@ def check_address(coordinator: str, num_processes: int, process_id: int):
 
 
 def connect(given: dict[str, Any], timeout: int):
-    """Call jax.distributed.initialize, which alone would end with a long text if not all processes come."""
+    """Call jax.distributed.initialize; exits with one line if not all processes connect within `timeout` seconds."""
     import jax  # after the flags: a typo should not wait for JAX
 
     def give_up():
         where = f"coordinator {given['coordinator']}" if given["coordinator"] else "the coordinator"
         what = f"not all of {given['num_processes']} processes" if given["num_processes"] else "not all processes"
-        say_error(f"--multihost: {what} met at {where} within {timeout} s (--multihost_timeout); are all started?")
+        say_error(f"--multihost: {what} connected to {where} within {timeout} s (--multihost_timeout); start them all")
         os._exit(2)
 
     alarm = threading.Timer(timeout, give_up)
@@ -71,8 +72,8 @@ def connect(given: dict[str, Any], timeout: int):
             "--multihost: JAX detects no cluster here (SLURM, Open MPI, Kubernetes, Cloud TPU); give "
             "--coordinator=HOST:PORT, --num_processes=N and --process_id=I"
         ) from e
-    except Exception as e:  # whatever the detection of a cluster and the connection raise
-        raise InputError(f"--multihost: {type(e).__name__}: {str(e).strip().splitlines()[0]}") from e
+    except Exception as e:  # from the detection of a cluster or the connection
+        raise InputError(f"--multihost: {type(e).__name__}: {reason(e)}") from e
     finally:
         alarm.cancel()
     _connected.set()
@@ -83,29 +84,29 @@ def connect(given: dict[str, Any], timeout: int):
 
 
 def client():
-    """Key-value store of all processes; None if there is just this one."""
-    from jax._src import distributed  # no public name for it; Orbax takes it from there too
+    """Key-value store of all processes; None for a single process."""
+    from jax._src import distributed  # has no public name; Orbax uses it, too
 
     return distributed.global_state.client
 
 
 def watch():
-    """End this process soon after another one has failed: a collective would wait for that one for ever."""
+    """Exit soon after another process has failed; collectives would wait for it forever."""
     store = client()
     while not _ending.wait(POLL):
         try:
             failed = store.key_value_try_get(FAILED)
-        except Exception:  # there is no such key yet, or the store is gone, which JAX itself notices
+        except Exception:  # the key does not exist yet, or the store is gone, which JAX itself notices
             continue
         if _ending.wait(GRACE):
             return
-        _told.set()
+        _other_failed.set()
         say_error(failed)
         leave(2, 0.0)
 
 
 def fail(text: str, code: int):
-    """End this process, and let the others know why."""
+    """Store the error for the other processes, and exit."""
     _ending.set()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -113,13 +114,13 @@ def fail(text: str, code: int):
         import jax
 
         client().key_value_set(FAILED, f"process {jax.process_index()} failed: {text}")
-    except Exception:  # another one was first
+    except Exception:  # another process was first
         pass
     leave(code, LINGER)
 
 
 def leave(code: int, linger: float):
-    """End this process, process 0 last; sys.exit would wait at JAX's barrier for processes that hang."""
+    """Exit after `linger` seconds, process 0 last; sys.exit would wait at JAX's barrier for processes that hang."""
     import jax
 
     time.sleep(LAST if jax.process_index() == 0 else linger)
@@ -127,19 +128,19 @@ def leave(code: int, linger: float):
 
 
 def say_error(text: str):
-    """Print the one line of bad input."""
+    """Print an error in one line."""
     print(f"usss_jax: error: {text}", file=sys.stderr, flush=True)
 
 
-def tell_others(code: int):
-    """End this process, which was told to by a signal, and let the others know."""
+def fail_on_signal(code: int):
+    """End the other processes as well when a signal ends this one."""
     if connected():
-        fail("it was told to end", code)
+        fail("interrupted", code)
 
 
-def wait_if_told():
-    """Let `watch` end this process if it is about to."""
-    if _told.is_set():
+def wait_if_other_failed():
+    """Leave it to `watch` to end this process if another one has failed."""
+    if _other_failed.is_set():
         time.sleep(2 * LAST)
 
 
@@ -148,6 +149,6 @@ def connected() -> bool:
     return _connected.is_set()
 
 
-def leave_alone():
-    """Say that this process ends by itself, as all others do: `watch` is not to end it."""
+def stop_watching():
+    """Keep `watch` from ending this process, which is about to exit like all others."""
     _ending.set()

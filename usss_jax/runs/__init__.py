@@ -1,1 +1,1 @@
-"""What a run leaves in its folder, and opening it again."""
+"""The files in the folder of a run: writing them and opening them again."""

@@ -1,4 +1,4 @@
-"""Checkpoints with Orbax: trees of arrays, and a JSON of everything else that is needed to resume exactly."""
+"""Checkpoints with Orbax: trees of arrays, and a JSON dict with everything else that an exact resume needs."""
 
 import os
 import pathlib
@@ -15,11 +15,11 @@ from usss_jax.parallel import hosts
 
 
 class Checkpoints:
-    """Checkpoints of one folder, of which the newest `keep` are kept.
+    """Checkpoints in one folder, of which the newest `keep` are kept.
 
-    A checkpoint appears under its step's number only when it is complete, so a killed process leaves none that is
-    half written. Use as a context, or call `close`. Several processes make every call together, and each writes
-    the shards that it has: the folder must be on a file system that all of them share.
+    A checkpoint appears under its step number only when it is complete, so a killed process leaves no partial one. Use
+    it as a context, or call `close`. All processes must make every call, and each writes its own shards: the folder
+    must be on a shared file system.
     """
 
     def __init__(self, folder: pathlib.Path, keep: int = 2):
@@ -36,14 +36,14 @@ class Checkpoints:
         )
 
     def steps(self) -> list[int]:
-        """Steps of all checkpoints, oldest first; of several processes, what process 0 sees."""
+        """Steps of all checkpoints that process 0 sees, oldest first."""
         return hosts.from_writer(lambda: [checkpoint.step for checkpoint in self._checkpointer.checkpoints])
 
     def save(self, step: int, trees: Mapping[str, Any], meta: Mapping[str, Any]):
-        """Write named trees of arrays and the JSON dict `meta`; replaces an earlier checkpoint of the same step.
+        """Write named trees of arrays and the JSON dict `meta`, replacing an earlier checkpoint of the same step.
 
         Raises:
-          OSError: if it cannot be written (disk full); it names the folder. Earlier checkpoints stay.
+          OSError: if writing fails (disk full); the error names the folder. Earlier checkpoints remain.
         """
         exists = any(c.step == step for c in self._checkpointer.checkpoints)
         content = {**trees, "meta": dict(meta)}
@@ -56,16 +56,16 @@ class Checkpoints:
             raise
 
     def resume(self, say: Callable[[str], None], **like: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """Read trees and `meta` of the newest checkpoint that is whole; None if there are no checkpoints.
+        """Read trees and `meta` of the newest intact checkpoint; None if there are no checkpoints.
 
-        Those that are damaged are said, and renamed, so that they neither count as the newest nor are lost.
+        Damaged checkpoints are reported and renamed, so that they are kept but no longer used.
 
         Args:
           say: prints a line.
-          **like: as of `restore`.
+          **like: as for `restore`.
 
         Raises:
-          InputError: if none is whole. Of several processes, if the newest is not: one may see what others do not.
+          InputError: if all are damaged. With several processes, if the newest is, since they may see different files.
         """
         damaged: list[int] = []
         for step in reversed(self.steps()):
@@ -81,7 +81,7 @@ class Checkpoints:
                 return found
         if damaged:
             raise InputError(
-                f"{self._folder}: no checkpoint in it is whole; move {self._folder.parent} away, and the same command "
+                f"{self._folder}: all checkpoints are damaged; move {self._folder.parent} away, and the same command "
                 "trains it from the start"
             )
         return None
@@ -91,28 +91,28 @@ class Checkpoints:
             path = self._folder / str(step)
             aside = next(p for i in range(1000) if not (p := self._folder / f"damaged_{step}{'_' * i}").exists())
             path.rename(aside)
-            say(f"checkpoint {path} is damaged: it is now called {aside.name}, and training {then}")
+            say(f"checkpoint {path} is damaged: renamed to {aside.name}; training {then}")
         if steps:
             self.close()
             self._open()
 
     def meta(self, step: int) -> dict[str, Any]:
-        """Read the JSON dict of the checkpoint of a step; InputError if it is not there, or damaged."""
+        """Read the JSON dict of the checkpoint of a step; raises InputError if it is missing or damaged."""
         return self._load(step, {"meta": None})["meta"]
 
     def restore(self, step: int, **like: Any) -> dict[str, Any]:
         """Read the named trees of the checkpoint of a step.
 
         Args:
-          step: one of those kept.
-          **like: for every wanted tree one of the same structure, whose leaves (arrays or `jax.ShapeDtypeStruct`s
-            with a sharding) say where the values go; another number of devices than at writing is fine.
+          step: one of `steps`.
+          **like: for every tree to read, a tree of the same structure of arrays or `jax.ShapeDtypeStruct`s with the
+            shardings to use; the number of devices may differ from that at saving.
 
         Returns:
           The trees by name.
 
         Raises:
-          InputError: if the checkpoint is not there, or damaged.
+          InputError: if the checkpoint is missing or damaged.
         """
         return self._load(step, {name: jax.tree.map(_abstract, tree) for name, tree in like.items()})
 
@@ -120,17 +120,17 @@ class Checkpoints:
         path = self._folder / str(step)
         try:
             return self._checkpointer.load_checkpointables(step, wanted)
-        except Exception as e:  # Orbax and TensorStore raise whatever the damage led to
+        except Exception as e:  # Orbax and TensorStore raise various exceptions
             what = f"is damaged ({_cause(e)})" if path.exists() else "is missing"
             remedy = f"restore it, or move {self._folder.parent} away and run its training again"
             raise InputError(f"{path}: the checkpoint {what}; {remedy}") from e
 
     def close(self):
-        """Finish pending work."""
+        """Wait for pending writes."""
         try:
             self._checkpointer.close()
         except Exception:
-            if not self._failed:  # else `save` has told it
+            if not self._failed:  # else `save` has raised
                 raise
 
     def __enter__(self):
@@ -145,22 +145,22 @@ def _abstract(array) -> jax.ShapeDtypeStruct:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that led to it."""
+    """An error and its causes, the first cause last."""
     while error:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def _system_error(error: Exception) -> int:
-    """Number of the system's error behind one of Orbax or TensorStore; 0: it is none."""
-    for one in _chain(error):
-        if isinstance(one, OSError) and one.errno:
-            return one.errno
-        if match := re.search(r"os_error_code='(\d+)'", str(one)):
+    """The errno behind an error of Orbax or TensorStore; 0 if there is none."""
+    for cause in _chain(error):
+        if isinstance(cause, OSError) and cause.errno:
+            return cause.errno
+        if match := re.search(r"os_error_code='(\d+)'", str(cause)):
             return int(match[1])
     return 0
 
 
 def _cause(error: Exception) -> str:
-    """What an error of Orbax began with, shortly."""
+    """The first cause of an error of Orbax, shortened."""
     return f"{reason(list(_chain(error))[-1]):.100}"  # type: ignore[arg-type]

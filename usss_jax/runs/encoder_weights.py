@@ -1,4 +1,4 @@
-"""Weights that an encoder starts from: a file of others, or a job that was trained here."""
+"""Initial weights of an encoder, from a weight file or a finished job."""
 
 import pathlib
 
@@ -12,19 +12,19 @@ from usss_jax.models.universal import UniversalModel
 from usss_jax.runs.finished import open_job
 from usss_jax.runs.networks import abstract_variables
 
-PRETRAINED = "encoder.safetensors"  # what ImageNet pretraining leaves in its workdir
+PRETRAINED = "encoder.safetensors"  # the result of ImageNet pretraining, in its workdir
 
 
 def load(path: str, model: UniversalModel, mesh: Mesh) -> dict[str, np.ndarray]:
-    """State dict by the names of files, of a file (models/pretrained.py) or of a finished job's best checkpoint.
+    """Load a state dict from a weight file (models/pretrained.py) or from a finished job's best checkpoint.
 
     Args:
       path: a .safetensors, .npz or .pth file, or the folder of a job, such as runs/cs_idd/basic.
-      model: with the encoder that is to start from them.
-      mesh: devices on which a checkpoint is read.
+      model: model with the encoder to initialise.
+      mesh: devices to restore a checkpoint on.
 
     Raises:
-      InputError: if there is neither, if the weights do not fit the encoder, or if they are known to have been trained
+      InputError: if the path cannot be read, if the weights do not fit the encoder, or if they are known to be trained
         with another `normalize`.
     """
     place = pathlib.Path(path).expanduser()
@@ -34,7 +34,7 @@ def load(path: str, model: UniversalModel, mesh: Mesh) -> dict[str, np.ndarray]:
     else:
         weights, normalize = pretrained.load_file(path), _normalize_of(place)
     names = model.encoder.tensor_names
-    pretrained.from_state_dict(weights, abstract_variables(model, mesh), encoder_only=True, names=names)  # or raises
+    pretrained.from_state_dict(weights, abstract_variables(model, mesh), encoder_only=True, names=names)  # may raise
     if normalize not in (None, model.normalize):
         raise InputError(
             f"model.pretrained={path} was trained with data.normalize={normalize}, this config has {model.normalize}; "
@@ -55,7 +55,7 @@ def _of_job(folder: pathlib.Path, mesh: Mesh) -> tuple[dict[str, np.ndarray], st
 
 
 def _normalize_of(file: pathlib.Path) -> str | None:
-    """What ImageNet pretraining writes into the metadata of its file; None if the file does not say."""
+    """`normalize` from the metadata that ImageNet pretraining writes; None for other files."""
     if file.suffix != ".safetensors":
         return None
     with safetensors.safe_open(file, "np") as content:

@@ -1,4 +1,4 @@
-"""Finished jobs of one or several runs, opened to look at their networks."""
+"""Finished jobs of one or several runs, and their networks."""
 
 import dataclasses
 import pathlib
@@ -18,14 +18,14 @@ from usss_jax.runs.workdir import check_summary
 
 @dataclasses.dataclass(frozen=True)
 class FinishedJob:
-    """A job with a summary.json.
+    """A finished job.
 
     Attributes:
-      folder: of the job.
-      title: for people; different among jobs opened together.
-      config: of the run.
+      folder: folder of the job.
+      title: title for figures; distinct among jobs opened together.
+      config: config of the run.
       summary: content of summary.json.
-      network: what its checkpoints say of the network (runs/networks.py).
+      network: description of the network in its checkpoints (runs/networks.py).
     """
 
     folder: pathlib.Path
@@ -40,16 +40,16 @@ class FinishedJob:
         return {name: tuple(decoder["classes"]) for name, decoder in self.network["decoders"].items()}
 
     def restore(self, mesh: Mesh) -> tuple[UniversalModel, dict, str]:
-        """Model, variables and name of the best checkpoint; InputError if that is damaged."""
+        """Restore (model, variables, name of the best checkpoint); raises InputError if it is damaged."""
         model, variables, _, name = load_best(self.folder, mesh)
         return model, variables, name
 
 
 def open_jobs(folders: Sequence[pathlib.Path]) -> list[FinishedJob]:
-    """Open jobs that are to be compared: of the same domains, label spaces and image sizes.
+    """Open jobs to compare, which must have the same domains, classes and image sizes.
 
     Raises:
-      InputError: for a folder that is no finished job, or jobs that cannot be compared.
+      InputError: if a folder is not a finished job, or jobs cannot be compared.
     """
     opened = [open_job(folder) for folder in folders]
     for job in opened[1:]:
@@ -63,23 +63,23 @@ def open_jobs(folders: Sequence[pathlib.Path]) -> list[FinishedJob]:
                     f"{job.folder} has other {what} than {opened[0].folder} ({_differing(mine, theirs)}); "
                     "give jobs of runs on the same data"
                 )
-    titles = _told_apart(opened)
+    titles = _distinct_titles(opened)
     return [dataclasses.replace(job, title=title) for job, title in zip(opened, titles, strict=True)]
 
 
 def open_job(folder: pathlib.Path) -> FinishedJob:
-    """Open the folder of one job, such as RUN/full; needs neither data nor a config file.
+    """Open the folder of a finished job, such as RUN/full; needs neither data nor a config file.
 
     Raises:
-      InputError: if it is none, or not finished, or its best checkpoint is gone.
+      InputError: if it is not a job or not finished, or if its best checkpoint is missing.
     """
-    written = _read(folder, "config.json", "is no job of a run; give a folder such as RUN/full")
+    written = _read(folder, "config.json", "is not a job of a run; give a folder such as RUN/full")
     if "job" not in written:
         inside = sorted(p.parent.name for p in folder.glob("*/summary.json"))
         raise InputError(f"{folder} is a whole run; give one of its jobs: {', '.join(inside) or 'none is finished'}")
     name = written.pop("job")
     if name == "prototypes":
-        raise InputError(f"{folder} has label embeddings and no network; give a job such as {folder.parent / 'full'}")
+        raise InputError(f"{folder} has label embeddings but no network; give a job such as {folder.parent / 'full'}")
     summary = _read(folder, "summary.json", "is not finished: run its command again")
     return FinishedJob(folder, name, checked(filled(written)), summary, read_network(folder, summary["best_step"]))
 
@@ -96,8 +96,8 @@ def _read(folder: pathlib.Path, file: str, otherwise: str) -> dict[str, Any]:
         raise InputError(f"{folder / file} cannot be read ({reason(e)}); restore it, or run its training again") from e
 
 
-def _told_apart(jobs: Sequence[FinishedJob]) -> list[str]:
-    """Titles of jobs; with the name of the run's folder, or the whole path, where that is needed."""
+def _distinct_titles(jobs: Sequence[FinishedJob]) -> list[str]:
+    """Titles of jobs, followed by the run's folder or the whole path where needed to distinguish them."""
     with_run = [f"{job.title} ({job.folder.absolute().parent.name})" for job in jobs]
     for titles in ([job.title for job in jobs], with_run):
         if len(set(titles)) == len(titles):

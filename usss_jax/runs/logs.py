@@ -1,4 +1,4 @@
-"""What a run leaves behind and shows: JSON files, metrics.jsonl, TensorBoard scalars, the console line."""
+"""Output of a run: JSON files, metrics.jsonl, TensorBoard scalars, console lines."""
 
 import importlib.metadata
 import io
@@ -18,17 +18,17 @@ from usss_jax.errors import InputError
 from usss_jax.local_files import named, write_whole
 from usss_jax.parallel import hosts
 
-FLUSH_SECONDS = 60.0  # after which TensorBoard's file is flushed
+FLUSH_SECONDS = 60.0  # interval for flushing the TensorBoard file
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]):
-    """Write a JSON file in one piece (`write_whole`); NaN is refused. Process 0 does."""
+    """Write a JSON file atomically, on process 0 only; raises ValueError for NaN."""
     if hosts.is_writer():
         write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]):
-    """Write an .npz file in one piece, unless there are no arrays. Process 0 does."""
+    """Write an .npz file atomically, on process 0 only, unless there are no arrays."""
     if hosts.is_writer() and arrays:
         content = io.BytesIO()
         np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
@@ -36,14 +36,14 @@ def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]):
 
 
 class MetricWriter:
-    """Scalars of one job, to metrics.jsonl and TensorBoard; process 0 writes them.
+    """Writes the scalars of one job to metrics.jsonl and TensorBoard, on process 0 only.
 
-    Resuming at `start` drops the lines of later steps, which will be written again, and says how many damaged ones it
-    drops besides.
+    Resuming at step `start` drops the lines of later steps, which will be written again, and damaged lines, and prints
+    the number of the latter.
 
     Raises:
-      OSError: here and in its methods, if something cannot be written; it names the file.
-      InputError: if the folder was removed or renamed meanwhile.
+      OSError: here and in the methods, if writing fails; the error names the file.
+      InputError: if the folder was removed or renamed during the run.
     """
 
     def __init__(self, folder: pathlib.Path, start: int):
@@ -58,7 +58,7 @@ class MetricWriter:
         self._board = ScalarEvents(folder / "tensorboard", start)
 
     def write(self, step: int, scalars: Mapping[str, Any]):
-        """Append one line; a value that is not finite becomes null."""
+        """Append one line; values that are not finite become null."""
         if not self._writes:
             return
         clean = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in scalars.items()}
@@ -70,7 +70,7 @@ class MetricWriter:
             raise self._explained(e) from e
 
     def close(self):
-        """Flush."""
+        """Flush and close the files."""
         if self._writes:
             try:
                 self._board.close()
@@ -85,7 +85,7 @@ class MetricWriter:
 
 
 def _whole_lines(content: bytes) -> tuple[list[tuple[str, int]], int]:
-    """Lines of metrics.jsonl with their steps, and the number of those that are none: cut short by a kill, say."""
+    """Lines of metrics.jsonl with their steps, and the number of damaged lines, as a killed process leaves."""
     lines, damaged = [], 0
     for raw in content.split(b"\n"):
         try:
@@ -101,13 +101,13 @@ def _whole_lines(content: bytes) -> tuple[list[tuple[str, int]], int]:
 
 
 class ScalarEvents:
-    """A TensorBoard file of scalars, written by the caller's own thread.
+    """A TensorBoard file of scalars, written in the caller's thread.
 
-    (tensorboardX.SummaryWriter has one of its own, which dies if the disk is full, and then its callers wait for ever.)
+    The thread of tensorboardX.SummaryWriter dies if the disk is full, and its callers then wait forever.
     """
 
     def __init__(self, folder: pathlib.Path, start: int):
-        from tensorboardX import event_file_writer  # not above: where PyTorch is installed it imports that too
+        from tensorboardX import event_file_writer  # not at the top: it imports PyTorch where installed
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.summary import scalar
 
@@ -115,11 +115,11 @@ class ScalarEvents:
         self._event, self._scalar = Event, scalar
         self._writer = event_file_writer.EventsWriter(str(folder.absolute() / "events"))
         self._flushed = time.monotonic()
-        begins = SessionLog(status=SessionLog.START)  # TensorBoard hides what it has of later steps
+        begins = SessionLog(status=SessionLog.START)  # TensorBoard then hides later steps
         self._writer.write_event(Event(step=start + 1, wall_time=time.time(), session_log=begins))
 
     def write(self, step: int, scalars: Mapping[str, Any]):
-        """Write scalars of a step; a reader sees them within a minute or so."""
+        """Write the scalars of a step; they are flushed once a minute."""
         for name, value in scalars.items():
             self._writer.write_event(self._event(step=step, wall_time=time.time(), summary=self._scalar(name, value)))
         if time.monotonic() > self._flushed + FLUSH_SECONDS:
@@ -127,7 +127,7 @@ class ScalarEvents:
             self._flushed = time.monotonic()
 
     def close(self):
-        """Flush."""
+        """Flush and close the file."""
         self._writer.close()
 
 
@@ -137,14 +137,18 @@ def say(job: str, text: str):
 
 
 def duration(seconds: float) -> str:
-    """Format seconds as m:ss or h:mm:ss."""
+    """Format seconds as m:ss or h:mm:ss.
+
+    >>> duration(0), duration(61), duration(3599.6), duration(7325)
+    ('0:00', '1:01', '1:00:00', '2:02:05')
+    """
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
 
 
 def environment() -> dict[str, Any]:
-    """Device, versions and commit, for the summary."""
+    """Device, versions of packages and commit, for the summary."""
     packages = ("usss_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     devices = jax.devices()
     of = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
@@ -156,7 +160,7 @@ def environment() -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
-    """Version of an installed package; None for one that is used without being installed."""
+    """Version of a package; None if it is not installed, such as this one run from its checkout."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -164,18 +168,15 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Commit of the project's checkout, with "+changes" if files differ from it; None outside a checkout."""
+    """Commit of the project's checkout, with "+changes" if tracked files differ; None outside a checkout."""
     here = pathlib.Path(__file__).parent
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        tracked = git("ls-files", pathlib.Path(__file__).name)
-        return (
-            git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
-            if tracked
-            else None
-        )
+        if not git("ls-files", pathlib.Path(__file__).name):  # not tracked
+            return None
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,4 +1,4 @@
-"""Networks as a run describes them: what a checkpoint says of its network, and building it again from that alone."""
+"""Descriptions of networks in checkpoints, and networks built from them."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -21,12 +21,13 @@ from usss_jax.runs.checkpoint import Checkpoints
 def describe_network(
     config: ConfigDict, decoders: Mapping[str, Domain | Sequence[str]], *, embed_dim: int = 0, embed_bias: bool = True
 ) -> dict[str, Any]:
-    """Describe a segmentation network as JSON: all that a predictor needs beside the variables.
+    """Describe a segmentation network as JSON: everything but the variables that a predictor needs.
 
     Args:
-      config: of the run.
-      decoders: the domain of every decoder, by its name; of one that has no pictures the names of its classes.
-      embed_dim: d of the entropy module, 0: none; embed_bias: whether it has a bias.
+      config: config of the run.
+      decoders: {name of the decoder: its domain, or the names of its classes if there is no domain}.
+      embed_dim: d of the entropy module; 0: none.
+      embed_bias: whether the entropy module has a bias.
     """
     return {
         **{field: config.model[field] for field in ("encoder", "width", "precision")},
@@ -46,7 +47,7 @@ def _describe_decoder(of: Domain | Sequence[str]) -> dict[str, Any]:
 
 
 def build_network(network: Mapping[str, Any], remat: str = "") -> UniversalModel:
-    """Build the model that `describe_network` has described."""
+    """Build a model from the description of `describe_network`."""
     return create_model(
         network["encoder"],
         {name: len(decoder["classes"]) for name, decoder in network["decoders"].items()},
@@ -61,13 +62,13 @@ def build_network(network: Mapping[str, Any], remat: str = "") -> UniversalModel
 
 
 def abstract_variables(model: UniversalModel, mesh: Mesh) -> dict:
-    """Shapes, dtypes and sharding of {"params", "batch_stats"}, to restore a checkpoint onto."""
+    """Shapes, dtypes and sharding of {"params", "batch_stats"}, to restore a checkpoint."""
     shapes = variables_lib.abstract_variables(model)
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)), shapes)
 
 
 def read_network(folder: pathlib.Path, step: int) -> dict[str, Any]:
-    """Read what the best checkpoint of a job, that of `step`, says of its network; InputError if it is missing."""
+    """Read the network's description in a job's best checkpoint, that of `step`; raises InputError if it is missing."""
     if not hosts.from_writer((folder / "best" / str(step)).is_dir):
         raise InputError(
             f"{folder}: its best checkpoint best/{step} is missing; restore it, or move this folder away and run its "
@@ -81,14 +82,14 @@ def load_best(folder: pathlib.Path, mesh: Mesh) -> tuple[UniversalModel, dict, d
     """Load the best checkpoint of a finished job.
 
     Args:
-      folder: of the job, such as runs/cs_cvd/full.
-      mesh: devices, each of which gets all variables.
+      folder: folder of the job, such as runs/cs_cvd/full; it must have a summary.json.
+      mesh: devices over which the variables are replicated.
 
     Returns:
-      (model, variables, what `describe_network` said, the checkpoint's name JOB/best/STEP).
+      (model, variables, description of `describe_network`, name of the checkpoint JOB/best/STEP).
 
     Raises:
-      InputError: if the job is not finished, or the checkpoint is missing or damaged.
+      InputError: if the checkpoint is missing or damaged.
     """
     step = hosts.from_writer(lambda: read_object(folder / "summary.json")["best_step"])
     network = read_network(folder, step)

@@ -1,4 +1,4 @@
-"""To which config a workdir belongs, and which networks may come from another one."""
+"""Config and data of a workdir, its lock, and single-domain networks from another workdir."""
 
 import contextlib
 import hashlib
@@ -25,21 +25,21 @@ from usss_jax.runs import logs
 
 
 def read_summary(path: pathlib.Path) -> dict[str, Any] | None:
-    """Read a job's summary.json; None if there is none, or a damaged one: the job is not finished then."""
+    """Read a job's summary.json; None if it is missing or damaged, that is if the job is not finished."""
     if not path.exists():
         return None
     try:
         summary = read_object(path)
         check_summary(summary)
     except (OSError, ValueError) as e:
-        again = "made again from its last checkpoint" if (path.parent / "checkpoints").exists() else "trained again"
-        print(f"{path} is damaged ({reason(e)}): the job counts as not finished, and is {again}", flush=True)
+        remedy = "resumes from its last checkpoint" if (path.parent / "checkpoints").exists() else "is trained again"
+        print(f"{path} is damaged ({reason(e)}): the job counts as not finished and {remedy}", flush=True)
         return None
     return summary
 
 
 def check_summary(summary: Mapping[str, Any]):
-    """Raise ValueError for what is no summary of a job."""
+    """Raise ValueError if a JSON object is not the summary of a job."""
     if not isinstance(summary.get("best_step"), int):
         raise ValueError("it has no 'best_step'")
     domains = summary.get("domains", {})  # of a segmentation network
@@ -48,7 +48,7 @@ def check_summary(summary: Mapping[str, Any]):
 
 
 def written_summaries(workdir: pathlib.Path) -> dict[str, Any]:
-    """Summaries of all finished jobs of a workdir by name; says which files are none."""
+    """Summaries of all finished jobs of a workdir by name; prints a line for each unusable file."""
     summaries = {}
     for path in sorted(workdir.glob("*/summary.json")):
         try:
@@ -56,14 +56,17 @@ def written_summaries(workdir: pathlib.Path) -> dict[str, Any]:
             check_summary(summary)
             summaries[path.parent.name] = summary
         except (OSError, ValueError) as e:
-            print(f"{path} is no summary of a job ({reason(e)}): left out of the table", flush=True)
+            print(f"{path} is not a summary of a job ({reason(e)}): left out of the table", flush=True)
     return summaries
 
 
 def claim_workdir(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
-    """Write config and data into a fresh workdir; raise InputError if it belongs to others, or is not all hosts'.
+    """Write config and data into a workdir.
 
-    `data` is the content of every domain (Pools.content). Where data and files lie is no matter, what they are is.
+    `data` is the content of every domain (Pools.content). The content of data and files counts, not their location.
+
+    Raises:
+      InputError: if the workdir belongs to another config or other data, or is not shared by all hosts.
     """
     hosts.from_writer(_claim, config, workdir, data)
     hosts.check_shared(workdir)
@@ -95,7 +98,7 @@ def _claim(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
     if theirs and before:
         changed = differences(before.get("domains"), named["domains"])
         changed += [
-            f"{field} was {theirs[field]!r}, is now {mine[field]!r}, whose content is another"
+            f"{field} was {theirs[field]!r}, is now {mine[field]!r}, with other content"
             for field in files
             if before["files"].get(field) != named["files"][field] and not _is_gone(mine[field], theirs[field])
         ]
@@ -111,15 +114,15 @@ def _claim(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
 
 
 def _values(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a config by dotted name, as JSON has them."""
+    """Fields of a config by dotted name, with the types of JSON."""
     return flat(json.loads(json.dumps(config)))
 
 
 def _their_values(written: Mapping[str, Any], mine: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
-    """Fields of a workdir's config by dotted name; those that came later than it have their defaults.
+    """Fields of a workdir's config by dotted name, with defaults for newer fields.
 
     Raises:
-      InputError: for a field that there is not.
+      InputError: for an unknown field.
     """
     theirs = _values(written)
     if unknown := [name for name in theirs if name not in FIELDS]:
@@ -128,7 +131,7 @@ def _their_values(written: Mapping[str, Any], mine: Mapping[str, Any], path: pat
 
 
 def read_data(path: pathlib.Path) -> dict[str, Any] | None:
-    """Read data.json; None where an older version left none."""
+    """Read data.json; None if it is missing, as in workdirs of older versions."""
     if not path.exists():
         return None
     try:
@@ -141,10 +144,10 @@ def read_data(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _identity(value: str) -> str:
-    """What a field that may name a file stands for, wherever the file is: the hash of its content, or the value."""
+    """Hash of the content if a field names a file or a job, else its value."""
     kind, path = ("words:", value[6:]) if value.startswith("words:") else ("", value)
     file = pathlib.Path(os.path.expanduser(path))
-    file = file / "summary.json" if file.is_dir() else file  # of a job
+    file = file / "summary.json" if file.is_dir() else file
     if not path or not file.is_file():
         return value
     with file.open("rb") as content:
@@ -152,19 +155,19 @@ def _identity(value: str) -> str:
 
 
 def _is_gone(mine: str, theirs: str) -> bool:
-    """Whether a field names what it did, and that is no longer there: what was made of it is in the workdir."""
+    """Whether a field is unchanged and its file is gone; what was derived from it is in the workdir."""
     return mine == theirs and _identity(mine) == mine
 
 
 @contextlib.contextmanager
 def alone_in(workdir: pathlib.Path) -> Iterator[None]:
-    """Keep other processes from training the same workdir meanwhile; a process that dies lets go of it.
+    """Lock a workdir against other runs; the lock is released when the process ends.
 
-    A file system that knows no locks does not stop the run. Of several processes that train together, process 0 holds
-    the lock.
+    On a file system without locks the run continues unlocked. Of processes that train together, process 0 holds the
+    lock.
 
     Raises:
-      InputError: if another process trains it.
+      InputError: if another process trains the workdir.
     """
     with contextlib.ExitStack() as stack:
         hosts.from_writer(_lock, workdir, stack)
@@ -188,12 +191,12 @@ def _lock(workdir: pathlib.Path, stack: contextlib.ExitStack):
         text = f"workdir {workdir}: another process trains it now; wait for it, or give another --workdir"
         raise InputError(text) from e
     except OSError as e:
-        print(f"workdir {workdir} cannot be locked ({e}): see to it that no other process trains it")
+        print(f"workdir {workdir} cannot be locked ({e}): make sure that no other process trains it")
 
 
 def _open_lock(path: pathlib.Path) -> int:
-    """Open the file, which may be a colleague's: to read it is enough for a lock (but over NFS)."""
-    quick = getattr(os, "O_NONBLOCK", 0)  # a named pipe does not wait for its other end
+    """Open the lock file, read-only if it belongs to another user, which suffices for a lock (except over NFS)."""
+    quick = getattr(os, "O_NONBLOCK", 0)  # do not wait for the other end of a named pipe
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | quick, 0o666)
     except PermissionError:
@@ -201,10 +204,10 @@ def _open_lock(path: pathlib.Path) -> int:
 
 
 def singles_folder(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]) -> pathlib.Path:
-    """Workdir of the single-domain networks: this one, or that of `usss.single_from`; `data` as for claim_workdir.
+    """Workdir of the single-domain networks: this one, or that of `usss.single_from`; `data` as for `claim_workdir`.
 
     Raises:
-      InputError: if that one has no finished networks, or its config makes other ones.
+      InputError: if the networks of that workdir are not finished, or its config or data differs.
     """
     if not config.usss.single_from:
         return workdir
@@ -217,7 +220,7 @@ def _check_singles(config: ConfigDict, folder: pathlib.Path, data: Mapping[str, 
     try:
         theirs = read_object(folder / "config.json")
     except (OSError, ValueError) as e:
-        text = f"usss.single_from={folder}: no workdir of a run ({reason(e)}); correct it, or leave it empty"
+        text = f"usss.single_from={folder}: not a workdir of a run ({reason(e)}); correct it, or leave it empty"
         raise InputError(text) from e
     before = read_data(folder / "data.json")
     mine = _values(config.to_dict())
@@ -227,7 +230,7 @@ def _check_singles(config: ConfigDict, folder: pathlib.Path, data: Mapping[str, 
         if field.is_of_singles and not by_content and theirs[name] != mine[name]:
             raise InputError(
                 f"usss.single_from={folder}: {name} was {theirs[name]!r} there and is {mine[name]!r} here; set it to "
-                "that, or leave usss.single_from empty"
+                f"{theirs[name]!r}, or leave usss.single_from empty"
             )
     for name, content in data.items():
         if before and name not in before["domains"]:
@@ -236,7 +239,7 @@ def _check_singles(config: ConfigDict, folder: pathlib.Path, data: Mapping[str, 
                 "leave usss.single_from empty, or give the workdir of a run with that domain"
             )
         theirs_of = before["domains"][name] if before else content
-        without = {"unlabeled images": None}  # which single-domain networks do not see
+        without = {"unlabeled images": None}  # single-domain networks do not use them
         changed = differences({**theirs_of, **without}, {**content, **without}, name)
         if changed:
             raise InputError(
