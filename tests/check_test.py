@@ -405,7 +405,7 @@ def test_images_in_formats_that_are_not_read_are_a_fault_and_hide_nothing(mine, 
     assert result.returncode == 1 and result.stderr == ""
     assert "faults (2)" in result.stdout and "1 of 6 images without a mask" in result.stdout
     assert (
-        f"mine, train: 3 images in formats that are not read (.tif, .webp): {data}/train/x.tif, {data}/train/y.TIF, "
+        f"mine, train: 3 images in unsupported formats (.tif, .webp): {data}/train/x.tif, {data}/train/y.TIF, "
         f"{data}/train/z.webp; convert them to PNG or JPEG, or move them away\n"
     ) in result.stdout
     content = json.loads((tmp_path / "out/check.json").read_text())["domains"]["mine"]["splits"]
@@ -417,9 +417,7 @@ def test_split_whose_images_are_all_of_other_formats_is_a_fault(mine):
     yaml.write_text(YAML + "  unlabeled: {images: more}\n")
     write_other_formats(data / "more")
     (fault,) = of_level(checked(yaml)[1], FAULT)
-    assert (
-        "4 files such as" in fault and "more/t0.tif are in formats that are not read (.tif or .webp); convert" in fault
-    )
+    assert "4 files such as" in fault and "more/t0.tif have unsupported formats (.tif or .webp); convert" in fault
 
 
 def test_files_that_an_explicit_ending_leaves_out_are_counted(mine):

@@ -473,7 +473,7 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-@pytest.mark.parametrize(("spoil", "said"), [(delete, "is missing"), (cut, "is cut short")])
+@pytest.mark.parametrize(("spoil", "said"), [(delete, "is missing"), (cut, "is truncated")])
 def test_spoilt_records_are_not_prepared_already(tmp_path, capfd, spoil, said):
     words = (f"--source={tiny_camvid(tmp_path / 'source')}", f"--data_dir={tmp_path}/out")
     assert run(camvid.Camvid, *words) == 0
@@ -619,7 +619,7 @@ def test_what_another_run_published_meanwhile_is_looked_at(tmp_path, monkeypatch
     before = {}
     monkeypatch.setattr(builder, "_work_folder", late)
     if changed:
-        with pytest.raises(InputError, match=r"val.array_record-00000-of-00001: is cut short"):
+        with pytest.raises(InputError, match=r"val.array_record-00000-of-00001: is truncated"):
             prepare(camvid.Camvid, source, tmp_path / "out")
     else:
         prepare(camvid.Camvid, source, tmp_path / "out")
@@ -795,7 +795,7 @@ def test_absent_needed_split_and_wrong_folder(tmp_path):
 def test_two_images_with_one_id(tmp_path):
     source = tiny_camvid(tmp_path / "source")
     write_image(source / "train/0001TP_000001.jpg")
-    with pytest.raises(InputError, match="two images with the same id"):
+    with pytest.raises(InputError, match="have the same id"):
         prepare(camvid.Camvid, source, tmp_path / "out")
 
 

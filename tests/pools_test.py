@@ -263,8 +263,7 @@ def test_size_of_turned_images_is_told_before_data_is_read(tmp_path):
     with pytest.raises(InputError) as error:
         open_all(config(tmp_path / "nowhere", **{"data.domains": ("camvid",), "data.image_size": "96x48"}))
     assert str(error.value) == (
-        "data.image_size=96x48 is HEIGHTxWIDTH, so 96 rows of 48 pixels, but by their domain's size images of camvid "
-        "are 480 wide and 360 high; "
+        "data.image_size=96x48 is HEIGHTxWIDTH, 96 rows of 48 pixels, but images of camvid are 480 wide and 360 high; "
         "did you mean 48x96?"
     )
 

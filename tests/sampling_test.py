@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from usss_jax.data.sampling import count_pixels, rare_class_probabilities
-from usss_jax.data.streams import DrawRare
+from usss_jax.data.streams import SampleRare
 from usss_jax.errors import InputError
 
 
@@ -44,7 +44,7 @@ def test_without_a_labeled_pixel_it_is_an_error():
 def test_images_are_drawn_by_their_classes():
     """Class 1 is in images 1 and 2 alike, class 2 in image 2 alone: 0.25 / 2 and 0.25 / 2 + 0.75."""
     counts = count_pixels(Masks(), 3)
-    draw = DrawRare(np.array([0, 0.25, 0.75]), counts > 0)
+    draw = SampleRare(np.array([0, 0.25, 0.75]), counts > 0)
     rng = np.random.default_rng(0)
     drawn = np.bincount([draw.random_map(0, rng) for _ in range(4000)], minlength=3) / 4000
     np.testing.assert_allclose(drawn, [0, 0.125, 0.875], atol=0.02)

@@ -92,7 +92,7 @@ def _of_files(report: DomainReport, split: SplitReport, needs_masks: bool) -> It
         return
     if split.unread:
         endings = ", ".join(sorted({os.path.splitext(path)[1].lower() or "no ending" for path in split.unread}))
-        what = f"{plural(len(split.unread), 'image')} in formats that are not read ({endings})"
+        what = f"{plural(len(split.unread), 'image')} in unsupported formats ({endings})"
         yield finding(if_used, "unread images", what, split.unread, "convert them to PNG or JPEG, or move them away")
     if split.no_masks and needs_masks:
         remedy = f"or use {report.domain.name} without labels, beside one with labels: its data.labeled_per_domain is 0"
