@@ -226,7 +226,7 @@ def test_all_domains_share_the_memory_for_decoded_images(camvid, tmp_path):
         ({"data.scale": "2.0-0.5"}, "scale=2.0-0.5: cannot read '2.0-0.5' for camvid: give LOW-HIGH"),
         ({"data.sampling": "seldom"}, "give one of uniform, rare"),
         ({"data.labeled_list": "camvid=missing.txt"}, "missing.txt"),
-        ({"data.labeled_per_domain": "camvid=2"}, "says nothing of town_street"),
+        ({"data.labeled_per_domain": "camvid=2"}, "lacks town_street"),
         ({"data.unlabeled_splits": "camvid=train+extra"}, "has no split 'extra'"),
         ({"data.unlabeled_splits": "camvid=train+train"}, "give splits, each once"),
     ],

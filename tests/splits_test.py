@@ -161,7 +161,7 @@ def test_what_is_proposed_for_a_domain_without_labels_that_has_a_list_is_taken(l
 
     with pytest.raises(InputError) as error:
         check_given("", labeled, lists(listed))
-    assert str(error.value).endswith(f"; give {', or give '.join(proposed)}, whose place the list takes")
+    assert str(error.value).endswith(f"; give {', or give '.join(proposed)}, which the list replaces")
     check_given("", dict.fromkeys(labeled, "all"), lists(listed))
     if len(proposed) > 1:
         check_given("", labeled, lists("a" if proposed[0].endswith("a=l.txt") else ""))
