@@ -69,12 +69,7 @@ class StepConfig:
     def model(self) -> UniversalModel:
         """Create the network."""
         return create_model(
-            self.encoder,
-            CLASSES,
-            embed_dim=EMBED_DIM,
-            width=self.width,
-            precision=self.precision,
-            remat=self.remat,
+            self.encoder, CLASSES, embed_dim=EMBED_DIM, width=self.width, precision=self.precision, remat=self.remat
         )
 
 

@@ -31,7 +31,7 @@ from usss_jax.data.augment import CropFlip, stack
 from usss_jax.data.cache import Budget
 from usss_jax.data.domains import get_domain
 from usss_jax.data.files import find_images
-from usss_jax.data.mask_files import find_masks
+from usss_jax.data.mask_files import match_masks
 from usss_jax.data.options import Options
 from usss_jax.data.pools import Pools, open_pools
 from usss_jax.data.sizes import height_width
@@ -123,7 +123,7 @@ def measure_domain(name: str, root: pathlib.Path, workers: int, rounds: int, sec
     if with_torch:
         loaders["torch"] = (torch_loader, cold)
         _, files, images, *_ = find_images(domain, root / domain.folder, "train", with_masks=True)
-        masks = find_masks(domain, root / domain.folder, files, images)
+        masks, _ = match_masks(domain, root / domain.folder, files, images)
         paths = [(images[i].path, masks[i]) for i in cold.labeled.ids]
         loaders["torch, Pillow"] = (partial(torch_loader, paths=paths), cold)
     rates: dict[str, list[float]] = {loader: [] for loader in loaders}

@@ -166,9 +166,9 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
             try:
                 written[name] = json.loads((final / name).read_text("utf-8"))
             except (OSError, ValueError) as error:  # for example after an interrupted removal
-                said = error.strerror if isinstance(error, OSError) else "damaged"
+                cause = error.strerror if isinstance(error, OSError) else "damaged"
                 raise InputError(
-                    f"{final}: is incomplete: {name} cannot be read ({said}); delete this folder and prepare it again"
+                    f"{final}: is incomplete: {name} cannot be read ({cause}); delete this folder and prepare it again"
                 ) from error
         metadata, skipped = written["metadata.json"], written[report.FILE]["skipped"]
         records.check_label_space(final, metadata, config.domain)

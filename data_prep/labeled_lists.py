@@ -12,7 +12,7 @@ import pathlib
 from usss_jax.data.domain import Domain
 from usss_jax.data.domains import get_domain
 from usss_jax.data.examples import Source
-from usss_jax.data.sampling import count_pixels
+from usss_jax.data.labels import read_labels
 from usss_jax.data.sources import open_source
 from usss_jax.data.splits import LISTS, rank
 from usss_jax.errors import InputError
@@ -26,7 +26,7 @@ SEEDS = (0, 1, 2)
 def list_text(domain: Domain, train: Source, n: int, seed: int) -> str:
     """Format one list: a header of comments, then the sorted ids."""
     ids = sorted(rank(train.ids, seed, domain.name)[:n])
-    images = (count_pixels(train.select(ids), domain.num_classes) > 0).sum(axis=0)
+    images = (read_labels(train.select(ids), domain.num_classes).counts > 0).sum(axis=0)
     shown = ", ".join(f"{name} {count}" for name, count in zip(domain.class_names, images, strict=True))
     header = (
         f"# {domain.name}, split_seed {seed}: {n} of {len(train)} training images, the first by SHA-256 of",

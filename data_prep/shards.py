@@ -155,11 +155,11 @@ def _abandon(writer, temporary):
 
 def cannot_write(path: os.PathLike | str, reason: object) -> InputError:
     """Return the error for a file that cannot be written, for example because the disk is full."""
-    said = reason.strerror if isinstance(reason, OSError) else str(reason).partition(";")[0]
+    cause = reason.strerror if isinstance(reason, OSError) else str(reason).partition(";")[0]
     remedy = f"free space in {os.path.dirname(os.fspath(path))} and run again to resume: finished shards are kept"
     if isinstance(reason, OSError) and reason.errno not in (errno.ENOSPC, errno.EDQUOT):
         remedy = "give another --data_dir, or make this one writable"
-    return InputError(f"{path}: cannot be written ({said}); {remedy}")
+    return InputError(f"{path}: cannot be written ({cause}); {remedy}")
 
 
 def sync(path: os.PathLike | str) -> None:

@@ -470,8 +470,8 @@ def test_overlap_of_labeled_and_unlabeled_is_counted_by_content(mine):
     yaml, data = mine
     shutil.copy(data / "train/t0.png", data / "train/t5.png")
     report, _ = checked(yaml)
-    assert find_labeled(report, ["t0", "t1"], report.splits["train"].ids, meant=True)[0].both == 2
-    labeled, findings = find_labeled(report, ["t0", "t1"], ["t2", "t3", "t4", "t5"], meant=False)
+    assert find_labeled(report, ["t0", "t1"], report.splits["train"].ids, includes_labeled=True)[0].both == 2
+    labeled, findings = find_labeled(report, ["t0", "t1"], ["t2", "t3", "t4", "t5"], includes_labeled=False)
     assert labeled.both == 1
     (fault,) = of_level(findings, FAULT)
     assert "1 of 2 labeled images also among the unlabeled ones, by content: t0; remove the copies" in fault
@@ -549,15 +549,15 @@ def test_classes_that_no_labeled_image_has_are_a_warning(tmp_path):
     report, findings = checked(tmp_path / "mine.yaml")
     assert of_level(findings, FAULT) == []
     assert "1 mask without any labeled pixel" in of_level(findings, WARNING)[0]
-    labeled, findings = find_labeled(report, ["a", "b"], ["a", "b", "c"], meant=True)
+    labeled, findings = find_labeled(report, ["a", "b"], ["a", "b", "c"], includes_labeled=True)
     assert labeled.never_seen == ["rest"]
     assert of_level(findings, FAULT)[0].startswith(
         "mine, train: training would stop at once: the classes of the 2 labeled images are road; "
     )
-    _, findings = find_labeled(report, ["a", "b"], ["a", "b", "c"], meant=True, least_classes=1)
+    _, findings = find_labeled(report, ["a", "b"], ["a", "b", "c"], includes_labeled=True, least_classes=1)
     assert of_level(findings, WARNING)[0].startswith("mine, train: no pixel in the 2 labeled images of: rest; ")
-    assert find_labeled(report, ["a", "c"], ["a"], meant=True)[1] == []
-    assert "void" in of_level(find_labeled(report, ["a", "c", "void"], ["a"], meant=True)[1], WARNING)[0]
+    assert find_labeled(report, ["a", "c"], ["a"], includes_labeled=True)[1] == []
+    assert "void" in of_level(find_labeled(report, ["a", "c", "void"], ["a"], includes_labeled=True)[1], WARNING)[0]
 
 
 def test_class_that_no_mask_has_is_a_fault_and_one_that_a_split_lacks_a_warning(mine):
@@ -586,7 +586,9 @@ def test_limit_opens_few_images_spread_through_the_split(mine):
     report, findings = checked(yaml, limit=2)
     assert findings == [] and list(report.splits["train"].digests) == ["t1", "t4"]
     assert report.splits["train"].examined == report.splits["val"].examined == 2
-    assert find_labeled(report, ["t0"], ["t0"], meant=True)[1] == [], "what was not opened is no reason to warn"
+    assert find_labeled(report, ["t0"], ["t0"], includes_labeled=True)[1] == [], (
+        "what was not opened is no reason to warn"
+    )
 
 
 def test_spread_keeps_equal_distances_and_never_repeats():

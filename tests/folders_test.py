@@ -203,7 +203,7 @@ def test_companion_of_a_mask_is_no_fault(tmp_path, name):
         write_pair(tmp_path / "data", f"{stem}.png", f"{stem}.png", seed)
     write_ids(tmp_path / "data/masks" / name, [1, 2])
     (note,) = findings_of(mine(tmp_path), NOTE)
-    assert f"1 file beside the masks, which nothing reads: {tmp_path}/data/masks/{name}" in note
+    assert f"1 file next to the masks, never read: {tmp_path}/data/masks/{name}" in note
     assert findings_of(mine(tmp_path), FAULT) == []
 
 

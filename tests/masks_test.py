@@ -15,7 +15,7 @@ from data_prep.builder import DomainBuilder, RecordsConfig
 from usss_jax.data.domain import IGNORE, Domain, LabelClass, Layout
 from usss_jax.data.domains import get_domain
 from usss_jax.data.files import find_images
-from usss_jax.data.mask_files import find_masks
+from usss_jax.data.mask_files import match_masks
 from usss_jax.data.masks import decode_mask
 from usss_jax.data.palettes import Palettes
 from usss_jax.data.patterns import fill
@@ -408,7 +408,7 @@ def real_masks(name, every):
     root = real_data(domain.folder)
     for split in dict.fromkeys(("train", domain.val_split, domain.test_split)):
         layout, files, images, *_ = find_images(domain, root, split, with_masks=True)
-        for path in [*find_masks(domain, root, files, images).values()][::every]:
+        for path in [*match_masks(domain, root, files, images)[0].values()][::every]:
             yield domain, layout, np.asarray(Image.open(path))
 
 

@@ -18,14 +18,6 @@ class Image(NamedTuple):
     line: str = ""
 
 
-def find_masks(domain: Domain, root: str | os.PathLike, files: Files, images: Mapping[str, Image]) -> dict[str, str]:
-    """Return the path of the mask of every image; raise InputError for an image without one."""
-    masks, missing = match_masks(domain, root, files, images)
-    if missing:
-        raise InputError(next(iter(missing.values())))
-    return masks
-
-
 def match_masks(
     domain: Domain, root: str | os.PathLike, files: Files, images: Mapping[str, Image]
 ) -> tuple[dict[str, str], dict[str, str]]:

@@ -63,10 +63,7 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, alpha: fl
 
 
 def comparison(
-    rows: Sequence[Row],
-    column_titles: Sequence[str],
-    legends: Mapping[str, Legend],
-    scale: int | None = None,
+    rows: Sequence[Row], column_titles: Sequence[str], legends: Mapping[str, Legend], scale: int | None = None
 ) -> np.ndarray:
     """Draw a grid of images, uint8 [h, w, 3].
 

@@ -1,21 +1,8 @@
 """Rare-class sampling of labeled images."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 
-from usss_jax.data.examples import Source
 from usss_jax.errors import InputError
-
-
-def count_pixels(source: Source, num_classes: int, threads: int = 4) -> np.ndarray:
-    """Count the labeled pixels of every class in every image of a source with masks: int64 [N, C]."""
-
-    def count(index: int) -> np.ndarray:
-        return np.bincount(source.label(index).ravel(), minlength=256)[:num_classes]
-
-    with ThreadPoolExecutor(threads) as pool:
-        return np.stack(list(pool.map(count, range(len(source)))))
 
 
 def rare_class_probabilities(counts: np.ndarray, temperature: float) -> np.ndarray:

@@ -225,13 +225,7 @@ def _draw_room(s):
     for axis, at, middle in ((0, -half, depth / 2), (0, half, depth / 2), (2, depth, 0)):
         if axis == 0:
             s.fill(0, at, rect(0, 0.4, top, depth), paint * s.u(0.7, 1.1), "wall", 7)
-        c, wide, low, high, kind = (
-            middle + s.u(-0.8, 1),
-            s.u(0.4, 0.8),
-            s.u(0.7, 1.1),
-            s.u(1.8, 2.2),
-            s.u(0, 1),
-        )
+        c, wide, low, high, kind = (middle + s.u(-0.8, 1), s.u(0.4, 0.8), s.u(0.7, 1.1), s.u(1.8, 2.2), s.u(0, 1))
         corners = (low, c - wide, high, c + wide) if axis == 0 else (c - wide, low, c + wide, high)
         if kind < 0.6:
             s.fill(axis, at, rect(*corners), s.pick("white" if kind < 0.3 else "wood"), "window", 5)

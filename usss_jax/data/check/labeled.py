@@ -45,8 +45,8 @@ def check_labeled(
         return None, [finder(report)(FAULT, "stops", f"training would stop at once: {error}")]
     if not len(pools.labeled):
         return Labeled([], len(pools.unlabeled), 0, []), []
-    meant = options.unlabeled_includes_labeled
-    return find_labeled(report, list(pools.labeled.ids), list(pools.unlabeled.ids), meant, least_classes)
+    includes_labeled = options.unlabeled_includes_labeled
+    return find_labeled(report, list(pools.labeled.ids), list(pools.unlabeled.ids), includes_labeled, least_classes)
 
 
 def _is_reported(error: str, faults: Sequence[Finding]) -> bool:
@@ -57,7 +57,7 @@ def _is_reported(error: str, faults: Sequence[Finding]) -> bool:
 
 
 def find_labeled(
-    report: DomainReport, ids: Sequence[str], unlabeled: Sequence[str], meant: bool, least_classes: int = 2
+    report: DomainReport, ids: Sequence[str], unlabeled: Sequence[str], includes_labeled: bool, least_classes: int = 2
 ) -> tuple[Labeled, list[Finding]]:
     """Judge the labeled images of a domain; `find_faults` reports copies of evaluated images.
 
@@ -65,7 +65,7 @@ def find_labeled(
       report: of the domain.
       ids: of the labeled images, all in train.
       unlabeled: ids of the unlabeled images, after "SPLIT/" if two splits share an id.
-      meant: whether all labeled images are also unlabeled ones (data.unlabeled_includes_labeled).
+      includes_labeled: whether all labeled images are also unlabeled ones (data.unlabeled_includes_labeled).
       least_classes: smallest number of classes of the labeled images (data.min_classes).
     """
     train, finding = report.splits["train"], finder(report, "train")
@@ -75,8 +75,8 @@ def find_labeled(
         for key, digest in split.digests.items() if "unlabeled" in split.uses else ():
             digests[key] = digests[f"{split.name}/{key}"] = digest
     contents = {digests[key] for key in unlabeled if key in digests}
-    both = list(ids) if meant else [key for key in ids if train.digests.get(key) in contents]
-    if both and not meant:
+    both = list(ids) if includes_labeled else [key for key in ids if train.digests.get(key) in contents]
+    if both and not includes_labeled:
         what = f"{len(both)} of {plural(len(ids), 'labeled image')} also among the unlabeled ones, by content"
         remedy = "remove the copies, or set data.unlabeled_includes_labeled=True"
         out.append(finding(FAULT, "labeled and unlabeled", what, both, remedy))
