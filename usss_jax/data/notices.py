@@ -25,16 +25,16 @@ def about_data(pools: Mapping[str, Pools], least_classes: int) -> Iterator[str]:
         yield from (f"[{name}] {line}" for line in lines)
 
 
-def check_file_orientation(pool: Pools, few: int = 8):
+def check_file_orientation(pool: Pools):
     """Raise InputError if the images are landscape and the domain's size is portrait, or vice versa.
 
-    This happens if a size is given as width, height; it would distort every image. Reads `few` files of each source.
+    This happens if a size is given as width, height; it would distort every image. Reads eight files of each source.
     """
     height, width = pool.domain.size
     if not pool.labeled_sources:
         return
     for source in pool.labeled_sources.values():
-        for index in np.unique(np.linspace(0, len(source) - 1, few).astype(int)).tolist():
+        for index in np.unique(np.linspace(0, len(source) - 1, 8).astype(int)).tolist():
             h, w = source.file_size(index)
             if (h - w) * (height - width) >= 0:
                 return
