@@ -250,6 +250,11 @@ def mix(maps: Mapping, key, how: str) -> Mapping:
 
     Returns:
       The same tree with the same dtypes.
+
+    >>> maps = {"image": jnp.arange(2.0)[:, None, None, None] * jnp.ones((2, 4, 4, 3))}  # all 0, all 1
+    >>> mixed = mix(maps, jax.random.key(0), "cutmix")["image"]
+    >>> mixed[0].sum().item() > 0  # part of the last image is pasted into the first
+    True
     """
     count, height, width = maps["image"].shape[:3]
     if how == "none" or count == 1:

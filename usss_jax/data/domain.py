@@ -123,6 +123,11 @@ def lookup_table(domain: Domain, layout: Layout) -> np.ndarray:
     """Train id of every raw id, uint8 [65536], or for encoding "color" of every colour, uint8 [2**24]; read-only.
 
     A colour is indexed by red + 2**8 * green + 2**16 * blue. Raw values outside the class table have UNKNOWN.
+
+    >>> from usss_jax.data.domains import get_domain
+    >>> camvid = get_domain("camvid")  # 11 classes; raw id 11 is ignored
+    >>> lookup_table(camvid, camvid.layouts[0])[[0, 10, 11, 12]].tolist()
+    [0, 10, 255, 254]
     """
     if layout.encoding == "color":
         train_ids = dict.fromkeys(layout.ignore_colors, IGNORE) | {c.color: i for i, c in enumerate(domain.classes)}

@@ -26,7 +26,14 @@ class Labels:
 
 
 def read_labels(source: Source, num_classes: int, what: str = "", threads: int = 4) -> Labels:
-    """Read all labels of a source; `what` is its name in the progress line, "" for none."""
+    """Read all labels of a source; `what` is its name in the progress line, "" for none.
+
+    >>> from usss_jax.data.domains import get_domain
+    >>> from usss_jax.data.sources import open_source
+    >>> source = open_source(get_domain("indoor_room"), None, "val", size=(16, 24), ids=["00000", "00001"])
+    >>> read_labels(source, num_classes=8).counts.shape
+    (2, 8)
+    """
 
     def read(index: int) -> tuple[np.ndarray, bytes]:
         label = source.label(index)

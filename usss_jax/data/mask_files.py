@@ -60,7 +60,11 @@ def match_masks(
 
 
 def expected_masks(key: str, image: Image, files: Files, root: str | os.PathLike) -> list[str]:
-    """Return possible paths of an image's mask below root, the usual one first; raise InputError if there are none."""
+    """Return possible paths of an image's mask below root, the usual one first; raise InputError if there are none.
+
+    >>> expected_masks("01", Image("data/train/01.jpg"), Files("train/{id}", "masks/{id}.png"), "data")
+    ['masks/01.png', 'masks/01.jpg.png']
+    """
     if files.masks is None:
         if image.mask is None:
             raise InputError(

@@ -62,6 +62,11 @@ def decode_mask(data: bytes, name: str, domain: Domain, layout: Layout, palettes
 
     Raises:
       InputError: naming the file, if it is damaged, has another encoding or a value outside the class table.
+
+    >>> from usss_jax.data.domains import get_domain
+    >>> _, data = cv2.imencode(".png", np.array([[0, 11]], np.uint8))
+    >>> decode_mask(data.tobytes(), "mask.png", get_domain("camvid"), get_domain("camvid").layouts[0]).tolist()
+    [[0, 255]]
     """
     raw = decode_raw(data, name, domain, layout)
     if palettes is not None:

@@ -43,6 +43,11 @@ def open_source(
 
     Raises:
       InputError: if anything is missing; the message explains how to get it.
+
+    >>> from usss_jax.data.domains import get_domain
+    >>> source = open_source(get_domain("city_street"), None, "val", size=(32, 48))
+    >>> len(source), source.ids[0], source[0]["label"].shape
+    (48, '00000', (32, 48))
     """
     size = domain.size if size is None else size
     if len(size) != 2 or min(map(operator.index, size)) < 1:

@@ -90,6 +90,10 @@ def render(domain: Domain, split: str, index: int, size: tuple[int, int]) -> tup
 
     Raises:
       InputError: for a domain that is not synthetic or lacks one of its classes.
+
+    >>> image, label = render(DOMAINS[0], "train", 0, size=(32, 48))
+    >>> image.shape, label.shape
+    ((32, 48, 3), (32, 48))
     """
     if domain.name not in _LOOKS:
         raise InputError(f"domain {domain.name!r} is not synthetic; choose one of {', '.join(_LOOKS)}")

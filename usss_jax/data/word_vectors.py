@@ -51,6 +51,11 @@ def close_words(path: str | os.PathLike, word: str, count: int = 3) -> list[str]
     """Find the words of a file that are spelled most like `word`, among those with its first three letters.
 
     Reads the whole file. Raises InputError like `read_word_vectors`.
+
+    >>> import pathlib
+    >>> _ = pathlib.Path("vectors.txt").write_text("rickshaw 1 0\\nrick 0 1\\nroad 1 1\\n")
+    >>> close_words("vectors.txt", "rickshaws")
+    ['rickshaw', 'rick']
     """
     prefix = word[:3].lower()
     seen = {text for _, row, _ in _rows(path) if (text := row.decode(errors="ignore")).lower().startswith(prefix)}
