@@ -1,7 +1,7 @@
-"""The universal training step compiled from shapes alone: for the devices at hand, or ahead of time for others.
+"""The universal training step compiled from shapes: for the available devices, or ahead of time for others.
 
-Compiling needs no such device, only its compiler: `pip install libtpu` for TPUs, `pip install "jax[cuda12]"` for GPUs
-(there with XLA_FLAGS=--xla_gpu_autotune_level=0, since nothing can be tried out).
+Ahead-of-time compilation needs only the compiler: `pip install libtpu` for TPUs, `pip install "jax[cuda12]"` for GPUs
+(with XLA_FLAGS=--xla_gpu_autotune_level=0, as there is no device for autotuning).
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from usss_jax.parallel import sharding
 OBJECTIVE = terms.Objective()
 SIZES = {"512x512": (512, 512), "360x480": (360, 480)}  # height x width
 
-# What XLA asks to know of an H100 (SXM, 80 GB) to compile for it: limits of the hardware, and the version of cuDNN.
+# XLA's description of an H100 (SXM, 80 GB): limits of the hardware, and the version of cuDNN.
 H100 = """
 gpu_device_info {
   cuda_compute_capability { major: 9 }
@@ -42,16 +42,17 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
-    """One training step.
+class StepConfig:
+    """Configuration of one training step.
 
     Attributes:
       encoder, width, precision, remat: of `create_model`.
       size: (H, W) of all images.
       batch: labeled images per domain.
-      micro_batch: unlabeled images per domain and pass; passes: how many of them; 0: a supervised step.
+      micro_batch: unlabeled images per domain and pass.
+      passes: unlabeled passes per step; 0: a supervised step.
       theta: of `Objective`; below 1 the step also sums the embeddings of every class.
-      split: whether parameters and momentum are split over the devices (shard_parameters).
+      split: whether parameters and momentum are sharded over the devices (shard_parameters).
     """
 
     encoder: str = "drn_d_22"
@@ -66,22 +67,14 @@ class Setting:
     split: bool = False
 
     def model(self) -> UniversalModel:
-        """The network."""
+        """Create the network."""
         return create_model(
-            self.encoder,
-            CLASSES,
-            embed_dim=EMBED_DIM,
-            width=self.width,
-            precision=self.precision,
-            remat=self.remat,
+            self.encoder, CLASSES, embed_dim=EMBED_DIM, width=self.width, precision=self.precision, remat=self.remat
         )
 
 
 def topology_mesh(name: str) -> Mesh:
-    """Mesh over devices that need not be there: "h100:8" (1, 8) or a TPU slice such as "v5e:2x4".
-
-    One device of a slice: "v5e:1".
-    """
+    """Create a mesh over devices that need not exist: "h100:8", a TPU slice such as "v5e:2x4", or "v5e:1"."""
     kind, _, shape = name.partition(":")
     if kind == "h100":
         topology = {"target_config": H100, "topology": f"1x1x{shape}"}
@@ -91,11 +84,11 @@ def topology_mesh(name: str) -> Mesh:
     return sharding.create_mesh(devices[:1] if shape == "1" else devices)
 
 
-def abstract_state(setting: Setting, model: UniversalModel, tx, mesh: Mesh) -> TrainState:
-    """Shapes and shardings of the training state."""
+def abstract_state(config: StepConfig, model: UniversalModel, tx, mesh: Mesh) -> TrainState:
+    """Return shapes and shardings of the training state."""
     variables = jax.eval_shape(model.init, jax.random.key(0), DUMMY_IMAGES)
     parts = {"params": variables["params"], "opt_state": jax.eval_shape(tx.init, variables["params"])}
-    parts = {name: _placed(part, sharding.tree_shardings(mesh, part, setting.split)) for name, part in parts.items()}
+    parts = {name: _placed(part, sharding.tree_shardings(mesh, part, config.split)) for name, part in parts.items()}
     others = {
         "step": jax.ShapeDtypeStruct((), jnp.int32),
         "batch_stats": variables.get("batch_stats", {}),
@@ -106,13 +99,13 @@ def abstract_state(setting: Setting, model: UniversalModel, tx, mesh: Mesh) -> T
     return TrainState(**parts, **_placed(others, jax.tree.map(lambda _: sharding.replicated(mesh), others)))
 
 
-def abstract_batch(setting: Setting, mesh: Mesh) -> dict:
-    """Shapes and shardings of one step's batch, bytes as the loader gives them."""
-    images = jax.ShapeDtypeStruct((setting.batch, *setting.size, 3), jnp.uint8)
-    labels = jax.ShapeDtypeStruct((setting.batch, *setting.size), jnp.uint8)
+def abstract_batch(config: StepConfig, mesh: Mesh) -> dict:
+    """Return shapes and shardings of one step's batch, uint8 as from the loader."""
+    images = jax.ShapeDtypeStruct((config.batch, *config.size, 3), jnp.uint8)
+    labels = jax.ShapeDtypeStruct((config.batch, *config.size), jnp.uint8)
     batch: dict = {"labeled": {d: {"image": images, "label": labels} for d in CLASSES}}
-    if setting.passes:
-        unlabeled = jax.ShapeDtypeStruct((setting.passes, setting.micro_batch, *setting.size, 3), jnp.uint8)
+    if config.passes:
+        unlabeled = jax.ShapeDtypeStruct((config.passes, config.micro_batch, *config.size, 3), jnp.uint8)
         batch["unlabeled"] = {d: {"image": unlabeled} for d in CLASSES}
     of_parts = sharding.step_batch_shardings(mesh)
     return {name: _placed(part, jax.tree.map(lambda _, n=name: of_parts[n], part)) for name, part in batch.items()}
@@ -122,13 +115,13 @@ def _placed(tree, shardings):
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings)
 
 
-def lower_step(setting: Setting, mesh: Mesh) -> jax.stages.Lowered:
-    """Lower the library's training step for the mesh; nothing is run and no array is made."""
-    model, tx = setting.model(), create_optimizer(create_schedule(1e-3, 10**6))
-    state = abstract_state(setting, model, tx, mesh)
-    objective = terms.Objective(theta=setting.theta)
-    step = usss_step(mesh, model, tx, objective=objective, has_unlabeled=bool(setting.passes), like=state)
-    return step.lower(state, abstract_batch(setting, mesh))
+def lower_step(config: StepConfig, mesh: Mesh) -> jax.stages.Lowered:
+    """Lower the library's training step for the mesh, without running it or creating arrays."""
+    model, tx = config.model(), create_optimizer(create_schedule(1e-3, 10**6))
+    state = abstract_state(config, model, tx, mesh)
+    objective = terms.Objective(theta=config.theta)
+    step = usss_step(mesh, model, tx, objective=objective, has_unlabeled=bool(config.passes), like=state)
+    return step.lower(state, abstract_batch(config, mesh))
 
 
 def usss_step(
@@ -140,7 +133,7 @@ def usss_step(
     has_unlabeled: bool = True,
     like: TrainState | None = None,
 ) -> jax.stages.Wrapped:
-    """Training step of Univ-full for the domains of `CLASSES`, one label embedding per class."""
+    """Return the training step of Univ-full for the domains of `CLASSES`, with one label embedding per class."""
     shardings = sharding.step_batch_shardings(mesh)
     if not has_unlabeled:
         del shardings["unlabeled"]
@@ -157,7 +150,7 @@ def usss_step(
 
 
 def memory(compiled) -> dict[str, int]:
-    """Bytes on one device by the compiler's own analysis; `peak` is argument + output - alias + temporary."""
+    """Return the bytes on one device by the compiler's analysis; `peak` is argument + output - alias + temporary."""
     found = compiled.memory_analysis()
     parts = {part: int(getattr(found, f"{part}_size_in_bytes")) for part in ("argument", "output", "alias", "temp")}
     return {**parts, "peak": parts["argument"] + parts["output"] - parts["alias"] + parts["temp"]}

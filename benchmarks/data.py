@@ -1,15 +1,14 @@
-"""Images per second of the labeled stream beside a plain torch DataLoader, and what preparing a data set takes.
+"""Images per second of the labeled stream and of a plain torch DataLoader, and time and memory of preparing records.
 
     python -m benchmarks.data --data_root=DATA --out=benchmarks/results/data.json
 
-DATA holds `camvid/` and `cityscapes256/`. torch is no dependency of the project: install it beside it
-(`pip install torch`) to have the rows that need it; without it they are null.
+DATA contains `camvid/` and `cityscapes256/`. Rows of torch (`pip install torch`) are null if it is not installed.
 
-Every loader gives batches of 10 training images with their masks, at the domain's own size and crop, flipped in half of
-the cases, all images in a new order every epoch, with the same number of workers (threads of grain, processes of torch)
-and the same decoding functions ("torch, Pillow" decodes by Pillow, as most torch code does). "cold" decodes each time,
-"cached" keeps decoded images in memory and is measured once all are there. The loaders take turns; the figure is the
-median of the rounds, every round of about `--seconds` after a start that is not counted.
+Every loader yields batches of 10 training images with their masks, at the domain's size and crop, half of them flipped,
+in a new order every epoch, with the same number of workers (threads of grain, processes of torch) and the same decoding
+functions ("torch, Pillow" decodes with Pillow, like most torch code). "cold" decodes every time, "cached" is measured
+once all decoded images are in memory. The loaders take turns; the result is the median of the rounds, each of about
+`--seconds` after a warm-up.
 """
 
 import argparse
@@ -32,7 +31,7 @@ from usss_jax.data.augment import CropFlip, stack
 from usss_jax.data.cache import Budget
 from usss_jax.data.domains import get_domain
 from usss_jax.data.files import find_images
-from usss_jax.data.mask_files import find_masks
+from usss_jax.data.mask_files import match_masks
 from usss_jax.data.options import Options
 from usss_jax.data.pools import Pools, open_pools
 from usss_jax.data.sizes import height_width
@@ -46,7 +45,7 @@ DOMAINS = ("camvid", "cityscapes256")
 
 
 def ours(pool: Pools, workers: int):
-    """Batches of the project's stream."""
+    """Yield batches of images of the project's stream."""
     iterator = streams.iterate(streams.step_batches({pool.domain.name: pool}, batch_size=BATCH), 0, workers)
     try:
         for batch in iterator:
@@ -56,7 +55,7 @@ def ours(pool: Pools, workers: int):
 
 
 class TorchImages:
-    """Map-style data set for torch: decode with the project's functions, or by Pillow if `paths` are given."""
+    """Map-style data set for torch: decodes with the project's functions, or with Pillow if `paths` are given."""
 
     def __init__(self, pool: Pools, paths: Sequence[tuple[str, str]] = ()):
         self.pool, self.paths = pool, paths
@@ -68,12 +67,12 @@ class TorchImages:
     def __getitem__(self, index):
         example = by_pillow(*self.paths[index]) if self.paths else self.pool.labeled[index]
         example = self.transform.random_map(example, np.random.default_rng(np.random.randint(2**31)))
-        example = stack([example])  # torch wants writable arrays of positive strides; this is the fastest way there
+        example = stack([example])  # torch needs writable arrays with positive strides; this is the fastest way
         return example["image"][0], example["label"][0]
 
 
 def by_pillow(image: str, mask: str) -> dict[str, np.ndarray]:
-    """Image and mask of train ids at their own size, decoded as in most torch code."""
+    """Decode an image and its mask of train ids at their original size, like most torch code."""
     with Image.open(image) as file:
         pixels = np.asarray(file.convert("RGB"))
     with Image.open(mask) as file:
@@ -81,7 +80,7 @@ def by_pillow(image: str, mask: str) -> dict[str, np.ndarray]:
 
 
 def torch_loader(pool: Pools, workers: int, paths: Sequence[tuple[str, str]] = ()):
-    """Batches of torch's DataLoader, epoch after epoch."""
+    """Yield batches of images of torch's DataLoader, epoch after epoch."""
     from torch.utils.data import DataLoader
 
     loader = DataLoader(
@@ -101,7 +100,7 @@ def torch_loader(pool: Pools, workers: int, paths: Sequence[tuple[str, str]] = (
 
 
 def images_per_second(iterator, seconds: float, warm_up: int = 10) -> float:
-    """Rate of an iterator of batches after some that are not counted."""
+    """Measure the rate of an iterator of batches after `warm_up` batches."""
     for _ in range(warm_up):
         next(iterator)
     count, start = 0, time.perf_counter()
@@ -111,7 +110,7 @@ def images_per_second(iterator, seconds: float, warm_up: int = 10) -> float:
 
 
 def measure_domain(name: str, root: pathlib.Path, workers: int, rounds: int, seconds: float, with_torch: bool) -> dict:
-    """Rates of all loaders on one domain."""
+    """Measure all loaders on one domain."""
     domain = get_domain(name)
 
     def pool(cache_bytes: int) -> Pools:
@@ -124,7 +123,7 @@ def measure_domain(name: str, root: pathlib.Path, workers: int, rounds: int, sec
     if with_torch:
         loaders["torch"] = (torch_loader, cold)
         _, files, images, *_ = find_images(domain, root / domain.folder, "train", with_masks=True)
-        masks = find_masks(domain, root / domain.folder, files, images)
+        masks, _ = match_masks(domain, root / domain.folder, files, images)
         paths = [(images[i].path, masks[i]) for i in cold.labeled.ids]
         loaders["torch, Pillow"] = (partial(torch_loader, paths=paths), cold)
     rates: dict[str, list[float]] = {loader: [] for loader in loaders}
@@ -148,9 +147,9 @@ def measure_domain(name: str, root: pathlib.Path, workers: int, rounds: int, sec
     }
 
 
-# Runs a module and tells the peak memory of the process. (ru_maxrss would hold that of this process too: it outlives
+# Runs a module and prints the peak memory of the process. (ru_maxrss would include that of this process, as it survives
 # the exec that starts the child.)
-RUN_AND_TELL = """
+RUN_AND_PRINT_MEMORY = """
 import re, runpy, sys
 module, sys.argv = sys.argv[1], sys.argv[1:]
 try:
@@ -162,12 +161,12 @@ print("VmHWM", re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read(
 
 
 def measure_preparation(root: pathlib.Path, workers: int) -> dict:
-    """Seconds and peak memory (Linux) of preparing `cityscapes256` as records, in a process of its own."""
+    """Measure the seconds and peak memory (Linux) of preparing `cityscapes256` as records, in a new process."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["--domain=cityscapes256", f"--source={root / 'cityscapes256'}", f"--data_dir={folder}"]
         start = time.perf_counter()
         out = subprocess.run(
-            [sys.executable, "-c", RUN_AND_TELL, "data_prep.cityscapes", *words, f"--workers={workers}"],
+            [sys.executable, "-c", RUN_AND_PRINT_MEMORY, "data_prep.cityscapes", *words, f"--workers={workers}"],
             check=True,
             capture_output=True,
             text=True,
@@ -178,7 +177,7 @@ def measure_preparation(root: pathlib.Path, workers: int) -> dict:
 
 
 def markdown(result: dict) -> str:
-    """Write the table of the README."""
+    """Render the table of docs/data.md."""
     lines = ["| images/s | ours, cold | ours, cached | torch | torch, Pillow | cold / torch | cached / torch |"]
     lines += ["|---|---|---|---|---|---|---|"]
     for name, of in result["domains"].items():

@@ -1,9 +1,9 @@
-"""Seconds of an evaluation: whole images through the network, arg max and confusion matrix, reading not counted.
+"""Time of an evaluation: network, argmax and confusion matrix of whole images, without reading them.
 
     python -m benchmarks.evaluation --out=benchmarks/results/evaluation.json
     python -m benchmarks.evaluation --images=8 --batch=2 --repeats=1     # a CPU
 
-Made-up images that lie in memory, 512x1024 as Cityscapes is evaluated by default; compiling is told apart.
+Random images in memory, by default of Cityscapes' 512x1024; the first batch, with compilation, is measured separately.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from usss_jax.runs.logs import environment, write_json
 CLASSES = {"cityscapes": 19}
 
 
-class MadeUp:
-    """A source of `count` examples of one size."""
+class RandomImages:
+    """A source of `count` random examples of one size."""
 
     def __init__(self, count: int, size: tuple[int, int]):
         r = np.random.default_rng(0)
@@ -37,7 +37,7 @@ class MadeUp:
         return self.count
 
     def __getitem__(self, index: int) -> dict:
-        """Example with its own pixels, as a decoded file has."""
+        """Return an example with new arrays, like a decoded file."""
         return {"image": self.image + np.uint8(index), "label": self.label.copy()}
 
 
@@ -60,9 +60,9 @@ def main():
     variables = jax.device_put(variables, sharding.replicated(mesh))
     evaluate = create_evaluator(mesh, "cityscapes", model=model)
     began = time.perf_counter()
-    evaluate(variables, MadeUp(1, args.size), args.batch)
+    evaluate(variables, RandomImages(1, args.size), args.batch)
     first = time.perf_counter() - began
-    source, seconds = MadeUp(args.images, args.size), []
+    source, seconds = RandomImages(args.images, args.size), []
     for _ in range(args.repeats):
         began = time.perf_counter()
         confusion = evaluate(variables, source, args.batch)

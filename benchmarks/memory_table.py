@@ -1,18 +1,19 @@
-"""Which settings of a step fit into a device's memory, by the compiler's own analysis: nothing is run.
+"""Configurations of a step that fit into a device's memory, by the compiler's analysis: no step is run.
 
     python -m benchmarks.memory_table --topology=h100:1
 
 For a GPU ahead of time: XLA_FLAGS="--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
-(benchmarks/compiled_step.py). Measures what benchmarks/results/memory_table.json lacks. docs/speed.md has the tables.
+(benchmarks/compiled_step.py). Adds missing cases to benchmarks/results/memory_table.json. docs/speed.md has the tables.
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 
 import jax
 
-from benchmarks.compiled_step import CLASSES, EMBED_DIM, SIZES, Setting, lower_step, memory, topology_mesh
+from benchmarks.compiled_step import CLASSES, EMBED_DIM, SIZES, StepConfig, lower_step, memory, topology_mesh
 from usss_jax.parallel.sharding import create_mesh
 from usss_jax.runs.logs import environment, write_json
 
@@ -21,9 +22,9 @@ BATCH = 10
 MICRO_BATCHES = (10, 5, 2, 1)
 REMATS = ("", "0-3", "all")
 GIGABYTES = (8, 16, 24, 40, 80)
-USABLE = 0.9  # of the memory; the rest is for the runtime, cuDNN's workspaces and what fragments
+USABLE = 0.9  # share of the memory; the rest is for the runtime, cuDNN's workspaces and fragmentation
 
-# Encoder, precision, size. What costs most to compile last.
+# Encoder, precision, size; those that take longest to compile last.
 CASES = (
     ("drn_d_22", "bfloat16", "360x480"),
     ("drn_d_22", "float32", "360x480"),
@@ -35,23 +36,23 @@ CASES = (
 
 
 def name(encoder: str, precision: str, size: str, micro_batch: int, remat: str) -> str:
-    """Key of a setting in the JSON."""
+    """Return the key of a configuration in the JSON."""
     return f"{encoder}/{precision}/{size}/micro{micro_batch}/remat={remat}"
 
 
 def measure(mesh, case: tuple[str, str, str], micro_batch: int, remat: str) -> dict[str, int]:
-    """Bytes of one setting."""
+    """Return the bytes of one configuration."""
     encoder, precision, size = case
-    # Two passes at least, so that the loop over them is there; more change the images' bytes alone.
+    # At least two passes, so that there is a loop over them; more passes change only the images' bytes.
     passes = max(2, BATCH // micro_batch)
-    setting = Setting(encoder, 1.0, precision, remat, SIZES[size], BATCH, micro_batch, passes)
-    return memory(lower_step(setting, mesh).compile())
+    config = StepConfig(encoder, 1.0, precision, remat, SIZES[size], BATCH, micro_batch, passes)
+    return memory(lower_step(config, mesh).compile())
 
 
 def fits(peaks: dict[str, dict], case: tuple[str, str, str], gigabytes: int) -> str:
-    """The setting that costs least time among those that fit: no remat before remat, larger micro-batches first.
+    """Return the fastest configuration that fits: without remat first, then with larger micro-batches.
 
-    "-": even the smallest does not fit; "n/a": that one was not compiled.
+    "-": even the smallest does not fit; "n/a": it was not compiled.
     """
     for remat in REMATS:
         for micro_batch in MICRO_BATCHES:
@@ -62,7 +63,7 @@ def fits(peaks: dict[str, dict], case: tuple[str, str, str], gigabytes: int) -> 
 
 
 def markdown(result: dict, topology: str) -> str:
-    """Tables of one compiler's numbers: peak by setting, and what fits."""
+    """Render the peak memory of each configuration for one topology."""
     peaks = result["peaks"][topology]["bytes"]
     title = "| encoder, precision, H x W | " + " | ".join(f"remat={r}" if r else "no remat" for r in REMATS) + " |"
     lines = [title, "|---|" + "---|" * len(REMATS)]
@@ -77,7 +78,7 @@ def markdown(result: dict, topology: str) -> str:
 
 
 def fits_markdown(result: dict, topology: str) -> str:
-    """Table of what fits into which device."""
+    """Render the configurations that fit into each device."""
     peaks = result["peaks"][topology]["bytes"]
     cases = [case for case in CASES if any(key.startswith("/".join(case)) for key in peaks)]
     lines = ["| device | " + " | ".join(", ".join(case) for case in cases) + " |", "|---|" + "---|" * len(cases)]
@@ -86,15 +87,8 @@ def fits_markdown(result: dict, topology: str) -> str:
     return "\n".join(lines)
 
 
-def ladder(micro_batches, remats, cases):
-    """Settings in the order in which they are wanted."""
-    for remat in remats:
-        for case in cases:
-            yield from ((case, micro_batch, remat) for micro_batch in micro_batches)
-
-
 def main():
-    """Compile what is missing and write the JSON after each."""
+    """Compile the missing configurations and write the JSON after each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--topology", default="", help="such as h100:1 or v5e:1; empty: the device at hand")
     parser.add_argument("--micro_batches", type=int, nargs="*", default=MICRO_BATCHES)
@@ -107,7 +101,7 @@ def main():
     mesh = topology_mesh(args.topology) if args.topology else create_mesh(jax.devices()[:1])
     of_device = result["peaks"].setdefault(args.topology or mesh.devices.flat[0].platform, {"bytes": {}})
     cases = [tuple(text.split("/")) for text in args.cases]
-    for case, micro_batch, remat in ladder(args.micro_batches, args.remats, cases):
+    for remat, case, micro_batch in itertools.product(args.remats, cases, args.micro_batches):
         key = name(*case, micro_batch, remat)
         if key in of_device["bytes"]:
             continue

@@ -3,11 +3,11 @@
     pip install -e '.[torch]'
     python -m benchmarks.step_cpu --out=benchmarks/results/step_cpu.json
 
-Two domains (19 and 11 classes), one labeled and one unlabeled batch each, supervised + within + cross, SGD. Every
-implementation runs in a process of its own, in turns, on the same weights and images; their first losses must agree.
+Two domains (19 and 11 classes), one labeled and one unlabeled batch each, supervised + within + cross, SGD. Each
+implementation runs in its own process, in turns, on the same weights and images; their first losses must agree.
 `ratio.<width>.<batch>x<size>` is the time of the faster PyTorch layout over ours: above 1, ours is faster. Likewise
-`memory_ratio`, of the most memory that the process had while it made steps (Linux), and `whole_memory_ratio`, from its
-start on, with imports and compilation. An implementation that crashes is told as `failed` and left out.
+`memory_ratio`, of the process's peak memory during the steps (Linux), and `whole_memory_ratio`, since its start, with
+imports and compilation. An implementation that crashes has the key `failed` and is not compared.
 """
 
 import argparse
@@ -31,7 +31,7 @@ CASES = ((1.0, 4, 128), (1.0, 2, 256), (0.25, 4, 128), (0.25, 2, 256))  # width,
 
 
 def make_batch(batch: int, size: tuple[int, int]) -> dict:
-    """Bytes as the loader gives them, per domain; smooth labels with some ignored pixels."""
+    """Return a random batch of uint8 as from the loader; blocky labels with some ignored pixels."""
     height, width = size
     rng = np.random.default_rng(0)
     out: dict = {"labeled": {}, "unlabeled": {}}
@@ -46,7 +46,7 @@ def make_batch(batch: int, size: tuple[int, int]) -> dict:
 
 
 def make_label_embeddings() -> dict[str, np.ndarray]:
-    """Random directions."""
+    """Return random unit vectors."""
     rng = np.random.default_rng(1)
     out = {d: rng.normal(size=(n, EMBED_DIM)).astype(np.float32) for d, n in CLASSES.items()}
     return {d: e / np.linalg.norm(e, axis=1, keepdims=True) for d, e in out.items()}
@@ -55,7 +55,7 @@ def make_label_embeddings() -> dict[str, np.ndarray]:
 def prepare_ours(
     width: float, batch: int, size: tuple[int, int], weights: pathlib.Path, precision: str = "float32"
 ) -> Callable[[], float]:
-    """Return a function that makes a step and returns its loss; writes the initial weights if there are none."""
+    """Return a function that runs a step and returns its loss; write the initial weights if missing."""
     import jax
 
     from benchmarks.compiled_step import usss_step
@@ -89,7 +89,7 @@ def prepare_ours(
 def prepare_torch(
     width: float, batch: int, size: tuple[int, int], weights: pathlib.Path, channels_last: bool, device: str = "cpu"
 ) -> Callable[..., float]:
-    """Return a function that makes a step, by `train_step` of torch_step.py or the one given, and returns its loss."""
+    """Return a function that runs a step, `train_step` of torch_step.py or its argument, and returns its loss."""
     import torch
     from safetensors.torch import load_file
 
@@ -119,7 +119,7 @@ def prepare_torch(
 
 
 def measure(implementation: str, width: float, batch: int, side: int, steps: int, weights: pathlib.Path) -> dict:
-    """Losses of the first two steps, seconds of the first and of each of `steps` further ones, peak memory."""
+    """Measure the losses of two steps, the seconds of the first and of `steps` further ones, and peak memory."""
     began, size = time.perf_counter(), (side, side)
     if implementation == "ours":
         run = prepare_ours(width, batch, size, weights)
@@ -129,7 +129,7 @@ def measure(implementation: str, width: float, batch: int, side: int, steps: int
     first = time.perf_counter() - began
     losses.append(run())
     whole_peak = peak_bytes()
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     seconds = []
     for _ in range(steps):
         began = time.perf_counter()
@@ -140,13 +140,13 @@ def measure(implementation: str, width: float, batch: int, side: int, steps: int
 
 
 def peak_bytes() -> int:
-    """Most memory that this process had, as Linux counts it."""
+    """Return the peak memory of this process (Linux)."""
     status = pathlib.Path("/proc/self/status").read_text()
     return 1024 * int(re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)[1])
 
 
 def measure_apart(implementation: str, *case, steps: int, weights: pathlib.Path) -> dict:
-    """`measure` in a process of its own."""
+    """Run `measure` in a new process."""
     words = [str(word) for word in (implementation, *case, steps, weights)]
     command = [sys.executable, "-m", "benchmarks.step_cpu", "--measure", *words]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -161,7 +161,7 @@ def compare(width: float, batch: int, size: int, steps: int, rounds: int) -> dic
     """Measure all implementations of one case in turns; medians over all steps of all rounds."""
     with tempfile.TemporaryDirectory() as folder:
         weights = pathlib.Path(folder) / "weights.safetensors"
-        measure_apart("ours", width, batch, size, steps=0, weights=weights)  # writes them, which takes memory
+        measure_apart("ours", width, batch, size, steps=0, weights=weights)  # writes the weights, which takes memory
         runs: dict[str, list[dict]] = {name: [] for name in IMPLEMENTATIONS}
         for _ in range(rounds):
             for name in IMPLEMENTATIONS:
@@ -183,7 +183,7 @@ def compare(width: float, batch: int, size: int, steps: int, rounds: int) -> dic
 
 
 def markdown(result: dict) -> str:
-    """Table of the result; a dash where PyTorch crashed."""
+    """Render the result as a table; a dash where PyTorch crashed."""
     lines = [
         "| width | images | ours | PyTorch NCHW | PyTorch channels_last | ratio | memory, ours | PyTorch's | ratio |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -214,7 +214,7 @@ def main():
 
     import torch
 
-    from usss_jax.runs.logs import environment, write_json  # not above: PyTorch is measured without JAX loaded
+    from usss_jax.runs.logs import environment, write_json  # not at the top: PyTorch is measured without JAX
 
     result: dict = {"classes": CLASSES, "embed_dim": EMBED_DIM, "steps": args.steps, "rounds": args.rounds}
     ratios = {"ratio": "seconds", "memory_ratio": "peak_bytes", "whole_memory_ratio": "whole_peak_bytes"}

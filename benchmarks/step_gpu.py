@@ -1,13 +1,13 @@
-"""Images per second and memory of one training step on a GPU: ours against PyTorch, as the paper's code and tuned.
+"""Images per second and memory of one training step on a GPU: ours against PyTorch, plain and tuned.
 
     pip install -e '.[torch]'     # with CUDA builds of JAX and PyTorch
     python -m benchmarks.step_gpu --out=benchmarks/results/step_gpu.json
-    python -m benchmarks.step_gpu --sizes 64x64 --batch=1 --width=0.5 --steps=2    # a CPU, to try it out
+    python -m benchmarks.step_gpu --sizes 64x64 --batch=1 --width=0.5 --steps=2    # a trial on a CPU
 
 The step of benchmarks/step_cpu.py with labeled and unlabeled batches of 10 at 512x512 and at CamVid's 360x480:
-`reference` is PyTorch in float32 with TF32 off; `tuned` PyTorch with channels_last, bfloat16 autocast and
-torch.compile; ours in `float32` and `bfloat16`. Every one runs in a process of its own. `share_of_matmul_rate` is the
-FLOPs of a step, as XLA counts them before it optimises, per second over the measured rate of a large bfloat16 matrix
+`reference` is PyTorch in float32 without TF32, as in the paper's code; `tuned` is PyTorch with channels_last, bfloat16
+autocast and torch.compile; ours in `float32` and `bfloat16`. Each runs in its own process. `share_of_matmul_rate` is
+the FLOPs per second of a step, by XLA's count before optimization, over the measured rate of a large bfloat16 matrix
 product.
 """
 
@@ -30,7 +30,7 @@ MATMUL = 8192  # side of the square matrices
 
 
 def prepare(name: str, width: float, batch: int, size: tuple[int, int], weights: pathlib.Path):
-    """(function that makes a step and returns its loss, function that returns the peak bytes of the device)."""
+    """Return a function that runs a step and returns its loss, and one that returns the device's peak bytes."""
     if name in ("float32", "bfloat16"):
         import jax
 
@@ -66,27 +66,27 @@ def prepare(name: str, width: float, batch: int, size: tuple[int, int], weights:
 
 
 def measure(name: str, width: float, batch: int, size: tuple[int, int], steps: int, weights: pathlib.Path) -> dict:
-    """Losses of the first two steps, median seconds of `steps` further ones, peak memory of the device."""
+    """Measure the losses of two steps, the median seconds of `steps` further ones, and the device's peak memory."""
     run, peak = prepare(name, width, batch, size, weights)
     losses, seconds = [run(), run()], []
     for _ in range(3):
-        run()  # clocks and autotuning settle
+        run()  # until clocks and autotuning settle
     for _ in range(steps):
         began = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - began)
     result = {"losses": losses, "seconds": statistics.median(seconds), "peak_bytes": peak()}
-    if name == "float32":  # the shapes of all are the same
-        from benchmarks.compiled_step import Setting, lower_step
+    if name == "float32":  # all implementations have the same shapes
+        from benchmarks.compiled_step import StepConfig, lower_step
         from usss_jax.parallel.sharding import create_mesh
 
-        setting = Setting(width=width, size=size, batch=batch, micro_batch=batch, passes=1)
-        result["flops"] = lower_step(setting, create_mesh()).cost_analysis()["flops"]
+        config = StepConfig(width=width, size=size, batch=batch, micro_batch=batch, passes=1)
+        result["flops"] = lower_step(config, create_mesh()).cost_analysis()["flops"]
     return result
 
 
 def matmul_rate(side: int) -> float:
-    """FLOPs per second of a square bfloat16 matrix product."""
+    """Measure the FLOPs per second of a square bfloat16 matrix product."""
     import jax
     import jax.numpy as jnp
 
@@ -101,8 +101,8 @@ def matmul_rate(side: int) -> float:
     return 2 * side**3 * repeats / (time.perf_counter() - began)
 
 
-def apart(*words) -> dict:
-    """What this script says in a process of its own."""
+def measure_apart(*words) -> dict:
+    """Run this script with --measure in a new process; return its result."""
     command = [sys.executable, "-m", "benchmarks.step_gpu", "--measure", *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -111,18 +111,18 @@ def apart(*words) -> dict:
 
 
 def compare(width: float, batch: int, size: tuple[int, int], steps: int, rate: float) -> dict:
-    """Every implementation at one size, images per second, and ratios."""
+    """Measure every implementation at one size: images per second, and ratios."""
     text = f"{size[0]}x{size[1]}"
     with tempfile.TemporaryDirectory() as folder:
         weights = pathlib.Path(folder) / "weights.safetensors"
-        out = {name: apart(name, width, batch, text, steps, weights) for name in IMPLEMENTATIONS}
+        out = {name: measure_apart(name, width, batch, text, steps, weights) for name in IMPLEMENTATIONS}
     images = 2 * batch * len(step_cpu.CLASSES)
     speed = {}
     for name, result in out.items():
         if "failed" in result:
             continue
         result["same_losses"] = bool(np.allclose(result["losses"], out["float32"]["losses"], rtol=0.01))
-        if result["same_losses"]:  # whoever computes something else takes part in no comparison
+        if result["same_losses"]:  # else it is not compared
             speed[name] = result["images_per_second"] = images / result["seconds"]
             result["share_of_matmul_rate"] = out["float32"]["flops"] / result["seconds"] / rate
     ratios = {f"bfloat16/{name}": speed["bfloat16"] / speed[name] for name in speed if "bfloat16" in speed}
@@ -147,12 +147,12 @@ def main():
             print(json.dumps({**environment(), "bfloat16_matmul_flops": matmul_rate(args.matmul)}))
             return
         name, width, batch, size, steps, weights = args.measure
-        setting = (float(width), int(batch), read_size(size), int(steps), pathlib.Path(weights))
-        print(json.dumps(measure(name, *setting)))
+        case = (float(width), int(batch), read_size(size), int(steps), pathlib.Path(weights))
+        print(json.dumps(measure(name, *case)))
         return
 
-    # This process leaves the device alone: JAX would take most of its memory.
-    about = apart("environment", f"--matmul={args.matmul}")
+    # In a new process, since JAX would reserve most of the device's memory.
+    about = measure_apart("environment", f"--matmul={args.matmul}")
     result: dict = {key: getattr(args, key) for key in ("batch", "width", "steps")} | {"cases": {}}
     for size in args.sizes:
         case = compare(args.width, args.batch, size, args.steps, about["bfloat16_matmul_flops"])

@@ -1,8 +1,8 @@
-"""The training step of the universal model written plainly in PyTorch, to compare ours with (benchmarks/step_cpu.py).
+"""The training step of the universal model in plain PyTorch, for comparison with ours (benchmarks/step_cpu.py).
 
-Written from the paper, as a PyTorch user would: one forward pass per labeled and unlabeled batch of every domain, the
-embedding upsampled to image size and compared with the label embeddings there. The parameters have the names of
-models/pretrained.py, so that both sides can start from the same weights and be asked for the same loss.
+A direct implementation of the paper: one forward pass per labeled and unlabeled batch of every domain, the embeddings
+upsampled to image size and compared with the label embeddings. The parameters have the names of models/pretrained.py,
+so that both implementations start from the same weights and must have the same loss.
 """
 
 import torch
@@ -64,21 +64,23 @@ class Universal(nn.Module):
 
 
 def upsample(x):
-    """Bilinear, by 8."""
+    """Upsample by 8, bilinearly."""
     return F.interpolate(x, scale_factor=8, mode="bilinear", align_corners=False)
 
 
 def pixel_entropy(scores):
-    """Mean over pixels of the entropy of softmax(scores) along channels."""
+    """Return the mean over pixels of the entropy of softmax(scores) along channels."""
     log_p = F.log_softmax(scores, 1)
     return -(log_p.exp() * log_p).sum(1).mean()
 
 
 def loss(model: Universal, batch, label_embeddings):
-    """Eq. 5 with alpha = beta = 1: supervised + within + cross, over all domains.
+    """Compute Eq. 5 with alpha = beta = 1: supervised + within + cross, over all domains.
 
-    `batch` is a list with per domain the dict of "image" [B, 3, H, W], "label" int64 [B, H, W] and "unlabeled";
-    `label_embeddings` a list of [n, d].
+    Args:
+      model: the network.
+      batch: for each domain a dict of "image" [B, 3, H, W], "label" int64 [B, H, W] and "unlabeled" [B, 3, H, W].
+      label_embeddings: for each domain [n, d].
     """
     total = 0.0
     for head, part in zip(model.seg, batch, strict=True):
@@ -93,7 +95,7 @@ def loss(model: Universal, batch, label_embeddings):
 
 
 def train_step(model: Universal, optimizer, batch, label_embeddings):
-    """One step of SGD; returns the loss."""
+    """Run one step of SGD; return the loss."""
     optimizer.zero_grad(set_to_none=True)
     value = loss(model, batch, label_embeddings)
     value.backward()

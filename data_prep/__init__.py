@@ -1,1 +1,1 @@
-"""Data sets as tfds records, one module each; every one of these is a command."""
+"""Prepares data sets as tfds records; one module and command per data set."""

@@ -1,4 +1,4 @@
-"""The tfds builder that all data sets share: finished shards outlive a killed run, and one rename publishes them."""
+"""The tfds builder of all data sets: finished shards survive a killed run, and one rename publishes the records."""
 
 import contextlib
 import dataclasses
@@ -35,17 +35,17 @@ from usss_jax.local_files import write_whole
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class RecordsConfig(tfds.core.BuilderConfig):
-    """What to prepare.
+    """Which records to prepare.
 
     Attributes:
-      name: of the domain and the size; not to be given.
+      name: derived from domain and size.
       domain: label space and file layout.
       source: folder of the original data set.
-      size: (h, w) of the prepared images; None leaves the original files as they are.
-      image_format: of images that had to be resized: "png", or "jpeg", which is lossy.
-      on_bad_example: "error" stops at a damaged or wrong file, "skip" leaves its example out.
+      size: (h, w) of the records; None keeps the original files.
+      image_format: of resized images: "png", or "jpeg", which is lossy.
+      on_bad_example: "error" stops at a faulty file, "skip" leaves out its example.
       missing_mask: "error", or "keep" for images without label in a labeled split.
-      workers: threads.
+      workers: number of threads.
     """
 
     name: str = dataclasses.field(init=False)
@@ -63,7 +63,7 @@ class RecordsConfig(tfds.core.BuilderConfig):
 
 
 class Job(NamedTuple):
-    """One shard to be written: its file, the file of its statistics, and what it is made from."""
+    """One shard to write: its split, its file, the file of its statistics, its items and their fingerprint."""
 
     split: inputs.Split
     path: pathlib.Path
@@ -79,10 +79,10 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    domains: tuple[str, ...] = ()  # names of the domains that the data set serves, the default first
+    domains: tuple[str, ...] = ()  # names of the data set's domains, the default first
 
     def find_masks(self, folder, files, images):
-        """Return the paths of the masks of images by id, and for each image without one what to say of it."""
+        """Return the paths of the masks, and messages about images without one, by id."""
         return match_masks(self.builder_config.domain, folder, files, images)
 
     @functools.cached_property
@@ -97,7 +97,7 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         features = {
             "id": tfds.features.Text(),
             "image": tfds.features.Image(shape=(None, None, 3)),
-            # The file's bytes: an image feature cannot be None, which a split without labels needs.
+            # The file's bytes: an image feature cannot be None, as in a split without labels.
             "label": tfds.features.Scalar(np.object_, optional=True),
         }
         return tfds.core.DatasetInfo(
@@ -109,13 +109,13 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         )
 
     def download_and_prepare(self, *, progress: Callable[[str, int, int], Callable] | None = None) -> None:
-        """Write the shards that are not there yet, then publish the folder; nothing is downloaded.
+        """Write the missing shards, then publish the folder; nothing is downloaded.
 
-        tfds would start anew after a kill, and shuffle. `progress` is called with a name, the number of images and how
-        many of them are done; what it returns is called after each further one. The arguments of tfds are refused.
+        The implementation of tfds would restart after a kill, and shuffle. `progress` is called with a name, the number
+        of images and of finished ones; it returns a function called after each further image.
 
         Raises:
-          InputError: for bad input, a full disk, or if what was prepared before is broken or not what is asked for.
+          InputError: for wrong input, a full disk, or existing records that are damaged or differ.
         """
         config, final = self.builder_config, pathlib.Path(self.data_dir)
         found, absent = inputs.find_splits(
@@ -135,7 +135,7 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
                 print(f"{split.name}: {others_text(split.others)}; they are left out", flush=True)
         try:
             with _work_folder(final) as work:
-                if final.exists():  # another run has published it since
+                if final.exists():  # published by another run meanwhile
                     self._check_finished(final, source)
                     shutil.rmtree(work, ignore_errors=True)
                     return
@@ -144,46 +144,46 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
                 shards = self._write_shards([job for split in found for job in self._jobs(split, work)], progress)
                 self._describe(found, shards, source)
                 skipped = {split.name: split.skipped for split in found}
-                told = report.summarise(config, shards, skipped, absent)
-                write_whole(folder / report.FILE, json.dumps(told, indent=1))
+                summary = report.summarise(config, shards, skipped, absent)
+                write_whole(folder / report.FILE, json.dumps(summary, indent=1))
                 self.info.write_to_directory(folder)
                 for file in (*folder.iterdir(), folder):
                     sync(file)
                 os.rename(folder, final)
                 sync(final.parent)
-                shutil.rmtree(work, ignore_errors=True)  # the records are there; the next run removes what is left
+                shutil.rmtree(work, ignore_errors=True)  # the next run removes remaining files
         except OSError as error:
             raise cannot_write(error.filename or final, error) from error
 
     def _download_and_prepare(self, dl_manager, download_config=None):
-        raise NotImplementedError("download_and_prepare does it all")
+        raise NotImplementedError("see download_and_prepare")
 
     def _check_finished(self, final, source):
-        """Raise InputError unless a finished folder is whole and what would be prepared now."""
+        """Raise InputError unless a finished folder is complete and equals what would be prepared now."""
         config = self.builder_config
         written = {}
         for name in ("metadata.json", report.FILE, "dataset_info.json", "features.json"):
             try:
                 written[name] = json.loads((final / name).read_text("utf-8"))
-            except (OSError, ValueError) as error:  # such as after a removal that was interrupted
-                said = error.strerror if isinstance(error, OSError) else "damaged"
+            except (OSError, ValueError) as error:  # for example after an interrupted removal
+                cause = error.strerror if isinstance(error, OSError) else "damaged"
                 raise InputError(
-                    f"{final}: is not complete: {name} cannot be read ({said}); delete this folder and prepare it again"
+                    f"{final}: is incomplete: {name} cannot be read ({cause}); delete this folder and prepare it again"
                 ) from error
         metadata, skipped = written["metadata.json"], written[report.FILE]["skipped"]
         records.check_label_space(final, metadata, config.domain)
         if metadata["source"] != source:
             raise InputError(
-                f"{final}: was prepared from other files: names, sizes or times in {config.source}, or the table of "
-                "the domain, have changed since; delete this folder to prepare it again, or give another --data_dir"
+                f"{final}: was prepared from other files: names, sizes or times in {config.source}, or the domain's "
+                "class table, have changed since; delete this folder to prepare it again, or give another --data_dir"
             )
         for split in metadata["splits"].values():
             records.check_files(final, split["shards"])
         if skipped and config.on_bad_example == "error":
             raise InputError(
-                f"{final}: was prepared with --on_bad_example=skip and lacks what {report.FILE} names as skipped "
-                f"({len(skipped)} in all); give that flag again to accept it, or restore the files, delete this folder "
-                f"and prepare it again; the first: {skipped[0]}"
+                f"{final}: was prepared with --on_bad_example=skip and lacks the {len(skipped)} skipped examples of "
+                f"{report.FILE}; give that flag again to accept it, or restore the files, delete this folder and "
+                f"prepare it again; the first: {skipped[0]}"
             )
 
     def _jobs(self, split, work) -> Iterator[Job]:
@@ -200,12 +200,12 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         return inputs.fingerprint(items, settings)
 
     def _write_shards(self, jobs, progress) -> dict[str, list[dict]]:
-        """Write the shards that are not finished yet; statistics of all shards of each split."""
+        """Write the unfinished shards; return the statistics of all shards of each split."""
         config = self.builder_config
         stats = {job.path: finished_shard(job.path, job.notes, job.fingerprint, config.on_bad_example) for job in jobs}
         for file in jobs[0].path.parent.iterdir():
             if file not in stats:
-                file.unlink()  # of a shard that was being written, or is not wanted any more
+                file.unlink()  # an unfinished or obsolete shard
         done = sum(len(job.items) for job in jobs if stats[job.path])
         total = sum(len(job.items) for job in jobs)
         step = progress(config.name, total, done) if progress else lambda: None
@@ -237,7 +237,7 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         return shards
 
     def _describe(self, found, shards, source):
-        """Set what dataset_info.json and metadata.json say."""
+        """Set the contents of dataset_info.json and metadata.json."""
         config = self.builder_config
         infos = [
             splits.SplitInfo(
@@ -250,7 +250,7 @@ class DomainBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         ]
         self.info.set_splits(splits.SplitDict(infos))
         self.info.metadata.update(
-            usss_jax_records=1,  # of this form; see usss_jax/data/records.py
+            usss_jax_records=1,  # version of this format; see usss_jax/data/records.py
             domain=config.domain.name,
             classes=config.domain.class_names,
             label_space=content.label_space(config.domain),
@@ -275,7 +275,7 @@ def _work_path(final):
 
 @contextlib.contextmanager
 def _work_folder(final: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Folder beside the final one in which a run leaves what it has finished; only one run may use it at a time."""
+    """Folder for unfinished records next to the final one; only one run at a time may use it."""
     work = _work_path(final)
     work.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -283,13 +283,13 @@ def _work_folder(final: pathlib.Path) -> Iterator[pathlib.Path]:
             lock = stack.enter_context(open(work / "lock", "w", encoding="utf-8"))
             if fcntl:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, FileNotFoundError) as error:  # the latter: it is just removing the folder
+        except (BlockingIOError, FileNotFoundError) as error:  # the latter while another run removes the folder
             raise InputError(f"{work}: another run is preparing this; wait for it, or stop it") from error
         yield work
 
 
 def _clean_up(final):
-    """Remove what a run that was killed after it had published the final folder left, if no run is there."""
+    """Remove the work folder of a run that was killed after publishing, unless another run uses it."""
     if _work_path(final).exists():
         with contextlib.suppress(InputError, OSError), _work_folder(final) as work:
             shutil.rmtree(work, ignore_errors=True)

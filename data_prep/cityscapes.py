@@ -10,10 +10,7 @@ from data_prep.builder import DomainBuilder
 class Cityscapes(DomainBuilder):
     """Cityscapes, or its version of 256x256 pixels, 19 classes."""
 
-    domains = (
-        "cityscapes",
-        "cityscapes256",
-    )
+    domains = ("cityscapes", "cityscapes256")
 
 
 if __name__ == "__main__":

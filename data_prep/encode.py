@@ -1,4 +1,4 @@
-"""One example: read, checked, resized, encoded."""
+"""Reads, checks, resizes and encodes one example."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,7 +16,7 @@ JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWR
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """One finished example.
+    """One encoded example.
 
     Attributes:
       record: serialized example.
@@ -37,17 +37,17 @@ def encode_example(
     image_format: str,
     features,
 ) -> Encoded:
-    """Read and check the files of one item, resize them and encode them.
+    """Read, check, resize and encode the files of one item.
 
     Args:
       item: the files.
-      decode_mask: makes train ids, uint8 [h, w], of a mask's bytes and name.
-      size: (h, w); None for that of the image.
-      image_format: of a resized image; others stay the files that they are.
+      decode_mask: (bytes, name) of a mask -> train ids, uint8 [h, w].
+      size: (h, w); None: that of the image.
+      image_format: of resized images; others keep their original bytes.
       features: tfds features of the example.
 
     Raises:
-      InputError: naming the file that is damaged or wrong.
+      InputError: naming the faulty file.
     """
     data = read_file(item.image)
     image = decode_image(data, item.image)
@@ -71,6 +71,6 @@ def _encode_image(pixels, image_format):
 
 
 def _serialize(example, features):
-    """Do what features.serialize_example does, in an order of the fields that does not vary between processes."""
+    """Serialize like features.serialize_example, but with the fields in the same order in all processes."""
     serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
     return serializer.get_tf_example(features.encode_example(example)).SerializeToString(deterministic=True)

@@ -1,4 +1,4 @@
-"""IDD Segmentation, 26 classes of level 3, as records; masks that are not there as PNG are drawn from the polygons.
+"""IDD Segmentation, 26 classes of level 3, as records; missing masks are rasterized from the polygons.
 
 python -m data_prep.idd --source=DIR --data_dir=DIR [--size=512x1024] [--workers=N]
 """
@@ -7,7 +7,7 @@ import os
 
 from data_prep import prepare
 from data_prep.builder import DomainBuilder
-from data_prep.idd_polygons import draw_level3
+from data_prep.idd_polygons import rasterize_level3
 from usss_jax.data import patterns
 
 
@@ -17,7 +17,7 @@ class Idd(DomainBuilder):
     domains = ("idd",)
 
     def find_masks(self, folder, files, images):
-        """Find the PNG of level 3, or the polygons where only these are there."""
+        """Find the PNG of level 3, or else the polygons."""
         masks, missing = super().find_masks(folder, files, images)
         for key in list(missing):
             mask = os.path.join(folder, patterns.fill(files.masks, key))
@@ -28,9 +28,9 @@ class Idd(DomainBuilder):
         return masks, missing
 
     def decode_mask(self, layout, data, name):
-        """Decode the PNG or draw the polygons: the ids of level 3 are the train ids."""
+        """Decode the PNG or rasterize the polygons: the ids of level 3 are the train ids."""
         if name.endswith(".json"):
-            return draw_level3(data, name)
+            return rasterize_level3(data, name)
         return super().decode_mask(layout, data, name)
 
 

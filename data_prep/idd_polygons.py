@@ -1,6 +1,6 @@
-"""IDD's masks of level 3, drawn from its official polygons where the PNG files are not there.
+"""Rasterizes IDD's masks of level 3 from its official polygons.
 
-The label names and the ids are those of helpers/anue_labels.py of https://github.com/AutoNUE/public-code (level3Id).
+Label names and ids are those of helpers/anue_labels.py of https://github.com/AutoNUE/public-code (level3Id).
 """
 
 import json
@@ -12,7 +12,7 @@ from usss_jax.data.domain import IGNORE
 from usss_jax.data.domains import get_domain
 from usss_jax.errors import InputError
 
-# The classes of the domain "idd" are the levels 0..25 in order; these labels have a level of another name.
+# The classes of the domain "idd" are the levels 0..25; these labels share the level of another name.
 _SAME_LEVEL_AS = {
     "parking": "drivable fallback",
     "rail track": "non-drivable fallback",
@@ -36,10 +36,11 @@ def _levels():
 LEVEL3 = _levels()
 
 
-def draw_level3(data: bytes, name: str) -> np.ndarray:
-    """Draw the polygons of one JSON file, later ones over earlier ones, uint8 [h, w] of level3Id, 255 = ignore.
+def rasterize_level3(data: bytes, name: str) -> np.ndarray:
+    """Rasterize the polygons of one JSON file, later ones over earlier ones: uint8 [h, w] of level3Id, 255 = ignore.
 
-    Raises InputError naming the file, for instance for a label that IDD does not have.
+    Raises:
+      InputError: naming the file, for a damaged file or an unknown label.
     """
     try:
         frame = json.loads(data)
@@ -48,8 +49,8 @@ def draw_level3(data: bytes, name: str) -> np.ndarray:
         mask = Image.new("L", size, IGNORE)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{name}: is no file of IDD polygons ({type(error).__name__}: {error}); restore this file or leave its id "
-            "out"
+            f"{name}: is not a file of IDD polygons ({type(error).__name__}: {error}); restore this file or remove its "
+            "id"
         ) from error
     drawing = ImageDraw.Draw(mask)
     for label, polygon in objects:
@@ -57,15 +58,13 @@ def draw_level3(data: bytes, name: str) -> np.ndarray:
         try:
             drawing.polygon([(x, y) for x, y in polygon], fill=level)
         except (ValueError, TypeError) as error:
-            raise InputError(
-                f"{name}: polygon of {label!r} is wrong ({error}); correct it or leave its id out"
-            ) from error
+            raise InputError(f"{name}: polygon of {label!r} is wrong ({error}); correct it or remove its id") from error
     return np.asarray(mask)
 
 
 def _level(label, name):
-    """Level of a label; a group of a kind ("cargroup") counts as that kind."""
+    """Level of a label; a group ("cargroup") has the level of its members."""
     for known in (str(label), str(label).removesuffix("group")):
         if known in LEVEL3:
             return LEVEL3[known]
-    raise InputError(f"{name}: label {label!r} is not one of IDD's; correct it or leave its id out")
+    raise InputError(f"{name}: label {label!r} is not one of IDD's; correct it or remove its id")

@@ -1,4 +1,4 @@
-"""Which files become which records: the splits of a data set's folder, cut into shards."""
+"""Finds the splits in a data set's folder and cuts them into shards."""
 
 import dataclasses
 import hashlib
@@ -12,24 +12,23 @@ from usss_jax.data.domain import Domain, Files, Layout
 from usss_jax.data.mask_files import Image
 from usss_jax.errors import InputError
 
-# A shard is what a killed run loses at most, and what is read at once by whoever copies the records.
+# A killed run loses at most one shard.
 SHARD_EXAMPLES = 500
 SHARD_BYTES = 256 * 2**20  # of the original files
 
-# Paths of the masks by id, and what to say of images without one, from the data set's folder, the split's files and its
-# images.
+# (folder of the data set, files of the split, images) -> paths of the masks, and messages about images without, by id.
 FindMasks = Callable[[str, Files, Mapping[str, Image]], tuple[dict[str, str], dict[str, str]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One image with its mask, None if it has none.
+    """One image with its mask.
 
     Attributes:
-      id: name in the split.
+      id: in the split.
       image: path.
-      mask: path.
-      stamps: name below the data set's folder, size in bytes and time of each file.
+      mask: path, or None.
+      stamps: (path below the data set's folder, size in bytes, modification time) of each file.
     """
 
     id: str
@@ -43,12 +42,12 @@ class Split:
     """The items of one split, sorted by id.
 
     Attributes:
-      name: name in the domain.
-      labeled: whether the domain has masks for it.
-      layout: how its masks are to be read.
-      items: images that are there.
-      skipped: why others were left out, one line each.
-      others: files among the images that are none.
+      name: of the split in the domain.
+      labeled: whether the domain defines masks for it.
+      layout: that decodes its masks.
+      items: existing images.
+      skipped: one line per skipped image.
+      others: files among the images that are not images.
     """
 
     name: str
@@ -62,9 +61,10 @@ class Split:
 def find_splits(
     domain: Domain, folder: str, find_masks: FindMasks, *, missing_mask: str, on_bad_example: str
 ) -> tuple[list[Split], list[str]]:
-    """Find the files of every split; returns the splits and the names of those whose images are not there.
+    """Find the files of every split; return the splits, and the names of those without images.
 
-    Raises InputError if one is absent that training needs, or for an image without mask (missing_mask "error").
+    Raises:
+      InputError: if a split that training needs has no images, or for an image without mask (missing_mask "error").
     """
     needed = {"train", domain.val_split, domain.test_split, *domain.unlabeled_splits}
     if not os.path.isdir(folder):
@@ -90,7 +90,7 @@ def _layouts(domain, split):
 
 
 def _is_train_and_val(domain, split):
-    """Whether a split has the very images of train and val together ("all" of the rendered data sets)."""
+    """Whether a split is the union of train and val ("all" of the rendered data sets)."""
     return split not in ("train", "val") and all(
         layout.holdout and layout.splits["train"] == layout.splits[split] for layout in _layouts(domain, split)
     )
@@ -111,7 +111,7 @@ def _find_split(domain, folder, name, find_masks, missing_mask, on_bad_example):
     no_masks, skipped = None, ()
     try:
         layout, files, images, _, others = data_files.find_images(domain, folder, name, labeled)
-    except InputError as error:  # perhaps masks that are to be drawn, or images without any that are to be kept
+    except InputError as error:  # perhaps polygons instead of masks, or images without masks to be kept
         if not labeled:
             raise
         layout, files, images, _, others = data_files.find_images(domain, folder, name, False)
@@ -136,7 +136,7 @@ def _item(key, image, mask, folder):
         try:
             status = os.stat(path)
             stamps.append((os.path.relpath(path, folder), status.st_size, status.st_mtime_ns))
-        except OSError:  # a broken link: reading it will say so
+        except OSError:  # a broken link, which raises when read
             stamps.append((os.path.relpath(path, folder), 0, 0))
     return Item(key, image, mask, tuple(stamps))
 
@@ -145,7 +145,7 @@ def _item(key, image, mask, folder):
 
 
 def cut_into_shards(items: Sequence[Item]) -> list[tuple[Item, ...]]:
-    """Cut into runs of at most SHARD_EXAMPLES examples and about SHARD_BYTES; there is one at least."""
+    """Cut items into shards of at most SHARD_EXAMPLES examples and about SHARD_BYTES; at least one shard."""
     shards: list[list[Item]] = [[]]
     filled = 0
     for item in items:
@@ -159,6 +159,6 @@ def cut_into_shards(items: Sequence[Item]) -> list[tuple[Item, ...]]:
 
 
 def fingerprint(items: Iterable[Item], settings: Sequence) -> str:
-    """Hash of what records are made from: ids, names, sizes and times of the files, and the settings."""
+    """Hash the ids, and the paths, sizes and times of the files of some items, and the settings."""
     content = [list(settings), [[item.id, item.stamps] for item in items]]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

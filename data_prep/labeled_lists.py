@@ -1,9 +1,9 @@
-"""Write the committed lists of labeled images: the first N training ids by the seeded rule, and the classes they show.
+"""Write the committed lists of labeled images: the first N training ids by the seeded rule, and their classes.
 
     python -m data_prep.labeled_lists --data_root=DATA [--out=usss_jax/data/labeled_lists]
 
-DATA holds `camvid/`, `cityscapes256/` and `idd_lite/`. The lists follow from the ids alone (data/splits.py); the masks
-are read only to say how many of the images show each class.
+DATA contains `camvid/`, `cityscapes256/` and `idd_lite/`. The lists depend only on the ids (data/splits.py); masks are
+read to count the images with each class.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import pathlib
 from usss_jax.data.domain import Domain
 from usss_jax.data.domains import get_domain
 from usss_jax.data.examples import Source
-from usss_jax.data.sampling import count_pixels
+from usss_jax.data.labels import read_labels
 from usss_jax.data.sources import open_source
 from usss_jax.data.splits import LISTS, rank
 from usss_jax.errors import InputError
@@ -24,9 +24,9 @@ SEEDS = (0, 1, 2)
 
 
 def list_text(domain: Domain, train: Source, n: int, seed: int) -> str:
-    """Content of one list: a header of comments, then the ids, sorted."""
+    """Format one list: a header of comments, then the sorted ids."""
     ids = sorted(rank(train.ids, seed, domain.name)[:n])
-    images = (count_pixels(train.select(ids), domain.num_classes) > 0).sum(axis=0)
+    images = (read_labels(train.select(ids), domain.num_classes).counts > 0).sum(axis=0)
     shown = ", ".join(f"{name} {count}" for name, count in zip(domain.class_names, images, strict=True))
     header = (
         f"# {domain.name}, split_seed {seed}: {n} of {len(train)} training images, the first by SHA-256 of",
@@ -37,7 +37,7 @@ def list_text(domain: Domain, train: Source, n: int, seed: int) -> str:
 
 
 def main():
-    """Write the lists of every domain, for every N that its pool allows; bad input is one line and exit code 2."""
+    """Write the lists of every domain, for every N up to its number of images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_root", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, default=LISTS)

@@ -10,10 +10,7 @@ from data_prep.builder import DomainBuilder
 class Nyuv2(DomainBuilder):
     """NYUv2, 13 or 37 classes."""
 
-    domains = (
-        "nyu13",
-        "nyu37",
-    )
+    domains = ("nyu13", "nyu37")
 
 
 if __name__ == "__main__":

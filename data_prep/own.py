@@ -8,7 +8,7 @@ from data_prep.builder import DomainBuilder
 
 
 class Own(DomainBuilder):
-    """A data set of one's own; its folder is the `root` of the YAML file unless --source is given."""
+    """Any domain file; the folder is its `root` unless --source is given."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line that all modules here share: flags, report, errors."""
+"""The command line of all data sets: flags, report, errors."""
 
 import contextlib
 import functools
@@ -22,22 +22,22 @@ from usss_jax.local_files import line_of, local_path
 try:
     import_tfds()
     from data_prep.builder import DomainBuilder, RecordsConfig
-except InputError as error:  # not in `run`, before which every module here defines a builder of tfds
+except InputError as error:  # not in `run`, as every command defines a tfds builder when imported
     print(f"data_prep: error: {error}", file=sys.stderr)
     sys.exit(2)
 
 SOURCE = flags.DEFINE_string("source", None, "Folder of the original data set.")
-DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder below which the records are written.")
-DOMAIN = flags.DEFINE_string("domain", None, "Which of the data set's domains, or a .yaml file.")
-SIZE = flags.DEFINE_string("size", None, "HEIGHTxWIDTH to resize to; without it the original files are kept.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder for the records of all data sets.")
+DOMAIN = flags.DEFINE_string("domain", None, "One of the data set's domains, or a .yaml file.")
+SIZE = flags.DEFINE_string("size", None, "HEIGHTxWIDTH of the records; default: keep the original files.")
 IMAGE_FORMAT = flags.DEFINE_enum("image_format", "png", ["png", "jpeg"], "Of resized images; jpeg is lossy.")
-ON_BAD_EXAMPLE = flags.DEFINE_enum("on_bad_example", "error", ["error", "skip"], "What a damaged file does.")
-MISSING_MASK = flags.DEFINE_enum("missing_mask", "error", ["error", "keep"], "keep: images without label are fine.")
-WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Threads.", lower_bound=1)
+ON_BAD_EXAMPLE = flags.DEFINE_enum("on_bad_example", "error", ["error", "skip"], "skip: leave out damaged files.")
+MISSING_MASK = flags.DEFINE_enum("missing_mask", "error", ["error", "keep"], "keep: allow images without label.")
+WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Number of threads.", lower_bound=1)
 
 
 def prepare(builder_class: type[DomainBuilder], config: RecordsConfig, data_dir: str) -> dict:
-    """Prepare one data set, or find it prepared already; prints the report and returns it."""
+    """Prepare one data set unless it is already prepared; print and return the report."""
     builder = builder_class(data_dir=data_dir, config=config, file_format="array_record")
     folder = pathlib.Path(builder.data_dir)
     prepared = folder.exists()
@@ -45,7 +45,7 @@ def prepare(builder_class: type[DomainBuilder], config: RecordsConfig, data_dir:
         print(f"preparing {folder}", flush=True)
     with contextlib.closing(Progress()) as progress:
         builder.download_and_prepare(progress=progress.start)
-    if prepared:  # and found to be whole
+    if prepared:  # and complete
         print(f"{folder}: is prepared already")
     result = json.loads((folder / report.FILE).read_text("utf-8"))
     print(report.as_text(result))
@@ -54,20 +54,17 @@ def prepare(builder_class: type[DomainBuilder], config: RecordsConfig, data_dir:
 
 
 def _fields(config: RecordsConfig, data_dir: str) -> str:
-    """What a training on these records is to be told: where they are and, if not the domain's own, their size."""
+    """Config fields to train on these records: their folder and, if not the domain's, their size."""
     root, domain = f"--config.data.root=tfds:{data_dir}", config.domain
     if config.size in (None, domain.size):
         return root
     return f"{root} --config.data.image_size={domain.name}={height_width(config.size)}"
 
 
-# ---- the command line ----------------------------------------------------------------------------------
-
-
 def run(builder_class: type[DomainBuilder], argv: list[str] | None = None) -> None:
-    """Prepare what the flags say; bad input becomes one line on stderr and exit code 2."""
+    """Prepare a data set according to the flags; wrong input prints one line to stderr and exits with code 2."""
     logging.set_verbosity(logging.ERROR)
-    for stream in (sys.stdout, sys.stderr):  # a console of another encoding shows escapes
+    for stream in (sys.stdout, sys.stderr):  # consoles with another encoding show escapes
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     signals.end_in_one_line("data_prep: stopped; run again to resume: finished shards are kept")
@@ -115,7 +112,7 @@ def _main(builder_class, argv):
 
 
 def _domain(builder_class):
-    """Domain that the flags name: one of the data set's, or any YAML file if it has none of its own."""
+    """Domain of the flags: one of the data set's, or a YAML file if it has none."""
     known = builder_class.domains
     name = DOMAIN.value or (known[0] if known else "")
     if known and name not in known:
@@ -130,7 +127,7 @@ def _size(domain):
     if SIZE.value is None:
         if IMAGE_FORMAT.value == "jpeg":
             raise InputError(
-                "--image_format=jpeg is for resized images and needs --size; without it files stay as they are"
+                "--image_format=jpeg is for resized images; give --size, without which files are not re-encoded"
             )
         return None
     match = re.fullmatch(r"(\d+)x(\d+)", SIZE.value)

@@ -1,4 +1,4 @@
-"""What was prepared: report.json beside the records, and the same as text."""
+"""The report of a preparation: report.json next to the records, and the same as text."""
 
 import collections
 import hashlib
@@ -16,12 +16,12 @@ def summarise(
 ) -> dict:
     """Summarise the statistics of the shards.
 
-    Shares of the classes are of the labeled pixels, that of ignore is of all pixels of the masks.
+    Shares of classes refer to the labeled pixels, that of ignore to all pixels of the masks.
 
     Args:
       config: RecordsConfig.
       by_split: statistics of the shards of each split.
-      skipped: messages about examples that were left out before that.
+      skipped: messages about images that were skipped before sharding.
       absent: splits without images.
     """
     return {
@@ -81,7 +81,7 @@ def _share(part, whole):
 
 
 def as_text(report: dict) -> str:
-    """Write the report for people."""
+    """Format the report as text."""
     lines = [f"{report['records']}: {report['mb']} MB; images: {report['images']}; {report['seconds']} s of work", ""]
     lines += _table(
         ["split", "images", "pairs", "without label", "ignore", "shards", "MB", "ids", "image sizes (height x width)"],
@@ -111,7 +111,7 @@ def _sizes(sizes):
 
 
 def _table(head, rows):
-    """Lines with columns of equal width, the first to the left."""
+    """Lines with columns of equal width, only the first aligned to the left."""
     cells = [[str(cell) for cell in row] for row in [head, *rows]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [

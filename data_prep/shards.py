@@ -1,4 +1,4 @@
-"""One shard: its examples are encoded in threads and written in order; its statistics say that it is finished."""
+"""Writes shards: examples are encoded in threads and written in order; the statistics of a shard mark it finished."""
 
 import collections
 import contextlib
@@ -19,18 +19,18 @@ from data_prep.inputs import Item
 from usss_jax.errors import InputError
 from usss_jax.local_files import write_whole
 
-# Encoded images do not shrink any more; one thread of the writer, so that it holds little in memory.
+# Encoded images do not compress further; one writer thread needs little memory.
 WRITER_OPTIONS = "group_size:1,uncompressed,max_parallelism:1"
 
 
 def finished_shard(path: pathlib.Path, stats_path: pathlib.Path, fingerprint: str, on_bad_example: str) -> dict | None:
-    """Return the statistics of a shard that an earlier run finished from the same files; None if it did not."""
+    """Return the statistics of a shard if an earlier run finished it from the same files, else None."""
     try:
         stats = json.loads(stats_path.read_text("utf-8"))
         if stats["fingerprint"] != fingerprint or (stats["skipped"] and on_bad_example == "error"):
             return None
         if stats["file"] != path.name and (old := path.with_name(stats["file"])).exists():
-            os.replace(old, path)  # the number of shards, which is part of the name, has changed
+            os.replace(old, path)  # the name includes the number of shards, which has changed
         stats["file"] = path.name
         return stats if path.stat().st_size == stats["bytes"] else None
     except (OSError, ValueError, KeyError):
@@ -49,24 +49,24 @@ def write_shard(
     on_bad_example: str,
     progress: Callable[[], Any],
 ) -> dict:
-    """Write one shard under a temporary name, check it, rename it, and write its statistics.
+    """Write one shard under a temporary name, verify and rename it, and write its statistics.
 
     Args:
-      path: final name.
-      stats_path: file of the statistics.
+      path: of the shard.
+      stats_path: of the statistics.
       items: examples, in order.
-      encode: makes one example, in a thread.
-      pool: the threads.
-      window: examples that are under way or wait to be written.
-      fingerprint: what the shard is made from.
+      encode: encodes one example, in a thread.
+      pool: of threads.
+      window: largest number of examples being encoded or waiting to be written.
+      fingerprint: of the items and settings.
       on_bad_example: "error" or "skip".
       progress: called after each example.
 
     Returns:
-      The statistics, ready for JSON.
+      The statistics, as JSON.
 
     Raises:
-      InputError: for a bad example if they are not to be skipped, or a disk that is full.
+      InputError: for a bad example unless `on_bad_example` is "skip", or if the file cannot be written.
     """
     started = time.monotonic()
     temporary = path.with_name(path.name + ".writing")
@@ -112,17 +112,17 @@ def write_shard(
 
 
 def _in_order(pool, encode, items, window) -> Iterator[tuple[Item, Future]]:
-    """Yield the examples in order, with at most `window` of them under way."""
-    under_way: collections.deque[tuple[Item, Future]] = collections.deque()
+    """Yield the examples in order, with at most `window` pending."""
+    pending: collections.deque[tuple[Item, Future]] = collections.deque()
     try:
         for item in items:
-            under_way.append((item, pool.submit(encode, item)))
-            if len(under_way) >= window:
-                yield under_way.popleft()
-        while under_way:
-            yield under_way.popleft()
+            pending.append((item, pool.submit(encode, item)))
+            if len(pending) >= window:
+                yield pending.popleft()
+        while pending:
+            yield pending.popleft()
     finally:
-        for _, future in under_way:
+        for _, future in pending:
             future.cancel()
 
 
@@ -134,7 +134,7 @@ def _write(writer, record, path):
 
 
 def _close(writer, temporary, count, path):
-    """Close, and see for ourselves that everything is on the disk: the writer reports errors late."""
+    """Close the file and verify it, since the writer reports errors late."""
     try:
         writer.close()
         reader = array_record_module.ArrayRecordReader(str(temporary))
@@ -143,7 +143,7 @@ def _close(writer, temporary, count, path):
     except RuntimeError as error:
         raise cannot_write(path, error) from error
     if not complete:
-        raise cannot_write(path, "what was written cannot be read back")
+        raise cannot_write(path, "reading it back failed")
     sync(temporary)
 
 
@@ -154,16 +154,16 @@ def _abandon(writer, temporary):
 
 
 def cannot_write(path: os.PathLike | str, reason: object) -> InputError:
-    """Build the one line for a file that cannot be written, such as when the disk is full."""
-    said = reason.strerror if isinstance(reason, OSError) else str(reason).partition(";")[0]
-    remedy = f"make room in {os.path.dirname(os.fspath(path))}, then the same command resumes: finished shards are kept"
+    """Return the error for a file that cannot be written, for example because the disk is full."""
+    cause = reason.strerror if isinstance(reason, OSError) else str(reason).partition(";")[0]
+    remedy = f"free space in {os.path.dirname(os.fspath(path))} and run again to resume: finished shards are kept"
     if isinstance(reason, OSError) and reason.errno not in (errno.ENOSPC, errno.EDQUOT):
         remedy = "give another --data_dir, or make this one writable"
-    return InputError(f"{path}: cannot be written ({said}); {remedy}")
+    return InputError(f"{path}: cannot be written ({cause}); {remedy}")
 
 
 def sync(path: os.PathLike | str) -> None:
-    """Wait until a file or folder is on the disk."""
+    """Flush a file or folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

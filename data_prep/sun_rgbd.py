@@ -10,10 +10,7 @@ from data_prep.builder import DomainBuilder
 class SunRgbd(DomainBuilder):
     """SUN RGB-D, 13 or 37 classes."""
 
-    domains = (
-        "sun13",
-        "sun37",
-    )
+    domains = ("sun13", "sun37")
 
 
 if __name__ == "__main__":

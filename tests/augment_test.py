@@ -147,7 +147,7 @@ def test_a_soft_target_is_interpolated_and_stays_with_the_image(classes):
 
 
 def test_a_map_of_another_kind_is_refused_by_name():
-    with pytest.raises(ValueError, match="'depth' is no kind of map that is augmented; there are image, label"):
+    with pytest.raises(ValueError, match="'depth' is not a kind of map; give one of image, label"):
         transform((5, 7), element={**example(), "depth": np.zeros((H, W), np.float32)})
 
 

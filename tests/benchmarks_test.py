@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from benchmarks import memory_table, step_cpu
-from benchmarks.compiled_step import Setting, lower_step
+from benchmarks.compiled_step import StepConfig, lower_step
 from usss_jax.parallel.sharding import create_mesh
 
 REPO = pathlib.Path(__file__).parent.parent
@@ -22,7 +22,7 @@ def read(name: str) -> dict:
 @pytest.mark.slow
 def test_flops_of_a_step_are_those_of_its_convolutions():
     """By which a GPU's share of its rate is told; counted from the shapes of all convolutions, padding included."""
-    lowered = lower_step(Setting(width=1 / 16, size=(256, 256), batch=2, passes=0), create_mesh(jax.devices()[:1]))
+    lowered = lower_step(StepConfig(width=1 / 16, size=(256, 256), batch=2, passes=0), create_mesh(jax.devices()[:1]))
     assert lowered.cost_analysis()["flops"] == pytest.approx(1.86e9, rel=0.05)
 
 

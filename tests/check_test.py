@@ -100,7 +100,7 @@ def test_all_faults_are_told_at_once(mine, tmp_path):
     shutil.copy(data / "train/t0.png", data / "val/v1.png")
     result = run(tmp_path, f"--domain={yaml}")
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert "faults (7), to be mended" in result.stdout and "7 faults, 0 warnings" in result.stdout
+    assert "faults (7), to be fixed" in result.stdout and "7 faults, 0 warnings" in result.stdout
     for told in (
         *("t1.png; of the first, looked for", "t2.png: is truncated", "t3.png: is empty", "raw id 77", "t4.png"),
         *("the mask is 24x32", "t5.png", "train/t0.png = val/v1.png", "1 mask without an image", "val_masks/v2.png"),
@@ -133,7 +133,7 @@ def test_warnings_leave_the_exit_code_0(mine, tmp_path):
     (tmp_path / "one.txt").write_text("t4\n")
     result = run(tmp_path, *options, f"--config.data.labeled_list={tmp_path / 'one.txt'}")
     assert result.returncode == 0 and "0 faults, 2 warnings" in result.stdout, result.stdout + result.stderr
-    assert "warnings (2), may be meant" in result.stdout
+    assert "warnings (2), may be intended" in result.stdout
     assert "mine, val: no pixel in 3 masks of: rest" in result.stdout
     assert "mine, train: no pixel in the 1 labeled image of: rest" in result.stdout
 
@@ -143,7 +143,7 @@ def test_help_says_what_is_a_fault():
         [sys.executable, "-m", "usss_jax.data.check", "--help"], cwd=REPO, capture_output=True, text=True
     )
     text = " ".join(result.stdout.split())
-    assert "Exit code 1: there are faults, which are to be mended" in text and "may be meant, leave it 0" in text
+    assert "Exit code 1: there are faults, which must be fixed" in text and "may be intended, keep it 0" in text
 
 
 def test_config_tells_the_labeled_set_with_the_hash_of_the_run(mine, tmp_path):
@@ -198,7 +198,7 @@ def test_drawn_domains_are_cheap_and_clean(tmp_path):
     result = run(tmp_path, f"--config={REPO / 'configs/demo.py'}")
     assert result.returncode == 0 and "0 faults, 0 warnings" in result.stdout
     assert "16 labeled and 300 unlabeled images, 16 are both" in result.stdout
-    assert "drawn, loaded at" in result.stdout and (tmp_path / "out/town_street.png").exists()
+    assert "synthetic, loaded at" in result.stdout and (tmp_path / "out/town_street.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_missing_halves_are_counted_and_the_first_five_named(mine):
     images, masks = of_level(findings, FAULT)
     assert images.startswith("mine, train: 7 of 13 images without a mask: ")
     assert "x14.png and 2 more; of the first, looked for" in images and "x15.png" not in images
-    assert masks.startswith(f"mine, val: 1 mask without an image, which nothing will read: {data}/val_masks/stray")
+    assert masks.startswith(f"mine, val: 1 mask without an image, never read: {data}/val_masks/stray")
     assert len(findings[0].items) == 7 and report.splits["val"].without_image == [f"{data}/val_masks/stray.png"]
 
 
@@ -283,9 +283,7 @@ def test_all_missing_images_of_a_list_are_named(mine):
     (data / "val.txt").write_text("\n".join(["# mine", *lines]))
     _, findings = checked(yaml)
     (fault,) = of_level(findings, FAULT)
-    assert (
-        fault.startswith("mine, val: 2 images of the list not there: ") and f"{data}/val.txt:5: {data}/val/v3" in fault
-    )
+    assert fault.startswith("mine, val: 2 images of the list missing: ") and f"{data}/val.txt:5: {data}/val/v3" in fault
     (data / "val.txt").write_text("\n".join([*lines[:2], "val/v2.png"]))
     assert "1 of 3 images without a mask" in of_level(checked(yaml)[1], FAULT)[0]
 
@@ -296,7 +294,7 @@ def test_missing_images_of_the_only_split_are_named_too(mine):
     yaml.write_text(start + 'val_split: train\nsplits:\n  train: {list: "train.txt"}\n')
     (data / "train.txt").write_text("train/x.png\ntrain/y.png\n")
     (fault,) = of_level(checked(yaml)[1], FAULT)
-    assert fault.startswith("mine, train: 2 images of the list not there: ")
+    assert fault.startswith("mine, train: 2 images of the list missing: ")
 
 
 def test_split_without_any_mask_is_a_fault_where_masks_are_needed(mine):
@@ -339,7 +337,7 @@ def test_sizes_are_counted_and_a_squeezed_shape_is_noted(mine):
     assert report.splits["train"].sizes == {SIZE: 6, (48, 128): 1}
     assert of_level(findings, NOTE) == [
         "mine, train: 1 of 7 images are squeezed to 48x64 (height x width), from: 48x128; set data.image_size "
-        "to another shape if that is not meant"
+        "to another shape if this is not intended"
     ]
     assert "48x64 (6), 48x128 (1)" in domain_text(report, None)
 
@@ -356,7 +354,7 @@ def test_records_are_checked_as_far_as_they_can(tmp_path):
     result = run(tmp_path, "--domain=camvid", root)
     assert result.returncode == 1, result.stderr
     assert "6 images also in val, pixel for pixel the same: train/0001TP_000000 = val/0001TP_000000" in result.stdout
-    assert "raw ids, sizes of the files and masks without an image cannot be told" in result.stdout
+    assert "raw ids, file sizes and masks without an image are unknown" in result.stdout
     content = json.loads((tmp_path / "out/check.json").read_text())["domains"]["camvid"]["splits"]["train"]
     assert content["images"] == content["masks"] == content["opened"] == 6 and content["image_sizes"] == {}
     assert sum(entry["pixels"] for entry in content["raw"]) == 6 * 360 * 480
@@ -383,7 +381,7 @@ def test_records_without_some_masks_keep_those_of_the_others(tmp_path):
     assert sum(entry["pixels"] for entry in splits["train"]["raw"]) == 2 * 360 * 480
 
 
-# ---- formats that are not read ---------------------------------------------------------------------------
+# ---- unsupported formats ---------------------------------------------------------------------------
 
 
 def write_other_formats(folder):
@@ -405,7 +403,7 @@ def test_images_in_formats_that_are_not_read_are_a_fault_and_hide_nothing(mine, 
     assert result.returncode == 1 and result.stderr == ""
     assert "faults (2)" in result.stdout and "1 of 6 images without a mask" in result.stdout
     assert (
-        f"mine, train: 3 images in formats that are not read (.tif, .webp): {data}/train/x.tif, {data}/train/y.TIF, "
+        f"mine, train: 3 images in unsupported formats (.tif, .webp): {data}/train/x.tif, {data}/train/y.TIF, "
         f"{data}/train/z.webp; convert them to PNG or JPEG, or move them away\n"
     ) in result.stdout
     content = json.loads((tmp_path / "out/check.json").read_text())["domains"]["mine"]["splits"]
@@ -417,16 +415,14 @@ def test_split_whose_images_are_all_of_other_formats_is_a_fault(mine):
     yaml.write_text(YAML + "  unlabeled: {images: more}\n")
     write_other_formats(data / "more")
     (fault,) = of_level(checked(yaml)[1], FAULT)
-    assert (
-        "4 files such as" in fault and "more/t0.tif are in formats that are not read (.tif or .webp); convert" in fault
-    )
+    assert "4 files such as" in fault and "more/t0.tif have unsupported formats (.tif or .webp); convert" in fault
 
 
 def test_files_that_an_explicit_ending_leaves_out_are_counted(mine):
     yaml, data = mine
     write_other_formats(data / "train")
     (note,) = map(str, checked(yaml)[1])
-    assert note.startswith("mine, train: 5 other files among the images (.tif 3, ") and "they are left out" in note
+    assert note.startswith("mine, train: 5 other files among the images (.tif 3, ") and "they are ignored" in note
 
 
 # ---- copies ----------------------------------------------------------------------------------------------
@@ -441,7 +437,7 @@ def test_copy_within_a_split_is_a_fault(mine):
     assert of_level(findings, WARNING) == []
     (fault,) = of_level(findings, FAULT)
     assert fault == (
-        "mine, train: 1 image there twice, byte for byte the same: train/t0.png = train/t5.png; remove one of each"
+        "mine, train: 1 image twice, byte for byte the same: train/t0.png = train/t5.png; remove one of each"
     )
 
 
@@ -456,7 +452,7 @@ def test_unlabeled_copy_of_a_val_image_is_a_fault_but_the_same_file_a_choice(min
     (data / "list.txt").write_text("val/v0.png\n")
     yaml.write_text(own.replace('images: "more/{id}.png"', 'list: "list.txt"'))
     report, findings = checked(yaml)
-    assert of_level(findings, FAULT) == [] and "take other images" in of_level(findings, WARNING)[0]
+    assert of_level(findings, FAULT) == [] and "use other images" in of_level(findings, WARNING)[0]
     assert report.splits["unlabeled"].same_as == ("val",) and report.splits["unlabeled"].examined == 0
 
 
@@ -474,8 +470,8 @@ def test_overlap_of_labeled_and_unlabeled_is_counted_by_content(mine):
     yaml, data = mine
     shutil.copy(data / "train/t0.png", data / "train/t5.png")
     report, _ = checked(yaml)
-    assert find_labeled(report, ["t0", "t1"], report.splits["train"].ids, meant=True)[0].both == 2
-    labeled, findings = find_labeled(report, ["t0", "t1"], ["t2", "t3", "t4", "t5"], meant=False)
+    assert find_labeled(report, ["t0", "t1"], report.splits["train"].ids, includes_labeled=True)[0].both == 2
+    labeled, findings = find_labeled(report, ["t0", "t1"], ["t2", "t3", "t4", "t5"], includes_labeled=False)
     assert labeled.both == 1
     (fault,) = of_level(findings, FAULT)
     assert "1 of 2 labeled images also among the unlabeled ones, by content: t0; remove the copies" in fault
@@ -553,15 +549,15 @@ def test_classes_that_no_labeled_image_has_are_a_warning(tmp_path):
     report, findings = checked(tmp_path / "mine.yaml")
     assert of_level(findings, FAULT) == []
     assert "1 mask without any labeled pixel" in of_level(findings, WARNING)[0]
-    labeled, findings = find_labeled(report, ["a", "b"], ["a", "b", "c"], meant=True)
+    labeled, findings = find_labeled(report, ["a", "b"], ["a", "b", "c"], includes_labeled=True)
     assert labeled.never_seen == ["rest"]
     assert of_level(findings, FAULT)[0].startswith(
         "mine, train: training would stop at once: the classes of the 2 labeled images are road; "
     )
-    _, findings = find_labeled(report, ["a", "b"], ["a", "b", "c"], meant=True, least_classes=1)
+    _, findings = find_labeled(report, ["a", "b"], ["a", "b", "c"], includes_labeled=True, least_classes=1)
     assert of_level(findings, WARNING)[0].startswith("mine, train: no pixel in the 2 labeled images of: rest; ")
-    assert find_labeled(report, ["a", "c"], ["a"], meant=True)[1] == []
-    assert "void" in of_level(find_labeled(report, ["a", "c", "void"], ["a"], meant=True)[1], WARNING)[0]
+    assert find_labeled(report, ["a", "c"], ["a"], includes_labeled=True)[1] == []
+    assert "void" in of_level(find_labeled(report, ["a", "c", "void"], ["a"], includes_labeled=True)[1], WARNING)[0]
 
 
 def test_class_that_no_mask_has_is_a_fault_and_one_that_a_split_lacks_a_warning(mine):
@@ -572,11 +568,13 @@ def test_class_that_no_mask_has_is_a_fault_and_one_that_a_split_lacks_a_warning(
         tiny_data.write(path, 1 + 2 * np.eye(*SIZE, dtype=np.uint8))
     _, findings = checked(yaml)
     (fault,), (warning,) = of_level(findings, FAULT), of_level(findings, WARNING)
-    assert fault.startswith("mine: no pixel in any mask of: moon; the table and the masks do not fit: correct one of")
+    assert fault.startswith(
+        "mine: no pixel in any mask of: moon; the class table and the masks disagree: correct one of"
+    )
     assert warning.startswith("mine, val: no pixel in 3 masks of: rest; ")
     _, findings = checked(yaml, limit=5)
     assert of_level(findings, FAULT) == [], "the sixth image may have it"
-    assert of_level(findings, WARNING)[0].startswith("mine: no pixel in any mask that was opened of: moon; ")
+    assert of_level(findings, WARNING)[0].startswith("mine: no pixel in any opened mask of: moon; ")
 
 
 # ---- limit, picture --------------------------------------------------------------------------------------
@@ -588,7 +586,9 @@ def test_limit_opens_few_images_spread_through_the_split(mine):
     report, findings = checked(yaml, limit=2)
     assert findings == [] and list(report.splits["train"].digests) == ["t1", "t4"]
     assert report.splits["train"].examined == report.splits["val"].examined == 2
-    assert find_labeled(report, ["t0"], ["t0"], meant=True)[1] == [], "what was not opened is no reason to warn"
+    assert find_labeled(report, ["t0"], ["t0"], includes_labeled=True)[1] == [], (
+        "what was not opened is no reason to warn"
+    )
 
 
 def test_spread_keeps_equal_distances_and_never_repeats():

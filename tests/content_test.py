@@ -92,7 +92,7 @@ def test_lone_class_is_refused_unless_it_is_meant(project, split):
         lines_of(project)
     text = complaint(error)
     assert text.startswith(f"mine: its {what} show sky and no labeled pixel of road, tree; compare the ids")
-    assert text.endswith("or set data.min_classes=1 if that is meant")
+    assert text.endswith("or set data.min_classes=1 if this is intended")
     assert lines_of(project, **{"data.min_classes": 1}) == [
         f"[mine] {what}: 'sky' is the only class, so that a mean over classes is its score alone"
     ]
@@ -113,13 +113,13 @@ def test_size_in_the_order_width_height_is_refused(project):
     with pytest.raises(InputError) as error:
         lines_of(project)
     assert complaint(error) == (
-        f"mine: images are to be loaded at {W}x{H}, that is {W} high and {H} wide, but all of them are wide, such as "
-        f"'a': {H} high and {W} wide; did you mean {H}x{W}? Correct size in the domain's "
-        "file, and data.image_size if it is set: both are height, width"
+        f"mine: the size is {W}x{H}, {W} high and {H} wide, but the images are landscape, such as 'a': {H} high and "
+        f"{W} wide; did you mean {H}x{W}? Correct size in the domain's file, and data.image_size if set: both are "
+        "height, width"
     )
     write_spec(project, crop=[8, 4])
     with pytest.raises(
-        InputError, match=r"crop: \[8, 4\] is upright and size \[12, 16\] is not.*did you mean \[4, 8\]"
+        InputError, match=r"crop: \[8, 4\] is portrait, but size \[12, 16\] is not.*did you mean \[4, 8\]"
     ):
         lines_of(project)
     write_spec(project, size=[W, H])

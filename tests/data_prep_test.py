@@ -321,7 +321,7 @@ SQUARE = [(2, 3), (8, 3), (8, 9), (2, 9)]
 
 
 def draw(*objects):
-    return idd.draw_level3(json.dumps(polygons(*objects)).encode(), "f.json")
+    return idd.rasterize_level3(json.dumps(polygons(*objects)).encode(), "f.json")
 
 
 def test_polygons_are_drawn_in_order_with_their_edges():
@@ -355,13 +355,13 @@ def test_level_of_a_label(label, level):
         (polygons(polygon("carsgroup", *SQUARE)), "label 'carsgroup' is not"),
         (polygons(polygon("car", (1, 2))), "f.json: polygon of 'car' is wrong"),
         (polygons(polygon("car", (1, "x"), (1, 2), (3, 3))), "polygon of 'car' is wrong"),
-        ({"objects": []}, "f.json: is no file of IDD polygons"),
-        ([], "is no file of IDD polygons"),
+        ({"objects": []}, "f.json: is not a file of IDD polygons"),
+        ([], "is not a file of IDD polygons"),
     ],
 )
 def test_wrong_polygons_name_the_file(data, message):
     with pytest.raises(InputError, match=message):
-        idd.draw_level3(json.dumps(data).encode(), "f.json")
+        idd.rasterize_level3(json.dumps(data).encode(), "f.json")
 
 
 def test_masks_of_idd_are_drawn_where_there_is_no_png(tmp_path):
@@ -443,7 +443,7 @@ def test_killed_run_resumes_with_its_finished_shards(tmp_path):
     again = start(source, tmp_path / "out")
     text = again.communicate()[0]
     assert again.returncode == 0, text
-    assert "of 21 images are done from before" in text
+    assert "of 21 images were done before" in text
     assert {name: (final / name).stat().st_mtime_ns for name in finished} == before
     assert unbroken.communicate() and unbroken.returncode == 0
     assert contents(final) == contents(tmp_path / "unbroken/camvid/camvid/1.0.0")
@@ -473,7 +473,7 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-@pytest.mark.parametrize(("spoil", "said"), [(delete, "is missing"), (cut, "is cut short")])
+@pytest.mark.parametrize(("spoil", "said"), [(delete, "is missing"), (cut, "is truncated")])
 def test_spoilt_records_are_not_prepared_already(tmp_path, capfd, spoil, said):
     words = (f"--source={tiny_camvid(tmp_path / 'source')}", f"--data_dir={tmp_path}/out")
     assert run(camvid.Camvid, *words) == 0
@@ -494,7 +494,7 @@ def test_folder_that_lacks_a_file_is_to_be_deleted(tmp_path, name, spoil):
     made.download_and_prepare()
     folder = pathlib.Path(made.data_dir)
     spoil(folder / name)
-    with pytest.raises(InputError, match=f"^{folder}: is not complete: {name} cannot be read .*; delete this folder"):
+    with pytest.raises(InputError, match=f"^{folder}: is incomplete: {name} cannot be read .*; delete this folder"):
         made.download_and_prepare()
 
 
@@ -503,7 +503,7 @@ def test_records_that_lack_what_was_skipped_are_refused_without_skipping(tmp_pat
     path, _ = truncate(source)
     report, folder = prepare(camvid.Camvid, source, tmp_path / "out", on_bad_example="skip")
     before = stamps(folder)
-    with pytest.raises(InputError, match=r"on_bad_example=skip and lacks .*\(1 in all\).*delete this folder") as error:
+    with pytest.raises(InputError, match=r"on_bad_example=skip and lacks the 1 skipped .*delete this folder") as error:
         prepare(camvid.Camvid, source, tmp_path / "out")
     assert str(path) in str(error.value) and "\n" not in str(error.value)
     assert prepare(camvid.Camvid, source, tmp_path / "out", on_bad_example="skip") == (report, folder)
@@ -619,7 +619,7 @@ def test_what_another_run_published_meanwhile_is_looked_at(tmp_path, monkeypatch
     before = {}
     monkeypatch.setattr(builder, "_work_folder", late)
     if changed:
-        with pytest.raises(InputError, match=r"val.array_record-00000-of-00001: is cut short"):
+        with pytest.raises(InputError, match=r"val.array_record-00000-of-00001: is truncated"):
             prepare(camvid.Camvid, source, tmp_path / "out")
     else:
         prepare(camvid.Camvid, source, tmp_path / "out")
@@ -795,7 +795,7 @@ def test_absent_needed_split_and_wrong_folder(tmp_path):
 def test_two_images_with_one_id(tmp_path):
     source = tiny_camvid(tmp_path / "source")
     write_image(source / "train/0001TP_000001.jpg")
-    with pytest.raises(InputError, match="two images with the same id"):
+    with pytest.raises(InputError, match="have the same id"):
         prepare(camvid.Camvid, source, tmp_path / "out")
 
 
@@ -831,7 +831,7 @@ def test_full_disk_is_one_line_and_keeps_finished_shards(tmp_path, full):
     line = next(line for line in done.stderr.splitlines() if "error: " in line)
     assert "cannot be written (" in line and "No space left on device" in line and str(disk) in line
     assert "finished shards are kept" in line and "Traceback" not in done.stderr
-    assert f"camvid: {2 * finished} of 18 images are done from before" in done.stderr
+    assert f"camvid: {2 * finished} of 18 images were done before" in done.stderr
 
 
 # ---- command line ---------------------------------------------------------------------------------------
@@ -878,7 +878,7 @@ GOOD = ("--source=source", "--data_dir=out")
         (camvid.Camvid, ("--workers=0", *GOOD), "--workers=0"),
         (camvid.Camvid, ("--workers=x", *GOOD), "--workers=x"),
         (camvid.Camvid, ("--image_format=gif", *GOOD), "--image_format=gif"),
-        (camvid.Camvid, ("--image_format=jpeg", *GOOD), "needs --size"),
+        (camvid.Camvid, ("--image_format=jpeg", *GOOD), "give --size"),
         (camvid.Camvid, ("--on_bad_example=x", *GOOD), "--on_bad_example=x"),
         (camvid.Camvid, ("--size=32", *GOOD), "--size=32: must be HEIGHTxWIDTH"),
         (camvid.Camvid, ("--size=0x5", *GOOD), "--size=0x5: must be HEIGHTxWIDTH"),

@@ -104,7 +104,7 @@ def test_two_masks_that_may_be_meant_are_named(tmp_path):
     with pytest.raises(InputError) as error:
         opened(mine(tmp_path))
     text = complaint(error)
-    assert "A.png and " in text and "a.jpg.png may be meant, rename one" in text
+    assert "A.png and " in text and "a.jpg.png may be its mask, rename one" in text
 
 
 def test_missing_mask_names_the_nearest_that_are_there(tmp_path):
@@ -114,16 +114,16 @@ def test_missing_mask_names_the_nearest_that_are_there(tmp_path):
         opened(mine(tmp_path))
     text = complaint(error)
     assert "frame_0002.png has no mask: looked for" in text
-    assert "; nearest there: masks/frame_0001.png, masks/frame_0002_labelIds.png; add it" in text
+    assert "; similar names: masks/frame_0001.png, masks/frame_0002_labelIds.png; add it" in text
     (fault,) = [fault for fault in findings_of(mine(tmp_path), FAULT) if "without a mask" in fault]
-    assert "; nearest there: masks/frame_0001.png, masks/frame_0002_labelIds.png; add the masks" in fault
+    assert "; similar names: masks/frame_0001.png, masks/frame_0002_labelIds.png; add the masks" in fault
 
 
 def test_folder_that_is_not_there_names_the_nearest(tmp_path):
     write_pair(tmp_path / "data", "a.png", "a.png")
-    with pytest.raises(InputError, match=r"looked for image/\*.*; nearest there: images"):
+    with pytest.raises(InputError, match=r"looked for image/\*.*; similar names: images"):
         opened(mine(tmp_path, train={"images": "image", "masks": "masks"}))
-    with pytest.raises(InputError, match=r"images but no masks; looked for mask/\*\.png; nearest there: masks"):
+    with pytest.raises(InputError, match=r"images but no masks; looked for mask/\*\.png; similar names: masks"):
         opened(mine(tmp_path, train={"images": "images", "masks": "mask"}))
 
 
@@ -156,7 +156,7 @@ def test_other_names_of_jpeg_files_are_read(tmp_path, ending):
 def test_image_of_another_format_is_never_left_out_in_silence(tmp_path, name):
     write_pair(tmp_path / "data", "a.png", "a.png")
     (tmp_path / "data/images" / name).write_bytes(b"anything")
-    with pytest.raises(InputError, match=rf"images/{name} is in a format that is not read.*convert it to PNG or JPEG"):
+    with pytest.raises(InputError, match=rf"images/{name} has an unsupported format.*convert it to PNG or JPEG"):
         opened(mine(tmp_path), with_masks=False)
 
 
@@ -164,7 +164,7 @@ def test_image_of_another_format_is_never_left_out_in_silence(tmp_path, name):
 def test_image_with_an_unusual_ending_is_told_by_its_content(tmp_path, name):
     write_pair(tmp_path / "data", "a.png", "a.png")
     shutil.copy(tmp_path / "data/images/a.png", tmp_path / "data/images" / name)
-    with pytest.raises(InputError, match=f"images/{name} is in a format that is not read"):
+    with pytest.raises(InputError, match=f"images/{name} has an unsupported format"):
         opened(mine(tmp_path), with_masks=False)
 
 
@@ -203,7 +203,7 @@ def test_companion_of_a_mask_is_no_fault(tmp_path, name):
         write_pair(tmp_path / "data", f"{stem}.png", f"{stem}.png", seed)
     write_ids(tmp_path / "data/masks" / name, [1, 2])
     (note,) = findings_of(mine(tmp_path), NOTE)
-    assert f"1 file beside the masks, which nothing reads: {tmp_path}/data/masks/{name}" in note
+    assert f"1 file next to the masks, never read: {tmp_path}/data/masks/{name}" in note
     assert findings_of(mine(tmp_path), FAULT) == []
 
 

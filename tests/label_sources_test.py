@@ -68,7 +68,7 @@ def test_missing_word_names_file_domain_class_and_close_words(tmp_path):
     path.write_text("sky 0 2\nroad 3 0\ntraffic 1 0\nlights 0 1\ncar -1 0\n")
     with pytest.raises(InputError) as error:
         label_sources.make(f"words:{path}", CLASSES, 2, 0)
-    for part in (f"words:{path}: a: ", "'traffic light'", "the word 'light'", "close are 'lights'"):
+    for part in (f"words:{path}: a: ", "'traffic light'", "the word 'light'", "similar words: 'lights'"):
         assert part in str(error.value)
 
 

@@ -123,10 +123,10 @@ def test_images_of_several_splits_are_found(tmp_path):
         ("leftImg8bit/val/ulm/ulm_000000_000019_leftImg8bit.png", "txt:1: 'leftImg8bit/val/ulm/ulm_000000_000019_left"),
         (
             "ulm_000000_000019\naachen_000000_000019\nulm_000000_000019.png",
-            "txt:3: names the image 'ulm/ulm_000000_0000",
+            "txt:3: repeats the image 'ulm/ulm_000000_0000",
         ),
-        ("", "txt: this list names no image; write one a line"),
-        ("# a\n\n", "txt: this list names no image"),
+        ("", "txt: this list has no image; write one per line"),
+        ("# a\n\n", "txt: this list has no image"),
         (b"\xe4", "txt: this list is not UTF-8 text; save it as UTF-8"),
     ],
 )
@@ -139,7 +139,7 @@ def test_wrong_list_is_named_with_its_line(tmp_path, text, message):
 
 
 def test_image_named_twice_names_both_lines(tmp_path):
-    with pytest.raises(InputError, match=r"txt:3: .*which line 1 has too; remove one"):
+    with pytest.raises(InputError, match=r"txt:3: repeats the image .* of line 1; remove one"):
         read_ids(
             write(tmp_path, "ulm_000000_000019\n\nulm/ulm_000000_000019"), get_domain("cityscapes"), CITYSCAPES_IDS
         )
@@ -147,7 +147,7 @@ def test_image_named_twice_names_both_lines(tmp_path):
 
 def test_name_of_two_images_is_refused(tmp_path):
     ids = ["day/0001", "night/0001", "night/0002"]
-    with pytest.raises(InputError, match=r"'0001' may mean 'day/0001' or 'night/0001' of camvid; write the whole id"):
+    with pytest.raises(InputError, match=r"'0001' may be 'day/0001' or 'night/0001' of camvid; write the whole id"):
         read_ids(write(tmp_path, "0002\n0001"), get_domain("camvid"), ids)
 
 

@@ -15,7 +15,7 @@ from data_prep.builder import DomainBuilder, RecordsConfig
 from usss_jax.data.domain import IGNORE, Domain, LabelClass, Layout
 from usss_jax.data.domains import get_domain
 from usss_jax.data.files import find_images
-from usss_jax.data.mask_files import find_masks
+from usss_jax.data.mask_files import match_masks
 from usss_jax.data.masks import decode_mask
 from usss_jax.data.palettes import Palettes
 from usss_jax.data.patterns import fill
@@ -78,7 +78,7 @@ def test_ids_above_255_need_16_bits():
         (2, ((0,), (85,), (170,)), (), [0, 1, 2]),  # the levels: 255 / 3 apart
         (4, ((0,), (1,), (2,)), (), [0, 1, 2]),
         (4, ((0,), (17,), (34,)), (), [0, 1, 2]),
-        (4, ((0,), (1, 17), (2, 34)), (), "m.png: a 4-bit mask, in which the table allows both"),
+        (4, ((0,), (1, 17), (2, 34)), (), "m.png: a 4-bit mask, for which the table allows both"),
         (2, ((0,), (1,), (3,)), (), "m.png: raw id 85, 170 are not in the table"),
     ],
 )
@@ -127,19 +127,19 @@ def test_equal_channels_are_ids_if_all_is_opaque(kind, bits):
 def test_different_channels_are_no_ids_but_of_ids16(bits):
     data = png(channels((0, 9, 9), (2, 0, 7), (40, 1, 1)), RGB, bits)
     found = read_as(data)
-    own = "; or, in a domain file of your own, set encoding: ids16 if its first channel is the class"
-    assert found == f"m.png: has colours, not class ids; give the mask of ids{own}"
+    own = "; or, in your own domain file, set encoding: ids16 if its first channel is the class"
+    assert found == f"m.png: has colours, not class ids; use a mask of class ids{own}"
     assert read_as(data, dataclasses.replace(IDS, encoding="ids16")) == [IGNORE, 1, 2]
 
 
 @pytest.mark.parametrize("third,others", [(BLACK, ""), ((9, 9, 9), " and other_colors: ignore")])
 def test_encoding_of_colours_is_proposed_where_it_would_read_the_mask(third, others):
     data = png(channels(RED, GREEN, third), RGB)
-    own = f"; or, in a domain file of your own, set encoding: color{others}, without ids and ignore_ids"
-    assert read_as(data) == f"m.png: has colours, not class ids; give the mask of ids{own}"
+    own = f"; or, in your own domain file, set encoding: color{others}, without ids and ignore_ids"
+    assert read_as(data) == f"m.png: has colours, not class ids; use a mask of class ids{own}"
     assert read_as(data, dataclasses.replace(COLORS, other_colors=bool(others))) == [0, 1, IGNORE]
     assert read_as(png(channels((7, 2, 3), GREEN, BLACK), RGB)).endswith("without ids and ignore_ids")
-    assert read_as(png(channels((7, 2, 3), (3, 2, 1), BLACK), RGB)).endswith("give the mask of ids")
+    assert read_as(png(channels((7, 2, 3), (3, 2, 1), BLACK), RGB)).endswith("use a mask of class ids")
 
 
 def test_colours_that_are_all_unknown_are_not_to_be_ignored():
@@ -196,8 +196,8 @@ def test_entries_that_a_mask_does_not_use_show_the_order_of_its_palette():
 def test_index_and_colour_that_contradict_each_other_are_both_named():
     found = read_as(png(INDICES, PALETTE, 8, [(1, 2, 3), GREEN, RED]))
     assert found.startswith(
-        "m.png: palette index 1 is 'cat' by its index 1 in domain 'pets', but has the colour (0, 255, 0) of 'dog', and "
-        "neither is sure (the colour (1, 2, 3) of index 0 is not that of one class); save the mask as a grey image"
+        "m.png: palette index 1 is 'cat' by its index 1 in domain 'pets', but has the colour (0, 255, 0) of 'dog', "
+        "which is ambiguous (the colour (1, 2, 3) of index 0 is not that of one class); save the mask as a grey image"
     )
 
 
@@ -208,7 +208,7 @@ def test_black_that_alone_contradicts_its_index_is_refused():
     assert found.startswith(
         "m.png: palette index 0 is 'grass' by its index 0 in domain 'pets', but has the colour (0, 0"
     )
-    assert "of what is to be ignored, and neither is sure; save the mask" in found
+    assert "of ignored pixels, which is ambiguous; save the mask" in found
     assert read_as(png(INDICES, PALETTE, 8, [BLACK, (9, 9, 1), (8, 8, 1)]), layout) == [2, 0, 1]
 
 
@@ -217,7 +217,7 @@ def test_level_and_colour_that_both_fit_and_differ_are_refused():
     grey = dataclasses.replace(DOMAIN, classes=(LabelClass("dark", BLACK), LabelClass("light", (255, 255, 255))))
     layout = Layout({}, raw_ids=((0,), (1,)), ignore_ids=(255,))
     found = read_as(png(np.minimum(INDICES, 1), PALETTE, 1, [BLACK, (255, 255, 255)]), layout, grey)
-    assert "palette index 1 is to ignore by its level 255" in found and "of 'light', and neither is sure" in found
+    assert "palette index 1 is to ignore by its level 255" in found and "of 'light', which is ambiguous" in found
 
 
 def test_transparent_colours_of_files_without_alpha_are_not_looked_at():
@@ -316,8 +316,8 @@ def test_jpeg_is_refused(encoding):
     data = cv2.imencode(".jpg", np.zeros((H, W), np.uint8))[1].tobytes()
     found = read_as(data, dataclasses.replace(IDS, encoding=encoding))
     assert found == (
-        "m.png: is a JPEG file, whose compression changes class ids; make this mask anew as PNG (converting the JPEG "
-        "file keeps the wrong ids)"
+        "m.png: is a JPEG file, whose compression changes class ids; create this mask again as PNG (converting the "
+        "JPEG file keeps the wrong ids)"
     )
 
 
@@ -408,7 +408,7 @@ def real_masks(name, every):
     root = real_data(domain.folder)
     for split in dict.fromkeys(("train", domain.val_split, domain.test_split)):
         layout, files, images, *_ = find_images(domain, root, split, with_masks=True)
-        for path in [*find_masks(domain, root, files, images).values()][::every]:
+        for path in [*match_masks(domain, root, files, images)[0].values()][::every]:
             yield domain, layout, np.asarray(Image.open(path))
 
 

@@ -170,7 +170,7 @@ def test_folder_without_images_says_what_was_looked_for(tmp_path, form):
         open_train(own_domain(tmp_path, FORMS[form]))
     text = complaint(error)
     if form == "list":
-        assert text.startswith(f"{root}/lists/train.txt: this list names no image")
+        assert text.startswith(f"{root}/lists/train.txt: this list has no image")
     else:
         assert text.startswith(f"{root}: split 'train' of domain 'own': no images; looked for img/")
         assert "*" in text and ".{png,jpg,jpeg}; " in text and "to get them: correct root or splits in" in text
@@ -221,13 +221,11 @@ def test_images_of_formats_that_are_not_read_are_an_error(tmp_path, form):
         first = f"{root}: split 'train' of domain 'own': "
         if name == "x.tif":
             assert complaint(error) == (
-                f"{first}{root}/img/ulm/x{ending}.tif is in a format that is not read (.tif); convert it to PNG or "
+                f"{first}{root}/img/ulm/x{ending}.tif has an unsupported format (.tif); convert it to PNG or "
                 "JPEG (files that end with .png or .jpg), or move it away"
             )
     text = complaint(error)
-    assert text.startswith(
-        f"{first}3 files such as {root}/img/ulm/x{ending}.tif are in formats that are not read (.tif or .w"
-    )
+    assert text.startswith(f"{first}3 files such as {root}/img/ulm/x{ending}.tif have unsupported formats (.tif or .w")
     assert text.endswith("convert them to PNG or JPEG (files that end with .png or .jpg), or move them away")
     explicit = {key: text if text.endswith(".png") else f"{text}.png" for key, text in FORMS[form].items()}
     if form != "folders":
@@ -237,7 +235,7 @@ def test_images_of_formats_that_are_not_read_are_an_error(tmp_path, form):
 def test_folder_with_other_formats_only_says_so(tmp_path):
     (tmp_path / "pictures/img").mkdir(parents=True)
     (tmp_path / "pictures/img/a.bmp").write_bytes(b"")
-    with pytest.raises(InputError, match=r"img/a\.bmp is in a format that is not read \(\.bmp\); convert it"):
+    with pytest.raises(InputError, match=r"img/a\.bmp has an unsupported format \(\.bmp\); convert it"):
         open_train(own_domain(tmp_path, {"images": "img"}), with_masks=False)
 
 
@@ -282,19 +280,19 @@ def test_order_of_the_lines_has_no_say(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("# x\nb.png", "train.txt:2: there is no image {root}/b.png; nearest there: "),
+        ("# x\nb.png", "train.txt:2: no image {root}/b.png; similar names: "),
         ("a.png\na.png", "train.txt:2: {root}/a.png has the same id 'a' as {root}/a.png of {root}/train.txt:1; remove"),
         ("./a.png\na.png gt.png", "train.txt:2: {root}/a.png has the same id 'a'"),
         ("../a.png", "train.txt:1: '../a.png' must be a path below the domain's root"),
         ("a.png\tx/../../gt.png", "train.txt:1: 'x/../../gt.png' must be a path below the domain's root"),
-        ("/etc/a.png", "train.txt:1: there is no image {root}/etc/a.png"),
+        ("/etc/a.png", "train.txt:1: no image {root}/etc/a.png"),
         ("a.tif", "train.txt:1: 'a.tif' does not end with .png or .jpg"),
         ("2007_000032", "train.txt:1: '2007_000032' does not end with .png or .jpg"),
         ("a.png gt.jpg", "train.txt:1: 'gt.jpg' does not end with .png"),
         ("a.png\tgt.png\tmore", "train.txt:1: 'gt.png\\tmore' does not end with .png"),
         ("a.png gone.png", "train.txt:1: {root}/a.png has no mask: looked for {root}/gone.png"),
         ("a.png gt.png\nc.png", "train.txt:2: names no mask for {root}/c.png; add its path to the line"),
-        ("# nothing\n\n", "train.txt: this list names no image; write one a line"),
+        ("# nothing\n\n", "train.txt: this list has no image; write one per line"),
     ],
 )
 def test_wrong_line_of_a_list_is_named(tmp_path, text, message):
@@ -325,11 +323,11 @@ def test_list_that_cannot_be_read_is_named(tmp_path):
         ({"images": "img/*/{id}.png"}, "train: images: 'img/*/{id}.png' must have {id} once, or stars, or neither"),
         ({"images": "{id}/{id}.png"}, "must have {id} once"),
         ({"images": "{name}.png"}, "must have {id} once"),
-        ({"images": "img/**.png"}, "write ** for folders alone, as in a/**/*.png"),
-        ({"images": "img/**"}, "write ** for folders alone"),
-        ({"images": "img/*.*"}, "no star for extensions"),
+        ({"images": "img/**.png"}, "use ** only for folders, as in a/**/*.png"),
+        ({"images": "img/**"}, "use ** only for folders"),
+        ({"images": "img/*.*"}, "no star in the extension"),
         ({"images": "img/a.png"}, "train: images: 'img/a.png' is one file; give its folder, or {id} or stars"),
-        ({"images": "img/{id}.tif"}, "images of this format are not read; convert them to PNG or JPEG"),
+        ({"images": "img/{id}.tif"}, "this image format is not supported; convert to PNG or JPEG"),
         ({"images": ""}, "train: images: '' must be a path"),
         ({"images": ["a.png"]}, "train: images: ['a.png'] must be a path"),
         ({"images": "img\\{id}.png"}, "must be a path, with / between folders"),
@@ -338,9 +336,9 @@ def test_list_that_cannot_be_read_is_named(tmp_path):
         ({"images": "img/*/*.jpg", "masks": "gt/*.png"}, "train: masks: 'gt/*.png' has 1 stars but 'img/*/*.jpg' of"),
         ({"images": "img", "masks": "gt/*.png"}, "train: masks: 'gt/*.png' has 1 stars but 'img' of images has 0"),
         ({"images": "img", "masks": "gt/{id}.jpg"}, "must end with .png"),
-        ({"images": "img", "masks": "img"}, "train: images: would also match the masks"),
-        ({"images": "img/**/*", "masks": "img/**/gt/*.png"}, "train: images: would also match the masks"),
-        ({"list": "a.txt", "masks": "img"}, "train: masks beside list needs images too"),
+        ({"images": "img", "masks": "img"}, "train: images: also matches the masks"),
+        ({"images": "img/**/*", "masks": "img/**/gt/*.png"}, "train: images: also matches the masks"),
+        ({"list": "a.txt", "masks": "img"}, "train: masks with list also needs images"),
         ({"list": "/a.txt"}, "train: list: '/a.txt' must stay below root"),
         ({"masks": "gt"}, "train: the key 'images' is missing"),
         ("img", "train: must be a mapping with images"),
@@ -369,7 +367,7 @@ def test_unlabeled_splits_are_those_named(tmp_path):
     ("value", "message"),
     [
         (["exta"], "'exta' is not one of the splits extra, train, val"),
-        (["train", "train"], "split 'train' is there twice"),
+        (["train", "train"], "split 'train' occurs twice"),
         ("train", "'train' must be a list"),
         ([], "names no split"),
         ([["train"]], "['train'] is not one of the splits"),
@@ -461,7 +459,7 @@ def test_unknown_colour_names_the_file_and_the_colours(tmp_path):
 @pytest.mark.parametrize(
     "change,told",
     [
-        ("ignore_ids: [7]\n", "the key 'ignore_ids' is there twice"),
+        ("ignore_ids: [7]\n", "the key 'ignore_ids' occurs twice"),
         ("title: 2024-13-45\n", "not valid YAML: month must be in 1..12"),
     ],
 )

@@ -226,7 +226,7 @@ def test_all_domains_share_the_memory_for_decoded_images(camvid, tmp_path):
         ({"data.scale": "2.0-0.5"}, "scale=2.0-0.5: cannot read '2.0-0.5' for camvid: give LOW-HIGH"),
         ({"data.sampling": "seldom"}, "give one of uniform, rare"),
         ({"data.labeled_list": "camvid=missing.txt"}, "missing.txt"),
-        ({"data.labeled_per_domain": "camvid=2"}, "says nothing of town_street"),
+        ({"data.labeled_per_domain": "camvid=2"}, "lacks town_street"),
         ({"data.unlabeled_splits": "camvid=train+extra"}, "has no split 'extra'"),
         ({"data.unlabeled_splits": "camvid=train+train"}, "give splits, each once"),
     ],
@@ -263,8 +263,7 @@ def test_size_of_turned_images_is_told_before_data_is_read(tmp_path):
     with pytest.raises(InputError) as error:
         open_all(config(tmp_path / "nowhere", **{"data.domains": ("camvid",), "data.image_size": "96x48"}))
     assert str(error.value) == (
-        "data.image_size=96x48 is HEIGHTxWIDTH, so 96 rows of 48 pixels, but by their domain's size images of camvid "
-        "are 480 wide and 360 high; "
+        "data.image_size=96x48 is HEIGHTxWIDTH, 96 rows of 48 pixels, but images of camvid are 480 wide and 360 high; "
         "did you mean 48x96?"
     )
 

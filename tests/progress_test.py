@@ -13,7 +13,7 @@ def test_without_a_terminal_there_is_a_plain_line_every_ten_seconds(monkeypatch,
         for _ in range(5):
             step()
     assert capsys.readouterr().err.splitlines() == [
-        "mine: 10 of 100 images are done from before",
+        "mine: 10 of 100 images were done before",
         "mine: 12/100  5.00s/ images, 07:20 to go",
         "mine: 14/100  5.00s/ images, 07:10 to go",
     ]

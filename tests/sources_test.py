@@ -356,7 +356,7 @@ def test_select_keeps_the_given_order(tmp_path):
     assert np.array_equal(chosen[0]["image"], source[2]["image"])
 
 
-@pytest.mark.parametrize(("ids", "message"), [(["a", "x"], "id 'x' is not in"), (["a", "a"], "id 'a' is twice")])
+@pytest.mark.parametrize(("ids", "message"), [(["a", "x"], "id 'x' is not in"), (["a", "a"], "id 'a' occurs twice")])
 def test_select_names_a_wrong_id(tmp_path, ids, message):
     root = camvid(tmp_path)
     for call in (open_camvid(root).select, lambda ids: open_camvid(root, ids=ids)):

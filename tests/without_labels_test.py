@@ -152,10 +152,10 @@ def test_several_domains_that_have_no_masks_are_told_at_once(folder, tmp_path):
         ({"data.labeled_per_domain": 0}, "labeled_per_domain=0: no domain has labels; give one of city_street, target"),
         (
             {"data.labeled_per_domain": "target=0"},
-            "says nothing of city_street; .*=city_street=all,target=0",
+            "lacks city_street; .*=city_street=all,target=0",
         ),
         ({"data.labeled_per_domain": "city_street=4,target=-1"}, "target: give a whole number, 0 or more, or all"),
-        ({"data.labeled_list": "target=list.txt"}, "labeled_list=list.txt names some.*city_street=4,target=all, whose"),
+        ({"data.labeled_list": "target=list.txt"}, "labeled_list=list.txt does.*city_street=4,target=all, which"),
     ],
 )
 def test_labels_that_no_domain_or_a_list_has_are_told(folder, fields, told):
@@ -186,7 +186,7 @@ def test_the_check_finds_no_fault_in_missing_masks_if_the_config_gives_no_labels
     assert not found and labeled.ids == [] and labeled.unlabeled == 4
     report = check_domain(domain, domain.folder, uses_of(domain))
     (fault,) = [f for f in find_faults(report) if f.kind == "no masks"]
-    assert fault.level == FAULT and "its data.labeled_per_domain is 0" in str(fault)
+    assert fault.level == FAULT and "data.labeled_per_domain=target=0" in str(fault)
 
 
 @pytest.mark.parametrize("variant", ["frozen", "finetune"])

@@ -80,8 +80,8 @@ def test_a_file_is_read_no_further_than_needed(tmp_path):
         (b"3 2\na 1 2\nb 1 2\n", "v.txt: ends after 2 of 3 vectors"),
         (b"a 1 2 3\nz 1 nan 3\n", "v.txt:2: the vector of 'z' is not finite"),
         (b"a 1 2 3\nz 1 1e99 3\n", "v.txt:2: the vector of 'z' is not finite"),
-        (b"a 1 2 3\nz  1 2\n", "v.txt:2: the vector of 'z' has something that is no number"),
-        (b"a 1 2 3\nz 1 2,5 3\n", "v.txt:2: the vector of 'z' has something that is no number"),
+        (b"a 1 2 3\nz  1 2\n", "v.txt:2: the vector of 'z' has an invalid number"),
+        (b"a 1 2 3\nz 1 2,5 3\n", "v.txt:2: the vector of 'z' has an invalid number"),
         (b"10 99999999999999\na 1 2\n", "v.txt:1: is neither"),
         (b"10 " + b"9" * 5000 + b"\na 1 2\n", "v.txt:1: is neither"),
         (b"\x1f\x8b\x08 packed by gzip", "v.txt:1: is neither"),
@@ -158,10 +158,10 @@ def test_missing_word_names_class_word_and_alternatives():
     with pytest.raises(InputError) as error:
         class_vectors(["Road", "traffic lights"], ROWS, 3)
     text = complaint(error)
-    assert "'traffic lights'" in text and "'lights'" in text and "close are 'light'" in text
-    with pytest.raises(InputError, match="close are 'x', 'y'"):
+    assert "'traffic lights'" in text and "'lights'" in text and "similar words: 'light'" in text
+    with pytest.raises(InputError, match="similar words: 'x', 'y'"):
         class_vectors(["curb"], ROWS, 3, close=lambda word: ["x", "y"])
-    with pytest.raises(InputError, match="no word is close"):
+    with pytest.raises(InputError, match="no word is similar"):
         class_vectors(["curb"], {}, 3)
 
 

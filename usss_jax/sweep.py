@@ -36,7 +36,7 @@ DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Print the commands without run
 LIST = flags.DEFINE_boolean("list", False, "Print every row of the paper with its config, variants and overrides.")
 
 
-def say(text: str):
+def log(text: str):
     """Print without buffering."""
     print(text, flush=True)
 
@@ -58,7 +58,7 @@ def list_rows():
     for name, (config, row) in rows.named_rows(domains).items():
         fields = [f"--config.{field}={value}" for field, value in row.overrides.items()]
         given = " ".join([f"--config={config}", f"--config.variants={','.join(row.variants)}", *fields])
-        say(f"{name:40}{given if row.variants else '(cited by the paper)'}")
+        log(f"{name:40}{given if row.variants else '(cited by the paper)'}")
 
 
 def requested_tables() -> list[tuple[int, list[int], list[str]]]:
@@ -99,7 +99,7 @@ def plan(overrides: dict[str, str]) -> list[commands.Command]:
                 planned += commands.commands_of(sweep, [row for row in requested if not row.missing], seed)
                 for row in requested:
                     if row.missing:
-                        say(f"not run: {experiment.folder}/seed{seed}/{row.name}: {row.missing}")
+                        log(f"not run: {experiment.folder}/seed{seed}/{row.name}: {row.missing}")
     return commands.each_once(planned)  # two tables may share rows
 
 
@@ -115,14 +115,14 @@ def main(argv: list[str], overrides: list[str]) -> int:
     planned = plan(commands.read_overrides(overrides))
     missing = commands.missing_commands(planned)
     finished = len(planned) - len(missing)
-    say(f"{len(planned)} commands, {finished} of them finished; data.split_seed is the same for all seeds")
+    log(f"{len(planned)} commands, {finished} of them finished; data.split_seed is the same for all seeds")
     if DRY_RUN.value:
         for command in missing:
-            say(command.printed())
+            log(command.printed())
         return 0
-    failed = execute.run_commands(missing, say)
+    failed = execute.run_commands(missing, log)
     if failed:
-        say(f"{len(failed)} of {len(missing)} commands failed: {', '.join(failed)}")
+        log(f"{len(failed)} of {len(missing)} commands failed: {', '.join(failed)}")
     return 1 if failed else 0
 
 

@@ -1,1 +1,1 @@
-"""What the images are and how they arrive."""
+"""Domains, and the loading and augmentation of their images."""

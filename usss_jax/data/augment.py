@@ -1,4 +1,4 @@
-"""Augmentation on the host of an image and the maps that belong to it; the paper's is crop and flip alone."""
+"""Augmentation of an image and its maps on the host: scale, crop and flip. The paper uses only crop and flip."""
 
 import dataclasses
 import math
@@ -18,11 +18,11 @@ PADDING = (124, 116, 104)  # mean colour of ImageNet: zero after normalisation
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """How maps of one kind are changed.
+    """How to transform maps of one kind.
 
     Attributes:
       resize: (map, (h, w)) -> map of that size.
-      fill: value where there is no image.
+      fill: value of padding.
     """
 
     resize: Callable[[np.ndarray, tuple[int, int]], np.ndarray]
@@ -30,7 +30,7 @@ class Kind:
 
 
 def _interpolate(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize float32 [h, w, C] to size (h, w), bilinear; OpenCV's area averages take four channels at most."""
+    """Resize float32 [h, w, C] to size (h, w), bilinear; OpenCV's area averages support only four channels."""
     if array.shape[:2] == tuple(size):
         return array
     return cv2.resize(array, (size[1], size[0]), interpolation=cv2.INTER_LINEAR).reshape(*size, -1)
@@ -46,18 +46,17 @@ KINDS = {  # by the key of a map
 
 @dataclasses.dataclass(frozen=True)
 class CropFlip(grain.transforms.RandomMap):
-    """Random scale, random crop of `size`, then a horizontal flip, the same for all maps of an example.
+    """Random scale, random crop of `size`, then a random horizontal flip, the same for all maps of an example.
 
-    Scaled images are averaged or interpolated, soft targets interpolated; labels and confidences come from the nearest
-    pixel. Where the scaled image is smaller than the crop, maps are padded (bottom, right): the image with the mean
-    colour, a label with ignore, the others with 0. What comes out may be views of the input: it is for `stack`, which
-    copies.
+    Images are resized by area averages or bilinearly, soft targets bilinearly, labels and confidences by the nearest
+    pixel. If the scaled image is smaller than the crop, maps are padded at the bottom and right: images with the mean
+    colour, labels with ignore, the others with 0. The results may be views of the input; `stack` copies them.
 
     Attributes:
       size: (h, w) of the result.
-      scale: (least, largest) factor. It is drawn log-uniformly, so that shrinking and growing by the same factor are
-        equally likely; (1, 1) draws nothing and leaves the order of the other draws as it is.
-      flip: flip half of the examples. Without it the crops stay those of the same seed with it.
+      scale: (smallest, largest) factor, sampled log-uniformly, so that shrinking and enlarging by the same factor are
+        equally likely; (1, 1) samples nothing.
+      flip: whether to flip half of the examples; it does not change the crops of a seed.
 
     Raises:
       InputError: if `scale` is not two finite positive numbers, the smaller first.
@@ -73,7 +72,7 @@ class CropFlip(grain.transforms.RandomMap):
             raise InputError(f"scale={self.scale} must be two positive numbers, the smaller first, such as (0.5, 2.0)")
 
     def random_map(self, element: dict, rng: np.random.Generator) -> dict:
-        """Transform the "image" and whatever maps of KINDS there are beside it, in dicts of their own too."""
+        """Transform the "image" and all other maps of KINDS, also in nested dicts."""
         low, high = self.scale
         factor = low if low == high else math.exp(rng.uniform(math.log(low), math.log(high)))
         # Cropping before scaling leaves less to scale, and pairs image and mask by whole pixels of the original.
@@ -96,7 +95,7 @@ class CropFlip(grain.transforms.RandomMap):
 
 
 def _change_maps(maps: Mapping[str, Any], change: Callable[[np.ndarray, Kind], np.ndarray]) -> dict[str, Any]:
-    """Change every map by its kind."""
+    """Apply `change` to every map with its kind."""
     out: dict[str, Any] = {}
     for key, value in maps.items():
         if isinstance(value, Mapping):
@@ -104,14 +103,17 @@ def _change_maps(maps: Mapping[str, Any], change: Callable[[np.ndarray, Kind], n
         elif key in KINDS:
             out[key] = change(value, KINDS[key])
         else:
-            raise ValueError(f"{key!r} is no kind of map that is augmented; there are {', '.join(KINDS)}")
+            raise ValueError(f"{key!r} is not a kind of map; give one of {', '.join(KINDS)}")
     return out
 
 
 def stack(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Stack examples of equal shapes, each map copied once, by OpenCV where it is to be flipped.
+    """Stack examples of equal shapes, copying each map once.
 
-    Whatever comes from `CropFlip` is a view as a rule: cropping and flipping alone cost nothing until here.
+    `CropFlip` mostly returns views, so that cropping and flipping happen in this copy.
+
+    >>> stack([{"label": np.array([[0, 1]])}, {"label": np.array([[2, 3]])}])["label"].tolist()
+    [[[0, 1]], [[2, 3]]]
     """
     batch: dict[str, Any] = {}
     for key, first in examples[0].items():
@@ -122,14 +124,14 @@ def stack(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         batch[key] = np.empty((len(arrays), *first.shape), first.dtype)
         for place, array in zip(batch[key], arrays, strict=True):
             if array.strides[1] < 0:
-                cv2.flip(array[:, ::-1], 1, dst=place)  # some 40 times faster for pixels of three bytes
+                cv2.flip(array[:, ::-1], 1, dst=place)  # about 40 times faster for pixels of three bytes
             else:
                 place[...] = array
     return batch
 
 
 def _extent(length: int, crop: int, factor: float) -> tuple[int, int]:
-    """Pixels of one axis to take from the image, and pixels that they become: the crop, or less if all are too few."""
+    """Pixels to take along one axis of the image, and pixels after scaling: the crop, or fewer in a small image."""
     wanted = max(1, round(crop / factor))
     if wanted <= length:
         return wanted, crop

@@ -1,6 +1,6 @@
-"""Augmentation inside the compiled training step: colours of all images, mixing of labeled ones. Pure jax.numpy.
+"""Augmentation inside the compiled training step: colours of all images, mixing of labeled ones.
 
-Everything is per image or a roll along the batch, so that any number of devices gives the same images.
+All operations are per image or roll along the batch, so that any number of devices gives the same images.
 """
 
 import dataclasses
@@ -19,20 +19,19 @@ MIXES = ("none", "cutmix", "classmix")
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of Pillow's mode "L"
 JITTER_PROBABILITY = 0.8
 SIGMA = (0.1, 2.0)
-RADIUS = 6  # of the blur: three of the largest deviations
+RADIUS = 6  # of the blur: three times the largest standard deviation
 
 
 @dataclasses.dataclass(frozen=True)
 class DeviceAugment:
-    """What is done to the images of a training batch on the device; the default is nothing, as in the paper.
+    """Settings of the augmentation on the device; the default is none, as in the paper.
 
     Attributes:
-      color_jitter: strength s, 0 to 1. Each image is changed with probability 0.8: brightness, contrast and
-        saturation by factors in [1 - s, 1 + s], hue by up to s / 4 of the circle either way (the ratio in SimCLR; in
-        UniMatch it is s / 2).
-      grey: probability that an image loses its colour.
-      blur: probability of a Gaussian blur, its standard deviation uniform in [0.1, 2] pixels.
-      mix: "none", "cutmix" or "classmix": every labeled image gets a part of another one of its batch.
+      color_jitter: strength s, 0 to 1. With probability 0.8, an image's brightness, contrast and saturation change by
+        factors in [1 - s, 1 + s], its hue by up to s / 4 of the circle (the ratio of SimCLR; s / 2 in UniMatch).
+      grey: probability of converting an image to grey.
+      blur: probability of a Gaussian blur with a standard deviation uniform in [0.1, 2] pixels.
+      mix: "none", "cutmix" or "classmix": every labeled image receives a part of another one of its batch.
 
     Raises:
       InputError: for a value out of range; the message names the field.
@@ -54,31 +53,31 @@ class DeviceAugment:
 
     @property
     def changes_colors(self) -> bool:
-        """Whether images can come out with other colours, and hence as floating point."""
+        """Whether colours may change, so that images become floating point."""
         return bool(self.color_jitter or self.grey or self.blur)
 
     @property
     def is_identity(self) -> bool:
-        """Whether `augment` hands the batch back as it is."""
+        """Whether `augment` returns the batch unchanged."""
         return not self.changes_colors and self.mix == "none"
 
 
 def augment(batch: Mapping, key, settings: DeviceAugment) -> Mapping:
-    """Augment the batch of one training step: mixing first, then colours, so that pasted parts are not betrayed.
+    """Augment the batch of one training step: first mixing, then colours, so that colours do not reveal pasted parts.
 
-    What happens to a part depends on the key, its kind and domain alone, not on what else is in the batch.
+    The result for a part depends only on the key, its kind and its domain, not on the rest of the batch.
 
     Args:
-      batch: {"labeled": {domain: {"image": [B, H, W, 3], "label": uint8 or int [B, H, W] in 0 .. 255, and other maps
-        of the pixels, if any}}, "unlabeled": {domain: {"image": [U, B, H, W, 3]}}}; "unlabeled" may be absent. Images
-        are bytes, or floating point in [0, 1].
-      key: of this step.
-      settings: what to do; a static value.
+      batch: {"labeled": {domain: {"image": [B, H, W, 3], "label": uint8 or int [B, H, W] in 0 .. 255, and optional
+        other maps of the pixels}}, "unlabeled": {domain: {"image": [U, B, H, W, 3]}}}; "unlabeled" may be absent.
+        Images are uint8, or floating point in [0, 1].
+      key: random key of this step.
+      settings: static.
 
     Returns:
-      The same batch object if there is nothing to do, else a new one of the same structure: labels and other maps as
-      they came or mixed with their images; images as floating point in [0, 1] if colours may change, else of the type
-      they had.
+      The same batch object if `settings` changes nothing, else a new one of the same structure: labels and other maps
+      unchanged or mixed with their images; images as floating point in [0, 1] if colours may change, else of the
+      same dtype.
     """
     if settings.is_identity:
         return batch
@@ -96,15 +95,20 @@ def augment(batch: Mapping, key, settings: DeviceAugment) -> Mapping:
 
 
 def change_micro_batch(images, u, *, key, domain: str, settings: DeviceAugment):
-    """Do to the unlabeled micro-batch u of a domain, [B, H, W, 3], what `augment` does to it.
+    """Augment the unlabeled micro-batch u of a domain, [B, H, W, 3], as `augment` does.
 
-    For calling inside the scan over micro-batches, where only one of them is floating point at a time.
+    Inside a scan over micro-batches, only one of them is floating point at a time.
     """
     return change_colors(images, jax.random.fold_in(part_key(key, "unlabeled", domain), u), settings)
 
 
 def part_key(key, kind: str, domain: str):
-    """Key of one part of a batch: no part's draws depend on which others there are."""
+    """Derive the random key of one part of a batch, independent of the other parts.
+
+    >>> key = jax.random.key(0)
+    >>> bool((part_key(key, "labeled", "camvid") == part_key(key, "labeled", "idd")).all())
+    False
+    """
     return jax.random.fold_in(key, zlib.crc32(f"{kind}/{domain}".encode()))
 
 
@@ -112,25 +116,25 @@ def part_key(key, kind: str, domain: str):
 
 
 def change_colors(images, key, settings: DeviceAugment):
-    """Jitter, grey and blur as the settings say and in this order, drawn for every image anew.
+    """Apply jitter, grey and blur, in this order, at random to every image.
 
-    Padded and ignored pixels are changed like all others, and count in the mean that contrast turns about.
+    Padded and ignored pixels are treated like all others, also in the mean grey that contrast refers to.
 
     Args:
-      images: [B, H, W, 3], bytes or floating point in [0, 1].
-      key: of this batch.
-      settings: see there.
+      images: [B, H, W, 3], uint8 or floating point in [0, 1].
+      key: random key of this batch.
+      settings: static.
 
     Returns:
-      Floating point in [0, 1], an image that no draw hits as the model would scale its bytes; the images themselves
-      if the settings leave colours alone.
+      Floating point in [0, 1], [B, H, W, 3]; an image that is not changed is scaled as by the model. The same object
+      if `settings` leaves colours unchanged.
     """
     if not settings.changes_colors:
         return images
     if not jnp.issubdtype(images.dtype, jnp.floating):
         images = images.astype(jnp.float32) / 255
-    # One draw for everything: every further one takes the compiler about as long. A row keeps its meaning, so that
-    # switching one change on or off leaves the draws of the others as they are.
+    # One call of the generator, as each takes the compiler about as long. A row keeps its meaning, so that switching
+    # one change on or off does not affect the others.
     draws = jax.random.uniform(key, (8, images.shape[0]), jnp.float32).astype(images.dtype)
     hit, brightness, contrast, saturation, hue, to_grey, blurred, sigma = draws[..., None, None, None]
     if s := settings.color_jitter:
@@ -141,23 +145,27 @@ def change_colors(images, key, settings: DeviceAugment):
         images = jnp.where(to_grey < settings.grey, grey(images), images)
     if settings.blur:
         sigma = SIGMA[0] + (SIGMA[1] - SIGMA[0]) * sigma
-        images = lax.optimization_barrier(images)  # or the colours are computed anew for every tap of the blur
+        images = lax.optimization_barrier(images)  # else colours are recomputed for every tap of the blur
         images = jnp.where(blurred < settings.blur, blur(images, sigma), images)
     return images
 
 
 def jitter(images, brightness, contrast, saturation, hue):
-    """Brightness, contrast, saturation and hue in this order, each clipped to [0, 1] as in torchvision's functional.
+    """Change brightness, contrast, saturation and hue in this order, each clipped to [0, 1] as in torchvision.
 
-    torchvision's and kornia's ColorJitter draw the order; here it is fixed. torchvision's weight of red is 0.2989.
+    The ColorJitter of torchvision and kornia randomizes the order. torchvision's weight of red is 0.2989.
 
     Args:
       images: floating point in [0, 1], [B, H, W, 3].
-      brightness, contrast, saturation: factors, [B, 1, 1, 1]; contrast turns about the mean grey of the image.
+      brightness, contrast, saturation: factors, [B, 1, 1, 1]; contrast is relative to the mean grey of the image.
       hue: fraction of the circle, [B, 1, 1, 1].
 
     Returns:
       Floating point in [0, 1], [B, H, W, 3].
+
+    >>> image = jnp.array([[[[0.25, 0.5, 0.5]]]])
+    >>> jitter(image, 2.0, 1.0, 1.0, 0.0).tolist()  # twice as bright
+    [[[[0.5, 1.0, 1.0]]]]
     """
     images = jnp.clip(images * brightness, 0, 1)
     mean = grey(images).mean((-3, -2, -1), keepdims=True)
@@ -168,38 +176,50 @@ def jitter(images, brightness, contrast, saturation, hue):
 
 
 def grey(images):
-    """Luma, [..., 3] -> [..., 1]."""
+    """Luma of RGB, [..., 3] -> [..., 1].
+
+    >>> print(grey(jnp.array([1.0, 0.0, 0.0])))
+    [0.299]
+    """
     return sum(weight * images[..., i : i + 1] for i, weight in enumerate(LUMA))
 
 
 def shift_hue(images, shift):
-    """Turn the hue of HSV by a fraction of the circle, value and saturation (of HSV) staying: torchvision's adjust_hue.
+    """Shift the hue of HSV by a fraction of the circle, keeping value and saturation, like torchvision's adjust_hue.
 
     Args:
       images: [..., 3] in [0, 1].
       shift: broadcasts to [..., 1]; 1 is the whole circle.
+
+    >>> shift_hue(jnp.array([1.0, 0.0, 0.0]), 1 / 3).round(3).tolist()  # red to green
+    [0.0, 1.0, 0.0]
     """
     top = images.max(-1, keepdims=True)
     chroma = top - images.min(-1, keepdims=True)
     r, g, b = (images[..., i : i + 1] for i in range(3))
     divisor = jnp.where(chroma > 0, chroma, 1)
-    # Channels are compared with each other, not with the largest: the compiler may compute that one anew, rounding
-    # it differently. Where two are nearly equal, either answer gives the same hue.
+    # Channels are compared with each other, not with the largest, which the compiler may recompute with another
+    # rounding. If two are nearly equal, either branch gives the same hue.
     red, green = (r >= g) & (r >= b), g >= b
     difference = jnp.where(red, g - b, jnp.where(green, b - r, r - g))
     hue = difference / divisor + jnp.where(red, 0, jnp.where(green, 2, 4))  # in sixths of the circle
     # A channel of hue h is V - C clip(min(k, 4 - k), 0, 1) with k = (n + h) mod 6 and n = 5, 3, 1 for R, G, B.
     k = hue + 6 * shift + jnp.asarray([5, 3, 1], images.dtype)
-    k = k - 6 * jnp.floor(k / 6)  # the compiler makes a slow call per pixel of %
+    k = k - 6 * jnp.floor(k / 6)  # % compiles to a slow call per pixel
     return top - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
 
 
 def blur(images, sigma):
-    """Gaussian blur with a window of 13 x 13 pixels, the border repeated.
+    """Gaussian blur with a window of 13 x 13 pixels and repeated border pixels.
 
     Args:
       images: [..., H, W, 3].
       sigma: standard deviation in pixels, [..., 1, 1, 1]; not 0.
+
+    >>> image = jnp.zeros((1, 3, 3)).at[0, 1].set(1.0)  # a bright column
+    >>> blurred = blur(image, jnp.ones((1, 1, 1)))
+    >>> bool(0 < blurred[0, 0, 0] < blurred[0, 1, 0] < 1)
+    True
     """
     weights = [jnp.exp(-0.5 * (i / sigma) ** 2) for i in range(RADIUS + 1)]
     total = weights[0] + 2 * sum(weights[1:])
@@ -207,7 +227,7 @@ def blur(images, sigma):
         length = images.shape[axis]
         widths = [(0, 0)] * images.ndim
         widths[axis] = (RADIUS, RADIUS)
-        padded = lax.optimization_barrier(jnp.pad(images, widths, mode="edge"))  # as above, for the other axis
+        padded = lax.optimization_barrier(jnp.pad(images, widths, mode="edge"))  # else recomputed for every tap
         at = [lax.slice_in_dim(padded, i, i + length, axis=axis) for i in range(2 * RADIUS + 1)]
         pairs = (w * (at[RADIUS - i] + at[RADIUS + i]) for i, w in enumerate(weights) if i)
         images = (weights[0] * at[RADIUS] + sum(pairs)) / total
@@ -218,19 +238,23 @@ def blur(images, sigma):
 
 
 def mix(maps: Mapping, key, how: str) -> Mapping:
-    """Paste a part of the previous example of the batch (the last one into the first), the same of all its maps.
+    """Paste a part of the previous example of the batch (of the last one into the first) in all maps.
 
-    A batch of one example has nobody to mix with and stays as it is. The partner is random because the order of the
-    batch is.
+    The partner is random, as is the order of the batch. A batch of one example is not changed.
 
     Args:
-      maps: any tree of arrays [B, H, W] or [B, H, W, C], such as {"image", "label", "confidence"}. "image" must be
-        there, and "label" [B, H, W], in 0 .. 255, for "classmix".
-      key: of this batch.
+      maps: tree of arrays [B, H, W] or [B, H, W, C], such as {"image", "label", "confidence"}; "image" is required,
+        for "classmix" also "label" [B, H, W], in 0 .. 255.
+      key: random key of this batch.
       how: one of MIXES.
 
     Returns:
-      The same tree, of the same types.
+      The same tree with the same dtypes.
+
+    >>> maps = {"image": jnp.arange(2.0)[:, None, None, None] * jnp.ones((2, 4, 4, 3))}  # all 0, all 1
+    >>> mixed = mix(maps, jax.random.key(0), "cutmix")["image"]
+    >>> mixed[0].sum().item() > 0  # part of the last image is pasted into the first
+    True
     """
     count, height, width = maps["image"].shape[:3]
     if how == "none" or count == 1:
@@ -248,10 +272,13 @@ def mix(maps: Mapping, key, how: str) -> Mapping:
 
 
 def cut_boxes(key, shape: tuple[int, int, int]):
-    """Draw one box per image [B, H, W] -> bool, the part that CutMix pastes.
+    """Sample the box of each image that CutMix pastes: shape [B, H, W] -> bool.
 
-    Its share of the area is uniform in [0, 1] (Yun et al. 2019, with alpha = 1); its sides are the powers r and 1 - r
-    of that share, r uniform, so that it fits at any place and all places are equally likely (French et al. 2020).
+    Its share of the area is uniform in [0, 1] (Yun et al. 2019, with alpha = 1); its relative sides are the powers r
+    and 1 - r of this share, r uniform, and all positions are equally likely (French et al. 2020).
+
+    >>> cut_boxes(jax.random.key(0), (2, 4, 6)).shape
+    (2, 4, 6)
     """
     count, height, width = shape
     area, power, y, x = jax.random.uniform(key, (4, count), jnp.float32)[..., None, None]
@@ -264,10 +291,13 @@ def cut_boxes(key, shape: tuple[int, int, int]):
 
 
 def half_the_classes(key, labels):
-    """Choose half of the classes of every image: labels [B, H, W] -> bool, the part that ClassMix pastes.
+    """Sample half of the classes of each image, whose pixels ClassMix pastes: labels [B, H, W] -> bool.
 
-    Half is rounded down, as in the authors' code (Olsson et al. 2021): an image with one class gives nothing. Ignored
-    pixels are of no class and never pasted.
+    Half is rounded down, as in the authors' code (Olsson et al. 2021), so that a single class is not pasted; nor are
+    ignored pixels.
+
+    >>> half_the_classes(jax.random.key(0), jnp.array([[[3, 3, 255]], [[0, 1, 255]]])).sum((1, 2)).tolist()
+    [0, 1]
     """
     flat = labels.reshape(labels.shape[0], -1).astype(jnp.int32)
     present = jax.vmap(lambda ids: jnp.zeros(IGNORE + 1, bool).at[ids].set(True))(flat).at[:, IGNORE].set(False)

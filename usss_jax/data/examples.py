@@ -1,4 +1,4 @@
-"""What every source of images offers, and the choice of some of its ids."""
+"""The interface of every source of images, and the selection of some of its ids."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from usss_jax.errors import InputError
 
 
 class Examples(Protocol):
-    """Examples by index, each with an id; nothing is decoded before one is asked for."""
+    """Examples by index, each with an id; files are decoded on access."""
 
     @property
     def ids(self) -> Sequence[str]:
@@ -24,32 +24,38 @@ class Examples(Protocol):
         ...
 
     def select(self, ids: Iterable[str]) -> Self:
-        """Restrict to the given ids, in their order; raises InputError naming an id that is not there."""
+        """Restrict to the given ids, in their order; raise InputError for an unknown id."""
         ...
 
 
 class Source(Examples, Protocol):
-    """What the sources of images have besides."""
+    """Examples of images in files, records or a synthetic domain."""
 
     def label(self, index) -> np.ndarray:
-        """Label of an example alone, without decoding its image."""
+        """Decode only the label of an example."""
         ...
 
     def file_size(self, index) -> tuple[int, int]:
-        """(h, w) of an image before it is resized."""
+        """Return (h, w) of an image before it is resized."""
         ...
 
 
 def pick(known: Mapping[str, Any], ids: Iterable[str], where: str) -> dict[str, Any]:
-    """Take the given ids of `known`, in their order; raises InputError naming one that is not there, or is twice."""
-    ids = list(ids)
-    chosen = {}
+    """Select the given ids of `known`, in their order.
+
+    Raises:
+      InputError: for an id that is unknown or given twice; the message says what `where` is.
+
+    >>> pick({"a": 1, "b": 2, "c": 3}, ["c", "a"], "train")
+    {'c': 3, 'a': 1}
+    """
+    chosen: dict[str, Any] = {}
     for key in ids:
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)
             hint = f" (closest is {close[0]!r})" if close else ""
             raise InputError(f"id {key!r} is not in {where}{hint}; correct the list of ids or add the image")
         if key in chosen:
-            raise InputError(f"id {key!r} is twice in the list of ids for {where}; remove one")
+            raise InputError(f"id {key!r} occurs twice in the list of ids for {where}; remove one")
         chosen[key] = known[key]
     return chosen

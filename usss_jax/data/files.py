@@ -1,4 +1,4 @@
-"""Which files on disk are the images and the masks of a split; nothing is opened but lists."""
+"""Finds the image and mask files of a split; opens only lists."""
 
 import os
 import posixpath
@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 from usss_jax.data import lists, patterns
 from usss_jax.data.domain import Domain, Files, Layout
-from usss_jax.data.folders import Names, below, normal, there_are, walk
+from usss_jax.data.folders import Names, below, normal, similar_names, walk
 from usss_jax.data.mask_files import Image, expected_masks, match_masks
 from usss_jax.errors import InputError
 
 
 class NoMasksError(InputError):
-    """A split has images and no mask at all; `what` is the message without its remedy."""
+    """A split has images but no masks; `what` is the message without its remedy."""
 
     def __init__(self, what: str, remedy: str, split: str):
         super().__init__(f"{what}; {remedy}")
@@ -22,13 +22,14 @@ class NoMasksError(InputError):
 
 
 class Found(NamedTuple):
-    """What a split has on disk.
+    """The files of a split.
 
     Attributes:
-      layout: the layout that fits, and `files` of the split in it.
+      layout: the matching layout.
+      files: of the split in this layout.
       images: by id, sorted.
-      unread: paths of images of formats that are not read, which nothing must pass over in silence.
-      others: paths of what else lies among the images: notes, or files that end otherwise than the pattern says.
+      unread: paths of images in unsupported formats.
+      others: paths of other files among the images, or with another extension than the pattern's.
     """
 
     layout: Layout
@@ -39,10 +40,11 @@ class Found(NamedTuple):
 
 
 def find_images(domain: Domain, root: str | os.PathLike, split: str, with_masks: bool) -> Found:
-    """Find the images of a split by the layout that has images and, if wanted, most masks; the first of equal ones.
+    """Find the images of a split by the first layout that has images or, `with_masks`, that has most masks.
 
-    Raises InputError if no layout has, saying what was looked for and how to get it, if a list is wrong, or for images
-    of formats that are not read, which would else be left out in silence.
+    Raises:
+      NoMasksError: if masks are needed and no layout has any.
+      InputError: if no layout has images, a list is wrong, or some images have unsupported formats.
     """
     found = find_readable(domain, root, split, with_masks)
     if found.unread:
@@ -51,7 +53,7 @@ def find_images(domain: Domain, root: str | os.PathLike, split: str, with_masks:
 
 
 def find_readable(domain: Domain, root: str | os.PathLike, split: str, with_masks: bool) -> Found:
-    """Do as find_images, but return images of formats that are not read beside those that are."""
+    """Find the images of a split like `find_images`, but return images of unsupported formats as `unread`."""
     tried = [(layout, layout.splits[split]) for layout in domain.layouts if split in layout.splits]
     found = [_find(root, layout, files, domain, split) for layout, files in tried]
     if not any(one.images for one in found):
@@ -68,7 +70,7 @@ def find_readable(domain: Domain, root: str | os.PathLike, split: str, with_mask
         if not max(counts) and not any(map(_may_have_masks, found)):
             what = f"{root}: split {split!r} of domain {domain.name!r}: it has no labels"
             raise NoMasksError(what, give_masks(split), split)
-        if not max(counts) and best.files.masks:  # a list names its masks: which of them is missing is told later
+        if not max(counts) and best.files.masks:  # missing masks of a list are reported later, by line
             looked_for = dict.fromkeys(one.files.masks for one in found if one.files.masks)
             what = f"images but no masks; looked for {', '.join(map(patterns.shown, looked_for))}"
             key, image = next(iter(best.images.items()))
@@ -80,26 +82,34 @@ def find_readable(domain: Domain, root: str | os.PathLike, split: str, with_mask
 def _nothing(domain, root, split, what, remedy, looked_for=()):
     names = Names(root)
     near = [name for path in looked_for for name in names.nearest(path.replace("/{id}", "").replace("{id}", ""))]
-    return InputError(f"{root}: split {split!r} of domain {domain.name!r}: {what}{there_are(near[:3])}; {remedy}")
+    return InputError(f"{root}: split {split!r} of domain {domain.name!r}: {what}{similar_names(near[:3])}; {remedy}")
 
 
 def _unread_text(domain, root, split, paths):
     endings = " or ".join(sorted({os.path.splitext(path)[1].lower() or "without an ending" for path in paths}))
-    what, them = f"{len(paths)} files such as {paths[0]} are in formats that are not read ({endings})", "them"
+    what, them = f"{len(paths)} files such as {paths[0]} have unsupported formats ({endings})", "them"
     if len(paths) == 1:
-        what, them = f"{paths[0]} is in a format that is not read ({endings})", "it"
+        what, them = f"{paths[0]} has an unsupported format ({endings})", "it"
     remedy = f"convert {them} to PNG or JPEG (files that end with .png or .jpg), or move {them} away"
     return f"{root}: split {split!r} of domain {domain.name!r}: {what}; {remedy}"
 
 
 def give_masks(split: str) -> str:
-    """What to do with a split that is without masks by the domain's table, but is to be labeled or evaluated."""
+    """Format the remedy for a split that needs masks but has none in the domain's definition.
+
+    >>> give_masks("train")
+    "give it masks in the domain's file"
+    """
     other = "" if split == "train" else ", or set val_split and test_split there to splits that have some"
     return f"give it masks in the domain's file{other}"
 
 
 def others_text(others: Sequence[str]) -> str:
-    """Count of other files by ending, with one of them: "3 other files among the images (.txt 2, .md 1), such as X"."""
+    """Format the number of other files by extension, with the first as an example.
+
+    >>> others_text(["a.txt", "b.txt", "c.md"])
+    '3 other files among the images (.txt 2, .md 1), such as a.txt'
+    """
     endings = Counter(os.path.splitext(path)[1].lower() or "no ending" for path in others)
     kinds = ", ".join(f"{ending} {count}" for ending, count in endings.most_common())
     files = "file" if len(others) == 1 else "files"
@@ -122,14 +132,14 @@ def _find(root, layout, files, domain, split):
         keys = lists.read_ids(path, domain, images, (split,))
         images = {key: images[key] for key in keys}
         _check_mask_column(path, keys, files, images, root)
-        unread, others = [], []  # the list says what is wanted
+        unread, others = [], []  # the list decides
     else:
         images, unread, others = _listed(root, files.list_file), [], []
     return Found(layout, files, dict(sorted(images.items())), unread, others)
 
 
 def _matching(root, files):
-    """Images of a pattern by id; sorted paths of images that are not read, and of what else is there."""
+    """Images of a pattern by id; sorted paths of images in unsupported formats, and of other files."""
     images, unread, others = {}, {}, []
     pattern = files.images
     for path in _walk(root, pattern):
@@ -137,12 +147,8 @@ def _matching(root, files):
         key, other = patterns.match_id(pattern, name), patterns.match_other(pattern, name)
         if key in images:
             both = " and ".join(sorted((images[key].path, path)))
-            alike = (
-                ", told apart by composed and decomposed letters alone"
-                if normal(path) == normal(images[key].path)
-                else ""
-            )
-            raise InputError(f"{both} are two images with the same id {key!r}{alike}; remove one")
+            alike = ", which differ only in their Unicode form" if normal(path) == normal(images[key].path) else ""
+            raise InputError(f"{both} have the same id {key!r}{alike}; remove one")
         try:
             (key or other or "").encode()
         except UnicodeEncodeError as error:
@@ -150,40 +156,31 @@ def _matching(root, files):
         if key is not None:
             images[key] = Image(path)
         elif other is None or (files.masks and patterns.match_id(files.masks, name)):
-            continue  # not where images are, or a mask
+            continue  # in another folder, or a mask
         elif patterns.has_ending(pattern) or not is_image(path):
             others.append(path)
         else:
             unread[path] = other
-    # One that is also there as PNG or JPEG is not lost: what it was converted from, or depth beside colour.
+    # One with a PNG or JPEG of the same id is not lost: the original of a conversion, or depth beside colour.
     unread_paths = sorted(path for path, key in unread.items() if key not in images)
     return images, unread_paths, sorted(others)
 
 
-# How image files of any format begin, so that an unusual ending hides none.
+# First bytes of image files of any format, to recognize them despite unusual extensions.
 _STARTS = (
     *(b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP", b"\0\0\0\x0cJXL", b"\xff\x0a"),
-    *(
-        b"P1",
-        b"P2",
-        b"P3",
-        b"P4",
-        b"P5",
-        b"P6",
-        b"P7",
-        b"Pf",
-        b"PF",
-        b"qoif",
-        b"8BPS",
-        b"v/1\x01",
-        b"#?R",
-        b"\x93NUMPY",
-    ),
+    *(b"P1 P2 P3 P4 P5 P6 P7 Pf PF qoif 8BPS v/1\x01 #?R \x93NUMPY".split(b" ")),
 )
 
 
 def is_image(path: str) -> bool:
-    """Whether a file that no pattern matches is an image all the same, by its ending or its first bytes."""
+    """Return whether a file is an image, by its extension or its first bytes.
+
+    >>> with open("picture.unknown", "wb") as file:
+    ...     _ = file.write(b"GIF89a" + bytes(10))
+    >>> is_image("photo.TIFF"), is_image("picture.unknown"), is_image("missing.txt")
+    (True, True, False)
+    """
     if path.lower().endswith(patterns.OTHER_FORMATS):
         return True
     try:
@@ -196,7 +193,7 @@ def is_image(path: str) -> bool:
 
 
 def _listed(root, name):
-    """Images of a list of paths by id."""
+    """Images of a list of paths, by id."""
     path, images, names = os.path.join(root, name), {}, Names(root)
     for number, text in lists.read_lines(path):
         line = f"{path}:{number}"
@@ -208,8 +205,8 @@ def _listed(root, name):
         if not os.path.isfile(file):
             alike = names.alike(name)
             if len(alike) != 1 or not os.path.isfile(alike[0]):
-                near = there_are(names.nearest(name))
-                raise InputError(f"{line}: there is no image {file}{near}; add it, or correct or remove this line")
+                near = similar_names(names.nearest(name))
+                raise InputError(f"{line}: no image {file}{near}; add it, or correct or remove this line")
             file = alike[0]
         image = Image(file, mask, line)
         key = patterns.stem(name)
@@ -222,21 +219,20 @@ def _listed(root, name):
 
 
 def _check_listed(name, extensions, line, root):
-    """Path below root that a line names; a "/" before it, or the root itself, is no matter."""
+    """Path below root of a line's entry, which may start with "/" or with the root."""
     name = _below_own_name(name.removeprefix(os.path.join(os.path.abspath(root), "")).lstrip("/"), root)
     if ".." in name.split("/"):
         raise InputError(f"{line}: {name!r} must be a path below the domain's root, without ..")
     if not name.lower().endswith(extensions):
         raise InputError(
             f"{line}: {name!r} does not end with {' or '.join(extensions)}; a line is an image, or an image, a tab "
-            "and its mask (.png). If the lines are ids, say where the files are beside the list: {list: FILE, images: "
-            "FOLDER, masks: FOLDER}"
+            "and its mask (.png). For a list of ids, add the folders: {list: FILE, images: FOLDER, masks: FOLDER}"
         )
     return posixpath.normpath(name)
 
 
 def _below_own_name(name, root):
-    """The path without the last names of root before it, as in data/train/a.png of the folder data."""
+    """The path without leading folders that are the end of root, as in data/train/a.png below the folder data."""
     root = os.path.abspath(root).replace(os.sep, "/")
     parts = name.split("/")
     for count in range(len(parts) - 1, 0, -1):
@@ -247,7 +243,7 @@ def _below_own_name(name, root):
 
 
 def _check_mask_column(path, keys, files, images, root):
-    """Raise InputError for a line whose mask is not that of its image by the pattern of masks."""
+    """Raise InputError for a line whose mask differs from that of the masks' pattern."""
     for (number, text), key in zip(lists.read_lines(path), keys, strict=True):
         mask = lists.columns(text)[1] or ""
         if not (files.masks and mask.lower().endswith(".png")):
@@ -257,7 +253,7 @@ def _check_mask_column(path, keys, files, images, root):
         if not any(named.endswith(end) or end.endswith(named) for end in ends):
             raise InputError(
                 f"{path}:{number}: names the mask {mask!r}, but by {files.masks} of the domain's file it is "
-                f"{ends[0][1:]}; correct the line, or leave out its second column"
+                f"{ends[0][1:]}; correct the line, or remove its second column"
             )
 
 
@@ -284,6 +280,6 @@ def matches(root: str | os.PathLike, pattern: str) -> Iterator[tuple[str, str]]:
 
 
 def _walk(root, pattern):
-    """Return all files below the folder of a pattern, whether they match or not."""
+    """Iterate over all files below the folder of a pattern, whether they match or not."""
     start = Names(root).folder(patterns.folder(pattern))
     return walk(start) if os.path.isdir(start) else ()

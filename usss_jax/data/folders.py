@@ -1,4 +1,4 @@
-"""Names in folders of a data set: which are data at all, and one that differs from what was asked for in form alone."""
+"""File names in the folders of a data set: which are data, and which match a name despite case or Unicode form."""
 
 import difflib
 import os
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from usss_jax.errors import InputError
 
-# What desktops, NAS systems, version control and archives leave beside data; hidden names too. In small letters.
+# Left by desktops, NAS systems, version control and archives; in lower case.
 _NOT_DATA = {
     *("@eadir", "@__thumb", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "system volume information"),
     *("lost+found", "__macosx", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini", "icon\r"),
@@ -17,24 +17,37 @@ _NOT_DATA = {
 
 
 def is_data(name: str) -> bool:
-    """Whether a file or folder of this name may be data: thumbnails, trash and hidden ones never are."""
+    """Return whether a file or folder of this name may be data: thumbnails, trash and hidden names are not.
+
+    >>> is_data("frame_01.png"), is_data("Thumbs.db"), is_data(".hidden.png")
+    (True, False, False)
+    """
     return not name.startswith((".", "SYNOFILE_THUMB", "SYNOPHOTO_THUMB")) and name.lower() not in _NOT_DATA
 
 
 def normal(text: str) -> str:
-    """Text with composed letters: a Mac writes the letter u and its dots as two characters, others as one."""
+    r"""Normalize to composed letters (NFC), since macOS writes an umlaut as two characters and others as one.
+
+    >>> normal("Zu\u0308rich") == "Z\u00fcrich"
+    True
+    """
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def below(root: str | os.PathLike, path: str) -> str:
-    """Path of a file below root, with "/" between folders and composed letters."""
+    """Return the path of a file below root, with "/" between folders and composed letters.
+
+    >>> below("data", os.path.join("data", "train", "a.png"))
+    'train/a.png'
+    """
     return normal(path[len(os.path.join(root, "")) :].replace(os.sep, "/"))
 
 
 def walk(folder: str, parents: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yield all files below a folder that may be data; a link back to a folder it lies in is not followed.
+    """Yield all files below a folder that may be data; links to a parent folder are not followed.
 
-    Raises InputError for a folder that cannot be read.
+    Raises:
+      InputError: for a folder that cannot be read.
     """
     real = os.path.realpath(folder)
     if real in parents:
@@ -47,7 +60,7 @@ def walk(folder: str, parents: tuple[str, ...] = ()) -> Iterator[str]:
     for entry in entries:
         if _is_folder(entry):
             yield from walk(entry.path, (*parents, real))
-        else:  # broken links too: reading them is an error, leaving them out would be silent
+        else:  # also broken links, so that reading them raises
             yield entry.path
 
 
@@ -59,14 +72,14 @@ def _is_folder(entry):
 
 
 class Names:
-    """Finds files below a root by names that may differ in form; lists each folder once, when that is first needed."""
+    """Finds files below a root whose names may differ in case or Unicode form; lists each folder once, on demand."""
 
     def __init__(self, root: str | os.PathLike):
         self._root = os.fspath(root)
         self._listed: dict[str, dict[str, list[str]]] = {}
 
     def folder(self, name: str) -> str:
-        """Path of the folder `name` ("/" between folders) below root, as it is spelled on disk if it is there."""
+        """Return the path of folder `name` ("/" between folders) below root, spelled as on disk if it exists."""
         path = self._root
         for part in filter(None, name.split("/")):
             exact = os.path.join(path, part)
@@ -77,9 +90,9 @@ class Names:
         return path
 
     def alike(self, name: str) -> list[str]:
-        """Paths of the files that are called `name` but for the case of letters and composed or decomposed ones.
+        """Return the paths of files named `name` up to case and Unicode form.
 
-        Those that differ in the ending's case alone come before, and in place of, those that differ more.
+        If some differ only in the case of the extension, only these are returned.
         """
         folder, _, base = name.rpartition("/")
         path = self.folder(folder)
@@ -88,7 +101,7 @@ class Names:
         return [os.path.join(path, n) for n in close or found]
 
     def nearest(self, name: str, count: int = 3) -> list[str]:
-        """Names in the folder of `name`, or in the nearest parent that there is, that are most like it."""
+        """Return the names most similar to `name` in its folder, or in its nearest existing parent."""
         while True:
             folder, _, base = name.rpartition("/")
             path = self.folder(folder)
@@ -100,13 +113,13 @@ class Names:
         return [posixpath.join(folder, n) for n in close]
 
     def _names(self, folder: str) -> dict[str, list[str]]:
-        """Names in a folder by their form without case."""
+        """Names in a folder by their `_key`."""
         if folder not in self._listed:
             names: dict[str, list[str]] = {}
             try:
                 for name in sorted(filter(is_data, os.listdir(folder))):
                     names.setdefault(_key(name), []).append(name)
-            except OSError:  # it is not there
+            except OSError:  # it does not exist
                 pass
             self._listed[folder] = names
         return self._listed[folder]
@@ -121,6 +134,10 @@ def _small_ending(name):
     return stem + ending.lower()
 
 
-def there_are(names: Sequence[str]) -> str:
-    """Text for messages: the names that come nearest to what was looked for."""
-    return f"; nearest there: {', '.join(names)}" if names else ""
+def similar_names(names: Sequence[str]) -> str:
+    """Format similar names for an error message.
+
+    >>> similar_names(["trian", "val"])
+    '; similar names: trian, val'
+    """
+    return f"; similar names: {', '.join(names)}" if names else ""

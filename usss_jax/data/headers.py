@@ -1,4 +1,4 @@
-"""What the bytes of a PNG or JPEG file say before its pixels are decoded, and whether the file is whole."""
+"""Reads the headers of PNG and JPEG files, and checks that the files are complete."""
 
 import zlib
 from collections.abc import Iterator
@@ -12,22 +12,38 @@ _EXIF_START = b"Exif\0\0"
 
 
 class Header(NamedTuple):
-    """Format ("PNG" or "JPEG"), size, bits per channel, channels in the file, and what else decoders pass over."""
+    """Header of an image file.
+
+    Attributes:
+      format: "PNG" or "JPEG".
+      size: (h, w).
+      bits: per channel.
+      channels: in the file; 1 for a palette.
+      palette: red, green, blue of each entry; empty without one.
+      alpha: whether pixels may be transparent.
+      orientation: of EXIF; 1 is upright.
+    """
 
     format: str
-    size: tuple[int, int]  # height, width
+    size: tuple[int, int]
     bits: int
-    channels: int  # a palette has 1
-    palette: bytes  # red, green, blue of each entry; empty without one
-    alpha: bool  # whether there may be transparent pixels
-    orientation: int  # EXIF: 1 is upright
+    channels: int
+    palette: bytes
+    alpha: bool
+    orientation: int
 
 
 def read_header(data: bytes, name: str) -> Header:
-    """Read the header of a whole PNG or JPEG file.
+    """Read the header of a PNG or JPEG file.
 
-    Raises InputError naming a file of another format, or one with damage that decoders may pass over in silence,
-    returning a picture that is partly grey.
+    Raises:
+      InputError: naming the file, for another format or for damage that decoders may ignore, returning an image that
+        is partly grey.
+
+    >>> import cv2, numpy as np
+    >>> _, data = cv2.imencode(".png", np.zeros((2, 3, 3), np.uint8))
+    >>> read_header(data.tobytes(), "a.png")[:4]
+    ('PNG', (2, 3), 8, 3)
     """
     if data.startswith(PNG_START):
         header, fault = _read_png(data)
@@ -36,12 +52,12 @@ def read_header(data: bytes, name: str) -> Header:
     else:
         header, fault = None, "is not a PNG or JPEG file" if data else "is empty"
     if header is None:
-        raise InputError(f"{name}: {fault}; restore this file or leave its id out")
+        raise InputError(f"{name}: {fault}; restore this file or remove its id")
     return header
 
 
 def _read_png(data):
-    """Header, or None and what is wrong; every chunk has a checksum."""
+    """Header and None, or None and the fault; every chunk has a checksum."""
     if not data.startswith(b"\0\0\0\x0dIHDR", len(PNG_START)):
         return None, "is damaged (a PNG file without a header)" if len(data) > 15 else "is truncated"
     view, at = memoryview(data), len(PNG_START)
@@ -71,7 +87,7 @@ def _read_png(data):
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield kind and content of each chunk of a PNG file that `read_header` has found whole."""
+    """Yield kind and content of each chunk of a complete PNG file."""
     at = len(PNG_START)
     while at < len(data):
         size = int.from_bytes(data[at : at + 4], "big")
@@ -82,14 +98,14 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _read_jpeg(data):
-    """Header, or None and what is wrong; there are no checksums, so that damage of the pixels goes unseen."""
+    """Header and None, or None and the fault; without checksums, damaged pixels are not detected."""
     at, size, bits, channels, orientation = 2, (0, 0), 8, 0, 1
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
-        if marker == 0xFF:  # may fill up before a marker
+        if marker == 0xFF:  # padding before a marker
             at += 1
             continue
-        if marker == 0xDA:  # the pixels: they contain no end marker, and thumbnails lie before them
+        if marker == 0xDA:  # the pixels: they contain no end marker, and thumbnails come before them
             if data.rfind(b"\xff\xd9", at) < 0:
                 break
             return Header("JPEG", size, bits, channels, b"", False, orientation), None
@@ -104,7 +120,7 @@ def _read_jpeg(data):
 
 
 def _orientation(exif):
-    """Orientation tag of an EXIF block, 2 to 8 if it turns or mirrors the image, 1 if it is upright or unclear."""
+    """Orientation tag of an EXIF block: 2 to 8 if it rotates or mirrors the image, 1 if upright or invalid."""
     order = {b"II": "little", b"MM": "big"}.get(exif[:2])
     if order is None or len(exif) < 8:
         return 1

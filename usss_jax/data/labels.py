@@ -1,4 +1,4 @@
-"""The labels that a run learns from and is scored on, read once before it starts: their classes and their hash."""
+"""Statistics and hash of the labels of a run, read once before it starts."""
 
 import contextlib
 import dataclasses
@@ -14,11 +14,11 @@ from usss_jax.data.progress import Progress
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """What the masks of a source show at the size at which they are loaded.
+    """Statistics of the labels of a source, at the size at which they are loaded.
 
     Attributes:
       counts: pixels of every class in every image, int64 [N, C].
-      digest: hash of the ids and the train ids of every pixel: the first 16 hex digits of a SHA-256.
+      digest: first 16 hex digits of a SHA-256 of the ids of the images and the train ids of all pixels.
     """
 
     counts: np.ndarray
@@ -26,7 +26,14 @@ class Labels:
 
 
 def read_labels(source: Source, num_classes: int, what: str = "", threads: int = 4) -> Labels:
-    """Read all masks of a source; `what` names it in the line that shows the progress, "" shows none."""
+    """Read all labels of a source; `what` is its name in the progress line, "" for none.
+
+    >>> from usss_jax.data.domains import get_domain
+    >>> from usss_jax.data.sources import open_source
+    >>> source = open_source(get_domain("indoor_room"), None, "val", size=(16, 24), ids=["00000", "00001"])
+    >>> read_labels(source, num_classes=8).counts.shape
+    (2, 8)
+    """
 
     def read(index: int) -> tuple[np.ndarray, bytes]:
         label = source.label(index)

@@ -1,4 +1,4 @@
-"""Text files that name images, one a line: the list of a split, and the labeled.txt of other projects."""
+"""Text files that list images, one per line: the list of a split, or labeled.txt of other projects."""
 
 import difflib
 import os
@@ -9,16 +9,23 @@ from usss_jax.data import patterns
 from usss_jax.data.domain import Domain
 from usss_jax.errors import InputError
 
-# Blanks and commas inside a path are no matter, because an image ends with its extension; a tab divides any two paths.
+# An image ends with its extension, so its path may have blanks and commas; a tab always separates two paths.
 _ENDING = "|".join(map(re.escape, patterns.EXTENSIONS))
 _COLUMNS = re.compile(rf"[\"']?(.+?(?:{_ENDING}))[\"']?\s*[\s,;]\s*(.+)", re.IGNORECASE)
 
 
 def read_lines(path: str | os.PathLike) -> list[tuple[int, str]]:
-    """Read the lines of a list with their numbers, but for empty ones and those that start with #.
+    """Read the lines of a list with their numbers, without empty lines and comments (#).
 
-    What Windows makes of a list is no matter: its line ends, a byte order mark, UTF-16, a backslash between folders.
-    Raises InputError if it cannot be read or has no line.
+    Line ends of Windows, a byte order mark, UTF-16 and backslashes between folders are accepted.
+
+    Raises:
+      InputError: if the file cannot be read or has no line.
+
+    >>> import pathlib
+    >>> _ = pathlib.Path("list.txt").write_text("# comment\\na/1.png\\n")
+    >>> read_lines("list.txt")
+    [(2, 'a/1.png')]
     """
     try:
         with open(os.path.expanduser(path), "rb") as file:
@@ -34,12 +41,16 @@ def read_lines(path: str | os.PathLike) -> list[tuple[int, str]]:
         raise InputError(f"{path}: this list cannot be read ({error.strerror}); correct its path") from error
     lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
     if not lines:
-        raise InputError(f"{path}: this list names no image; write one a line")
+        raise InputError(f"{path}: this list has no image; write one per line")
     return lines
 
 
 def columns(line: str) -> tuple[str, str | None]:
-    """Image and mask of a line "image [mask]": divided by a tab, or by blanks or a comma after the image's ending."""
+    """Split a line "image [mask]" at a tab, or at blanks or a comma after the image's extension.
+
+    >>> columns("my images/1.jpg masks/1.png"), columns("images/1.jpg")
+    (('my images/1.jpg', 'masks/1.png'), ('images/1.jpg', None))
+    """
     if "\t" in line:
         image, _, mask = line.partition("\t")
     elif match := _COLUMNS.fullmatch(line):
@@ -52,12 +63,13 @@ def columns(line: str) -> tuple[str, str | None]:
 def read_ids(
     path: str | os.PathLike, domain: Domain, ids: Iterable[str], splits: Sequence[str] = ("train",)
 ) -> list[str]:
-    """Read which of `ids`, all from `splits` of the domain, a list names; in its order.
+    """Read which of `ids`, all from `splits` of the domain, a list names, in its order.
 
-    A line is an id, the path of an image (with folders before the domain's own, or from some folder of it on), or
-    the last part of exactly one of these; the extension may differ or be missing, and letters be composed or
-    decomposed. A second column, the mask, is not read: masks are the domain's. Raises InputError naming the line that
-    fits no image, several, or one named before.
+    A line is an id, a path of the image (with leading folders added or removed), or an unambiguous end of one of these;
+    the extension may differ or be missing. A second column, the mask, is ignored: the domain defines the masks.
+
+    Raises:
+      InputError: for a line that fits no image, several, or one of an earlier line.
     """
     index = _Index(domain, ids, splits)
     lines: dict[str, int] = {}
@@ -72,23 +84,21 @@ def read_ids(
             )
         if len(found) > 1:
             raise InputError(
-                f"{path}:{number}: {text!r} may mean {found[0]!r} or {found[1]!r} of {domain.name}; write the whole id"
+                f"{path}:{number}: {text!r} may be {found[0]!r} or {found[1]!r} of {domain.name}; write the whole id"
             )
         if found[0] in lines:
-            raise InputError(
-                f"{path}:{number}: names the image {found[0]!r}, which line {lines[found[0]]} has too; remove one"
-            )
+            raise InputError(f"{path}:{number}: repeats the image {found[0]!r} of line {lines[found[0]]}; remove one")
         lines[found[0]] = number
     return list(lines)
 
 
 class _Index:
-    """Finds ids by what a list may call them, without a look at every id for every line."""
+    """Finds ids by the names that a list may use, without a search through all ids for every line."""
 
     def __init__(self, domain, ids, splits):
         self.ids = dict.fromkeys(ids)
         self._paths = {}  # whole paths, without extension
-        self._ends = {}  # paths and ids, from any of their folders on
+        self._ends = {}  # ends of paths and ids, starting at any folder
         files = [layout.splits[s] for layout in domain.layouts for s in splits if s in layout.splits]
         forms = dict.fromkeys(f.images or "{id}" for f in files)
         for key in self.ids:
@@ -101,7 +111,7 @@ class _Index:
                     _add_ends(self._ends, name, key)
 
     def find(self, text: str) -> tuple[str, ...]:
-        """Ids that a text may mean."""
+        """Return the ids that match a text: none, one, or two if it is ambiguous."""
         name = patterns.stem(text).lstrip("/")
         for key in (text, name):
             if key in self.ids:
@@ -123,5 +133,5 @@ def _add_ends(index, name, key):
 
 def _add(index, name, key):
     known = index.get(name, ())
-    if len(known) < 2 and key not in known:  # two suffice to say that it is ambiguous
+    if len(known) < 2 and key not in known:  # two show that it is ambiguous
         index[name] = (*known, key)

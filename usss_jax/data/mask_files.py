@@ -1,4 +1,4 @@
-"""Which file is the mask of an image: the expected one, or one whose name differs in form alone."""
+"""Finds the mask of an image: the expected file, or one whose name differs only in case or Unicode form."""
 
 import os
 from collections.abc import Mapping
@@ -6,33 +6,25 @@ from typing import NamedTuple
 
 from usss_jax.data import patterns
 from usss_jax.data.domain import Domain, Files
-from usss_jax.data.folders import Names, below, there_are
+from usss_jax.data.folders import Names, below, similar_names
 from usss_jax.errors import InputError
 
 
 class Image(NamedTuple):
-    """Path of an image; if a list names it, also the mask there, below the root, and the line as "FILE:LINE"."""
+    """An image file: its path and, if from a list, its mask below the root and its line, "FILE:LINE"."""
 
     path: str
     mask: str | None = None
     line: str = ""
 
 
-def find_masks(domain: Domain, root: str | os.PathLike, files: Files, images: Mapping[str, Image]) -> dict[str, str]:
-    """Path of the mask of every image; raises InputError naming an image without one."""
-    masks, missing = match_masks(domain, root, files, images)
-    if missing:
-        raise InputError(next(iter(missing.values())))
-    return masks
-
-
 def match_masks(
     domain: Domain, root: str | os.PathLike, files: Files, images: Mapping[str, Image]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Paths of the masks that are there, and for every other image what to say of it, by id.
+    """Return the paths of existing masks, and an error message for every other image, by id.
 
-    A mask whose name is not quite the expected one is taken if it is the only one: another case, above all of the
-    ending (.PNG), composed or decomposed letters, or the image's ending before the mask's (a.jpg.png for a.jpg).
+    A unique mask whose name differs slightly is accepted: in case, such as .PNG, in composed or decomposed letters, or
+    by the image's extension before the mask's (a.jpg.png for a.jpg).
     """
     names = Names(root)
     expected: dict[str, list[str]] = {}
@@ -57,7 +49,9 @@ def match_masks(
             continue
         image = images[key]
         where = f"{image.line}: " if image.line else ""
-        instead = f"; {' and '.join(alike)} may be meant, rename one" if alike else there_are(names.nearest(paths[0]))
+        instead = (
+            f"; {' and '.join(alike)} may be its mask, rename one" if alike else similar_names(names.nearest(paths[0]))
+        )
         missing[key] = (
             f"{where}{image.path} has no mask: looked for {os.path.join(root, paths[0])}{instead}; add it, remove the "
             f"image, or set data.on_bad_example=skip. To get all masks of {domain.name}: {domain.how_to_get}"
@@ -66,7 +60,11 @@ def match_masks(
 
 
 def expected_masks(key: str, image: Image, files: Files, root: str | os.PathLike) -> list[str]:
-    """Paths of the mask of an image below root, the usual one first; InputError if the image cannot have one."""
+    """Return possible paths of an image's mask below root, the usual one first; raise InputError if there are none.
+
+    >>> expected_masks("01", Image("data/train/01.jpg"), Files("train/{id}", "masks/{id}.png"), "data")
+    ['masks/01.png', 'masks/01.jpg.png']
+    """
     if files.masks is None:
         if image.mask is None:
             raise InputError(

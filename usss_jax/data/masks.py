@@ -1,6 +1,6 @@
-"""Mask files to train ids: which value of a file says the class.
+"""Decodes mask files to train ids.
 
-Masks are PNG files, interlaced or not. By the layout's `encoding`, the class is
+Masks are PNG files, interlaced or not. Depending on the layout's `encoding`, the class is given by
 
 | pixels of the file           | ids                                      | ids16             | color          |
 |------------------------------|------------------------------------------|-------------------|----------------|
@@ -8,24 +8,23 @@ Masks are PNG files, interlaced or not. By the layout's `encoding`, the class is
 | grey, 16 bits                | the level                                | the level         | refused        |
 | grey, 1, 2 or 4 bits         | the sample (0, 1, 2, ...) or the level   | as for ids        | the grey       |
 |                              | (0 to 255), whichever the table has;     |                   |                |
-|                              | refused if both may be meant             |                   |                |
+|                              | refused if ambiguous                     |                   |                |
 | three channels, all equal    | the channel                              | the first channel | the colour     |
 | three channels that differ   | refused                                  | the first channel | the colour     |
-| palette of greys alone       | the level; if the table lacks it and all | level             | the grey       |
+| palette of only greys        | the level; if the table lacks it and all | level             | the grey       |
 |                              | colours are those of classes, the        |                   |                |
 |                              | colour; refused if both fit and differ   |                   |                |
 | palette with colours         | the index, unless a class's colour is at | the entry's first | the colour     |
 |                              | the index of another class: then the     | channel           |                |
 |                              | colour, or refused if some used entry    |                   |                |
-|                              | has no class's colour; refused if black  |                   |                |
-|                              | alone contradicts the index              |                   |                |
+|                              | has no class's colour; refused if only   |                   |                |
+|                              | black contradicts the index              |                   |                |
 | an alpha channel             | as without if it is opaque, else refused | as for ids        | as for ids     |
 
-A transparent level, colour or palette entry (tRNS) is not looked at. Channels of 16 bits are refused for `color`, as is
-JPEG for all. A palette of greys is what lossless optimisers make of
-a grey mask. Indices are taken only where they mean the same in all masks: two masks whose palettes give an index
-different colours are refused. In a palette black stands for ignore where the layout has ids to ignore and no class is
-black.
+Transparent levels, colours and palette entries (tRNS) count as opaque. JPEG is refused, as are 16-bit channels for
+`color`. Lossless optimisers store grey masks as palettes of greys. Indices count only if they mean the same in all
+masks: two masks whose palettes give an index different colours are refused. In a palette, black means ignore if the
+layout has ids to ignore and no class is black.
 """
 
 import zlib
@@ -43,12 +42,12 @@ from usss_jax.errors import InputError
 
 
 class RawMask(NamedTuple):
-    """What a mask holds, before it is mapped to train ids.
+    """A decoded mask, before the mapping to train ids.
 
     Attributes:
       values: [h, w]: raw ids, uint8 or uint16, or colours, uint32, red + 2**8 * green + 2**16 * blue.
-      by: "value", or of a palette "index", "level" or "colour".
-      palette: colour of each index that the mask uses, if it is read by index.
+      by: what the values are: "value", or for a palette "index", "level" or "colour".
+      palette: colour of each used index, if the mask is read by index.
     """
 
     values: np.ndarray
@@ -57,10 +56,17 @@ class RawMask(NamedTuple):
 
 
 def decode_mask(data: bytes, name: str, domain: Domain, layout: Layout, palettes: Palettes | None = None) -> np.ndarray:
-    """Decode a PNG mask of that layout to train ids, uint8 [h, w], 255 = ignore.
+    """Decode a PNG mask of a layout to train ids, uint8 [h, w], 255 = ignore.
 
-    With `palettes` its palette is compared with those of earlier masks. Raises InputError naming the file if it is
-    damaged or not such a mask, or has an id that the table lacks.
+    With `palettes`, its palette is compared with those of earlier masks.
+
+    Raises:
+      InputError: naming the file, if it is damaged, has another encoding or a value outside the class table.
+
+    >>> from usss_jax.data.domains import get_domain
+    >>> _, data = cv2.imencode(".png", np.array([[0, 11]], np.uint8))
+    >>> decode_mask(data.tobytes(), "mask.png", get_domain("camvid"), get_domain("camvid").layouts[0]).tolist()
+    [[0, 255]]
     """
     raw = decode_raw(data, name, domain, layout)
     if palettes is not None:
@@ -69,7 +75,13 @@ def decode_mask(data: bytes, name: str, domain: Domain, layout: Layout, palettes
 
 
 def train_ids(raw: RawMask, name: str, domain: Domain, layout: Layout) -> np.ndarray:
-    """Map raw values to train ids, uint8 [h, w]; raises InputError naming the file and the values not in the table."""
+    """Map raw values to train ids, uint8 [h, w]; raise InputError for values outside the class table.
+
+    >>> from usss_jax.data.domains import get_domain
+    >>> camvid = get_domain("camvid")  # 11 classes; raw id 11 is ignored
+    >>> train_ids(RawMask(np.array([[0, 11]], np.uint8)), "mask.png", camvid, camvid.layouts[0]).tolist()
+    [[0, 255]]
+    """
     table, values = lookup_table(domain, layout), raw.values
     labels = cv2.LUT(values, table[:256]) if values.dtype == np.uint8 else table.take(values)
     if (labels == UNKNOWN).any():
@@ -78,15 +90,16 @@ def train_ids(raw: RawMask, name: str, domain: Domain, layout: Layout) -> np.nda
 
 
 def decode_raw(data: bytes, name: str, domain: Domain, layout: Layout) -> RawMask:
-    """Decode a PNG mask to what it holds, by the table above.
+    """Decode a PNG mask to raw values, by the table above.
 
-    Raises InputError naming the file if it is damaged or not such a mask.
+    Raises:
+      InputError: naming the file, if it is damaged or has another encoding.
     """
     header = read_header(data, name)
     if header.format != "PNG":
         raise InputError(
-            f"{name}: is a JPEG file, whose compression changes class ids; make this mask anew as PNG (converting the "
-            "JPEG file keeps the wrong ids)"
+            f"{name}: is a JPEG file, whose compression changes class ids; create this mask again as PNG (converting "
+            "the JPEG file keeps the wrong ids)"
         )
     check_upright(header, name)
     if layout.encoding == "color":
@@ -104,8 +117,8 @@ def decode_raw(data: bytes, name: str, domain: Domain, layout: Layout) -> RawMas
 
 
 def _channels(data, name, header: Header):
-    """Blue, green and red [h, w, 3], of a file whose alpha channel, if it has one, is opaque."""
-    if header.channels == 3:  # a transparent colour (tRNS) is not looked at
+    """Blue, green and red, [h, w, 3]; an alpha channel must be opaque."""
+    if header.channels == 3:  # a transparent colour (tRNS) is ignored
         return decode_pixels(data, name, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     pixels = decode_pixels(data, name, cv2.IMREAD_UNCHANGED)
     if (pixels[:, :, 3] != np.iinfo(pixels.dtype).max).any():
@@ -132,10 +145,9 @@ def _colors(data, name, header: Header):
 
 
 def _of_few_bits(levels, bits, name, layout):
-    """Ids of a grey PNG of 1, 2 or 4 bits, whose levels OpenCV spreads over 0 to 255.
+    """Ids of a grey PNG of 1, 2 or 4 bits, whose samples OpenCV scales to 0 to 255.
 
-    An optimiser makes such files from levels like 0 and 255, other software from ids like 0 and 1: the class table
-    tells which is meant.
+    Optimisers write such files for levels like 0 and 255, other software for ids like 0 and 1: the class table decides.
     """
     known = {i for ids in layout.raw_ids for i in ids} | set(layout.ignore_ids)
     spread = set(np.unique(levels).tolist())
@@ -143,7 +155,7 @@ def _of_few_bits(levels, bits, name, layout):
     fits = spread <= known, {level // step for level in spread} <= known
     if all(fits) and spread != {0}:
         raise InputError(
-            f"{name}: a {bits}-bit mask, in which the table allows both the ids 0 to {2**bits - 1} and levels up "
+            f"{name}: a {bits}-bit mask, for which the table allows both the ids 0 to {2**bits - 1} and levels up "
             "to 255; save it with 8 bits, the ids as grey levels"
         )
     return levels // step if fits[1] else levels
@@ -161,8 +173,8 @@ def _of_palette(data, name, header, domain, layout) -> RawMask:
 
 
 def _indices(data, name, header) -> tuple[np.ndarray, list[Color], list[int]]:
-    """Indices [h, w] of a palette image, the colours of its palette, and the indices that it uses."""
-    # Samples of a palette image are stored as those of a grey one: as such OpenCV reads them, of any size.
+    """Indices [h, w] of a palette image, the colours of its palette, and the used indices."""
+    # OpenCV has no mode for indices; they are stored like the samples of a grey image, and decoded as such.
     indices = decode_pixels(_as_grey(data), name, cv2.IMREAD_GRAYSCALE)
     if header.bits < 8:
         indices //= 255 // (2**header.bits - 1)
@@ -174,7 +186,7 @@ def _indices(data, name, header) -> tuple[np.ndarray, list[Color], list[int]]:
 
 
 def _as_grey(data):
-    """The PNG file of a palette with its indices as grey levels."""
+    """Convert a PNG file with a palette to one with the indices as grey levels."""
     (_, body), *others = [(kind, body) for kind, body in png_chunks(data) if kind in (b"IHDR", b"IDAT")]
     grey = [(b"IHDR", body[:9] + b"\0" + body[10:]), *others, (b"IEND", b"")]
     parts = [PNG_START]
@@ -188,12 +200,12 @@ def _as_grey(data):
 
 
 def _unknown(values, labels, by, domain, layout):
-    """What to say of a mask with raw ids or colours that the table lacks."""
+    """Message about raw ids or colours outside the class table."""
     raw = np.unique(values[labels == UNKNOWN])
     if layout.encoding == "color":
         colors = [(int(c) & 255, int(c) >> 8 & 255, int(c) >> 16) for c in raw]
         remedy = "correct the mask, or add the colours to classes or ignore_colors"
-        if (labels < domain.num_classes).any():  # else nothing would be left to learn from
+        if (labels < domain.num_classes).any():  # else no labeled pixel would remain
             remedy = f"{remedy.replace(', or', ',')}, or set other_colors: ignore"
         elif all(r == g == b for r, g, b in colors):
             remedy += ", or set encoding: ids, with ids for the classes, if its grey levels are class ids"
@@ -205,13 +217,13 @@ def _unknown(values, labels, by, domain, layout):
     known = np.flatnonzero(lookup_table(domain, layout) != UNKNOWN)
     kind = {"value": "raw id", "index": "palette index", "level": "grey level of the palette", "colour": "raw id"}[by]
     return (
-        f"{kind} {_first(raw.tolist())} not in the table of domain {domain.name!r}, which has {_ranges(known)}; make "
-        "the mask in that label space or, in a domain file of your own, add the ids to classes or ignore_ids"
+        f"{kind} {_first(raw.tolist())} not in the table of domain {domain.name!r}, which has {_ranges(known)}; "
+        "correct the mask or, in your own domain file, add the ids to classes or ignore_ids"
     )
 
 
 def _instead_of_colors(channels, header, domain, layout):
-    """What to do with a mask of colours, [h, w, 3] in the order blue, green, red, where ids are expected."""
+    """Remedy for a mask of colours, [h, w, 3] in the order blue, green, red, where ids are expected."""
     remedies = []
     wide = channels.astype(np.uint64) // (257 if header.bits > 8 else 1)
     used = np.unique(wide[:, :, 2] | wide[:, :, 1] << 8 | wide[:, :, 0] << 16).tolist()
@@ -223,8 +235,8 @@ def _instead_of_colors(channels, header, domain, layout):
         remedies.append(f"{saved}set encoding: color{others}, without ids and ignore_ids")
     if (lookup_table(domain, layout)[channels[:, :, 2]] != UNKNOWN).all():
         remedies.append("set encoding: ids16 if its first channel is the class")
-    instead = f"; or, in a domain file of your own, {', or '.join(remedies)}" if remedies else ""
-    return f"give the mask of ids{instead}"
+    instead = f"; or, in your own domain file, {', or '.join(remedies)}" if remedies else ""
+    return f"use a mask of class ids{instead}"
 
 
 def _first(values):

@@ -1,4 +1,4 @@
-"""How a run uses the images of each domain, as its config says."""
+"""How a run uses the images of each domain, according to its config."""
 
 import dataclasses
 import pathlib
@@ -19,21 +19,21 @@ class Options:
     """How the images of one domain are used.
 
     Attributes:
-      labeled: number of labeled images, or "all"; 0: without labels, then no mask is needed, and none of train opened.
-      labeled_list: text file of the labeled images (data/lists.py), in place of `labeled`; only these need masks.
+      labeled: number of labeled images, or "all"; 0: no labels, so that no mask is needed and none of train opened.
+      labeled_list: text file of the labeled images (data/lists.py), instead of `labeled`; only these need masks.
       split_seed: chooses the labeled images (data/splits.py).
-      unlabeled_splits: splits whose images are unlabeled; None for the domain's own.
-      unlabeled_list: text file of the unlabeled images among those.
-      unlabeled_includes_labeled: whether the labeled images are among the unlabeled ones, as in the paper; if so
-        they are even where `unlabeled_splits` or `unlabeled_list` leave them out.
-      size: (h, w) at which images are loaded; None for the domain's own.
-      crop: (h, w) of training examples; None for the domain's own, or the whole image if `size` is given.
+      unlabeled_splits: splits whose images are unlabeled; None: the domain's.
+      unlabeled_list: text file that selects from these images.
+      unlabeled_includes_labeled: whether the labeled images are also unlabeled ones, as in the paper, even if
+        `unlabeled_splits` or `unlabeled_list` leave them out.
+      size: (h, w) at which images are loaded; None: the domain's.
+      crop: (h, w) of training examples; None: the domain's, or the whole image if `size` is given.
       scale: range of the random factor before the crop; None: 1.
-      flip: whether half of the training examples are mirrored.
-      rare_temperature: of rare-class sampling of the labeled images; None: uniform.
-      on_bad_example: "error": a missing mask is an error at the start, a file that cannot be used one when it is met.
-        "skip": all files are read once at the start; what has no mask or cannot be used is left out and listed.
-      threads: that read then.
+      flip: whether to flip half of the training examples.
+      rare_temperature: of rare-class sampling of the labeled images; None: uniform sampling.
+      on_bad_example: "error": a missing mask raises at the start, an unreadable file on access. "skip": all files are
+        read at the start, and examples without mask or with an unreadable file are skipped and listed.
+      threads: that read the files then.
     """
 
     labeled: int | str | None = None
@@ -52,12 +52,12 @@ class Options:
 
     @property
     def without_labels(self) -> bool:
-        """Whether the domain has no labels in this run."""
+        """Whether the run uses no labels of the domain."""
         return self.labeled == 0 and not self.labeled_list
 
 
 def read_options(config: ConfigDict, domains: Mapping[str, Domain]) -> dict[str, Options]:
-    """Read what a config says of each domain, by name; raises InputError for a wrong field."""
+    """Read the options of each domain from a config, by name; raise InputError for a wrong field."""
     c, names = config.data, list(domains)
 
     def read(field, reader):
@@ -94,18 +94,28 @@ def read_options(config: ConfigDict, domains: Mapping[str, Domain]) -> dict[str,
 
 
 def domain_root(data_root: str, domain: Domain, names: Sequence[str]) -> str | None:
-    """Folder of a domain: named by data.root itself, or its sub-folder there; None for a synthetic domain.
+    """Return the folder of a domain, or "tfds:DIR" for records (data/records.py); None for a synthetic domain.
 
-    "tfds:DIR" means records (data/records.py) below DIR, of this domain or of all.
+    Args:
+      data_root: data.root: the folder that holds all domains, or DOMAIN=FOLDER entries.
+      domain: whose folder is returned.
+      names: of all domains.
+
+    Raises:
+      InputError: if data_root is empty but needed, or wrong.
+
+    >>> from usss_jax.data.domains import get_domain
+    >>> domain_root("data", get_domain("camvid"), ["camvid"])
+    'data/camvid'
     """
     if domain.synthetic:
         return None
     root = per_domain_paths(data_root, names, "data.root")[domain.name]
     if root.startswith(RECORDS):
         return RECORDS + str(pathlib.Path(root.removeprefix(RECORDS)).expanduser())
-    if root and root != data_root.strip():  # given by name: the domain's own folder
+    if root and root != data_root.strip():  # given as DOMAIN=FOLDER
         return str(pathlib.Path(root).expanduser())
-    folder = pathlib.Path(root).expanduser() / domain.folder  # absolute for a YAML domain with a root of its own
+    folder = pathlib.Path(root).expanduser() / domain.folder  # domain.folder is absolute for a YAML file with root
     if not root and not folder.is_absolute():
         holder = f"that holds {domain.folder!r}" if domain.folder else "of its images"
         raise InputError(

@@ -1,4 +1,4 @@
-"""What the entries of a palette mean in a mask: grey levels, indices or colours; the rules are in data/masks.py."""
+"""Interprets the palette of a mask: grey levels, indices or colours. data/masks.py has the rules."""
 
 import threading
 from collections.abc import Mapping
@@ -11,14 +11,21 @@ BLACK = (0, 0, 0)
 
 
 class Palettes:
-    """Remembers which colour an index has in the masks read so far by their index; threads may share it."""
+    """Remembers the colour of each index in the masks read so far by index; threads may share it."""
 
     def __init__(self) -> None:
         self._seen: dict[int, tuple[Color, str]] = {}
         self._lock = threading.Lock()
 
     def check(self, palette: Mapping[int, Color], name: str):
-        """Raise InputError, naming both masks, if an index has another colour than in an earlier mask."""
+        """Raise InputError, naming both masks, if an index has another colour than in an earlier mask.
+
+        >>> palettes = Palettes()
+        >>> palettes.check({1: (128, 0, 0)}, "a.png")
+        >>> palettes.check({1: (0, 128, 0)}, "b.png")
+        Traceback (most recent call last):
+        usss_jax.errors.InputError: b.png: palette index 1 has the colour (0, 128, 0) here but ...
+        """
         with self._lock:
             for index, color in palette.items():
                 known, other = self._seen.setdefault(index, (color, name))
@@ -36,9 +43,16 @@ class Palettes:
 def palette_ids(
     entries: list[Color], used: list[int], name: str, domain: Domain, layout: Layout
 ) -> tuple[list[int], str]:
-    """Raw id of each entry of a palette, and whether it is its "level", "index" or "colour" (the table in masks.py).
+    """Return the raw id of each entry of a palette, and whether it is the "level", "index" or "colour" of the entry.
 
-    `used` are the indices that the mask has. Raises InputError naming an index and a colour that contradict each other.
+    Args:
+      entries: colours of the palette.
+      used: indices that the mask uses.
+      name: of the file.
+      domain, layout: whose class table decides.
+
+    Raises:
+      InputError: naming an index and a colour that contradict each other.
     """
     table = lookup_table(domain, layout)
     classes: dict[Color, set[int]] = {}  # train ids of each colour
@@ -59,10 +73,10 @@ def palette_ids(
         colors_decide = any(table[ids[i]] == UNKNOWN for i in used)
     else:
         ids, by = list(range(len(entries))), "index"
-        # An entry that the mask does not use shows the palette's order too, unless it is one of many to fill it up.
+        # An unused entry also shows the palette's order, unless it is one of many equal ones that fill it up.
         wrong = [i for i in _contradicted(entries, table, classes) if i in used or entries.count(entries[i]) == 1]
         colors_decide = bool(wrong)
-        if not wrong and of_classes:  # black alone may contradict its index
+        if not wrong and of_classes:  # only black may contradict its index
             wrong = [i for i in used if entries[i] == ignored and table[i] != IGNORE]
             colors_decide = any(table[i] == UNKNOWN for i in wrong)
     if not wrong:
@@ -71,19 +85,19 @@ def palette_ids(
         return of_colors, "colour"
     index, color = wrong[0], entries[wrong[0]]
     stranger = next((i for i in used if entries[i] not in raw_of), None)
-    said = repr(domain.classes[min(classes[color])].name) if color in classes else "what is to be ignored"
+    owner = repr(domain.classes[min(classes[color])].name) if color in classes else "ignored pixels"
     why = "" if stranger is None else f" (the colour {entries[stranger]} of index {stranger} is not that of one class)"
     raise InputError(
         f"{name}: palette index {index} is {_meaning(table[ids[index]], domain)} by its {by} {ids[index]} in domain "
-        f"{domain.name!r}, but has the colour {color} of {said}, and neither is sure{why}; save the mask as a grey "
+        f"{domain.name!r}, but has the colour {color} of {owner}, which is ambiguous{why}; save the mask as a grey "
         "image of the class ids without a palette, or correct the classes' colours"
     )
 
 
 def _contradicted(entries, table, classes):
-    """Indices whose colour is that of another class than the index means.
+    """Indices with the colour of another class than theirs.
 
-    Not one to ignore, if the colour's own class has the same colour at its index: as licence plates have that of cars.
+    Except ignored indices whose colour also occurs at its own class, as licence plates have the colour of cars.
     """
     right = {color for i, color in enumerate(entries) if color in classes and int(table[i]) in classes[color]}
     return [

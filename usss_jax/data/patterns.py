@@ -1,8 +1,8 @@
-"""Patterns of paths, by which a split says where its images and masks are.
+"""Patterns of paths that define the images and masks of a split.
 
-A pattern has either `{id}` once, which stands for any text, folders too, or stars: `*` stands for text within one
-name, `**/` for any folders or none. What `{id}` or the stars (with "/" between them) stand for is the image's id. A
-pattern that does not end with one of EXTENSIONS means a file with any of them.
+A pattern has either one `{id}`, which matches any text including folders, or stars: `*` matches text within one name,
+`**/` any number of folders. The matched text (that of several stars joined by "/") is the image's id. A pattern that
+does not end with one of EXTENSIONS matches files with any of them.
 """
 
 import functools
@@ -15,84 +15,109 @@ from usss_jax.data.folders import normal
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi")
 SHOWN = (".png", ".jpg", ".jpeg")  # in messages
 OTHER_FORMATS = (
-    *(".tif", ".tiff", ".bmp", ".dib", ".gif", ".webp", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pam"),
-    *(
-        ".pfm",
-        ".npy",
-        ".npz",
-        ".heic",
-        ".heif",
-        ".avif",
-        ".jxl",
-        ".jxr",
-        ".tga",
-        ".exr",
-        ".hdr",
-        ".dng",
-        ".cr2",
-        ".cr3",
-    ),
-    *(".nef", ".arw", ".orf", ".raf", ".rw2", ".psd", ".svg", ".ico", ".dds", ".pcx", ".ras", ".sgi", ".rgb", ".qoi"),
-    *(".xcf", ".eps", ".mp4", ".avi", ".mov", ".mkv", ".webm"),
+    *(".tif", ".tiff", ".bmp", ".dib", ".gif", ".webp", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".pam", ".pfm", ".npy", ".npz", ".heic", ".heif", ".avif", ".jxl", ".jxr", ".tga", ".exr", ".hdr", ".dng"),
+    *(".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".psd", ".svg", ".ico", ".dds", ".pcx", ".ras", ".sgi"),
+    *(".rgb", ".qoi", ".xcf", ".eps", ".mp4", ".avi", ".mov", ".mkv", ".webm"),
 )
 _WILD = re.compile(r"\{id\}|\*\*/|\*")
 
 
 def stars(pattern: str) -> int:
-    """Number of stars, `**/` being one."""
+    """Return the number of stars; `**/` counts as one.
+
+    >>> stars("img/**/*_rgb.jpg"), stars("train/{id}.png")
+    (2, 0)
+    """
     return len(_WILD.findall(pattern.replace("{id}", "")))
 
 
 def folder(pattern: str) -> str:
-    """Folder that all files of a pattern are below, "" for any."""
+    """Return the folder that contains all files of a pattern; "" is the root.
+
+    >>> folder("img/train/*_rgb.jpg"), folder("{id}.png")
+    ('img/train', '')
+    """
     return _WILD.split(pattern)[0].rpartition("/")[0]
 
 
 def captures(pattern: str, path: str) -> tuple[str, ...] | None:
-    """What `{id}` or each star stands for in the file `path`, None if it is not of that form."""
+    """Return what `{id}` or each star matches in `path`; None if the pattern does not match.
+
+    >>> captures("img/*/*_rgb.jpg", "img/ulm/01_rgb.jpg")
+    ('ulm', '01')
+    """
     match = _of_path(pattern).fullmatch(path)
     return match and match.groups("")
 
 
 def match_id(pattern: str, path: str) -> str | None:
-    """Id of the file `path` (relative, "/" between folders) under a pattern, None if it is not of that form."""
+    """Return the id of the file `path` (relative, "/" between folders); None if the pattern does not match.
+
+    >>> match_id("img/*/*_rgb.jpg", "img/ulm/01_rgb.jpg"), match_id("img/{id}", "masks/01.png")
+    ('ulm/01', None)
+    """
     found = captures(pattern, path)
     return None if found is None else "/".join(text for text in found if text)
 
 
 def match_other(pattern: str, path: str) -> str | None:
-    """Id of a file that would match if it ended with one of EXTENSIONS, or with the pattern's own; else None."""
+    """Return the id of a file that would match with another extension, else None.
+
+    >>> match_other("img/{id}", "img/01.tif")
+    '01'
+    """
     base = posixpath.splitext(path)[0]
     return match_id(pattern, base + (_extension(pattern) or EXTENSIONS[0]))
 
 
 def has_ending(pattern: str) -> bool:
-    """Whether a pattern says how its files end."""
+    """Return whether a pattern defines the extension of its files.
+
+    >>> has_ending("img/{id}.png"), has_ending("img/{id}")
+    (True, False)
+    """
     return bool(_extension(pattern))
 
 
 def fill(pattern: str, key: str, found: Sequence[str] = ()) -> str:
-    """Path with the id `key` in place of `{id}`, and the texts `found` in place of the stars."""
+    """Replace `{id}` by the id `key`, or the stars by the texts `found`.
+
+    >>> fill("masks/{id}.png", "ulm/01"), fill("gt/*/*_ids.png", "", ["ulm", "01"])
+    ('masks/ulm/01.png', 'gt/ulm/01_ids.png')
+    """
     texts = iter(found)
     path = _WILD.sub(lambda wild: key if wild[0] == "{id}" else next(texts) + wild[0].replace("*", ""), pattern)
     return posixpath.normpath(path.lstrip("/"))
 
 
 def path_of_id(pattern: str, key: str) -> str | None:
-    """Path of the image `key`, without its extension if the pattern has none; None if no path has that id."""
+    """Return the path of the image `key`, without extension if the pattern has none; None if no path has this id.
+
+    >>> path_of_id("img/*/*_rgb.jpg", "ulm/01")
+    'img/ulm/01_rgb.jpg'
+    """
     match = _of_id(pattern).fullmatch(key)
     return match and fill(pattern, key, match.groups(""))
 
 
 def stem(path: str) -> str:
-    """Path without a doubled "/", "./" and the extension of an image."""
+    """Normalize a path and remove the extension of an image.
+
+    >>> stem("./train//01.JPG")
+    'train/01'
+    """
     path = normal(posixpath.normpath(path))
     base, extension = posixpath.splitext(path)
     return base if extension.lower() in EXTENSIONS else path
 
 
 def shown(pattern: str) -> str:
-    """Pattern for messages, such as train/*.{png,jpg,jpeg}."""
+    """Format a pattern for messages.
+
+    >>> shown("train/{id}")
+    'train/*.{png,jpg,jpeg}'
+    """
     ending = "" if _extension(pattern) or not _WILD.search(pattern) else f".{{{','.join(e[1:] for e in SHOWN)}}}"
     return pattern.replace("{id}", "*") + ending
 
@@ -118,6 +143,6 @@ def _of_id(pattern):
 
 
 def _extension(pattern):
-    """The pattern's extension as it is written, "" if it has none."""
+    """The pattern's extension as written, "" if it has none."""
     extension = posixpath.splitext(pattern)[1]
     return extension if extension.lower() in EXTENSIONS else ""

@@ -1,4 +1,4 @@
-"""Pictures for people: coloured label maps, overlays, and the grid that compares predictions."""
+"""Draws coloured label maps, overlays, and grids that compare predictions."""
 
 import dataclasses
 import io
@@ -22,7 +22,7 @@ _GAP = 10
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row of a comparison: its name and its tiles, each uint8 [h, w, 3] of the same size."""
+    """One row of a comparison: its name and its tiles, each uint8 [h, w, 3], all of the same size."""
 
     name: str
     tiles: Sequence[np.ndarray]
@@ -31,19 +31,30 @@ class Row:
 def colorize(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Colour a label uint8 [h, w] by a palette uint8 [256, 3] as uint8 [h, w, 3]; ignore is always black.
 
-    Raises InputError for a palette of another shape.
+    Raises:
+      InputError: for a palette of another shape.
+
+    >>> palette = np.zeros((256, 3), np.uint8)
+    >>> palette[0] = 128, 64, 128
+    >>> colorize(np.array([[0, 255]], np.uint8), palette).tolist()
+    [[[128, 64, 128], [0, 0, 0]]]
     """
     if palette.shape != (256, 3):
-        raise InputError(f"a palette has the shape (256, 3), this one has {palette.shape}")
+        raise InputError(f"a palette must have the shape (256, 3), not {palette.shape}")
     colors = palette.astype(np.uint8)
     colors[IGNORE] = 0
     return colors[label]
 
 
 def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, alpha: float = 0.5) -> np.ndarray:
-    """Blend an image uint8 [h, w, 3] with a share alpha of its label's colours, except where that is ignore.
+    """Blend an image uint8 [h, w, 3] with its label's colours, weighted alpha, except where the label is ignore.
 
-    Raises InputError when image and label differ in size.
+    Raises:
+      InputError: if image and label differ in size.
+
+    >>> image, palette = np.full((1, 2, 3), 100, np.uint8), np.full((256, 3), 200, np.uint8)
+    >>> overlay(image, np.array([[0, 255]], np.uint8), palette)[0, :, 0].tolist()
+    [150, 100]
     """
     _check_same_size(image, label)
     mixed = (1 - alpha) * image + alpha * colorize(label, palette)
@@ -52,15 +63,18 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, alpha: fl
 
 
 def comparison(
-    rows: Sequence[Row],
-    column_titles: Sequence[str],
-    legends: Mapping[str, Legend],
-    scale: int | None = None,
+    rows: Sequence[Row], column_titles: Sequence[str], legends: Mapping[str, Legend], scale: int | None = None
 ) -> np.ndarray:
-    """Draw a grid uint8 [h, w, 3]: titles on top, a line of tiles for each row, a legend per domain below.
+    """Draw a grid of images, uint8 [h, w, 3].
 
-    The first row's tiles are enlarged `scale` times, by default to at least 160 pixels of height; the other
-    rows get that height too. Raises InputError for rows without a tile per title, or with tiles of two sizes.
+    Args:
+      rows: each with one tile per title.
+      column_titles: above the grid.
+      legends: by domain, below the grid.
+      scale: enlargement of the first row's tiles, whose height all rows get; None: to at least 160 pixels.
+
+    Raises:
+      InputError: for rows without one tile per title, or with tiles of different sizes.
     """
     _check_rows(rows, column_titles, scale)
     native = rows[0].tiles[0].shape[0]
@@ -94,9 +108,10 @@ def comparison(
 
 
 def save_png(path: str | os.PathLike, array: np.ndarray) -> None:
-    """Write uint8 [h, w, 3] or [h, w] as a PNG file, whole or not at all; makes the parent folder.
+    """Write uint8 [h, w, 3] or [h, w] as a PNG file, atomically; create the parent folder.
 
-    Raises InputError when the file cannot be written.
+    Raises:
+      InputError: if the file cannot be written.
     """
     data = io.BytesIO()
     Image.fromarray(array).save(data, format="PNG")
@@ -108,14 +123,14 @@ def save_png(path: str | os.PathLike, array: np.ndarray) -> None:
 
 def _check_same_size(first, second):
     if first.shape[:2] != second.shape[:2]:
-        raise InputError(f"arrays of the sizes {first.shape[:2]} and {second.shape[:2]} cannot be compared")
+        raise InputError(f"image and label must have the same size, not {first.shape[:2]} and {second.shape[:2]}")
 
 
 def _check_rows(rows, titles, scale):
     if not rows or not titles:
         raise InputError("a comparison needs at least one row and one column")
     if scale is not None and (scale < 1 or scale != int(scale)):
-        raise InputError(f"scale is a whole number from 1 on, not {scale}")
+        raise InputError(f"scale must be a positive integer, not {scale}")
     for row in rows:
         if len(row.tiles) != len(titles):
             raise InputError(f"row {row.name!r} has {len(row.tiles)} tiles for {len(titles)} columns")
@@ -124,13 +139,13 @@ def _check_rows(rows, titles, scale):
 
 
 def _enlarge(tile, height):
-    """The tile at this height; nearest, because colours of labels must not mix."""
+    """Resize a tile to this height; nearest, as colours of labels must not mix."""
     width = max(1, round(tile.shape[1] * height / tile.shape[0]))
     return Image.fromarray(tile).resize((width, height), Image.Resampling.NEAREST)
 
 
 def _upright(text, font, width, height):
-    """Text that reads from below to above, shrunk where it is longer than the tile is high."""
+    """Draw text that reads upwards, shrunk to the height of the tile."""
     size = min(font.size, font.size * height / max(1, font.getlength(text)))
     strip = Image.new("RGB", (height, width), _PAPER)
     font = ImageFont.load_default(size=max(8, size))
@@ -139,7 +154,7 @@ def _upright(text, font, width, height):
 
 
 def _flow(legends, font, width, line):
-    """Entries (x, y, text, colour) in lines of this width, and their height; a domain's name has no colour."""
+    """Lay out entries (x, y, text, colour) in lines of this width; return them and their height."""
     indent = _GAP + max((round(font.getlength(name)) for name in legends), default=0) + 2 * _GAP
     entries, y = [], 0
     for name, legend in legends.items():

@@ -1,4 +1,4 @@
-"""The images of each domain by their use: labeled, unlabeled, val, test."""
+"""The labeled, unlabeled, val and test images of each domain."""
 
 import dataclasses
 import functools
@@ -27,25 +27,25 @@ LABELED = "labeled images"
 
 @dataclasses.dataclass(frozen=True)
 class Pools:
-    """Sources of one domain (see data/examples.py).
+    """Sources (data/examples.py) of one domain.
 
-    A domain without labels in this run (data.labeled_per_domain=0) has no labeled images, and val and test images only
-    where its splits have masks; no checkpoint is chosen by them.
+    A domain without labels (data.labeled_per_domain=0) has no labeled images, and val and test images only if these
+    splits have masks; they do not choose checkpoints.
 
     Attributes:
-      domain: its class table.
+      domain: whose images these are.
       crop: (h, w) of training examples.
       labeled: the N labeled training images with masks; empty for a domain without labels.
-      unlabeled: training images without masks: theirs are never opened.
-      val: images with masks on which the best checkpoint is chosen.
-      test: images with masks whose scores are the result.
+      unlabeled: unlabeled training images; their masks are never opened.
+      val: images with masks that choose the best checkpoint.
+      test: images with masks for the final scores.
       scale: range of the random factor before the crop.
-      flip: whether half of the training examples are mirrored.
-      rare_temperature: of rare-class sampling of the labeled images; None: uniform.
-      skipped: examples that cannot be used and were left out (data.on_bad_example="skip").
-      left_out: a line for each folder that has files beside the images.
-      budget: memory for decoded images; all domains of a run share it.
-      scored_by: of a domain without labels: the domain whose decoder is scored on its val and test images.
+      flip: whether to flip half of the training examples.
+      rare_temperature: of rare-class sampling of the labeled images; None: uniform sampling.
+      skipped: examples that were skipped (data.on_bad_example="skip").
+      left_out: a line for each folder with other files among the images.
+      budget: memory for decoded images, shared by all domains of a run.
+      scored_by: for a domain without labels: the domain whose decoder is scored on its val and test images.
     """
 
     domain: Domain
@@ -64,7 +64,7 @@ class Pools:
 
     @functools.cached_property
     def labels(self) -> dict[str, Labels]:
-        """What the masks show of the "labeled images" and of the val and test splits; reads all of them."""
+        """Statistics of the labels of the "labeled images", val and test; reads all masks."""
         return {
             what: read_labels(source, self.domain.num_classes, f"{self.domain.name}, {what}")
             for what, source in self.labeled_sources.items()
@@ -72,7 +72,7 @@ class Pools:
 
     @property
     def labeled_sources(self) -> dict[str, Source]:
-        """The sources with masks: the "labeled images", and by their names the val and test splits."""
+        """The sources with masks: "labeled images", and the val and test splits by name."""
         domain = self.domain
         found = {LABELED: self.labeled, domain.val_split: self.val, domain.test_split: self.test}
         return {what: source for what, source in found.items() if len(source)}
@@ -87,7 +87,7 @@ class Pools:
         """The data of this domain in a run, by value, as JSON (data/content.py); reads all labels."""
         space = label_space(self.domain)
         if not any(layout.encoding == "color" for layout in self.domain.layouts):
-            del space["colors"]  # for pictures; where colours decide on palettes, the labels tell
+            del space["colors"]  # only for pictures; colours that decide on palettes change the labels
         return {
             **space,
             "size": list(self.domain.size),
@@ -110,7 +110,7 @@ def open_all(config: ConfigDict) -> dict[str, Pools]:
     """Open the images of every domain of a config.
 
     Raises:
-      InputError: for whatever is wrong with the data or with the fields that describe it.
+      InputError: if the data or the fields that describe it are wrong.
     """
     domains = {d.name: d for d in map(get_domain, config.data.domains)}
     if len(domains) != len(config.data.domains):
@@ -135,7 +135,7 @@ def open_all(config: ConfigDict) -> dict[str, Pools]:
 
 
 def _without_masks(without: Mapping[str, NoMasksError], options: Mapping[str, Options], others: bool) -> InputError:
-    """The error for domains whose train split has no masks; beside others with labels they can do without."""
+    """Error for domains whose train split has no masks; if others have labels, it suggests training without."""
     error = next(iter(without.values()))
     if not others:
         return error
@@ -148,7 +148,7 @@ def _without_masks(without: Mapping[str, NoMasksError], options: Mapping[str, Op
 
 
 def _scored(pools: Mapping[str, Pools]) -> dict[str, Pools]:
-    """Name, for each domain without labels, the first one with labels that has all of its classes."""
+    """Set `scored_by` of each domain without labels to the first one with labels that has all of its classes."""
     out, labeled = dict(pools), with_labels(pools)
     for name, pool in pools.items():
         if name not in labeled:
@@ -158,7 +158,7 @@ def _scored(pools: Mapping[str, Pools]) -> dict[str, Pools]:
 
 
 def with_labels(pools: Mapping[str, Pools]) -> dict[str, Pools]:
-    """Those of the domains that have labels in this run, in their order."""
+    """Return the domains with labeled images, in order."""
     return {name: pool for name, pool in pools.items() if len(pool.labeled)}
 
 
@@ -168,12 +168,12 @@ def open_pools(domain: Domain, root: str | None, options: Options, budget: Budge
     Args:
       domain: the domain.
       root: its folder, or "tfds:DIR"; None for a synthetic one.
-      options: how they are used.
-      budget: memory for decoded images; None: none are kept.
+      options: how its images are used.
+      budget: memory for decoded images; None: none is cached.
 
     Raises:
-      NoMasksError: an InputError, for a split that needs masks and has none.
-      InputError: for missing data, a missing mask, N larger than the pool, nothing left to train on.
+      NoMasksError: an InputError, if a split needs masks and has none.
+      InputError: for missing data or masks, more labeled images than the split has, or no image to train on.
     """
     domain = dataclasses.replace(domain, size=options.size or domain.size)
     skipped: list[BadExample] = []
@@ -204,9 +204,9 @@ def open_pools(domain: Domain, root: str | None, options: Options, budget: Budge
 
 
 def _open_uses(domain, root, options: Options, skipped: list[BadExample]) -> dict[str, Examples]:
-    """Open the labeled, unlabeled and val images, and the test images where they are others than the val images.
+    """Open the labeled, unlabeled and val images, and the test images if they differ from val.
 
-    Images without the mask that they need are an error, or go to `skipped`.
+    Images that lack a required mask raise, or are added to `skipped`.
     """
 
     def open_split(split: str, use: str, ids: Sequence[str] | None = None) -> Source:
@@ -222,7 +222,7 @@ def _open_uses(domain, root, options: Options, skipped: list[BadExample]) -> dic
         try:
             return open_split(split, use) if split in domain.splits else nothing
         except NoMasksError:
-            return nothing  # a domain without labels need not be scored
+            return nothing  # scores are optional for a domain without labels
 
     labeled = _open_labeled(domain, root, options, open_split)
     unlabeled = open_unlabeled(domain, root, options, labeled.ids if labeled else ())
@@ -235,7 +235,7 @@ def _open_uses(domain, root, options: Options, skipped: list[BadExample]) -> dic
 
 
 def _open_labeled(domain, root, options: Options, open_split) -> Source | None:
-    """Open the labeled images by `open_split`; None for a domain without labels."""
+    """Open the labeled images with `open_split`; None for a domain without labels."""
     if options.labeled_list:
         train = open_source(domain, root, "train", size=options.size, with_masks=False)
         return open_split("train", "labeled", lists.read_ids(options.labeled_list, domain, train.ids))

@@ -1,4 +1,4 @@
-"""How far a long pass over images is, on stderr."""
+"""Progress of a long pass over images, on stderr."""
 
 import sys
 import time
@@ -8,15 +8,15 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Counts images on stderr: a line that updates, or a line every 10 seconds if stderr is no terminal."""
+    """Counts images on stderr: in a progress bar, or if stderr is not a terminal in a line every 10 seconds."""
 
     def __init__(self):
         self._bar = None
 
     def start(self, name: str, total: int, done: int) -> Callable[[], None]:
-        """Start with `done` of `total` images; returns what counts one more."""
+        """Start with `done` of `total` images; return a function that counts one more."""
         if done:
-            print(f"{name}: {done} of {total} images are done from before", file=sys.stderr)
+            print(f"{name}: {done} of {total} images were done before", file=sys.stderr)
         self._bar = tqdm(total=total, initial=done, desc=name, unit=" images", disable=None)
         self._name, self._total, self._before, self._done = name, total, done, done
         self._started = self._shown = time.monotonic()
@@ -38,6 +38,6 @@ class Progress:
             print(meter, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """End the line, so that what is printed next has one of its own."""
+        """End the progress bar's line."""
         if self._bar is not None:
             self._bar.close()

@@ -1,4 +1,4 @@
-"""Which examples of a source can be read: the pass behind data.on_bad_example="skip"."""
+"""Finds the readable examples of a source, for data.on_bad_example="skip"."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ AnyExamples = TypeVar("AnyExamples", bound=Examples)
 
 @dataclasses.dataclass(frozen=True)
 class BadExample:
-    """An example that was left out: where it belongs, its id, and the error that names its file."""
+    """A skipped example: its domain and use, its id, and the error, which names its file."""
 
     use: str
     id: str
@@ -23,9 +23,15 @@ class BadExample:
 
 
 def readable(source: AnyExamples, use: str, threads: int) -> tuple[AnyExamples, list[BadExample]]:
-    """Read every example of a source once; return the source without those that raise InputError, and these.
+    """Read every example of a source; return the source without those that raise InputError, and these.
 
-    Each is printed. Raises InputError if none is left.
+    Args:
+      source: whose examples are read.
+      use: printed with each skipped example, such as "camvid, labeled".
+      threads: number of reading threads.
+
+    Raises:
+      InputError: if no example is left.
     """
 
     def error_of(index: int) -> str | None:
@@ -51,6 +57,6 @@ def readable(source: AnyExamples, use: str, threads: int) -> tuple[AnyExamples, 
 
 
 def report_skipped(bad: Sequence[BadExample]):
-    """Print each example that was left out."""
+    """Print every skipped example."""
     for example in bad:
         print(f"[{example.use}] skipped {example.id}: {example.error}", flush=True)

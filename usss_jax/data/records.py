@@ -1,6 +1,6 @@
-"""Random access to one split of records prepared by data_prep, like that to the original folder.
+"""Random access to one split of records prepared by data_prep, like access to the original folder.
 
-The records' folder is a tfds data set; its metadata.json says what the domain, the size, the ids and the files are.
+The records are a tfds data set; their metadata.json lists the domain, the size, the ids and the files.
 """
 
 import difflib
@@ -24,7 +24,7 @@ from usss_jax.data.headers import read_header
 from usss_jax.data.sizes import height_width
 from usss_jax.errors import InputError
 
-RECORDS = "tfds:"  # before the folder of prepared records
+RECORDS = "tfds:"  # prefix of a folder of prepared records
 
 
 def open_records(
@@ -39,10 +39,12 @@ def open_records(
 ) -> "RecordSource":
     """Open one split of prepared records, at `size` (h, w) or at domain.size.
 
-    `root` is "tfds:DIR": the folder given to data_prep as --data_dir, or the folder of one version in it. Of several
-    sizes the one that equals `size` is taken, else the original one. `ids`, `with_masks` and `skip` are those of
-    open_source. Raises InputError for whatever is missing, cut short, of another domain, or of another size only:
-    resizing twice would give other pixels than resizing the original files once.
+    `root` is "tfds:DIR": the --data_dir of data_prep, or the folder of one version in it. Records of the given size
+    are preferred to those of the original size. `ids`, `with_masks` and `skip` are those of open_source.
+
+    Raises:
+      InputError: if records are missing, truncated, of another domain, or only of another size: resizing twice would
+        give other pixels than resizing the original files once.
     """
     import_tfds()
     size = domain.size if size is None else size
@@ -63,7 +65,7 @@ def open_records(
     bare = set(known[split]["without_label"]) if with_masks else ()
     for key in [key for key in rows if key in bare]:
         message = (
-            f"{where}: {key!r} has no mask; set data.on_bad_example=skip, or add its mask, delete this folder and "
+            f"{where}: {key!r} has no mask; set data.on_bad_example=skip, or add the mask, delete this folder and "
             "prepare it again"
         )
         if skip is None:
@@ -74,7 +76,7 @@ def open_records(
 
 
 def check_label_space(folder: pathlib.Path, metadata: Mapping[str, Any], domain: Domain):
-    """Raise InputError, naming what differs, if records were prepared for a domain of other classes, ids or files."""
+    """Raise InputError, listing the differences, if records were prepared for other classes, ids or file patterns."""
     if "label_space" not in metadata:
         raise InputError(f"{folder}: was prepared by an older version; delete this folder and prepare it again")
     if changed := differences(metadata["label_space"], label_space(domain)):
@@ -86,7 +88,7 @@ def check_label_space(folder: pathlib.Path, metadata: Mapping[str, Any], domain:
 
 
 def import_tfds() -> ModuleType:
-    """Import tensorflow_datasets, which takes half a second; InputError where what it needs is not installed."""
+    """Import tensorflow_datasets only when needed, as it takes half a second; raise InputError if not installed."""
     try:
         import tensorflow_datasets as tfds
         from array_record.python import array_record_module  # noqa: F401  # tfds imports it when it opens a file
@@ -99,7 +101,7 @@ def import_tfds() -> ModuleType:
 
 
 class RecordSource:
-    """Images, and masks if `with_masks`, of one split of records; `rows` are the places of the ids."""
+    """Images, and masks if `with_masks`, of one split of records; `rows` maps ids to positions in the records."""
 
     def __init__(
         self, domain: Domain, reader: "_Reader", rows: Mapping[str, int], size: tuple[int, int], with_masks: bool
@@ -122,12 +124,12 @@ class RecordSource:
         return example
 
     def label(self, index) -> np.ndarray:
-        """Label of an example alone."""
+        """Decode only the label of an example."""
         record, name = self._read(index)
         return resize_label(_decode_label(record["label"], name, self._domain), self._size)
 
     def file_size(self, index) -> tuple[int, int]:
-        """(h, w) of the image in the record."""
+        """Return (h, w) of the image in the record."""
         record, name = self._read(index)
         return read_header(record["image"], name).size
 
@@ -138,13 +140,13 @@ class RecordSource:
         ), f"{self._reader.folder}: {key!r} of split {self._reader.split!r}"
 
     def select(self, ids: Iterable[str]) -> "RecordSource":
-        """Restrict to the given ids, in their order; raises InputError naming an id that is not there."""
+        """Restrict to the given ids, in their order; raise InputError for an unknown id."""
         rows = pick(self._rows, ids, f"this source of domain {self._domain.name!r}")
         return RecordSource(self._domain, self._reader, rows, self._size, self._with_masks)
 
 
 class _Reader:
-    """Encoded examples of one split; threads may share it, a copy in another process opens the files anew."""
+    """Encoded examples of one split; threads may share it, a copy in another process reopens the files."""
 
     def __init__(self, folder: str, split: str):
         self.folder, self.split = folder, split
@@ -157,7 +159,7 @@ class _Reader:
         return builder.as_data_source(self.split, decoders={"image": skip, "label": skip})
 
     def read(self, key: str, row: int) -> Mapping[str, Any]:
-        """Read the example of that id at that place."""
+        """Read the example at position `row`, whose id must be `key`."""
         try:
             example = self._examples[row]
             found = example["id"].decode()
@@ -180,7 +182,7 @@ class _Reader:
 def _decode_label(data, name, domain):
     label = cv2.imdecode(np.frombuffer(data or b"", np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if label is None or label.ndim != 2 or label.dtype != np.uint8:
-        raise InputError(f"{name}: the label is no grey PNG of 8 bits; delete this folder and prepare it again")
+        raise InputError(f"{name}: the label is not an 8-bit grey PNG; delete this folder and prepare it again")
     if wrong := np.unique(label[(label >= domain.num_classes) & (label != IGNORE)]).tolist():
         raise InputError(
             f"{name}: label {wrong[0]}, but {domain.name} has 0-{domain.num_classes - 1}; delete this folder and "
@@ -193,18 +195,18 @@ def _decode_label(data, name, domain):
 
 
 def _find_folder(domain, root, size):
-    """Folder below root that fits the domain and the size best, with its metadata."""
+    """Return the folder below root that fits domain and size best, and its metadata."""
     found = {}
     for depth in range(4):  # DATA_DIR/data set/config/version
         for path in sorted(root.glob("*/" * depth + "metadata.json")):
-            hidden = any(part.startswith(".") for part in path.relative_to(root).parts)  # not finished yet
+            hidden = any(part.startswith(".") for part in path.relative_to(root).parts)  # unfinished
             metadata = None if hidden else _read_metadata(path)
             if metadata and metadata["domain"] == domain.name:
                 found[path.parent] = metadata
     if not found:
         raise InputError(
-            f"{root}: no records of domain {domain.name!r} there; prepare them with a module of data_prep, or give "
-            "the folder that was its --data_dir"
+            f"{root}: no records of domain {domain.name!r}; prepare them with a module of data_prep, or give its "
+            "--data_dir"
         )
     for wanted in (list(size), None):
         fitting = [item for item in found.items() if item[1]["size"] == wanted]
@@ -213,21 +215,20 @@ def _find_folder(domain, root, size):
         if fitting:
             folders = ", ".join(str(folder) for folder, _ in fitting)
             raise InputError(
-                f"{root}: several records of domain {domain.name!r} there, which of them for {height_width(size)} "
-                f"(height x width)? Give one folder: {folders}"
+                f"{root}: several records of domain {domain.name!r} fit {height_width(size)} (height x width); give "
+                f"one folder of {folders}"
             )
     sizes = sorted({tuple(metadata["size"]) for metadata in found.values()})
     prepared = " and ".join(map(height_width, sizes))
     instead = " or ".join(f"data.image_size={domain.name}={height_width(one)}" for one in sizes)
     raise InputError(
-        f"{root}: the records of domain {domain.name!r} there are {prepared} (height x width) but "
-        f"{height_width(size)} is wanted; prepare them again with --size={height_width(size)}, or set "
-        f"{instead} of training"
+        f"{root}: the records of domain {domain.name!r} are {prepared} (height x width), not {height_width(size)}; "
+        f"prepare them again with --size={height_width(size)}, or train with {instead}"
     )
 
 
 def _read_metadata(path):
-    """metadata.json of data_prep, None for one of another data set."""
+    """Read metadata.json; return None if data_prep did not write it."""
     try:
         metadata = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -236,12 +237,12 @@ def _read_metadata(path):
 
 
 def check_files(folder: pathlib.Path, shards: Mapping[str, int]):
-    """Raise InputError naming a file of `shards` (name: bytes) that is not in the folder, or not that long."""
+    """Raise InputError for a file of `shards` (name -> bytes) that is missing or has another length."""
     for name, size in shards.items():
         path = folder / name
         if not path.is_file():
             raise InputError(f"{path}: is missing; restore it, or delete its folder and prepare it again")
         if path.stat().st_size != size:
             raise InputError(
-                f"{path}: is cut short: {path.stat().st_size} of {size} bytes; delete its folder and prepare it again"
+                f"{path}: is truncated: {path.stat().st_size} of {size} bytes; delete its folder and prepare it again"
             )

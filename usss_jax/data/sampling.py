@@ -1,30 +1,27 @@
 """Rare-class sampling of labeled images."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 
-from usss_jax.data.examples import Source
 from usss_jax.errors import InputError
 
 
-def count_pixels(source: Source, num_classes: int, threads: int = 4) -> np.ndarray:
-    """Labeled pixels of every class in every image of a source with masks, int64 [N, C]."""
-
-    def count(index: int) -> np.ndarray:
-        return np.bincount(source.label(index).ravel(), minlength=256)[:num_classes]
-
-    with ThreadPoolExecutor(threads) as pool:
-        return np.stack(list(pool.map(count, range(len(source)))))
-
-
 def rare_class_probabilities(counts: np.ndarray, temperature: float) -> np.ndarray:
-    """Probability of drawing each class, float64 [C]: P(c) = exp((1 - f_c) / T) / sum, f_c the share of its pixels.
+    """Sampling probability of each class: P(c) = exp((1 - f_c) / T) / sum, with f_c its share of the pixels.
 
     Classes without a pixel have probability 0. Source: DAFormer (Hoyer et al., CVPR 2022), Eq. 9 and 10.
 
+    Args:
+      counts: pixels of each class in each image, [N, C].
+      temperature: T.
+
+    Returns:
+      float64 [C].
+
     Raises:
       InputError: if no pixel is labeled.
+
+    >>> rare_class_probabilities(np.array([[75, 25, 0]]), temperature=0.5).round(3).tolist()
+    [0.269, 0.731, 0.0]
     """
     total = counts.sum(axis=0)
     if not total.any():

@@ -1,4 +1,4 @@
-"""Sizes as text, and sizes whose height and width were exchanged."""
+"""Image sizes as text, and a check for exchanged height and width."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,17 +7,21 @@ from usss_jax.errors import InputError
 
 
 def height_width(size: Sequence[int]) -> str:
-    """Write a size (h, w), or the shape of an image [h, w, ...], as HEIGHTxWIDTH, the order of all flags and fields."""
+    """Format a size (h, w), or the shape of an image [h, w, ...], as HEIGHTxWIDTH, the order of all flags and fields.
+
+    >>> height_width((360, 480, 3))
+    '360x480'
+    """
     return f"{size[0]}x{size[1]}"
 
 
 def check_orientation(domains: Mapping[str, Domain], sizes: Mapping[str, tuple[int, int] | None], field: str):
-    """Raise InputError for a size that is upright where the domain's own images lie, or the other way round.
+    """Raise InputError for a portrait size of a domain whose own size is landscape, or vice versa.
 
     Args:
-      domains: by their names.
-      sizes: (h, w) of each, None where none is given.
-      field: config field or flag that gave them.
+      domains: by name.
+      sizes: (h, w) by name; None: not given.
+      field: config field or flag of the sizes.
     """
     wrong = [name for name, size in sizes.items() if size and _turned(domains[name].size, size)]
     if not wrong:
@@ -27,8 +31,8 @@ def check_orientation(domains: Mapping[str, Domain], sizes: Mapping[str, tuple[i
     remedy = meant[wrong[0]] if one_for_all else ",".join(f"{name}={size}" for name, size in meant.items())
     (height, width), (own_height, own_width) = sizes[wrong[0]] or (0, 0), domains[wrong[0]].size
     raise InputError(
-        f"{field}={height}x{width} is HEIGHTxWIDTH, so {height} rows of {width} pixels, but by their domain's size "
-        f"images of {wrong[0]} are {own_width} wide and {own_height} high; did you mean {remedy}?"
+        f"{field}={height}x{width} is HEIGHTxWIDTH, {height} rows of {width} pixels, but images of {wrong[0]} are "
+        f"{own_width} wide and {own_height} high; did you mean {remedy}?"
     )
 
 

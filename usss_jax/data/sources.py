@@ -1,4 +1,4 @@
-"""Random access to the images of one split, at one size: from a folder, from records, or drawn."""
+"""Random access to the images of one split, at one size: from a folder, from records, or synthetic."""
 
 import difflib
 import operator
@@ -30,12 +30,24 @@ def open_source(
     ids: Iterable[str] | None = None,
     skip: Callable[[str, str], None] | None = None,
 ) -> Source:
-    """Open one split of a domain, at `size` (h, w) or at domain.size.
+    """Open one split of a domain.
 
-    `root` is the domain's folder, or "tfds:DIR" (data/records.py); a synthetic domain needs none. `ids` restricts the
-    source, in that order, before masks are looked for: a split of which only some images have masks opens with the
-    ids of those. With `skip` an image whose mask is missing is left out, and skip(id, message) called.
-    Without masks none is needed or opened. Raises InputError for whatever is missing, saying how to get it.
+    Args:
+      domain: whose split is opened.
+      root: the domain's folder, or "tfds:DIR" (data/records.py); ignored for a synthetic domain.
+      split: its name.
+      size: (h, w) of all images; None: domain.size.
+      with_masks: whether examples have labels; otherwise masks are neither needed nor opened.
+      ids: restricts the source, in that order, before masks are searched.
+      skip: called as skip(id, message) for an image without mask, which is then left out; None: such images raise.
+
+    Raises:
+      InputError: if anything is missing; the message explains how to get it.
+
+    >>> from usss_jax.data.domains import get_domain
+    >>> source = open_source(get_domain("city_street"), None, "val", size=(32, 48))
+    >>> len(source), source.ids[0], source[0]["label"].shape
+    (48, '00000', (32, 48))
     """
     size = domain.size if size is None else size
     if len(size) != 2 or min(map(operator.index, size)) < 1:
@@ -44,8 +56,8 @@ def open_source(
         close = difflib.get_close_matches(split, domain.splits, n=1)
         hint = f", did you mean {close[0]!r}?" if close else ";"
         remedy = "name one of them as val_split, test_split or unlabeled_splits, or add it to the domain's file"
-        if split == "train":  # where the labeled images are
-            remedy = "add it to the domain's file, or rename one of them there"
+        if split == "train":  # the labeled images
+            remedy = "add it to the domain's file, or rename one of them"
         raise InputError(
             f"domain {domain.name!r} has no split {split!r}{hint} it has {', '.join(domain.splits)}; {remedy}"
         )
@@ -73,9 +85,9 @@ def open_source(
 
 
 class FolderSource:
-    """Images, and masks unless `masks` is None, of a data set in a plain folder; ids are sorted as text.
+    """Images, and masks unless `masks` is None, of a data set in a folder, sorted by id.
 
-    `others` are files among the images that are none.
+    `others` are files among the images that are not images.
     """
 
     def __init__(
@@ -106,12 +118,12 @@ class FolderSource:
         return example
 
     def label(self, index) -> np.ndarray:
-        """Mask of an example alone, as `__getitem__` has it."""
+        """Decode only the label of an example."""
         assert self._masks is not None
         return resize_label(self._decode_mask(self._masks[self.ids[index]]), self._size)
 
     def file_size(self, index) -> tuple[int, int]:
-        """(h, w) of the image before it is resized."""
+        """Return (h, w) of the image file."""
         path = self._images[self.ids[index]]
         return read_header(read_file(path), path).size
 
@@ -119,14 +131,14 @@ class FolderSource:
         return decode_mask(read_file(path), path, self._domain, self._layout, self._palettes)
 
     def select(self, ids: Iterable[str]) -> "FolderSource":
-        """Restrict to the given ids, in their order; raises InputError naming an id that is not there."""
+        """Restrict to the given ids, in their order; raise InputError for an unknown id."""
         images = pick(self._images, ids, f"this source of domain {self._domain.name!r}")
         masks = None if self._masks is None else {key: self._masks[key] for key in images}
         return FolderSource(self._domain, self._layout, images, masks, self._size, self._palettes, self.others)
 
 
 class SyntheticSource:
-    """Images of an embedded domain, drawn when they are asked for; ids are "00000", "00001", ..."""
+    """Images of a synthetic domain, rendered on access; ids are "00000", "00001", ..."""
 
     def __init__(self, domain: Domain, split: str, size: tuple[int, int], with_masks: bool = True):
         self.ids = [f"{index:05d}" for index in range((domain.synthetic or {})[split])]
@@ -140,15 +152,15 @@ class SyntheticSource:
         return {"image": image, "label": label} if self._with_masks else {"image": image}
 
     def label(self, index) -> np.ndarray:
-        """Mask of an example alone."""
+        """Render an example and return its label."""
         return synthetic.render(self._domain, self._split, int(self.ids[index]), self._size)[1]
 
     def file_size(self, index) -> tuple[int, int]:
-        """(h, w): it is drawn at the size that is wanted."""
+        """Return (h, w) of the examples: they are rendered at that size."""
         return self._size
 
     def select(self, ids: Iterable[str]) -> "SyntheticSource":
-        """Restrict to the given ids, in their order; raises InputError naming an id that is not there."""
+        """Restrict to the given ids, in their order; raise InputError for an unknown id."""
         known = dict.fromkeys(self.ids)
         source = SyntheticSource(self._domain, self._split, self._size, self._with_masks)
         source.ids = list(pick(known, ids, f"split {self._split!r} of domain {self._domain.name!r}"))

@@ -1,4 +1,4 @@
-"""Which images are labeled: committed lists, a seeded rule for the rest, and the hash that goes into every result."""
+"""Chooses the labeled images: by committed lists or a seeded rule; their hash is part of every result."""
 
 import hashlib
 import json
@@ -12,20 +12,26 @@ LISTS = pathlib.Path(__file__).parent / "labeled_lists"  # DOMAIN/n100_seed0.txt
 
 
 def committed_list(domain: str, n: int | str, seed: int) -> pathlib.Path | None:
-    """File of the committed list of labeled images, None if there is none for this domain, number and seed."""
+    """Return the committed list of labeled images, or None.
+
+    >>> committed_list("camvid", 100, 0).name
+    'n100_seed0.txt'
+    """
     path = LISTS / domain / f"n{n}_seed{seed}.txt"
     return path if path.is_file() else None
 
 
 def choose_labeled(ids: Sequence[str], n: int | str, seed: int, domain: str) -> list[str]:
-    """Choose `n` of the pool's ids ("all": every one), sorted: by the committed list if there is one, else by rule.
+    """Choose `n` of the ids ("all": every one), sorted, by the committed list or else by rule.
 
-    The rule, which made the lists too: ids are ranked by the SHA-256 of "seed:domain:id" and the first n taken, so that
-    the choice depends neither on the order of a listing nor on a random generator's version, and a smaller n is a
-    subset of a larger one.
+    The rule, which the lists also follow, takes the first n ids by `rank`: the choice is independent of the order of
+    the ids and of any random generator, and a smaller n gives a subset of a larger one.
 
     Raises:
-      InputError: if n is larger than the pool or not positive, or an image of the committed list is missing.
+      InputError: if n is not from 1 to the number of ids, or an image of the committed list is missing.
+
+    >>> choose_labeled(["a", "b", "c", "d"], 2, seed=0, domain="mine")
+    ['a', 'd']
     """
     if isinstance(n, str):
         if n != "all":
@@ -50,45 +56,61 @@ def choose_labeled(ids: Sequence[str], n: int | str, seed: int, domain: str) -> 
 
 
 def check_given(text: str, labeled: Mapping[str, int | str | None], listed: Mapping[str, str | None]):
-    """Raise InputError unless every domain has one of a number and a list, and some domain is labeled."""
+    """Raise InputError unless every domain has a number or a list of labeled images, and some domain has labels.
+
+    Args:
+      text: data.labeled_per_domain as given.
+      labeled: number or "all" by domain; None: not given.
+      listed: data.labeled_list by domain; None or "": not given.
+    """
     field = f"data.labeled_per_domain={text}"
     some = any(listed[name] or labeled[name] for name in labeled)
     for name, value in labeled.items():
         if value is None and not listed[name]:
             given = {n: (0 if some else "all") if v is None and not listed[n] else v for n, v in labeled.items()}
             raise InputError(
-                f"{field} says nothing of {name}; give its number of labeled images, all, or 0 for a domain without "
-                f"labels: {labeled_field(given)}"
+                f"{field} lacks {name}; give its number of labeled images, all, or 0 for a domain without labels: "
+                f"{labeled_field(given)}"
             )
     if wrong := [name for name, value in labeled.items() if value == 0 and listed[name]]:
-        remedy = f"give {labeled_field({**labeled, **dict.fromkeys(wrong, 'all')})}, whose place the list takes"
+        remedy = f"give {labeled_field({**labeled, **dict.fromkeys(wrong, 'all')})}, which the list replaces"
         if any(n not in wrong and (listed[n] or labeled[n]) for n in labeled):
             remedy = f"give {list_field(listed, wrong)}, or {remedy}"
-        raise InputError(
-            f"{field}: {wrong[0]} is to have no labels, but data.labeled_list={listed[wrong[0]]} names some; {remedy}"
-        )
+        raise InputError(f"{field} gives {wrong[0]} no labels, but data.labeled_list={listed[wrong[0]]} does; {remedy}")
     if not some:
         raise InputError(f"{field}: no domain has labels; give one of {', '.join(labeled)} a number or all")
 
 
 def labeled_field(values: Mapping[str, int | str | None]) -> str:
-    """The field data.labeled_per_domain with these values; None: left out, since a labeled_list takes its place."""
+    """Format the field data.labeled_per_domain; None is left out, as a data.labeled_list replaces it.
+
+    >>> labeled_field({"camvid": 100, "idd": "all", "sun13": None})
+    'data.labeled_per_domain=camvid=100,idd=all'
+    """
     given = ",".join(f"{name}={value}" for name, value in values.items() if value is not None)
     return f"data.labeled_per_domain={given}"
 
 
 def list_field(listed: Mapping[str, str | None], without: Container[str]) -> str:
-    """The field data.labeled_list with these files, but for some domains."""
+    """Format the field data.labeled_list, without some domains.
+
+    >>> list_field({"camvid": "a.txt", "idd": "b.txt"}, without=["idd"])
+    'data.labeled_list=camvid=a.txt'
+    """
     files = ",".join(f"{n}={path}" for n, path in listed.items() if path and n not in without)
     return f"data.labeled_list={files}" if files else "an empty data.labeled_list"
 
 
 def rank(ids: Sequence[str], seed: int, domain: str) -> list[str]:
-    """Order of the ids by the rule: the first n of it are labeled."""
+    """Sort ids by the SHA-256 of "seed:domain:id"; the first n are the labeled ones."""
     return sorted(ids, key=lambda i: hashlib.sha256(f"{seed}:{domain}:{i}".encode()).digest())
 
 
 def split_hash(labeled: Mapping[str, Sequence[str]]) -> str:
-    """Hash of the labeled ids of every domain: first 16 hex digits of a SHA-256."""
+    """Hash the labeled ids of every domain, in any order: the first 16 hex digits of a SHA-256.
+
+    >>> split_hash({"a": ["1", "2"], "b": ["3"]}) == split_hash({"b": ["3"], "a": ["2", "1"]})
+    True
+    """
     text = json.dumps({domain: sorted(ids) for domain, ids in labeled.items()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

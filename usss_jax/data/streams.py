@@ -1,7 +1,7 @@
 """Labeled and unlabeled streams of all domains, as one dict per training step.
 
-Every stream is a chain of grain `MapDataset`s, so that the batch of step s is a pure function of (seed, s): going on
-after a restart is exact, whatever the number of threads and hosts.
+Every stream is a chain of grain `MapDataset`s, so that the batch of step s is a pure function of (seed, s): a restarted
+run resumes exactly, whatever the number of threads and hosts.
 """
 
 import dataclasses
@@ -20,33 +20,37 @@ from usss_jax.errors import InputError
 
 
 def stream(source: Examples, pool: Pools, seed: int) -> grain.MapDataset:
-    """Endless stream of augmented examples of one of the pool's sources: a new order every epoch, small ones cycle."""
+    """Endless stream of augmented examples of one of the pool's sources, in a new order every epoch."""
     return _augment(grain.MapDataset.source(source).seed(seed).shuffle().repeat(), pool)
 
 
 def rare_stream(pool: Pools, seed: int, temperature: float) -> grain.MapDataset:
-    """Endless stream of augmented labeled examples, drawn by their classes (data/sampling.py); reads all masks once."""
-    draw = DrawRare(rare_class_probabilities(pool.label_counts, temperature), pool.label_counts > 0)
-    drawn = grain.MapDataset.range(sys.maxsize).seed(seed).random_map(draw)
-    return _augment(drawn.map(pool.labeled.__getitem__), pool)
+    """Endless stream of augmented labeled examples with rare-class sampling (data/sampling.py); reads all masks."""
+    sample = SampleRare(rare_class_probabilities(pool.label_counts, temperature), pool.label_counts > 0)
+    indices = grain.MapDataset.range(sys.maxsize).seed(seed).random_map(sample)
+    return _augment(indices.map(pool.labeled.__getitem__), pool)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class DrawRare(grain.transforms.RandomMap):
-    """Replaces a number by the index of a labeled image: first a class by `probabilities`, then an image that has it.
+class SampleRare(grain.transforms.RandomMap):
+    """Samples the index of a labeled image: first a class by `probabilities`, then an image that has it, uniformly.
 
     Attributes:
       probabilities: of the classes, [C].
       present: bool [N, C], which image has which class.
+
+    >>> sample = SampleRare(np.array([0.0, 1.0]), np.array([[True, False], [True, True]]))
+    >>> sample.random_map(0, np.random.default_rng(0))
+    1
     """
 
     probabilities: np.ndarray
     present: np.ndarray
 
     def random_map(self, element: int, rng: np.random.Generator) -> int:
-        """Index of an image; the element itself is not used."""
-        drawn = rng.choice(len(self.probabilities), p=self.probabilities)
-        return int(rng.choice(np.flatnonzero(self.present[:, drawn])))
+        """Return the index of an image; `element` is ignored."""
+        sampled = rng.choice(len(self.probabilities), p=self.probabilities)
+        return int(rng.choice(np.flatnonzero(self.present[:, sampled])))
 
 
 def _augment(examples: grain.MapDataset, pool: Pools) -> grain.MapDataset:
@@ -54,7 +58,7 @@ def _augment(examples: grain.MapDataset, pool: Pools) -> grain.MapDataset:
 
 
 def _share(examples: grain.MapDataset, batch_size: int, share: tuple[int, int]) -> grain.MapDataset:
-    """Lists of the examples that this host gives to each global batch: the index-th of `count` equal parts."""
+    """Lists of the examples of this host's share, (index, count), of each global batch."""
     index, count = share
     if batch_size % count:
         raise InputError(f"{count} hosts cannot share batches of {batch_size}; set the batch size to a multiple")
@@ -76,19 +80,22 @@ def step_batches(
     seed: int = 0,
     share: tuple[int, int] = (0, 1),
 ) -> grain.MapDataset:
-    """Batches of one training step after the other; item s belongs to step s.
+    """Batches of all training steps; item s is the batch of step s.
 
     Args:
-      pools: per domain; one without labeled images has no part in "labeled".
-      batch_size: global number of labeled images of every domain.
+      pools: by domain; one without labeled images has no part in "labeled".
+      batch_size: global number of labeled images per domain.
       unlabeled_batch_size: global number of images of an unlabeled micro-batch.
       unlabeled_batches: U_k, micro-batches per step and domain; None or empty for supervised training.
       seed: of order and augmentation.
-      share: (index, count) of this host: it makes the index-th of `count` equal parts of every batch.
+      share: (index, count) of this host, which makes the index-th of `count` equal parts of every batch.
 
     Returns:
       Items {"labeled": {domain: {"image": uint8 [B, h, w, 3], "label": uint8 [B, h, w]}},
       "unlabeled": {domain: {"image": uint8 [U, B, h, w, 3]}}} with this host's share of every batch.
+
+    Raises:
+      InputError: if the hosts cannot share a batch equally.
     """
     parts: dict[tuple[str, str], grain.MapDataset] = {}
     for name, pool in with_labels(pools).items():
@@ -110,13 +117,13 @@ def step_batches(
             batch.setdefault(kind, {})[name] = value
         return batch
 
-    # Every stream is practically endless, but the batch sizes divide that number differently and Zip wants equality.
+    # Every stream is practically endless, but batch sizes divide its length differently and Zip requires equal ones.
     steps = min(len(part) for part in parts.values())
     return grain.experimental.ZipMapDataset([part[:steps] for part in parts.values()]).map(name_parts)
 
 
 def iterate(batches: grain.MapDataset, start: int, threads: int) -> grain.DatasetIterator:
-    """Iterate from step `start`, the next batches being prepared by `threads` threads; close it when done."""
+    """Iterate from step `start` while `threads` threads prepare the next batches; close the iterator when done."""
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     iterator = iter(batches.to_iter_dataset(options))
     iterator.set_state({"next_index": start})
@@ -124,14 +131,14 @@ def iterate(batches: grain.MapDataset, start: int, threads: int) -> grain.Datase
 
 
 def epoch_steps(pools: Mapping[str, Pools], batch_size: int) -> int:
-    """Steps of an epoch: labeled batches of the domain that has most; the others cycle."""
+    """Steps of an epoch: the labeled batches of the domain that has most; the others repeat."""
     return max(-(-len(pool.labeled) // batch_size) for pool in pools.values())
 
 
 def micro_batches(rule: int | str, pool: Pools, steps: int, unlabeled_batch_size: int) -> int:
-    """Number U of unlabeled micro-batches per step: the given number, or by the paper's rule "pool".
+    """Number U of unlabeled micro-batches per step: `rule` itself, or by the paper's rule "pool".
 
-    "pool": floor(unlabeled batches / steps of an epoch), at least 1: every epoch sees the unlabeled pool once.
+    "pool": floor(unlabeled batches / steps of an epoch), at least 1, so that an epoch covers the unlabeled images once.
     """
     if rule != "pool":
         return int(rule)

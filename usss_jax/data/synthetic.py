@@ -1,7 +1,7 @@
-"""The embedded data set: two streets that look different and a room, drawn on demand, without a download.
+"""The synthetic domains: two kinds of streets and a room, rendered on demand, without a download.
 
-Everything stands in metres before a pinhole camera and is painted from far to near. No random number depends
-on the size of the picture except the sensor noise, so every size shows the same scene.
+Objects are placed in metres in front of a pinhole camera and painted from far to near. Except for the sensor noise, no
+random number depends on the image size, so every size shows the same scene.
 """
 
 import math
@@ -10,12 +10,40 @@ from typing import Any
 
 import numpy as np
 
-from usss_jax.data.domain import Domain
+from usss_jax.data.domain import Domain, parse_classes
 from usss_jax.data.synthetic_canvas import Scene, grid, oval, rect
 from usss_jax.errors import InputError
 
+
+def _domain(name, title, classes):
+    counts = {"train": 300, "val": 48}
+    size, source = (64, 96), "it is rendered on demand"
+    return Domain(name, title, parse_classes(classes), (), name, size, size, synthetic=counts, how_to_get=source)
+
+
+DOMAINS = (
+    _domain(
+        "city_street",
+        "Synthetic street of a city",
+        "road 128 64 128, sidewalk 244 35 232, building 70 70 70, wall 102 102 156, pole 153 153 153, "
+        "traffic sign 220 220 0, vegetation 107 142 35, sky 70 130 180, person 220 20 60, car 0 0 142",
+    ),
+    _domain(
+        "town_street",
+        "Synthetic street of a small town",
+        "sky 128 128 128, building 128 0 0, road 128 64 128, pavement 0 0 192, tree 128 128 0, "
+        "fence 64 64 128, sign 192 128 128, pole 192 192 128, pedestrian 64 64 0, car 64 0 128",
+    ),
+    _domain(
+        "indoor_room",
+        "Synthetic room",
+        "floor 222 184 135, wall 249 139 0, ceiling 0 218 0, window 135 206 235, bed 0 0 255, "
+        "chair 149 0 240, table 240 35 235, lamp 255 240 60",
+    ),
+)
+
 # camera: height in metres; horizon, share of the height; focal length, share of the width. light: gain, depth
-# of the shadows, colour cast. optics: blur in pixels of a picture 96 wide, noise, share of own bonnets seen.
+# of the shadows, colour cast. optics: blur in pixels of an image 96 wide, noise, share of images with a bonnet.
 _ROLES = "road,walk,building,barrier,pole,sign,plant,sky,person,car"
 _LOOKS = {
     "city_street": {
@@ -50,16 +78,29 @@ _LOOKS = {
 
 
 def render(domain: Domain, split: str, index: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Draw an image uint8 [h, w, 3] and its label uint8 [h, w], 255 = ignore, from nothing but the arguments.
+    """Render an image and its label as a pure function of the arguments.
 
-    `size` is (h, w). Raises InputError for a domain that is not drawn or lacks a class of it.
+    Args:
+      domain: one of the synthetic domains.
+      split, index: of the image.
+      size: (h, w).
+
+    Returns:
+      uint8 [h, w, 3] and uint8 [h, w], 255 = ignore.
+
+    Raises:
+      InputError: for a domain that is not synthetic or lacks one of its classes.
+
+    >>> image, label = render(DOMAINS[0], "train", 0, size=(32, 48))
+    >>> image.shape, label.shape
+    ((32, 48, 3), (32, 48))
     """
     if domain.name not in _LOOKS:
-        raise InputError(f"domain {domain.name!r} is not embedded, choose one of {', '.join(_LOOKS)}")
+        raise InputError(f"domain {domain.name!r} is not synthetic; choose one of {', '.join(_LOOKS)}")
     look: dict[str, Any] = _LOOKS[domain.name]
     classes = look["classes"].split(",")
     if missing := [name for name in classes if name not in domain.class_names]:
-        raise InputError(f"domain {domain.name!r} lacks the embedded classes {', '.join(missing)}")
+        raise InputError(f"domain {domain.name!r} lacks the synthetic classes {', '.join(missing)}; add them")
     roles = _ROLES.split(",") if "storeys" in look else classes
     ids = {role: domain.class_names.index(name) for role, name in zip(roles, classes, strict=True)}
     scene = Scene(look, ids, size, zlib.crc32(f"{domain.name}/{split}/{index}".encode()))
@@ -88,7 +129,7 @@ def _draw_street(s):
                 _draw_lot(s, town, side * fronts[side], side * (fronts[side] + s.u(7, 14)), max(z, 1.5), far)
     for name, x, z in sorted(things, key=lambda thing: -thing[2]):
         s.put(name, x, z)
-    if s.u(0, 1) < s.look["optics"][2]:  # the bonnet of the own car, one metre ahead
+    if s.u(0, 1) < s.look["optics"][2]:  # the bonnet of the camera's car, one metre ahead
         x, half, y = s.u(-0.2, 0.2), s.u(0.5, 1.2), s.height - (1 - s.horizon) / (1.5 * s.focal)
         s.fill(2, 1, oval(x - half, y - 1, x + half, y + s.u(0.03, 0.15)), s.pick("made"), "ignore", 3)
 
@@ -112,7 +153,7 @@ def _draw_ground(s, town, curbs, crossing):
 
 
 def _draw_lot(s, town, x0, x1, z0, z1):
-    """What stands beside the street between z0 and z1: a building, a wall (city) or trees, a fence (town)."""
+    """Draw a building, a wall (city) or trees, a fence (town) along the street between z0 and z1."""
     if abs(x0) * s.focal > 0.7 * z1:
         return  # out of view
     kind, lit, plot = s.u(0, 1), s.u(0.65, 1.15), rect(0, z0, 1, z1)
@@ -129,7 +170,7 @@ def _draw_lot(s, town, x0, x1, z0, z1):
     if town and z0 < 70 and (style := s.u(0, 1)) < 0.85:
         x, y, hedge = x0 - math.copysign(s.u(0.1, 0.5), x0), s.u(0.8, 1.7), style < 0.2
         color = s.pick("plant" if hedge else "wood")
-        shade = color * s.u(0.4, 0.8) if style < 0.6 else None  # without it, one looks through the pickets
+        shade = color * s.u(0.4, 0.8) if style < 0.6 else None  # None: the fence is see-through
         s.fill(0, x, plot * (y, 1), shade, "plant" if hedge else "barrier", 24 if hedge else 6)
         if not hedge:
             s.fill(0, x, grid(0, z0, y, z1, 1, int(z1 - z0) * 2, 1, s.u(0.3, 0.8)), color, None, 6)
@@ -153,7 +194,7 @@ def _draw_building(s, town, x0, x1, z0, z1, lit):
 
 
 def _place_things(s, side, curb, front):
-    """What stands on one side of the street, (name, x, z); the shadows are noted in the scene."""
+    """Return the objects on one side of the street, (name, x, z), and add their shadows to the scene."""
     things, z, lean = [], s.u(4.5, 9), s.u(-2, 2)
     while z < 40:
         names = ("pole", "street lamp", "street lamp", "round sign", "board", "warning")
@@ -188,13 +229,7 @@ def _draw_room(s):
     for axis, at, middle in ((0, -half, depth / 2), (0, half, depth / 2), (2, depth, 0)):
         if axis == 0:
             s.fill(0, at, rect(0, 0.4, top, depth), paint * s.u(0.7, 1.1), "wall", 7)
-        c, wide, low, high, kind = (
-            middle + s.u(-0.8, 1),
-            s.u(0.4, 0.8),
-            s.u(0.7, 1.1),
-            s.u(1.8, 2.2),
-            s.u(0, 1),
-        )
+        c, wide, low, high, kind = (middle + s.u(-0.8, 1), s.u(0.4, 0.8), s.u(0.7, 1.1), s.u(1.8, 2.2), s.u(0, 1))
         corners = (low, c - wide, high, c + wide) if axis == 0 else (c - wide, low, c + wide, high)
         if kind < 0.6:
             s.fill(axis, at, rect(*corners), s.pick("white" if kind < 0.3 else "wood"), "window", 5)

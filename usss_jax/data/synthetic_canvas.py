@@ -1,4 +1,4 @@
-"""The canvas of the drawn domains: camera, polygons, small things, the finished picture."""
+"""The canvas of the synthetic domains: camera, polygons, small objects, the final image."""
 
 import functools
 import math
@@ -25,8 +25,8 @@ _PAINTS = {
     "white": "e6e4de d0ccc4 b8b4b0",
     "outside": "d8e6f4 b0c8e0 26303e 9ab48c",
 }
-# Parts "kind role paint numbers", in metres from the foot of the thing. box: x0 y0 z0 x1 y1 z1; front, oval
-# and edge (a diamond): z, then x y of two corners; side and wheel (an oval): x, then y z of two corners.
+# Parts "kind role paint numbers", in metres from the object's foot. box: x0 y0 z0 x1 y1 z1; front, oval and
+# edge (a diamond): z, then x y of two corners; side and wheel (an oval): x, then y z of two corners.
 _PROPS = {
     "car": """box car made -.88 .2 0 .88 .95 4.2; box car made -.76 .9 .5 .76 1.55 3.2
         front - glass .5 -.66 1 .66 1.42; side - glass .8 1 .7 1.42 1.7; side - glass .8 1 1.9 1.42 3
@@ -62,7 +62,7 @@ _PROPS = {
 
 
 class Scene:
-    """A canvas of twice the size (red, green, blue, roughness), its label map and the camera."""
+    """A canvas at twice the size (red, green, blue, roughness), its label map and the camera."""
 
     def __init__(self, look, ids, size, seed):
         self.look, self.ids, self.size = look, ids, size
@@ -73,17 +73,17 @@ class Scene:
         self.centre, self.haze, self.haze_color, self.shadows = self.u(0.36, 0.64), 0.0, np.zeros(3), []
 
     def u(self, low, high):
-        """A uniform random number."""
+        """Sample uniformly from [low, high)."""
         return low + (high - low) * self.rng.random()
 
     def pick(self, paint, spread=6):
-        """One colour of a paint (a digit at its end tells two apart), a little changed."""
+        """Sample a colour of a paint, with noise; digits at the end of its name distinguish two uses."""
         paint = paint.rstrip("0123456789")
         colors = _colors(self.look.get(paint) or _PAINTS[paint])
         return colors[int(self.u(0, len(colors)))] + self.rng.normal(0, spread, 3) + self.u(-3, 3) * spread
 
     def pixels(self, axis, at, shapes):
-        """OpenCV's polygons of shapes [n, k, 2] on the plane where coordinate `axis` of (x, y, z) is `at`."""
+        """Project shapes [n, k, 2] on the plane where coordinate `axis` of (x, y, z) is `at` to OpenCV polygons."""
         w, h = self.label.shape[1] << _SHIFT, self.label.shape[0] << _SHIFT
         if axis == 2:  # most shapes; the formula below with one depth
             scale = self.focal / max(at, 0.4)
@@ -97,7 +97,7 @@ class Scene:
         return list(pixels.astype(np.int32))
 
     def fill(self, axis, at, shapes, color, role=None, rough=8):
-        """Paint shapes; without a colour only the label, without a role only the colour, "ignore" is 255."""
+        """Paint shapes in colour and label; None leaves the colour or the label, role "ignore" is 255."""
         pixels = self.pixels(axis, at, shapes)
         if color is not None:
             keep = math.exp(-self.haze * (at if axis == 2 else shapes[..., 1].min()))
@@ -107,7 +107,7 @@ class Scene:
             cv2.fillPoly(self.label, pixels, self.ids.get(role, IGNORE), shift=_SHIFT)
 
     def box(self, x0, y0, z0, x1, y1, z1, color, role, rough=6):
-        """Paint the faces of a box that the camera sees."""
+        """Paint the visible faces of a box."""
         if x0 * x1 > 0:
             self.fill(0, x1 if x1 < 0 else x0, rect(y0, z0, y1, z1), color * 0.72, role, rough)
         if y1 < self.height:
@@ -115,7 +115,7 @@ class Scene:
         self.fill(2, z0, rect(x0, y0, x1, y1), color, role, rough)
 
     def put(self, name, x, z):
-        """Paint a thing of `_PROPS` at (x, z), if it can be in view."""
+        """Paint an object of `_PROPS` at (x, z), if it may be visible."""
         if abs(x) * self.focal > z + self.focal:
             return
         jitter, shade, rough = (0.12, 0.25, 24) if name == "tree" else (0.04, 0.05, 5)
@@ -138,7 +138,7 @@ class Scene:
                 self.fill(2, z + v[0], shape, *look)
 
     def cast_shadows(self):
-        """Darken the ground under the shapes (x, z) in `shadows`."""
+        """Darken the ground below the shapes (x, z) in `shadows`."""
         mask = np.zeros(self.label.shape, np.uint8)
         for shape in self.shadows:
             cv2.fillPoly(mask, self.pixels(1, 0, shape), 255, shift=_SHIFT)
@@ -146,7 +146,7 @@ class Scene:
         self.color[..., :3] = self.color[..., :3] * (1 - dark[..., None])
 
     def develop(self):
-        """The picture that a camera takes of the canvas, and the label with rims of ignore here and there."""
+        """Return the camera's image of the canvas, and the label with ignored pixels at some class borders."""
         (h, w), rng, (blur, noise, _) = self.size, self.rng, self.look["optics"]
         rim = cv2.morphologyEx(self.label, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
         where = cv2.resize(rng.random((5, 7)), self.label.shape[::-1]) > 0.68
@@ -176,12 +176,20 @@ def _parts(text):
 
 
 def rect(a0, b0, a1, b1):
-    """One rectangle, float64 [1, 4, 2], from two corners."""
+    """Return a rectangle, float64 [1, 4, 2], given two corners.
+
+    >>> rect(0, 0, 2, 1)[0].tolist()
+    [[0.0, 0.0], [2.0, 0.0], [2.0, 1.0], [0.0, 1.0]]
+    """
     return np.array([[(a0, b0), (a1, b0), (a1, b1), (a0, b1)]], np.float64)
 
 
 def oval(a0, b0, a1, b1, step=1):
-    """One ellipse, float64 [1, 24 / step, 2], inside a rectangle."""
+    """Return an ellipse, float64 [1, 24 / step, 2], inside a rectangle.
+
+    >>> oval(0, 0, 2, 1, step=6)[0].round(6).tolist()
+    [[2.0, 0.5], [1.0, 1.0], [0.0, 0.5], [1.0, 0.0]]
+    """
     return (np.array([a0 + a1, b0 + b1]) + _CIRCLE[::step] * (a1 - a0, b1 - b0))[None] / 2
 
 
@@ -191,6 +199,10 @@ def _cells(columns, rows):
 
 
 def grid(a0, b0, a1, b1, columns, rows, fill_a, fill_b):
-    """Rectangles in the cells of a grid, each filling these shares of its cell."""
+    """Return a grid of rectangles, float64 [columns * rows, 4, 2], each filling the given shares of its cell.
+
+    >>> grid(0, 0, 4, 1, 2, 1, fill_a=0.5, fill_b=1)[:, 0].tolist()
+    [[0.5, 0.0], [2.5, 0.0]]
+    """
     shapes = _cells(columns, rows) + rect(-0.5, -0.5, 0.5, 0.5) * (fill_a, fill_b)
     return shapes * ((a1 - a0) / columns, (b1 - b0) / rows) + (a0, b0)

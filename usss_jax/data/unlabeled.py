@@ -1,4 +1,4 @@
-"""The unlabeled images of a domain, from one split or several."""
+"""The unlabeled images of a domain, from one or several splits."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -16,8 +16,8 @@ def open_unlabeled(domain: Domain, root: str | None, options: Options, labeled: 
     """Open the unlabeled images of a domain without their masks.
 
     Args:
-      domain, root, options: of `open_pools`.
-      labeled: ids of the labeled images, all in train, which are among the result or not, as the options say.
+      domain, root, options: as in `open_pools`.
+      labeled: ids of the labeled images, all in train, which the options include or exclude.
 
     Raises:
       InputError: for missing data, or if no image is left.
@@ -49,19 +49,19 @@ def open_unlabeled(domain: Domain, root: str | None, options: Options, labeled: 
 
 
 class Joined:
-    """Several splits as one source; ids are told apart by their split where two splits have the same."""
+    """Several splits as one source; if two splits share an id, all ids start with their split."""
 
     def __init__(self, parts: Mapping[str, Source]):
         ids = [i for part in parts.values() for i in part.ids]
-        self._told_apart = len(set(ids)) < len(ids)
+        self._with_split = len(set(ids)) < len(ids)
         self._places = {
             self.name(split, i): (part, index) for split, part in parts.items() for index, i in enumerate(part.ids)
         }
         self.ids = list(self._places)
 
     def name(self, split: str, key: str) -> str:
-        """Id here of an image of one of the splits."""
-        return f"{split}/{key}" if self._told_apart else key
+        """Return the id in this source of image `key` of a split."""
+        return f"{split}/{key}" if self._with_split else key
 
     def __len__(self):
         return len(self.ids)

@@ -10,25 +10,29 @@ import numpy as np
 
 from usss_jax.errors import InputError
 
-LONGEST = 1 << 20  # bytes of a line; more is no word vector and not kept in memory
+LONGEST = 1 << 20  # bytes of a line; longer ones cannot be word vectors and are not kept in memory
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1f]")  # no word has control characters
 
 
 def read_word_vectors(path: str | os.PathLike, words: Iterable[str]) -> dict[str, np.ndarray]:
-    """Read the vectors of some words; those that the file lacks are left out.
+    """Read the vectors of some words; words that the file lacks are left out.
 
-    The file is text, a word and its numbers per line, with a first line "count dimension" (fastText's .vec) or without
-    (GloVe). It is read line by line, and no further than to the last word wanted. A word is looked up as it is written,
-    and in lower case if that is not there; the first of two equal rows counts. A row with more blanks than numbers is a
-    word with blanks (GloVe's 840B file has some).
+    The file has a word and its numbers per line, with (fastText's .vec) or without (GloVe) a first line "count
+    dimension". It is read line by line, up to the last of the words. A word is looked up as written, then in lower
+    case; the first of several equal rows counts. Words may have blanks (as some of GloVe's 840B file).
 
     Returns:
       Word -> float32 [dimension].
 
     Raises:
-      InputError: naming file and line, for a file that is no text, a row of another length, a number that is none or
-        not finite in a wanted row, and a file that ends before its count. What lies after the last wanted word is not
-        looked at; a GloVe file cut off between two lines cannot be told from a whole one.
+      InputError: naming file and line, for a binary file, a row of another length, an invalid number in a row of one
+        of the words, and a file that ends before its count. Later lines are not checked, and a GloVe file truncated
+        between two lines is not detected.
+
+    >>> import pathlib
+    >>> _ = pathlib.Path("vectors.txt").write_text("road 1 0\\nsky 0 1\\n")
+    >>> read_word_vectors("vectors.txt", ["Sky", "unicorn"])
+    {'Sky': array([0., 1.], dtype=float32)}
     """
     words = list(dict.fromkeys(words))
     forms = {form.encode() for word in words for form in (word, word.lower())}
@@ -44,9 +48,14 @@ def read_word_vectors(path: str | os.PathLike, words: Iterable[str]) -> dict[str
 
 
 def close_words(path: str | os.PathLike, word: str, count: int = 3) -> list[str]:
-    """Find the words of a file that are spelt most like one that it lacks, among those with its first three letters.
+    """Find the words of a file that are spelled most like `word`, among those with its first three letters.
 
-    Reads the whole file once more. Raises InputError as `read_word_vectors` does.
+    Reads the whole file. Raises InputError like `read_word_vectors`.
+
+    >>> import pathlib
+    >>> _ = pathlib.Path("vectors.txt").write_text("rickshaw 1 0\\nrick 0 1\\nroad 1 1\\n")
+    >>> close_words("vectors.txt", "rickshaws")
+    ['rickshaw', 'rick']
     """
     prefix = word[:3].lower()
     seen = {text for _, row, _ in _rows(path) if (text := row.decode(errors="ignore")).lower().startswith(prefix)}
@@ -54,7 +63,11 @@ def close_words(path: str | os.PathLike, word: str, count: int = 3) -> list[str]
 
 
 def words_of(name: str) -> list[str]:
-    """Split the name of a class at blanks, hyphens and underscores."""
+    """Split the name of a class at blanks, hyphens and underscores.
+
+    >>> words_of("traffic_sign"), words_of("non-drivable fallback")
+    (['traffic', 'sign'], ['non', 'drivable', 'fallback'])
+    """
     return [word for word in re.split(r"[\s_-]+", name) if word]
 
 
@@ -65,24 +78,29 @@ def class_vectors(
     seed: int = 0,
     close: Callable[[str], Sequence[str]] | None = None,
 ) -> np.ndarray:
-    """Mean of the vectors of every name's words, in `dim` dimensions.
+    """Embed class names as the normalized mean vectors of their words, in `dim` dimensions.
 
-    Vectors of fewer dimensions get zeros at the end, which changes no dot product. Vectors of more are projected on
-    `dim` random orthonormal directions, always the same for one seed, which keeps angles approximately. PCA would fit
-    the few class vectors at hand instead: it needs at least `dim` of them, and would change with the set of domains.
+    Shorter vectors are padded with zeros, which keeps dot products. Longer ones are projected on `dim` random
+    orthonormal directions, which keeps angles approximately. PCA would need at least `dim` classes, and would change
+    with the set of domains.
 
     Args:
       names: of the classes.
       vectors: word -> [dimension], for every word of the names (`words_of`).
       dim: d of the embeddings.
       seed: of the projection.
-      close: words to suggest in place of a missing one; None: among the keys of `vectors`.
+      close: function that suggests words in place of a missing one; None: keys of `vectors`.
 
     Returns:
       float32 [n, dim], rows of unit length.
 
     Raises:
       InputError: naming class and word, if a word has no vector; or if a class has no words or a zero mean.
+
+    >>> vectors = {"traffic": np.array([1.0, 0.0]), "sign": np.array([0.0, 1.0])}
+    >>> print(class_vectors(["sign", "traffic sign"], vectors, dim=3).round(2))
+    [[0.   1.   0.  ]
+     [0.71 0.71 0.  ]]
     """
     means = []
     for name in names:
@@ -90,7 +108,7 @@ def class_vectors(
         for word in words:
             if word not in vectors:
                 near = close(word) if close else difflib.get_close_matches(word, list(vectors), n=3)
-                hint = f"close are {', '.join(map(repr, near))}" if near else "no word is close"
+                hint = f"similar words: {', '.join(map(repr, near))}" if near else "no word is similar"
                 raise InputError(f"class {name!r}: no vector for the word {word!r} ({hint}); give a file that has it")
         if not words:
             raise InputError(f"class {name!r} has no word to look up; rename it")
@@ -108,21 +126,28 @@ def class_vectors(
 
 
 def orthonormal(rows: int, columns: int, seed: int) -> np.ndarray:
-    """Random matrix [rows, columns] with orthonormal columns, uniform among these."""
+    """Sample a matrix [rows, columns] with orthonormal columns, uniformly.
+
+    >>> q = orthonormal(5, 2, seed=0)
+    >>> np.allclose(q.T @ q, np.eye(2))
+    True
+    """
     # RandomState's streams are the same in every version of NumPy.
     q, r = np.linalg.qr(np.random.RandomState(seed).standard_normal((rows, columns)))
-    return q * np.sign(np.diag(r))  # the signs that QR leaves open, so that every machine has the same matrix
+    return q * np.sign(np.diag(r))  # fixes the signs that QR leaves open, so that all machines agree
 
 
 def _vector(place: str, word: str, numbers: bytes) -> np.ndarray:
     """Numbers of a row as float32 [dimension]."""
     try:
-        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
+        with np.errstate(over="ignore"):  # overflow in float32 gives infinity
             vector = np.array([float(n) for n in numbers.split(b" ")], np.float32)
     except ValueError as error:
-        raise InputError(f"{place}: the vector of {word!r} has something that is no number ({error})") from error
+        raise InputError(
+            f"{place}: the vector of {word!r} has an invalid number ({error}); restore the file"
+        ) from error
     if not np.isfinite(vector).all():
-        raise InputError(f"{place}: the vector of {word!r} is not finite; the file is damaged")
+        raise InputError(f"{place}: the vector of {word!r} is not finite; restore the file")
     return vector
 
 
@@ -134,7 +159,7 @@ def _rows(path) -> Iterator[tuple[str, bytes, bytes]]:
             first = next(lines, b"")
             fields = first.split()
             is_text = not _BINARY.search(first) and len(first) < LONGEST
-            # No more digits than a number of 64 bits has: int() refuses thousands of them.
+            # At most 19 digits, since int() refuses thousands of them.
             is_head = len(fields) == 2 and all(f.isdigit() and len(f) < 20 for f in fields)
             if is_text and len(fields) > 2:
                 yield from _text_rows(path, itertools.chain([first], lines), 1, len(fields) - 1, 0)
@@ -152,7 +177,7 @@ def _text_rows(path, lines, start, dim, count):
     seen = 0
     for number, line in enumerate(lines, start):
         if len(line) >= LONGEST:
-            raise InputError(f"{path}:{number}: is longer than {LONGEST} bytes; the file is damaged")
+            raise InputError(f"{path}:{number}: is longer than {LONGEST} bytes; restore the file")
         line = line.rstrip()
         if not line:
             continue
@@ -162,17 +187,17 @@ def _text_rows(path, lines, start, dim, count):
             in_word = head[0].split() if head else []
             if not head or (len(in_word) > 1 and _is_number(in_word[-1])):
                 got = len(line.split()) - 1
-                why = "the file is binary: give it as text" if _BINARY.search(line) else "it is damaged or cut off"
+                why = "the file is binary: give it as text" if _BINARY.search(line) else "it is damaged or truncated"
                 raise InputError(f"{path}:{number}: has {got} numbers, not {dim}; {why}")
             word = head[0]
         seen += 1
         yield f"{path}:{number}", word, numbers
     if seen < count:
-        raise InputError(f"{path}: ends after {seen} of {count} vectors; it is cut off")
+        raise InputError(f"{path}: ends after {seen} of {count} vectors; restore the file")
 
 
 def _split_tail(line, dim):
-    """Word and the text of the last `dim` numbers; the text alone where there are no more."""
+    """Word and the text of the last `dim` numbers; only the text if the line has no more parts."""
     parts = line.rsplit(None, dim)
     return [*parts[:-dim], b" ".join(parts[-dim:])]
 

@@ -178,7 +178,7 @@ def is_finished(command: Command) -> bool:
         for field in ("config", "overrides"):
             if requested and requested.get(field) != command.requested[field]:
                 raise InputError(
-                    f"{path} has {field} {requested.get(field)}, this command {command.requested[field]}; give other "
+                    f"{path} was made with {field} {requested.get(field)}, not {command.requested[field]}; give other "
                     "--results and --runs, or another name"
                 )
     return all(path.exists() for path in results)

@@ -41,7 +41,7 @@ def shown_rows(table: int, found: Found, with_paper: bool) -> list[Row]:
 def markdown(table: int, found: Found) -> str:
     """Render one table for one experiment: scores, scores per class, notes."""
     experiment, domains = found.experiment, found.domains
-    numbers, other = beside(table, found)
+    numbers, other = comparable_scores(table, found)
     rows = shown_rows(table, found, numbers is not None)
     scale = f" ({experiment.scale})" if experiment.scale else ""
     parts = [f"## Table {table}: {experiment.pair}, N = {experiment.n}{scale}", f"{HEAD}. {convention(found)}"]
@@ -58,7 +58,7 @@ def markdown(table: int, found: Found) -> str:
     return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes(found))]) + "\n"
 
 
-def beside(table: int, found: Found) -> tuple[dict[str, dict[str, float | None]] | None, str]:
+def comparable_scores(table: int, found: Found) -> tuple[dict[str, dict[str, float | None]] | None, str]:
     """Return the paper's scores that an experiment is comparable with; if None, what differs despite equal names."""
     experiment = found.experiment
     numbers = paper.table_scores(table, experiment.pair, experiment.n, experiment.scale)
@@ -211,7 +211,7 @@ def csv_text(sections: Iterable[tuple[int, Found]]) -> str:
     for table, found in sections:
         experiment = found.experiment
         shared = {"table": table, "pair": experiment.pair, "n": experiment.n, "scale": experiment.scale}
-        numbers, _ = beside(table, found)
+        numbers, _ = comparable_scores(table, found)
         for row in shown_rows(table, found, numbers is not None):
             for line in [*paper_lines(table, found, row, numbers or {}), *our_lines(found, row)]:
                 writer.writerow({**shared, "row": row.name, **line})

@@ -1,18 +1,16 @@
-"""Entry point: look at one's data before training, and say everything that is wrong with it at once.
+"""Entry point: check data before training, and report all faults at once.
 
 python -m usss_jax.data.check --config=configs/cs_cvd.py --config.data.root=DATA
 python -m usss_jax.data.check --domain=mine.yaml [--data_root=DATA]
 
-Exit code 1: there are faults, which are to be mended: what would stop a training, an image without its mask or a mask
-without its image, a file that cannot be used, an image that is twice in a split or both in training and evaluation, a
-labeled image among the unlabeled ones in spite of data.unlabeled_includes_labeled=False, a class that no mask of the
-domain has. Exit code 0: there are none. Warnings, which may be meant, leave it 0: classes that one split or the chosen
-labeled images lack, masks that are mostly ignored, other images that two splits share. Exit code 2: the flags are
-wrong.
+Exit code 1: there are faults, which must be fixed: whatever would stop training, an image without its mask or a mask
+without its image, an unreadable file, an image twice in a split or in both training and evaluation, a labeled image
+among the unlabeled ones despite data.unlabeled_includes_labeled=False, a class without a pixel in any mask. Exit code
+0: there are none. Warnings, which may be intended, keep it 0: classes that one split or the chosen labeled images
+lack, mostly ignored masks, other images that two splits share. Exit code 2: the flags are wrong.
 
-A domain to which a config gives no labels (data.labeled_per_domain=NAME=0) needs no masks.
-
-Unlike a training it opens every mask of every split that has masks, also those of images that are not labeled.
+A domain without labels in the config (data.labeled_per_domain=NAME=0) needs no masks. Unlike training, the check opens
+every mask of every split, also those of unlabeled images.
 """
 
 import contextlib
@@ -41,16 +39,16 @@ from usss_jax.errors import InputError
 from usss_jax.local_files import check_paths, write_whole
 
 flags.declare_key_flag("config")  # so that --help shows it
-DOMAIN = flags.DEFINE_string("domain", None, "Domain to look at, by name or YAML file; several with commas.")
-DATA_ROOT = flags.DEFINE_string("data_root", "", "With --domain: as the config's field of that name.")
+DOMAIN = flags.DEFINE_string("domain", None, "Domain to check, by name or YAML file; several with commas.")
+DATA_ROOT = flags.DEFINE_string("data_root", "", "With --domain: the config field data.root.")
 OUT = flags.DEFINE_string("out", "check", "Folder for check.json and one picture per domain.")
 LIMIT = flags.DEFINE_integer("limit", None, "Open only that many images of each split, spread through the ids.", 1)
-THREADS = flags.DEFINE_integer("threads", 4, "Threads that open files.", 1)
+THREADS = flags.DEFINE_integer("threads", 4, "Number of threads that open files.", 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A domain to look at: its folder, and how the config uses its images (None without a config)."""
+    """A domain to check: its folder, and how the config uses its images (None without a config)."""
 
     domain: Domain
     root: str | None
@@ -59,10 +57,10 @@ class Task:
 
 
 def main(argv: list[str]) -> int:
-    """Check the domains that the flags name, print the report and write it to --out; return the exit code."""
+    """Check the domains of the flags, print the report and write it to --out; return the exit code."""
     tasks = read_tasks(argv)
     out = cli.folder_of(OUT)
-    _write(out / "check.json", "{}")  # a folder that cannot be written is told now
+    _write(out / "check.json", "{}")  # raises now if the folder is not writable
     started = time.monotonic()
     findings: list[Finding] = []
     content: dict[str, Any] = {}
@@ -97,7 +95,7 @@ def main(argv: list[str]) -> int:
 
 
 def read_tasks(argv: list[str]) -> list[Task]:
-    """Read the flags; raises InputError for wrong ones."""
+    """Read the flags; raise InputError for wrong ones."""
     if len(argv) > 1:
         raise InputError(f"{argv[1]!r} is not a flag; fields are set by --config.FIELD=VALUE")
     by_config = bool(flags.FLAGS["config"].present)
@@ -110,7 +108,7 @@ def read_tasks(argv: list[str]) -> list[Task]:
     domains = [get_domain(name) for name in (config.data.domains if config else names(str(DOMAIN.value)))]
     known = [domain.name for domain in domains]
     if len(set(known)) < len(known):
-        raise InputError(f"domains {', '.join(known)}: two of them have the same name; rename one in its file")
+        raise InputError(f"domains {', '.join(known)}: two have the same name; rename one in its file")
     options = read_options(config, dict(zip(known, domains, strict=True))) if config else {}
     least = config.data.min_classes if config else 2
     data_root = config.data.root if config else DATA_ROOT.value
@@ -147,7 +145,7 @@ def _own_folder(task):
     try:
         open_source(task.domain, str(folder), "train", with_masks=False)
     except InputError:
-        return ""  # it is not
+        return ""
     return f"data_root is the folder of all domains: give --data_root={folder.parent} or --data_root={name}={folder}"
 
 

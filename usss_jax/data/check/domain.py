@@ -1,4 +1,4 @@
-"""The examination of one domain: every file of every split is opened once, and what it holds is counted."""
+"""Examines a domain: opens every file of every split once and counts its contents."""
 
 import dataclasses
 import os
@@ -13,35 +13,35 @@ from usss_jax.errors import InputError
 
 Uses = Mapping[str, Sequence[str]]  # split -> some of USES
 USES = ("labeled", "unlabeled", "val", "test")
-LABELED_USES = {"labeled", "val", "test"}  # that need masks
-_MAX_DRAWN = 32  # of each split of a drawn domain, in which there is nothing to find
-_MAX_UNKNOWN = 1000  # raw values told apart: a smoothed colour mask has millions
+LABELED_USES = {"labeled", "val", "test"}  # need masks
+_MAX_SYNTHETIC = 32  # opened images of each split of a synthetic domain, which has no faults
+_MAX_UNKNOWN = 1000  # raw values counted separately: a smoothed colour mask has millions
 
 
 @dataclasses.dataclass
 class SplitReport:
-    """What one split has.
+    """Contents of one split.
 
     Attributes:
       name: of the split.
-      uses: what it is used for, of USES.
-      ids: of its images, and `images`, `masks` their files (empty for records and drawn domains).
-      error: why it could not be listed, "" if it could; `no_masks`: why it has no masks at all, "" if it has.
-      missing: images that its list names and that are not there.
-      unread: files of images in formats that are not read.
-      others: files among the images that are none.
-      looked_for: the mask of the first of `without_mask`, and the names that come nearest.
+      uses: some of USES.
+      ids: of its images; `images` and `masks` are their files (empty for records and synthetic domains).
+      error: why it could not be listed, or ""; `no_masks`: why it has no masks, or "".
+      missing: images of its list that do not exist.
+      unread: image files in unsupported formats.
+      others: files among the images that are not images.
       without_mask: ids of images whose mask is missing; `without_image`: masks whose image is missing.
-      companions: files beside the masks that nothing reads.
+      looked_for: the expected mask of the first of `without_mask`, and similar names.
+      companions: unused files next to the masks.
       by_color: palette masks whose colours contradict their indices, and decide.
-      same_as: splits that have all of its files, which were not opened again.
+      same_as: splits that contain all of its files, which were not opened again.
       sizes: number of images of each (h, w).
-      raw: pixels of each raw value of the masks, with the train id it means (255: ignore, None: not in the table).
+      raw: (raw value, train id) -> pixels; train id 255: ignore, None: not in the class table.
       colors: whether raw values are colours, red + 2**8 * green + 2**16 * blue.
-      digests: of each image that was opened.
-      classes: train ids of each mask that was opened.
-      faults: (id, kind, file, message) of each file with a fault.
-      examined: number of ids that were opened.
+      digests: id -> digest of each opened image.
+      classes: id -> train ids of each opened mask.
+      faults: (id, kind, file, message) of each faulty file.
+      examined: number of opened ids.
     """
 
     name: str
@@ -74,14 +74,14 @@ class SplitReport:
         return not self.error and not self.no_masks
 
     def pixels(self) -> Counter[int | None]:
-        """Pixels of each train id, of ignore (255) and of raw values that the table lacks (None)."""
+        """Count the pixels of each train id, of ignore (255) and of unknown raw values (None)."""
         out: Counter[int | None] = Counter()
         for (_, target), count in self.raw.items():
             out[target] += count
         return out
 
     def usable(self) -> list[str]:
-        """Ids that were opened without a fault, with a mask if the split has masks."""
+        """Return the ids opened without a fault, and with a mask if the split has masks."""
         wrong = {fault[0] for fault in self.faults}
         opened = self.classes if self.has_masks else self.digests
         return [key for key in self.ids if key in opened and key not in wrong]
@@ -89,7 +89,7 @@ class SplitReport:
 
 @dataclasses.dataclass
 class DomainReport:
-    """What a domain has: `splits` in the order of their use. `error`: why nothing of it could be opened, or ""."""
+    """Contents of a domain: `splits` in the order of their use; `error`: why it could not be opened, or ""."""
 
     domain: Domain
     root: str | None
@@ -103,14 +103,19 @@ class DomainReport:
 def uses_of(
     domain: Domain, unlabeled_splits: Sequence[str] | None = None, without_labels: bool = False
 ) -> dict[str, tuple[str, ...]]:
-    """Splits of a domain by their order, each with what it is used for."""
+    """Return the splits of a domain with their uses; those that need masks come first.
+
+    >>> from usss_jax.data.domains import get_domain
+    >>> uses_of(get_domain("camvid"))
+    {'train': ('labeled', 'unlabeled'), 'val': ('val',), 'test': ('test',)}
+    """
     wanted = {
         "labeled": ("train",),
         "unlabeled": tuple(unlabeled_splits or domain.unlabeled_splits),
         "val": (domain.val_split,),
         "test": (domain.test_split,),
     }
-    if without_labels:  # evaluated where it can be
+    if without_labels:  # evaluation is optional
         scored = {use: tuple(s for s in wanted[use] if s in domain.splits) for use in ("val", "test")}
         wanted |= {"labeled": ()} | scored
     order = dict.fromkeys([*(split for use in USES for split in wanted[use]), *domain.splits])
@@ -119,7 +124,11 @@ def uses_of(
 
 
 def spread(items: Sequence, count: int | None) -> list:
-    """Up to `count` of the items, at equal distances; all for None."""
+    """Select up to `count` of the items at equal distances; all for None.
+
+    >>> spread("abcdefg", 3)
+    ['b', 'd', 'f']
+    """
     if count is None or count >= len(items):
         return list(items)
     return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
@@ -135,30 +144,30 @@ def check_domain(
     limit: int | None = None,
     progress: Callable[[str, int, int], Callable[[], None]] | None = None,
 ) -> DomainReport:
-    """Open every file of every split once and count what it holds; nothing is judged yet (data/check/findings.py).
+    """Open every file of every split once and count its contents; data/check/findings.py judges them.
 
     Args:
       domain: the domain.
       root: its folder, or "tfds:DIR"; None for a synthetic one.
-      uses: splits and what each is used for (uses_of).
-      size: (h, w) at which images are loaded; None for the domain's own.
-      threads: that open files.
-      limit: open that many images of each split, spread through the ids; None for all.
-      progress: called with a name, the number of images to open, and 0; what it returns is called after each.
+      uses: splits with their uses (`uses_of`).
+      size: (h, w) at which images are loaded; None: the domain's.
+      threads: number of threads that open files.
+      limit: number of images to open of each split, spread through the ids; None: all.
+      progress: called with a name, the number of images to open, and 0; returns a function called after each.
 
     Returns:
-      Its report; what is wrong with the data is in there, and no reason to raise.
+      The report, which includes all faults of the data: they do not raise.
     """
     started = time.monotonic()
     if domain.synthetic is not None:
-        limit = min(limit or _MAX_DRAWN, _MAX_DRAWN)
+        limit = min(limit or _MAX_SYNTHETIC, _MAX_SYNTHETIC)
     report = DomainReport(domain, root, size or domain.size, {}, limit=limit)
     listings = _list_splits(report, uses)
     chosen = _choose(report, listings, limit)
     step = progress(domain.name, sum(map(len, chosen.values())), 0) if progress else lambda: None
     with ThreadPoolExecutor(threads) as pool:
         for name, ids in chosen.items():
-            for start in range(0, len(ids), 64):  # few at a time: an interrupted check should end at once
+            for start in range(0, len(ids), 64):  # few at a time, so that an interrupted check ends at once
                 some = ids[start : start + 64]
                 for key, facts in zip(some, pool.map(listings[name].look, some), strict=True):
                     _add(report.splits[name], key, facts, listings[name].target)
@@ -169,7 +178,7 @@ def check_domain(
 
 
 def _list_splits(report: DomainReport, uses: Uses) -> dict[str, Listing]:
-    """Fill in what can be told without opening an image; returns the splits that could be listed."""
+    """Fill in everything known without opening images; return the listings of the readable splits."""
     domain, root = report.domain, report.root
     listings: dict[str, Listing] = {}
     for name in uses:
@@ -195,7 +204,7 @@ def _list_splits(report: DomainReport, uses: Uses) -> dict[str, Listing]:
 
 
 def _choose(report: DomainReport, listings: Mapping[str, Listing], limit: int | None) -> dict[str, list[str]]:
-    """Choose the ids to open: none of a split whose files other splits have, unless its masks are wanted."""
+    """Choose the ids to open: none of a split whose files other splits have, unless its masks are needed."""
     owners: dict[str, str] = {}  # first split of each file
     chosen: dict[str, list[str]] = {}
     for name in listings:
@@ -224,12 +233,12 @@ def _add(split, key, facts: Facts, target):
         for value, count in facts.raw.items():
             meaning = meanings[value]
             if meaning is None and (value, None) not in split.raw and len(split.raw) > _MAX_UNKNOWN:
-                value = -1  # all further ones together
+                value = -1  # all others
             split.raw[value, meaning] += count
 
 
 def _share_digests(report):
-    """Give the images that were not opened again the digest of their file."""
+    """Copy the digests of files that were not opened again."""
     known = {s.images[key]: digest for s in report.splits.values() for key, digest in s.digests.items() if s.images}
     for split in report.splits.values():
         if split.same_as:

@@ -1,4 +1,4 @@
-"""What a split has on disk, and what a file of it holds; nothing is judged here."""
+"""Lists the files of a split and examines one example; data/check/findings.py judges them."""
 
 import dataclasses
 import hashlib
@@ -21,15 +21,14 @@ from usss_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What one example holds.
+    """Contents of one example.
 
     Attributes:
-      digest: of the image file's bytes (of the pixels if there is no file); None if it cannot be read.
+      digest: of the image file's bytes, or of the pixels without a file; None if unreadable.
       size: (h, w) of the image file.
-      raw: pixels of each raw value of the mask, colours as red + 2**8 * green + 2**16 * blue; None without a mask
-        that can be read.
-      by_color: whether the mask is a palette image that is read by its colours, since its indices contradict them.
-      faults: (kind, file, message) of whatever is wrong.
+      raw: raw value -> pixels of the mask, colours as red + 2**8 * green + 2**16 * blue; None without a readable mask.
+      by_color: whether the mask's palette is read by its colours, which contradict its indices.
+      faults: (kind, file, message) of each fault.
     """
 
     digest: bytes | None = None
@@ -46,15 +45,15 @@ class Listing:
     Attributes:
       ids: in order.
       look: opens the example of an id.
-      images: files of the images; empty for records and drawn domains.
-      masks: files of the masks there are.
-      unread: files of images in formats that are not read.
-      others: files among the images that are none.
-      without_mask: ids that have none although the split has masks.
-      no_masks: why the split as a whole has no masks, "" if it has.
-      looked_for: the mask of the first of these, and the names that come nearest.
-      target: train id (255: ignore) of a raw value of the masks, None for one that the table lacks.
+      images: id -> image file; empty for records and synthetic domains.
+      masks: id -> mask file.
+      unread: image files in unsupported formats.
+      others: files among the images that are not images.
+      without_mask: ids without a mask in a split with masks.
+      no_masks: why the split has no masks, or "".
+      target: raw value of a mask -> train id (255: ignore), or None for an unknown value.
       colors: whether the raw values are colours.
+      looked_for: the expected mask of the first of `without_mask`, and similar names.
     """
 
     ids: list[str]
@@ -71,9 +70,9 @@ class Listing:
 
 
 def list_split(domain: Domain, root: str | None, split: str, size: tuple[int, int]) -> Listing:
-    """List one split without opening an image or a mask; raises InputError where there are no images."""
+    """List one split without opening images or masks; raise InputError if it has no images."""
     in_folder = domain.synthetic is None and root is not None and os.path.isdir(root) and split in domain.splits
-    if not in_folder:  # records, or drawn, or an error that names what is missing
+    if not in_folder:  # records, synthetic, or an error
         return _list_source(domain, root, split, size)
     why = ""
     try:
@@ -101,20 +100,20 @@ def list_split(domain: Domain, root: str | None, split: str, size: tuple[int, in
 
 
 def masks_without_image(domain: Domain, root: str, used: set[str]) -> dict[str, tuple[list[str], list[str]]]:
-    """Mask files of each split that belong to none of the `used` ones, and those of them that are mere companions.
+    """Return the unused mask files of each split: those without an image, and companions.
 
-    A companion lies beside the mask of an image and has its name with more behind it, such as NAME_inst_label.png
-    beside NAME_label.png in IDD-Lite.
+    A companion has the name of a used mask with a suffix, such as NAME_inst_label.png next to NAME_label.png in
+    IDD-Lite.
     """
     strays: dict[str, tuple[list[str], list[str]]] = {}
     seen = {os.path.normpath(path) for path in used}
     of_splits = [(split, files) for layout in domain.layouts for split, files in layout.splits.items() if files.masks]
     for split, files in of_splits:
         found = {os.path.normpath(path): key for key, path in matches(root, str(files.masks))}
-        if not set(found) & seen:  # another layout than the one that is there
+        if not set(found) & seen:  # a layout that does not apply
             continue
         keys = {key for path, key in found.items() if path in seen}
-        if files.list_file:  # which leaves out others of the images
+        if files.list_file:  # selects from the images
             keys |= {key for key, _ in matches(root, files.images)}
         left = sorted(path for path, key in found.items() if path not in seen and key not in keys)
         companions = [path for path in left if _is_companion(found[path], keys)]
@@ -132,9 +131,9 @@ def _is_companion(key, keys):
 
 
 def missing_in_list(domain: Domain, root: str, split: str) -> list[str]:
-    """Images, as "FILE:LINE: PATH", that the list of a split names and that are not there.
+    """Return the missing images of the list of a split, as "FILE:LINE: PATH".
 
-    None of a split without a list, or with one that cannot be read as a whole, which list_split says.
+    Empty for a split without a list, and for an invalid list, which `list_split` reports.
     """
     missing = []
     for files in (layout.splits[split] for layout in domain.layouts if split in layout.splits):
@@ -144,7 +143,7 @@ def missing_in_list(domain: Domain, root: str, split: str) -> list[str]:
         except InputError:
             continue
         if any(not lists.columns(text)[0].lower().endswith(EXTENSIONS) for _, text in lines):
-            continue  # ids, of which list_split says how to write them
+            continue  # ids
         for number, text in lines:
             image = os.path.join(root, lists.columns(text)[0].lstrip("/"))
             if not files.images and not os.path.isfile(image):
@@ -153,7 +152,7 @@ def missing_in_list(domain: Domain, root: str, split: str) -> list[str]:
 
 
 def look_at_files(image: str, mask: str | None, domain: Domain, layout: Layout, palettes: Palettes) -> Facts:
-    """Open an image and its mask, if it has one, and say what they hold and what is wrong with either."""
+    """Open an image and its mask, if any; return their contents and faults."""
     digest = pixels = raw = None
     by_color, faults = False, []
     try:
@@ -169,7 +168,7 @@ def look_at_files(image: str, mask: str | None, domain: Domain, layout: Layout, 
             values, by_color = found.values, found.by == "colour"
             raw = count_values(values)
             if any(_targets(domain, layout)(value) is None for value in raw):
-                train_ids(found, mask, domain, layout)  # raises: says which value, and what to do
+                train_ids(found, mask, domain, layout)  # raises
             palettes.check(found.palette, mask)
         except InputError as error:
             faults.append(("unusable file", mask, str(error)))
@@ -182,7 +181,11 @@ def look_at_files(image: str, mask: str | None, domain: Domain, layout: Layout, 
 
 
 def count_values(values: np.ndarray) -> dict[int, int]:
-    """Count the pixels of each value; by runs of equal pixels, since masks have few and sorting pixels is slow."""
+    """Count the pixels of each value; by runs of equal pixels, which are few in masks.
+
+    >>> count_values(np.array([[7, 7], [0, 7]]))
+    {0: 1, 7: 3}
+    """
     flat = values.ravel()
     starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
     lengths = np.diff(starts, append=flat.size)
@@ -191,13 +194,13 @@ def count_values(values: np.ndarray) -> dict[int, int]:
 
 
 def _targets(domain, layout):
-    """Function of a raw value: train id, 255 for ignore, None if the table lacks it."""
+    """Function raw value -> train id, 255 for ignore, None if unknown."""
     table = lookup_table(domain, layout)
     return lambda value: None if table[value] == UNKNOWN else int(table[value])
 
 
 def _list_source(domain, root, split, size):
-    """Examples that are no files: records, or drawn ones. Their masks hold train ids."""
+    """List records or a synthetic domain, whose masks have train ids."""
     opened = [sources.open_source(domain, root, split, size=size, with_masks=False)]
     without_mask, why = [], ""
     try:
@@ -206,7 +209,7 @@ def _list_source(domain, root, split, size):
             why = f"split {split!r} of domain {domain.name!r} in {root}: none of its images has a mask"
     except InputError as error:
         why = str(error)
-    # With its mask where it has one: the later source.
+    # The later source has the masks.
     places = {key: (source, index) for source in opened for index, key in enumerate(source.ids)}
 
     def look(key):

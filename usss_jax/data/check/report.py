@@ -1,4 +1,4 @@
-"""The report of a check: as text for people, as a dict for check.json."""
+"""The report of a check: as text, and as a dict for check.json."""
 
 import dataclasses
 from collections import Counter
@@ -15,8 +15,8 @@ SHOWN = 10  # findings of a kind; check.json has all
 
 
 def domain_text(report: DomainReport, labeled: Labeled | None) -> str:
-    """Tables of one domain: its splits, and the pixels of its classes by raw value; and its labeled set."""
-    where, size = report.root or "drawn", height_width(report.size)
+    """Render the tables of one domain: splits, pixels of classes by raw value, labeled images."""
+    where, size = report.root or "synthetic", height_width(report.size)
     lines = [f"{report.domain.name}: {report.domain.title}", f"  {where}, loaded at {size} (height x width)"]
     if not report.error:
         lines += ["", *_aligned(_split_rows(report), left=2), "", *_aligned(_class_rows(report), left=2)]
@@ -26,9 +26,14 @@ def domain_text(report: DomainReport, labeled: Labeled | None) -> str:
 
 
 def findings_text(findings: Sequence[Finding]) -> str:
-    """Faults, warnings and notes under their headings, the first SHOWN of a kind."""
+    """Render faults, warnings and notes below their headings, the first SHOWN of a kind.
+
+    >>> print(findings_text([Finding(FAULT, "mine", "train", "copies", "2 images twice", remedy="remove one")]))
+    faults (1), to be fixed
+      - mine, train: 2 images twice; remove one
+    """
     lines = []
-    for level, meaning in ((FAULT, ", to be mended"), (WARNING, ", may be meant"), (NOTE, "")):
+    for level, meaning in ((FAULT, ", to be fixed"), (WARNING, ", may be intended"), (NOTE, "")):
         some = [f for f in findings if f.level == level]
         if some:
             lines += ["", f"{level}s ({len(some)}){meaning}"]
@@ -43,7 +48,7 @@ def findings_text(findings: Sequence[Finding]) -> str:
 
 
 def domain_json(report: DomainReport, labeled: Labeled | None) -> dict[str, Any]:
-    """Everything about one domain, for JSON; sizes as HEIGHTxWIDTH."""
+    """Return everything about one domain as JSON; sizes as HEIGHTxWIDTH."""
     out: dict[str, Any] = {"root": report.root, "size": height_width(report.size), "seconds": round(report.seconds, 2)}
     out["labeled"] = dataclasses.asdict(labeled) if labeled else None
     out["splits"] = {}
@@ -87,11 +92,11 @@ def _split_rows(report):
 
 
 def _class_rows(report):
-    """Shares of all pixels of a split, for each class, and below it for each raw value if it has several."""
+    """Share of each class in the pixels of each split, then of each of its raw values if there are several."""
     splits = [split for split in report.splits.values() if split.classes]
     if not splits:
         return []
-    from_files = any(split.masks for split in splits)  # others have train ids and no raw values
+    from_files = any(split.masks for split in splits)  # other sources have train ids instead of raw values
     colors = splits[0].colors
     raw = sum((split.raw for split in splits), Counter())
     values = {target: sorted(v for v, t in raw if t == target) for target in {t for _, t in raw}}
@@ -112,7 +117,7 @@ def _class_rows(report):
 
 
 def _aligned(rows, left):
-    """Rows as lines; the first `left` columns and the last of text start where the others do, numbers end there."""
+    """Align rows as lines: the first `left` columns and the sizes to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""The contact sheet of a domain: some images of each split, each beside its mask laid over it."""
+"""The contact sheet of a domain: some images of each split, with their masks as overlays."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -17,7 +17,7 @@ _PAPER, _INK = (255, 255, 255), (32, 32, 32)
 
 
 def draw_sheet(report: DomainReport) -> np.ndarray | None:
-    """Draw PER_SPLIT usable images of each split, uint8 [h, w, 3]; None if there are none."""
+    """Draw PER_SPLIT usable images of each split, uint8 [h, w, 3]; None without any."""
     rows, masked = [], False
     for split in report.splits.values():
         cards = [] if split.same_as else _cards(report, split)
@@ -42,18 +42,18 @@ def _cards(report: DomainReport, split: SplitReport) -> list[np.ndarray]:
         source = sources.open_source(
             report.domain, report.root, split.name, size=report.size, with_masks=split.has_masks, ids=ids
         )
-    except InputError:  # a split with images that are not read, which is a fault
+    except InputError:  # a split with unsupported images, which is a fault
         return cards
     for key, index in zip(ids, range(len(source)), strict=True):
         try:
             cards.append(_card(key, source[index], palette(report.domain)))
-        except InputError:  # changed since it was examined
+        except InputError:  # changed since the examination
             continue
     return cards
 
 
 def _card(key: str, example, colors) -> np.ndarray:
-    """Picture, overlay if there is a mask, and the id below."""
+    """Draw an image, its overlay if it has a mask, and its id below."""
     image = example["image"]
     panels = [image]
     if "label" in example:
@@ -69,13 +69,13 @@ def _card(key: str, example, colors) -> np.ndarray:
 
 
 def _panel(size):
-    """Size (h, w) of a picture: every domain's have the same area, whatever their shape."""
+    """Size (h, w) of a panel, of the same area for all domains."""
     factor = (_AREA / (size[0] * size[1])) ** 0.5
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def _shortened(text, font, width):
-    """The text, or its end where it is too long."""
+    """The text, or its end if it is too long."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength("..." + text) > width:
