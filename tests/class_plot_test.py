@@ -352,6 +352,7 @@ def test_jobs_of_equal_name_are_told_apart_by_their_run(tmp_path):
     assert len({s.title for s in finished.open_jobs(deeper)}) == 3
 
 
+@pytest.mark.slow
 def test_entry_tells_wrong_flags_in_one_line(tmp_path):
     for flags, message in (
         ((), "--jobs is missing"),

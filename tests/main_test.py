@@ -370,6 +370,7 @@ def test_workdir_of_another_config_is_refused(tmp_path):
     assert "usss.alpha was 0.25, is now 1.0" in message
 
 
+@pytest.mark.slow
 def test_compiled_programs_are_kept_for_the_next_start(tmp_path, monkeypatch):
     """In the given folder; a folder that cannot be one is refused."""
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # the toy step may compile quicker than 0.3 s

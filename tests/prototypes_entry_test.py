@@ -16,6 +16,7 @@ from usss_jax.data.domains import get_domain
 from usss_jax.methods.train import train
 from usss_jax.runs.workdir import alone_in
 
+pytestmark = pytest.mark.slow  # every test starts a process
 REPO = pathlib.Path(__file__).parent.parent
 
 
@@ -31,7 +32,6 @@ def error_of(*words):
     return line
 
 
-@pytest.mark.slow
 def test_embeddings_of_finished_networks_are_made_and_used(toy_run, tmp_path):
     """Three per class from finished networks, elsewhere; training with K = 3 makes the same; another run reads them."""
     out = tmp_path / "three"
@@ -61,7 +61,6 @@ def test_embeddings_of_finished_networks_are_made_and_used(toy_run, tmp_path):
     assert losses[0] == losses[1]  # the same embeddings train the same
 
 
-@pytest.mark.slow
 def test_embeddings_that_are_missing_are_made_in_the_workdir(toy_run, tmp_path):
     """As the run itself makes them."""
     again = tmp_path / "run"
