@@ -165,8 +165,8 @@ def test_a_config_that_is_no_object_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda names: ["lane" if n == "road" else n for n in names], "is 'lane', where the domain has 'road'"),
-        (lambda names: names[:-1], "is nothing, where the domain has"),
+        (lambda names: ["lane" if n == "road" else n for n in names], "is 'lane', but 'road' in the domain"),
+        (lambda names: names[:-1], "is nothing, but"),
     ],
 )
 def test_label_embeddings_of_other_classes_are_refused_when_a_run_resumes(tmp_path, change, told):

@@ -32,7 +32,7 @@ from usss_jax.runs.workdir import alone_in, claim_workdir, singles_folder, writt
 UNIVERSAL = ("basic", "cross", "full", "direct")  # variants that train one network for all domains
 EMBEDS = ("cross", "full")  # those with an entropy module
 
-Embeddings = tuple[Mapping[str, Any], dict[str, Any]]  # by domain, and what their file says about them
+Embeddings = tuple[Mapping[str, Any], dict[str, Any]]  # by domain, and the metadata of their file
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, dict[str, Any]]:
