@@ -275,7 +275,7 @@ def test_a_wrong_choice_is_told(tmp_path):
 
 
 def test_endless_memory_is_no_number(tmp_path):
-    with pytest.raises(InputError, match=r"data\.cache_gb=inf must be a number from 0 on"):
+    with pytest.raises(InputError, match=r"data\.cache_gb=inf must be finite, at least 0"):
         config(tmp_path, **{"data.cache_gb": float("inf")})
 
 

@@ -1,4 +1,4 @@
-"""Configs: all fields with what is said of them, defaults, checks, reading."""
+"""Configs: declarations of all fields, defaults, checks, reading."""
 
 from usss_jax.config.checking import (
     check_seed,
