@@ -13,11 +13,11 @@ DATA holds `cityscapes/` (leftImg8bit, gtFine) and `camvid/` (SegNet's layout).
 
 As in the paper: SGD 1e-3, momentum 0.9, decay 1e-4, poly 0.9, 200 epochs, batch 10, d = 128, alpha = beta = 1;
 Cityscapes at 512x1024 (height x width) with 512x512 crops, CamVid whole at 360x480; flip and crop only. The paper's
-encoders start from ImageNet weights: give them as --config.model.pretrained=FILE. Without them the run starts from
-random weights, and its scores cannot be compared with the paper's. CamVid has 367 training images: a larger n takes all
+encoders start from ImageNet weights: give a file as --config.model.pretrained=FILE. Without it the run starts from
+random weights, and its scores cannot be compared with the paper's. CamVid has 367 training images; a larger n takes all
 of them.
 
-Further arguments: `anchored` (our objective beside the paper's, docs/claims.md), `convnext_tiny` (another encoder,
+Further arguments: `anchored` (our variation of the objective, docs/claims.md), `convnext_tiny` (another encoder,
 docs/encoders.md), `cpu` (smaller size, width and schedule for two cores), `tiny` (a few steps of every job). Our time
 and scores: n/a, not measured.
 """

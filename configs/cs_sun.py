@@ -1,4 +1,4 @@
-"""Cityscapes + SUN RGB-D (13 classes): roads and rooms, Table 6 of the USSS paper.
+"""Cityscapes + SUN RGB-D (13 classes): streets and indoor scenes, Table 6 of the USSS paper.
 
     python -m usss_jax.main --config=configs/cs_sun.py --config.data.root=DATA --workdir=runs/cs_sun
 
@@ -9,7 +9,7 @@ DATA holds `cityscapes/` (leftImg8bit, gtFine) and `sunrgbd/` (images and 13-cla
 | (none)   | N=1500, ResNet-50 | 58.01 / 31.55 / 44.78                | 57.91 / 43.12 / 50.52 |
 
 Schedule and further arguments (`anchored`, `cpu`, `tiny`) are those of configs/cs_cvd.py; Cityscapes at 512x1024 with
-512x512 crops, SUN RGB-D whole at 480x640. The label sets share no class. `n=100` and `resnet18` choose another N and
+512x512 crops, SUN RGB-D whole at 480x640. The label sets share no class. `n=100` and `resnet18` select another N and
 encoder. Our time and scores: n/a, not measured.
 """
 

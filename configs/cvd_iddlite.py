@@ -1,14 +1,14 @@
-"""CamVid + IDD-Lite: England and India, 11 and 7 classes, real images small enough for any machine.
+"""CamVid + IDD-Lite: England and India, 11 and 7 classes, real images, small enough for any machine.
 
     python -m usss_jax.main --config=configs/cvd_iddlite.py --config.data.root=DATA --workdir=runs/cvd_iddlite
     python -m usss_jax.main --config=configs/cvd_iddlite.py:cpu --config.data.root=DATA --workdir=runs/cvd_iddlite_cpu
 
 DATA holds `camvid/` and `idd_lite/`. Not a row of the paper: its training (N = 100, DRN-D-22, which it calls ResNet-18,
-SGD, poly, alpha = beta = 1) on two other domains, from scratch, with a learning rate that suits that.
+SGD, poly, alpha = beta = 1) on two other domains, from scratch, with a suitable learning rate.
 
 Arguments, separated by commas: `cpu` (a quarter of the width, half the size, a short schedule: for two cores),
-`n=50` (labeled images per domain; CamVid has 367), `resnet50` (another encoder), `anchored` (our objective beside the
-paper's, docs/claims.md), `tiny` (a few steps of every job). Time and scores of `cpu` are in docs/results.md; full size:
+`n=50` (labeled images per domain; CamVid has 367), `resnet50` (another encoder), `anchored` (our variation of
+the objective, docs/claims.md), `tiny` (a few steps of every job). Time and scores of `cpu` are in docs/results.md; full size:
 n/a, not measured.
 """
 
