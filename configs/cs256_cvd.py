@@ -13,7 +13,7 @@ the objective, docs/claims.md), `tiny` (a few steps of every job). Time and scor
 size: n/a, not measured.
 """
 
-from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shrink_for_cpu, shrink_to_tiny
+from usss_jax.config import apply_arg, default_config, parse_arg
 
 CAMVID_TRAIN = 367
 
@@ -23,14 +23,7 @@ def get_config(arg=None):
     config = default_config()
     config.data.domains = ["cityscapes256", "camvid"]
     config.data.labeled_per_domain = f"cityscapes256={arg.n},camvid=all" if arg.n > CAMVID_TRAIN else arg.n
-    config.model.encoder = arg.encoder
     config.optim.lr = 0.02
     config.model.precision = "bfloat16"
-    set_epochs(config, arg.n)
-    if arg.anchored:
-        config.update_from_flattened_dict(ANCHORED)
-    if arg.cpu:
-        shrink_for_cpu(config, "cityscapes256=128x128,camvid=176x240")
-    if arg.tiny:
-        shrink_to_tiny(config)
+    apply_arg(config, arg, cpu_image_size="cityscapes256=128x128,camvid=176x240")
     return config

@@ -22,7 +22,7 @@ docs/encoders.md), `cpu` (smaller size, width and schedule for two cores), `tiny
 and scores: n/a, not measured.
 """
 
-from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shrink_for_cpu, shrink_to_tiny
+from usss_jax.config import apply_arg, default_config, parse_arg
 
 CAMVID_TRAIN = 367
 
@@ -32,12 +32,5 @@ def get_config(arg=None):
     config = default_config()
     config.data.domains = ["cityscapes", "camvid"]
     config.data.labeled_per_domain = f"cityscapes={arg.n},camvid=all" if arg.n > CAMVID_TRAIN else arg.n
-    config.model.encoder = arg.encoder
-    set_epochs(config, arg.n)
-    if arg.anchored:
-        config.update_from_flattened_dict(ANCHORED)
-    if arg.cpu:
-        shrink_for_cpu(config, "cityscapes=128x256,camvid=176x240")
-    if arg.tiny:
-        shrink_to_tiny(config)
+    apply_arg(config, arg, cpu_image_size="cityscapes=128x256,camvid=176x240")
     return config

@@ -43,6 +43,26 @@ def parse_arg(arg: str | None, **defaults) -> ConfigDict:
     return ConfigDict(values)
 
 
+def apply_arg(config: ConfigDict, arg: ConfigDict, cpu_image_size: str):
+    """Change a config by the arguments that the configs of two data sets share: encoder, n, anchored, cpu and tiny.
+
+    >>> from usss_jax.config import default_config
+    >>> config = default_config()
+    >>> arg = parse_arg("anchored", encoder="drn_d_22", n=375, anchored=False, cpu=False, tiny=False)
+    >>> apply_arg(config, arg, cpu_image_size="128x256")
+    >>> config.train.steps, config.usss.alpha
+    (7600, 0.1)
+    """
+    config.model.encoder = arg.encoder
+    set_epochs(config, arg.n)
+    if arg.anchored:
+        config.update_from_flattened_dict(ANCHORED)
+    if arg.cpu:
+        shrink_for_cpu(config, cpu_image_size)
+    if arg.tiny:
+        shrink_to_tiny(config)
+
+
 def shrink_for_cpu(config: ConfigDict, image_size: str):
     """Reduce size, width, batches and schedule of a config to what two CPU cores train in minutes."""
     config.model.precision = "float32"

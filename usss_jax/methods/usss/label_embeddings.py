@@ -167,7 +167,7 @@ def sample_pixels(batches: Callable, counts, seed: int, model: UniversalModel, l
 
     The sample depends on the labels and the seed only. `counts` is the number of labeled pixels of every class.
     """
-    ranks = [draw_ranks(int(n), limit, np.random.RandomState([seed, i, 1])) for i, n in enumerate(counts)]
+    ranks = [sample_ranks(int(n), limit, np.random.RandomState([seed, i, 1])) for i, n in enumerate(counts)]
     gather = jax.jit(upsample_at)
     found: list[list[np.ndarray]] = [[] for _ in ranks]
     seen = np.zeros(len(ranks), np.int64)  # pixels of every class in earlier batches
@@ -191,18 +191,18 @@ def sample_pixels(batches: Callable, counts, seed: int, model: UniversalModel, l
     return [np.concatenate(parts) for parts in found]
 
 
-def draw_ranks(n: int, limit: int, state: np.random.RandomState) -> np.ndarray:
+def sample_ranks(n: int, limit: int, state: np.random.RandomState) -> np.ndarray:
     """Sample up to `limit` numbers below n without replacement, sorted, in memory that does not grow with n.
 
-    >>> draw_ranks(3, 5, np.random.RandomState(0)).tolist()
+    >>> sample_ranks(3, 5, np.random.RandomState(0)).tolist()
     [0, 1, 2]
     """
     if n <= 2 * limit:
         return np.sort(state.choice(n, min(n, limit), replace=False))
-    drawn: set[int] = set()  # `choice` would permute all n: hundreds of millions of pixels
-    while len(drawn) < limit:
-        drawn.add(int(state.randint(n, dtype=np.int64)))
-    return np.array(sorted(drawn))
+    sample: set[int] = set()  # `choice` would permute all n: hundreds of millions of pixels
+    while len(sample) < limit:
+        sample.add(int(state.randint(n, dtype=np.int64)))
+    return np.array(sorted(sample))
 
 
 def describe(prototypes: Prototypes, class_names: Sequence[str], checkpoint: str) -> dict[str, Any]:
