@@ -20,7 +20,6 @@ from usss_jax.config import (
     per_domain,
     read_count,
     read_size,
-    same_on_hosts,
 )
 from usss_jax.config.__main__ import page
 from usss_jax.errors import InputError
@@ -263,9 +262,3 @@ def test_a_config_as_json_is_read_again_and_newer_fields_have_their_defaults():
     del written["usss"]["theta"]
     again = checked(filled(written))
     assert again.to_dict() == checked(config).to_dict() and again.usss.theta == 1.0
-
-
-def test_hosts_may_differ_in_where_their_data_is_and_what_they_have_of_memory():
-    config = checked(default_config())
-    differ = set(flat(config)) - set(same_on_hosts(config))
-    assert differ == {"data.root", "data.cache_gb", "data.loader_threads"}

@@ -200,6 +200,10 @@ def absolute(path: str) -> str:
 
 
 def same_on_hosts(config: ConfigDict) -> dict[str, Any]:
-    """Fields, by dotted name, that must be the same on all hosts."""
+    """Fields, by dotted name, that must be the same on all hosts.
+
+    >>> sorted(set(fields()) - set(same_on_hosts(default_config())))
+    ['data.cache_gb', 'data.loader_threads', 'data.root']
+    """
     known = fields(config.method)
     return {name: value for name, value in flat(config).items() if known[name].changes is not Changes.HOST}

@@ -25,6 +25,9 @@ def find_config(path: str) -> pathlib.Path:
 
     Raises:
       InputError: if there is neither; lists the project's files.
+
+    >>> find_config("configs/demo.py").is_file()
+    True
     """
     given = pathlib.Path(path).expanduser()
     if given.is_file():
@@ -39,7 +42,11 @@ def find_config(path: str) -> pathlib.Path:
 
 
 def read_named(text: str) -> ConfigDict:
-    """Find and read PATH[:ARGUMENT]; raises InputError as `find_config` and `read_config` do."""
+    """Find and read PATH[:ARGUMENT]; raises InputError as `find_config` and `read_config` do.
+
+    >>> read_named("configs/demo.py:tiny").train.steps
+    4
+    """
     path, argument = split_argument(text)
     return read_config(find_config(path), argument)
 

@@ -77,7 +77,14 @@ def shrink_for_cpu(config: ConfigDict, image_size: str):
 
 
 def shrink_to_tiny(config: ConfigDict):
-    """Reduce a config to the smallest run of all its jobs, which takes about a minute, to see that they work."""
+    """Reduce a config to the smallest run of all its jobs, which takes about a minute, to see that they work.
+
+    >>> from usss_jax.config import default_config
+    >>> config = default_config()
+    >>> shrink_to_tiny(config)
+    >>> config.train.steps
+    4
+    """
     smallest = {"model.precision": "float32", "data.loader_threads": 2, "train.log_every": 1}
     config.update_from_flattened_dict(smallest | {"train.quick_compile": True} | dict(METHODS[config.method].tiny))
 

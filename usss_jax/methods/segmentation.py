@@ -162,7 +162,12 @@ def make_optimizer(
 
 
 def device_augment(config: ConfigDict) -> DeviceAugment:
-    """Augmentation inside the step, by the config's `data` section; raises InputError for a value out of range."""
+    """Augmentation inside the step, by the config's `data` section; raises InputError for a value out of range.
+
+    >>> from usss_jax.config import default_config
+    >>> device_augment(default_config()).changes_colors
+    False
+    """
     return DeviceAugment(config.data.color_jitter, config.data.grey, config.data.blur, config.data.mix)
 
 

@@ -57,7 +57,11 @@ def random_box(height: int, width: int, min_scale: float, rng: np.random.Generat
 
 @dataclasses.dataclass(frozen=True)
 class CenterCrop(grain.transforms.Map):
-    """Resize the shorter side to `resize`, then crop `size` x `size` pixels in the centre."""
+    """Resize the shorter side to `resize`, then crop `size` x `size` pixels in the centre.
+
+    >>> CenterCrop(resize=4, size=2).map({"image": np.zeros((8, 16, 3), np.uint8)})["image"].shape
+    (2, 2, 3)
+    """
 
     resize: int
     size: int

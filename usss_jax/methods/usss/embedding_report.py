@@ -92,7 +92,13 @@ def cosine_matrix(embeddings: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def nearest_classes(embeddings: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """For every class, the nearest class of every other domain, by the largest cosine between their rows."""
+    """For every class, the nearest class of every other domain, by the largest cosine between their rows.
+
+    >>> embeddings = {"city": np.array([[1.0, 0.0]]), "town": np.array([[0.6, 0.8], [0.0, 1.0]])}
+    >>> meta = {"domains": {"city": {"classes": ["road"]}, "town": {"classes": ["street", "sky"]}}}
+    >>> nearest_classes(embeddings, meta)["city:road"]
+    {'town': {'class': 'street', 'cosine': 0.6}}
+    """
     out: dict[str, dict[str, Any]] = {}
     for domain in embeddings:
         classes = np.array(meta["domains"][domain]["classes"])

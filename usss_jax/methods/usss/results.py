@@ -26,6 +26,10 @@ def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> s
     Args:
       summaries: by job.
       domains: domains with labels, in the order of the columns; their average and other scored domains follow.
+
+    >>> scores = {"miou_best": 0.5, "miou_last": 0.25, "split": "val"}
+    >>> print(results_table({"basic": {"domains": {"city": scores}}}, ["city"]).splitlines()[-1])
+    | Univ-basic | 50.00 / 25.00 | 50.00 / 25.00 |
     """
     rows = {}
     for prefix, title in PER_DOMAIN.items():
