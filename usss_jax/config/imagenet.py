@@ -22,7 +22,7 @@ def _check(values: Mapping[str, Any]):
 FIELDS: dict[str, Field] = {
     "imagenet.crop": Field(224, AT_LEAST_1, "side of the network's square input, in pixels"),
     "imagenet.eval_resize": Field(256, AT_LEAST_1, "shorter side of an evaluated image before the centre crop"),
-    "imagenet.min_scale": Field(0.08, POSITIVE_SHARE, "least share of the image's area in a random crop"),
+    "imagenet.min_scale": Field(0.08, POSITIVE_SHARE, "minimal share of the image's area in a random crop"),
     "imagenet.epochs": Field(120.0, POSITIVE, "passes over the training images"),
     "imagenet.decay_epochs": Field(30.0, POSITIVE, "epochs between decays of the learning rate"),
     "imagenet.decay": Field(0.1, POSITIVE_SHARE, "factor on the learning rate after every `imagenet.decay_epochs`"),

@@ -34,7 +34,7 @@ SHARED: dict[str, Field] = {
     "data.domains": Field(
         ["cityscapes", "camvid"],
         NAMES,
-        "domains: names of built-in domains, or YAML files",
+        "names of built-in domains, or YAML files",
         mixed=True,
         path=True,
         changes=DATA,
@@ -91,7 +91,7 @@ SHARED: dict[str, Field] = {
     "data.min_classes": Field(
         2,
         AT_LEAST_1,
-        "least number of classes in the labeled images and in each evaluated split",
+        "minimal number of classes in the labeled images and in each evaluated split",
         changes=NOTHING,
     ),
     "data.image_size": Field(
