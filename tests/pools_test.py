@@ -228,7 +228,7 @@ def test_all_domains_share_the_memory_for_decoded_images(camvid, tmp_path):
         ({"data.labeled_list": "camvid=missing.txt"}, "missing.txt"),
         ({"data.labeled_per_domain": "camvid=2"}, "says nothing of town_street"),
         ({"data.unlabeled_splits": "camvid=train+extra"}, "has no split 'extra'"),
-        ({"data.unlabeled_splits": "camvid=train+train"}, "give splits, each once"),
+        ({"data.unlabeled_splits": "camvid=train+train"}, "give names of splits, each once"),
     ],
 )
 def test_a_wrong_field_is_told(camvid, tmp_path, changes, told):

@@ -213,7 +213,7 @@ def read_embeddings(run: Run) -> tuple[dict[str, np.ndarray], dict[str, tuple[in
         for name, pool in with_labels(run.pools).items()
     }
     for name, about in meta["domains"].items():
-        absent = f"; none, for want of labeled pixels, for: {', '.join(about['absent'])}" if about["absent"] else ""
+        absent = f"; no labeled pixel of {', '.join(about['absent'])}" if about["absent"] else ""
         print(f"[prototypes] {name}: {len(about['classes'])} label embeddings{absent}", flush=True)
     return embeddings, classes
 
