@@ -13,6 +13,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from benchmarks.step_cpu import CLASSES, EMBED_DIM
+from usss_jax.config import default_config
 from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.engine.optim import create_optimizer, create_schedule
 from usss_jax.engine.state import TrainState
@@ -22,7 +23,7 @@ from usss_jax.models.universal import UniversalModel, create_model
 from usss_jax.models.variables import DUMMY_IMAGES
 from usss_jax.parallel import sharding
 
-OBJECTIVE = terms.Objective()
+OBJECTIVE = terms.create_objective(default_config().usss)
 SIZES = {"512x512": (512, 512), "360x480": (360, 480)}  # height x width
 
 # XLA's description of an H100 (SXM, 80 GB): limits of the hardware, and the version of cuDNN.
@@ -119,7 +120,7 @@ def lower_step(config: StepConfig, mesh: Mesh) -> jax.stages.Lowered:
     """Lower the library's training step for the mesh, without running it or creating arrays."""
     model, tx = config.model(), create_optimizer(create_schedule(1e-3, 10**6))
     state = abstract_state(config, model, tx, mesh)
-    objective = terms.Objective(theta=config.theta)
+    objective = dataclasses.replace(OBJECTIVE, theta=config.theta)
     step = usss_step(mesh, model, tx, objective=objective, has_unlabeled=bool(config.passes), like=state)
     return step.lower(state, abstract_batch(config, mesh))
 

@@ -6,14 +6,14 @@
 DATA holds `cityscapes256/` and `camvid/`. The 256x256 version squashes the frames to squares, and its labels were
 recovered from a colour rendering: do not compare its mIoU with published Cityscapes numbers.
 
-The paper's schedule (200 epochs of N / 10 steps, the whole unlabeled pool every epoch) from scratch, with a learning
-rate that suits that. Arguments, separated by commas: `cpu` (a quarter of the width, half the size, a short schedule:
-for two cores), `n=50` (labeled images per domain; CamVid has 367), `resnet50` (another encoder), `anchored` (our
-objective beside the paper's, docs/claims.md), `tiny` (a few steps of every job). Time and scores of `cpu` are in
-docs/results.md; full size: n/a, not measured.
+The paper's schedule (200 epochs of N / 10 steps, the whole unlabeled pool every epoch) from scratch, with a suitable
+learning rate. Arguments, separated by commas: `cpu` (a quarter of the width, half the size, a short schedule: for two
+cores), `n=50` (labeled images per domain; CamVid has 367), `resnet50` (another encoder), `anchored` (our variation of
+the objective, docs/claims.md), `tiny` (a few steps of every job). Time and scores of `cpu` are in docs/results.md; full
+size: n/a, not measured.
 """
 
-from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shrink_for_cpu, shrink_to_tiny
+from usss_jax.config import apply_arg, default_config, parse_arg
 
 CAMVID_TRAIN = 367
 
@@ -23,14 +23,7 @@ def get_config(arg=None):
     config = default_config()
     config.data.domains = ["cityscapes256", "camvid"]
     config.data.labeled_per_domain = f"cityscapes256={arg.n},camvid=all" if arg.n > CAMVID_TRAIN else arg.n
-    config.model.encoder = arg.encoder
     config.optim.lr = 0.02
     config.model.precision = "bfloat16"
-    set_epochs(config, arg.n)
-    if arg.anchored:
-        config.update_from_flattened_dict(ANCHORED)
-    if arg.cpu:
-        shrink_for_cpu(config, "cityscapes256=128x128,camvid=176x240")
-    if arg.tiny:
-        shrink_to_tiny(config)
+    apply_arg(config, arg, cpu_image_size="cityscapes256=128x128,camvid=176x240")
     return config

@@ -13,16 +13,16 @@ DATA holds `cityscapes/` (leftImg8bit, gtFine) and `camvid/` (SegNet's layout).
 
 As in the paper: SGD 1e-3, momentum 0.9, decay 1e-4, poly 0.9, 200 epochs, batch 10, d = 128, alpha = beta = 1;
 Cityscapes at 512x1024 (height x width) with 512x512 crops, CamVid whole at 360x480; flip and crop only. The paper's
-encoders start from ImageNet weights: give them as --config.model.pretrained=FILE. Without them the run starts from
-random weights, and its scores cannot be compared with the paper's. CamVid has 367 training images: a larger n takes all
+encoders start from ImageNet weights: give a file as --config.model.pretrained=FILE. Without it the run starts from
+random weights, and its scores cannot be compared with the paper's. CamVid has 367 training images; a larger n takes all
 of them.
 
-Further arguments: `anchored` (our objective beside the paper's, docs/claims.md), `convnext_tiny` (another encoder,
+Further arguments: `anchored` (our variation of the objective, docs/claims.md), `convnext_tiny` (another encoder,
 docs/encoders.md), `cpu` (smaller size, width and schedule for two cores), `tiny` (a few steps of every job). Our time
 and scores: n/a, not measured.
 """
 
-from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shrink_for_cpu, shrink_to_tiny
+from usss_jax.config import apply_arg, default_config, parse_arg
 
 CAMVID_TRAIN = 367
 
@@ -32,12 +32,5 @@ def get_config(arg=None):
     config = default_config()
     config.data.domains = ["cityscapes", "camvid"]
     config.data.labeled_per_domain = f"cityscapes={arg.n},camvid=all" if arg.n > CAMVID_TRAIN else arg.n
-    config.model.encoder = arg.encoder
-    set_epochs(config, arg.n)
-    if arg.anchored:
-        config.update_from_flattened_dict(ANCHORED)
-    if arg.cpu:
-        shrink_for_cpu(config, "cityscapes=128x256,camvid=176x240")
-    if arg.tiny:
-        shrink_to_tiny(config)
+    apply_arg(config, arg, cpu_image_size="cityscapes=128x256,camvid=176x240")
     return config

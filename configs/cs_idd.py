@@ -14,7 +14,7 @@ Schedule and further arguments (`anchored`, `cpu`, `tiny`) are those of configs/
 512x512 crops. Our time and scores: n/a, not measured.
 """
 
-from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shrink_for_cpu, shrink_to_tiny
+from usss_jax.config import apply_arg, default_config, parse_arg
 
 
 def get_config(arg=None):
@@ -22,12 +22,5 @@ def get_config(arg=None):
     config = default_config()
     config.data.domains = ["cityscapes", "idd"]
     config.data.labeled_per_domain = arg.n
-    config.model.encoder = arg.encoder
-    set_epochs(config, arg.n)
-    if arg.anchored:
-        config.update_from_flattened_dict(ANCHORED)
-    if arg.cpu:
-        shrink_for_cpu(config, "128x256")
-    if arg.tiny:
-        shrink_to_tiny(config)
+    apply_arg(config, arg, cpu_image_size="128x256")
     return config

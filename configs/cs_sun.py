@@ -1,4 +1,4 @@
-"""Cityscapes + SUN RGB-D (13 classes): roads and rooms, Table 6 of the USSS paper.
+"""Cityscapes + SUN RGB-D (13 classes): streets and indoor scenes, Table 6 of the USSS paper.
 
     python -m usss_jax.main --config=configs/cs_sun.py --config.data.root=DATA --workdir=runs/cs_sun
 
@@ -9,11 +9,11 @@ DATA holds `cityscapes/` (leftImg8bit, gtFine) and `sunrgbd/` (images and 13-cla
 | (none)   | N=1500, ResNet-50 | 58.01 / 31.55 / 44.78                | 57.91 / 43.12 / 50.52 |
 
 Schedule and further arguments (`anchored`, `cpu`, `tiny`) are those of configs/cs_cvd.py; Cityscapes at 512x1024 with
-512x512 crops, SUN RGB-D whole at 480x640. The label sets share no class. `n=100` and `resnet18` choose another N and
+512x512 crops, SUN RGB-D whole at 480x640. The label sets share no class. `n=100` and `resnet18` select another N and
 encoder. Our time and scores: n/a, not measured.
 """
 
-from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shrink_for_cpu, shrink_to_tiny
+from usss_jax.config import apply_arg, default_config, parse_arg
 
 
 def get_config(arg=None):
@@ -21,12 +21,5 @@ def get_config(arg=None):
     config = default_config()
     config.data.domains = ["cityscapes", "sun13"]
     config.data.labeled_per_domain = arg.n
-    config.model.encoder = arg.encoder
-    set_epochs(config, arg.n)
-    if arg.anchored:
-        config.update_from_flattened_dict(ANCHORED)
-    if arg.cpu:
-        shrink_for_cpu(config, "cityscapes=128x256,sun13=120x160")
-    if arg.tiny:
-        shrink_to_tiny(config)
+    apply_arg(config, arg, cpu_image_size="cityscapes=128x256,sun13=120x160")
     return config

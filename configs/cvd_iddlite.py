@@ -1,18 +1,18 @@
-"""CamVid + IDD-Lite: England and India, 11 and 7 classes, real images small enough for any machine.
+"""CamVid + IDD-Lite: England and India, 11 and 7 classes, real images, small enough for any machine.
 
     python -m usss_jax.main --config=configs/cvd_iddlite.py --config.data.root=DATA --workdir=runs/cvd_iddlite
     python -m usss_jax.main --config=configs/cvd_iddlite.py:cpu --config.data.root=DATA --workdir=runs/cvd_iddlite_cpu
 
 DATA holds `camvid/` and `idd_lite/`. Not a row of the paper: its training (N = 100, DRN-D-22, which it calls ResNet-18,
-SGD, poly, alpha = beta = 1) on two other domains, from scratch, with a learning rate that suits that.
+SGD, poly, alpha = beta = 1) on two other domains, from scratch, with a suitable learning rate.
 
 Arguments, separated by commas: `cpu` (a quarter of the width, half the size, a short schedule: for two cores),
-`n=50` (labeled images per domain; CamVid has 367), `resnet50` (another encoder), `anchored` (our objective beside the
-paper's, docs/claims.md), `tiny` (a few steps of every job). Time and scores of `cpu` are in docs/results.md; full size:
-n/a, not measured.
+`n=50` (labeled images per domain; CamVid has 367), `resnet50` (another encoder), `anchored` (our variation of the
+objective, docs/claims.md), `tiny` (a few steps of every job). Time and scores of `cpu` are in docs/results.md; full
+size: n/a, not measured.
 """
 
-from usss_jax.config import ANCHORED, default_config, parse_arg, set_epochs, shrink_for_cpu, shrink_to_tiny
+from usss_jax.config import apply_arg, default_config, parse_arg
 
 CAMVID_TRAIN = 367
 
@@ -22,14 +22,7 @@ def get_config(arg=None):
     config = default_config()
     config.data.domains = ["camvid", "idd_lite"]
     config.data.labeled_per_domain = f"camvid=all,idd_lite={arg.n}" if arg.n > CAMVID_TRAIN else arg.n
-    config.model.encoder = arg.encoder
     config.optim.lr = 0.02
     config.model.precision = "bfloat16"
-    set_epochs(config, arg.n)
-    if arg.anchored:
-        config.update_from_flattened_dict(ANCHORED)
-    if arg.cpu:
-        shrink_for_cpu(config, "camvid=176x240,idd_lite=114x160")
-    if arg.tiny:
-        shrink_to_tiny(config)
+    apply_arg(config, arg, cpu_image_size="camvid=176x240,idd_lite=114x160")
     return config

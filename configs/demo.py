@@ -1,11 +1,11 @@
-"""Two generated street domains on a laptop CPU: the whole method without any download.
+"""Two synthetic street domains on a laptop CPU: the whole method without a download.
 
     python -m usss_jax.main --config=configs/demo.py --workdir=runs/demo
 
 `city_street` and `town_street` (usss_jax/data/synthetic.py) look different and have partly overlapping label spaces.
-Departs from the paper: a thin network from scratch, a higher learning rate, a short schedule. Arguments: `room` adds
-the indoor domain, whose labels do not overlap with the streets'; `tiny` makes a few steps of every job. Takes about two
-minutes on two cores; scores are in docs/results.md.
+Unlike the paper: a narrow network from scratch, a higher learning rate, a short schedule. Arguments: `room` adds an
+indoor domain, whose labels do not overlap with those of the streets; `tiny` trains a few steps of every job. Takes
+about two minutes on two cores; scores are in docs/results.md.
 """
 
 from usss_jax.config import default_config, parse_arg, shrink_to_tiny

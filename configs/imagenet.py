@@ -1,11 +1,11 @@
-"""ImageNet pretraining of the encoder, by the schedule of the DRN paper (Yu, Koltun, Funkhouser, 2017, section 4.1).
+"""ImageNet pretraining of the encoder, with the schedule of the DRN paper (Yu, Koltun, Funkhouser, 2017, section 4.1).
 
     python -m usss_jax.main --config=configs/imagenet.py --config.data.root=DIR --workdir=runs/imagenet
     python -m usss_jax.main --config=configs/imagenet.py:resnet50 --config.data.root=tfds:DIR --workdir=runs/in50
     python -m usss_jax.main --config=configs/imagenet.py:cpu --config.data.root=DIR --workdir=runs/imagenet_cpu
 
 DIR holds train/CLASS/IMAGE and val/CLASS/IMAGE (any number of classes), or with `tfds:` the array_record files of
-tfds's imagenet2012. The run leaves encoder.safetensors, from the best checkpoint. A segmentation starts from it:
+tfds's imagenet2012. The run writes encoder.safetensors, from the best checkpoint, for segmentation:
 
     python -m usss_jax.main --config=configs/cs_cvd.py --config.model.pretrained=runs/imagenet/encoder.safetensors ...
 

@@ -49,9 +49,9 @@ def test_argument_follows_the_file(text, parts):
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
-        ("a.py", "def get_config():\n    return None", "get_config returns no ConfigDict"),
+        ("a.py", "def get_config():\n    return None", "get_config must return a ConfigDict"),
         ("a.py", "raise RuntimeError", "cannot be loaded: RuntimeError"),
-        ("a.txt", "", "is no Python file"),
+        ("a.txt", "", "is not a Python file"),
     ],
 )
 def test_file_that_is_no_config_is_told(tmp_path, name, text, told):

@@ -228,7 +228,9 @@ def test_paths_may_hold_equals_signs_and_commas(value, paths):
 
 def test_relative_path_with_an_equals_sign_is_one_if_it_is_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"'split' is not a domain of this run .a, b., and there is no split=1/l.txt"):
+    with pytest.raises(
+        InputError, match=r"'split' is not a domain of this run .a, b., and split=1/l.txt does not exist"
+    ):
         per_domain_paths("split=1/l.txt", ["a", "b"], "data.labeled_list")
     (tmp_path / "split=1").mkdir()
     (tmp_path / "split=1/l.txt").write_text("x")

@@ -1,5 +1,6 @@
 """Run by sharding_test.py with eight forced host devices: float64 steps on one device and on all, as JSON."""
 
+import dataclasses
 import json
 from functools import partial
 
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 from tiny_models import OneLayer, ThreeLayers
 
+from usss_jax.config import default_config
 from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.engine.accumulate import accumulate
 from usss_jax.engine.optim import create_optimizer, create_schedule
@@ -20,8 +22,17 @@ from usss_jax.parallel import sharding
 
 CLASSES = {"many": 7, "few": 3}
 BATCH, SIZE, PASSES, DIM = 8, (24, 40), 2, 4
-USSS = terms.Objective(beta=0.5, theta=0.5)
-HUNG = hung.Adversarial(0.5, 0.3, 0.4, threshold=0.5, semi_start=0, lr=0.001, width=1 / 16)
+USSS = dataclasses.replace(terms.create_objective(default_config().usss), beta=0.5, theta=0.5)
+HUNG = dataclasses.replace(
+    hung.create_objective(default_config()),
+    adversarial=0.5,
+    adversarial_unlabeled=0.3,
+    semi=0.4,
+    threshold=0.5,
+    semi_start=0,
+    lr=0.001,
+    width=1 / 16,
+)
 TX = create_optimizer(create_schedule(0.01, 10))
 
 

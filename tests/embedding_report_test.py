@@ -64,18 +64,13 @@ def test_variance_counts_and_absent_classes_of_every_domain():
     ("method", "told"),
     [
         ("prototypes: x", "unrelated spaces"),
-        ("words: x", "can be compared like those within"),
-        ("random: x", "no cosine means anything"),
+        ("words: x", "as meaningful as within a domain"),
+        ("random: x", "their cosines mean nothing"),
         ("of the file x", "depends on how it was made"),
     ],
 )
 def test_note_says_what_cosines_between_domains_mean(method, told):
     assert told in report(method=method)["note"]
-
-
-def test_colors_go_from_blue_over_white_to_red():
-    blue, white, red = embedding_report.colors(np.array([[-1.0, 0.0, 1.0]]))[0].astype(int)
-    assert blue[2] > blue[0] + 50 and red[0] > red[2] + 50 and white.tolist() == [255, 255, 255]
 
 
 def test_files_are_written_beside_the_embeddings(tmp_path):

@@ -1,5 +1,6 @@
 """Hung et al. (2018): the step against its losses written out in float64, and what it learns."""
 
+import dataclasses
 import functools
 import math
 from functools import partial
@@ -11,18 +12,28 @@ import optax
 import pytest
 from tiny_models import OneLayer, assert_trees_close, difference, encode, enlarge, largest
 
+from usss_jax.config import default_config
 from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.engine.state import create_state
 from usss_jax.engine.step import jit_step, train_step
 from usss_jax.methods import hung, supervised
-from usss_jax.methods.hung import Adversarial
 from usss_jax.models.universal import UniversalModel
 from usss_jax.parallel import sharding
 from usss_jax.runs.checkpoint import Checkpoints
 
 SIZE = (19, 37)  # no multiple of 8 or 32
 STEPS = 8
-OBJECTIVE = Adversarial(0.7, 0.4, 0.9, 0.5, semi_start=0.5, lr=0.01, width=1 / 32)
+PAPER = hung.create_objective(default_config())
+OBJECTIVE = dataclasses.replace(
+    PAPER,
+    adversarial=0.7,
+    adversarial_unlabeled=0.4,
+    semi=0.9,
+    threshold=0.5,
+    semi_start=0.5,
+    lr=0.01,
+    width=1 / 32,
+)
 MODEL = UniversalModel(OneLayer(), {"city": 3})
 MESH = sharding.create_mesh(jax.devices()[:1])
 SETTING = {"model": MODEL, "augment": DeviceAugment(), "seed": 0}
@@ -31,7 +42,7 @@ SETTING = {"model": MODEL, "augment": DeviceAugment(), "seed": 0}
 @pytest.mark.parametrize(("share", "first"), [(0.25, 5), (0.0, 0), (1.0, 20), (0.1, 2)])
 def test_the_self_taught_term_begins_after_its_share_of_the_steps(share, first):
     """At share 1 never: the last step sees 19 finished ones."""
-    objective = Adversarial(semi=0.3, semi_start=share)
+    objective = dataclasses.replace(PAPER, semi=0.3, semi_start=share)
     weights = [float(objective.semi_weight(jnp.asarray(step), 20)) for step in range(20)]
     assert weights == pytest.approx([0] * first + [0.3] * (20 - first))
 
@@ -163,7 +174,7 @@ def test_each_network_gets_the_gradient_of_its_own_loss_with_the_other_fixed(ste
 def test_with_all_weights_zero_it_is_supervised_training_and_the_discriminator_learns_the_same():
     with jax.enable_x64(True):
         state, batch = at_step(4), random_batch()
-        off = Adversarial(0, 0, 0, semi_start=0, lr=0.01, width=1 / 32)
+        off = dataclasses.replace(OBJECTIVE, adversarial=0, adversarial_unlabeled=0, semi=0, semi_start=0)
         grads, _, scalars, extra = compiled(off)(state, batch)
         want = jax.jit(lambda *args: supervised.compute(*args, **SETTING).gradients)(state, batch)
         assert_trees_close(grads, want)
@@ -244,7 +255,7 @@ def blocks(examples=4, seed=0):
 
 
 def test_a_tiny_set_is_learned_and_resuming_from_a_checkpoint_is_exact(tmp_path):
-    steps, objective = 40, Adversarial(lr=0.01, width=1 / 8)
+    steps, objective = 40, dataclasses.replace(PAPER, lr=0.01, width=1 / 8)
     tx, shardings = optax.sgd(0.3, momentum=0.9), sharding.step_batch_shardings(MESH)
     state = fresh(tx, 0, objective, steps)
     compute = partial(hung.compute, objective=objective, steps=steps, mesh=MESH, **SETTING)

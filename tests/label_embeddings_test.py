@@ -137,7 +137,7 @@ def test_several_embeddings_per_class(network, tmp_path):
     assert set(kmeans["inertia"]) == {"w", "x", "y"} and min(kmeans["inertia"].values()) > 0
     label_embeddings.save(tmp_path / "e.npz", {"d": several}, {"domains": {"d": about}})
     np.testing.assert_array_equal(label_embeddings.load(tmp_path / "e.npz")[0]["d"], several.embeddings)
-    assert "K = 3" in label_embeddings.method(3) and "K = 1" in label_embeddings.method(1)
+    assert "K = 3" in label_embeddings.method(3)
 
 
 def test_features_that_are_not_kept_are_encoded_again(network):
@@ -186,9 +186,9 @@ def test_memory_of_the_draw_does_not_grow_with_the_pixels_of_a_class():
 
 @pytest.mark.parametrize("n", [0, 3, 40, 41, 1000, 10**10])
 def test_draw_has_different_numbers_of_the_whole_range(n):
-    drawn = label_embeddings.draw_ranks(n, 20, np.random.RandomState([5, 2, 1]))
+    drawn = label_embeddings.sample_ranks(n, 20, np.random.RandomState([5, 2, 1]))
     assert len(set(drawn.tolist())) == len(drawn) == min(n, 20) and (np.diff(drawn) > 0).all()
-    again = label_embeddings.draw_ranks(n, 20, np.random.RandomState([5, 2, 1]))
+    again = label_embeddings.sample_ranks(n, 20, np.random.RandomState([5, 2, 1]))
     np.testing.assert_array_equal(drawn, again)
     if n > 3:
         assert drawn[0] < n / 2 <= drawn[-1] < n

@@ -328,7 +328,7 @@ def test_value_of_the_wrong_type_names_the_field(tmp_path):
 
 
 def test_unknown_argument_of_a_config_lists_the_known_ones(tmp_path):
-    assert "'gpu' is not understood; give some of cpu, tiny, anchored, n=100, encoder=drn_d_22" in error_of(
+    assert "'gpu' is unknown; give some of cpu, tiny, anchored, n=100, encoder=drn_d_22" in error_of(
         run("configs/cs_cvd.py:gpu", tmp_path)
     )
 

@@ -63,7 +63,7 @@ def test_collapse_is_told_once_per_pair(capsys):
         meter.log(step, {"loss": 1.0, "top_share/camvid/idd": share, "top_share/idd/idd": 0.4}, Lines())
     warnings = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
     assert len(warnings) == 1
-    assert "step 2: 97 % of the cells of camvid images are nearest to one class or embedding of idd" in warnings[0]
+    assert "step 2: 97 % of the cells of camvid images are nearest to the same class or embedding of idd" in warnings[0]
 
 
 def test_loss_that_is_not_finite_stops_with_one_line():

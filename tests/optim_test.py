@@ -96,7 +96,7 @@ def test_the_entropy_module_may_have_a_learning_rate_of_its_own():
 
 def test_parts_that_are_not_trained_stay_and_do_not_decay():
     params = {"encoder": {"w": jnp.ones(2)}, "decoder_camvid": {"kernel": jnp.ones(3)}}
-    tx = create_optimizer(create_schedule(0.5, 10), weight_decay=0.1, trained=lambda part: part == "decoder_camvid")
+    tx = create_optimizer(create_schedule(0.5, 10), weight_decay=0.1, trainable=lambda part: part == "decoder_camvid")
     updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
     assert (updates["encoder"]["w"] == 0).all()
     everything = create_optimizer(create_schedule(0.5, 10), weight_decay=0.1)
@@ -216,7 +216,7 @@ def test_sgd_decays_every_part_by_its_own_factor_before_the_momentum():
 def test_with_factors_parts_that_are_not_trained_stay(name):
     params = network()
     scales = {"lr_scales": {"encoder": 0.1, "heads": 2.0}, "decay_scales": {"encoder": 3.0}}
-    tx = create_optimizer(create_schedule(0.5, 10), name=name, **scales, trained=lambda part: part == "decoder_b")
+    tx = create_optimizer(create_schedule(0.5, 10), name=name, **scales, trainable=lambda part: part == "decoder_b")
     after = train(tx, params, lambda p, step: jax.tree.map(jnp.ones_like, p), 2)[-1]
     for part in params:
         same = jax.tree.map(lambda a, b: bool((a == b).all()), after[part], params[part])

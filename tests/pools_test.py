@@ -228,7 +228,7 @@ def test_all_domains_share_the_memory_for_decoded_images(camvid, tmp_path):
         ({"data.labeled_list": "camvid=missing.txt"}, "missing.txt"),
         ({"data.labeled_per_domain": "camvid=2"}, "lacks town_street"),
         ({"data.unlabeled_splits": "camvid=train+extra"}, "has no split 'extra'"),
-        ({"data.unlabeled_splits": "camvid=train+train"}, "give splits, each once"),
+        ({"data.unlabeled_splits": "camvid=train+train"}, "give names of splits, each once"),
     ],
 )
 def test_a_wrong_field_is_told(camvid, tmp_path, changes, told):
@@ -274,7 +274,7 @@ def test_a_wrong_choice_is_told(tmp_path):
 
 
 def test_endless_memory_is_no_number(tmp_path):
-    with pytest.raises(InputError, match=r"data\.cache_gb=inf must be a number from 0 on"):
+    with pytest.raises(InputError, match=r"data\.cache_gb=inf must be finite, at least 0"):
         config(tmp_path, **{"data.cache_gb": float("inf")})
 
 

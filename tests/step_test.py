@@ -13,20 +13,21 @@ import optax
 import pytest
 from tiny_models import OneLayer, assert_trees_close, difference, encode, enlarge, largest
 
+from usss_jax.config import default_config
 from usss_jax.data.augment_device import DeviceAugment, augment
 from usss_jax.engine.accumulate import accumulate
 from usss_jax.engine.state import TrainState
 from usss_jax.engine.step import jit_step, train_step
 from usss_jax.methods import supervised
 from usss_jax.methods.usss import terms
-from usss_jax.methods.usss.terms import Objective
 from usss_jax.models.drn import DRN
 from usss_jax.models.universal import UniversalModel
 from usss_jax.parallel.sharding import create_mesh, step_batch_shardings
 
 CLASSES = {"camvid": 3, "city": 5, "sun": 4}
 DIM = 4
-OBJECTIVE = Objective(alpha=0.7, beta=0.4, similarity_scale=1.5)
+PAPER = terms.create_objective(default_config().usss)
+OBJECTIVE = dataclasses.replace(PAPER, alpha=0.7, beta=0.4, similarity_scale=1.5)
 MODEL = UniversalModel(OneLayer(), CLASSES, DIM)
 SETTING = {"model": MODEL, "augment": DeviceAugment(), "seed": 0}
 USSS = {**SETTING, "objective": OBJECTIVE, "label_classes": {}}
@@ -229,7 +230,7 @@ def test_domains_whose_micro_batches_differ_update_the_statistics_one_after_the_
 
 def test_with_alpha_and_beta_zero_unlabeled_images_teach_nothing():
     state, batch = case("equal_shapes")
-    grads, _, scalars, _ = ours(state, batch, objective=Objective(alpha=0.0, beta=0.0))
+    grads, _, scalars, _ = ours(state, batch, objective=dataclasses.replace(PAPER, alpha=0.0, beta=0.0))
     want, _, want_scalars, _ = supervised_alone(state, batch)
     assert_trees_close(grads, want, 1e-14)
     assert largest(grads["embedding"]) == 0 and largest(grads["encoder"]) > 1e-3
@@ -355,7 +356,7 @@ def labeled_embedding(params, stats, data, normalize):
 
 def test_embedding_supervision_is_the_cross_entropy_of_the_classes():
     """Classes with two embeddings sum their probabilities; pixels of a class without one do not count."""
-    objective = Objective(embedding_supervision=0.3, normalize_embedding=True, similarity_scale=1.5)
+    objective = dataclasses.replace(PAPER, embedding_supervision=0.3, normalize_embedding=True, similarity_scale=1.5)
     state, batch = with_rows(create(MODEL), ROWS), random_batch(SAME, {})
 
     @jax.jit
@@ -416,7 +417,7 @@ def test_theta_moves_the_label_embeddings_towards_the_labeled_batch():
     state, batch = with_rows(create(MODEL), rows), random_batch(SAME, {})
     label = batch["labeled"]["city"]["label"]
     batch["labeled"]["city"]["label"] = jnp.where(label == 3, 255, label)
-    grads, _, _, extra = jitted(objective=Objective(theta=0.6), label_classes=rows)(state, batch)
+    grads, _, _, extra = jitted(objective=dataclasses.replace(PAPER, theta=0.6), label_classes=rows)(state, batch)
     embed = jax.jit(partial(labeled_embedding, normalize=False))
     moved, before = extra["label_embeddings"], state.extra["label_embeddings"]
     for domain, data in batch["labeled"].items():

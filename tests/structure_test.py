@@ -9,9 +9,9 @@ import pytest
 REPO = pathlib.Path(__file__).parent.parent
 PACKAGE = REPO / "usss_jax"
 
-# What a room may import besides itself and what all may: each line names rooms of earlier lines alone.
+# What a subpackage may import besides itself and ALL: each line names subpackages of earlier lines only.
 ALL = {"errors", "local_files", "signals"}
-ROOMS = {
+SUBPACKAGES = {
     "objectives": set(),
     "config": set(),
     "parallel": set(),
@@ -28,7 +28,7 @@ ROOMS = {
 
 
 def is_command(path):
-    """Commands parse flags and call one function of any room."""
+    """Commands parse flags and call one function of any subpackage."""
     return path.parent == PACKAGE or path.name == "__main__.py"
 
 
@@ -44,20 +44,20 @@ def imports(path):
     return found
 
 
-def test_rooms_are_in_an_order():
-    assert set(ROOMS) == {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+def test_subpackages_are_in_an_order():
+    assert set(SUBPACKAGES) == {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     before = set()
-    for room, below in ROOMS.items():
+    for name, below in SUBPACKAGES.items():
         assert below <= before
-        before.add(room)
+        before.add(name)
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_imports_point_one_way(room):
-    for path in (PACKAGE / room).rglob("*.py"):
+@pytest.mark.parametrize("name", SUBPACKAGES)
+def test_imports_point_one_way(name):
+    for path in (PACKAGE / name).rglob("*.py"):
         if not is_command(path):
             found = {module.split(".")[0] for module in imports(path)}
-            assert found <= ROOMS[room] | {room, *ALL}, path
+            assert found <= SUBPACKAGES[name] | {name, *ALL}, path
 
 
 @pytest.mark.parametrize("folder", ["models", "objectives"])

@@ -244,7 +244,7 @@ def test_what_results_say_was_asked_has_no_folders():
         (["--seeds=a"], "'a' is not a whole number"),
         (["--config=configs/demo.py"], "--pair=NAME"),
         (["--table=3,4"], "tiny.py:resnet101,n=4"),
-        (["--pair=demo", "--n=4"], "'n=4' is not understood"),
+        (["--pair=demo", "--n=4"], "'n=4' is unknown"),
     ],
 )
 def test_wrong_flag_is_one_line(arguments, message, pair):

@@ -16,12 +16,13 @@ from usss_jax.models.layers import Convolution, GroupedBatchNorm, apply_levels, 
 class OneLayer(nn.Module):
     """Stands in for the encoder where one with the layers of interest will do, since it compiles quickly."""
 
+    out_channels = 6
     stride = 8
     out_channels = 6
 
     @nn.compact
     def __call__(self, x, train, groups):
-        return nn.relu(GroupedBatchNorm(groups, name="bn")(Convolution(6, 3, 8, name="conv")(x), train))
+        return nn.relu(GroupedBatchNorm(groups, name="bn")(Convolution(self.out_channels, 3, 8, name="conv")(x), train))
 
 
 class ThreeLayers(nn.Module):

@@ -191,7 +191,7 @@ def test_the_check_finds_no_fault_in_missing_masks_if_the_config_gives_no_labels
 
 @pytest.mark.parametrize("variant", ["frozen", "finetune"])
 def test_transfer_needs_two_domains_with_labels(folder, tmp_path, variant):
-    with pytest.raises(InputError, match="city_street is the only one with labels"):
+    with pytest.raises(InputError, match="needs two domains with labels, but city_street is the only one"):
         train(tiny(folder, variants=[variant]), tmp_path / "new")
 
 

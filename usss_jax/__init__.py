@@ -6,7 +6,7 @@
     predictor = usss_jax.load("runs/demo/full")
     labels = predictor.predict(image, domain="city_street")
 
-Importing the package imports neither JAX nor the data libraries; what is used does.
+Importing the package imports neither JAX nor the data libraries; using a function imports what it needs.
 """
 
 import importlib
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "create_model", "evaluate", "get_domain", "load", "train"]
 __version__ = "0.1.0"
 
-_PLACES = {
+_MODULES = {
     "create_model": "usss_jax.models.universal",
     "evaluate": "usss_jax.inference.scores",
     "get_domain": "usss_jax.data.domains",
@@ -32,10 +32,10 @@ _PLACES = {
 
 
 def __getattr__(name: str):
-    """Import a public function when it is used."""
-    if name not in _PLACES:
+    """Import a public function on first use."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'usss_jax' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PLACES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

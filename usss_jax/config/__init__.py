@@ -1,4 +1,4 @@
-"""Configs: all fields with what is said of them, defaults, checks, reading."""
+"""Configs: declarations of all fields, defaults, checks, reading."""
 
 from usss_jax.config.checking import (
     check_seed,
@@ -14,7 +14,7 @@ from usss_jax.config.checking import (
     with_absolute_paths,
 )
 from usss_jax.config.methods import FIELDS, METHODS
-from usss_jax.config.presets import ANCHORED, parse_arg, set_epochs, shrink_for_cpu, shrink_to_tiny
+from usss_jax.config.presets import ANCHORED, apply_arg, parse_arg, set_epochs, shrink_for_cpu, shrink_to_tiny
 from usss_jax.config.reading import (
     names,
     per_domain,
@@ -32,6 +32,7 @@ __all__ = [
     "FIELDS",
     "METHODS",
     "PAPER_BATCH",
+    "apply_arg",
     "check_seed",
     "checked",
     "default_config",

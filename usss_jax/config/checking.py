@@ -1,4 +1,4 @@
-"""Configs by the declaration of their fields: defaults, what is wrong with a config, dotted names."""
+"""Configs by the declarations of their fields: defaults, checks, dotted names."""
 
 import dataclasses
 import difflib
@@ -17,7 +17,11 @@ from usss_jax.local_files import check_paths
 
 
 def fields(method: str = "usss") -> dict[str, Field]:
-    """Declarations of the fields that a method has, by dotted name; InputError for an unknown method."""
+    """Declarations of the fields of a method, by dotted name; raises InputError for an unknown method.
+
+    >>> fields()["optim.lr"].default, fields("imagenet")["optim.lr"].default
+    (0.001, 0.1)
+    """
     if method not in METHODS:
         raise InputError(f"method={method} must be one of {', '.join(METHODS)}")
     chosen = METHODS[method]
@@ -28,7 +32,11 @@ def fields(method: str = "usss") -> dict[str, Field]:
 
 
 def default_config(method: str = "usss") -> ConfigDict:
-    """Return the settings of a method's paper, in sections; the files in configs/ change what their run needs."""
+    """Return the defaults of a method, which are the settings of its paper.
+
+    >>> default_config().optim.momentum
+    0.9
+    """
     config = ConfigDict()
     for name, field in fields(method).items():
         section, _, last = name.rpartition(".")
@@ -40,59 +48,83 @@ def default_config(method: str = "usss") -> ConfigDict:
 
 
 def flat(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
-    """Fields by dotted name, such as "optim.lr", of a config or of the JSON of one."""
+    """Fields of a config, or of its JSON, by dotted name.
+
+    >>> flat({"method": "usss", "optim": {"lr": 0.1}})
+    {'method': 'usss', 'optim.lr': 0.1}
+    """
     found: dict[str, Any] = {}
     for name, value in (config.to_dict() if isinstance(config, ConfigDict) else config).items():
-        below = flat(value) if isinstance(value, Mapping) else {}
-        found |= {f"{name}.{rest}": of for rest, of in below.items()} if isinstance(value, Mapping) else {name: value}
+        found |= {f"{name}.{k}": v for k, v in flat(value).items()} if isinstance(value, Mapping) else {name: value}
     return found
 
 
 def filled(written: Mapping[str, Any]) -> ConfigDict:
-    """Config of the JSON of one; a field that came later than it has its default."""
+    """Config from its JSON, with defaults for the fields that it lacks, as one of an older version does.
+
+    >>> filled({"method": "usss", "optim": {"lr": 0.1}}).optim.to_dict()["momentum"]
+    0.9
+    """
     config = default_config(written.get("method", "usss"))
     config.update_from_flattened_dict(flat(written))
     return config
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Field that a wrong name most likely means, in whatever section; empty if none is near."""
+    """Name among `known` that a wrong name most likely means; empty if none is similar.
 
-    def likeness(other: str) -> float:
+    >>> nearest("lr", ["optim.lr", "train.steps"]), nearest("something", ["optim.lr"])
+    ('optim.lr', '')
+    """
+
+    def similarity(other: str) -> float:
         pairs = ((name, other), (last_part(name), last_part(other)))
         return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
-    best = max(known, key=likeness, default="")
-    return best if best and likeness(best) > 0.65 else ""
+    best = max(known, key=similarity, default="")
+    return best if best and similarity(best) > 0.65 else ""
 
 
 def no_such_field(name: str, known: Iterable[str]) -> str:
-    """What is said of a wrong name."""
+    """Error message for a wrong name.
+
+    >>> no_such_field("optim.lrr", ["optim.lr"])
+    'the config has no such field; did you mean config.optim.lr?'
+    """
     close = nearest(name, known)
-    hint = f"did you mean config.{close}?" if close else "docs/config.md has them all"
+    hint = f"did you mean config.{close}?" if close else "docs/config.md lists all fields"
     return f"the config has no such field; {hint}"
 
 
 def last_part(name: str) -> str:
-    """Name without its section."""
+    """Name without its section.
+
+    >>> last_part("optim.lr")
+    'lr'
+    """
     return name.rpartition(".")[2]
 
 
 def checked(config: ConfigDict, method: str = "") -> ConfigDict:
-    """Copy of the config with the lists read.
+    """Check a config and return a copy in which lists of names are tuples.
 
-    Fields that may differ between domains are read where the domains are known.
+    Fields per domain are checked later, where the domains are known.
 
     Args:
-      config: of any method.
-      method: the only one that will do; empty: any.
+      config: the config.
+      method: the required method; empty: any.
 
     Raises:
-      InputError: for a wrong field, which it names.
+      InputError: for a wrong field, named in the message.
+
+    >>> config = default_config()
+    >>> config.variants = "basic, full"
+    >>> checked(config).variants
+    ('basic', 'full')
     """
     values = flat(config.copy_and_resolve_references())
     if method and values.get("method", method) != method:
-        raise InputError(f"method={values['method']}: this needs a config of method={method}")
+        raise InputError(f"method={values['method']}: use a config of method={method}")
     known = fields(values.get("method", "usss"))
     check_names(values, known)
     chosen = METHODS[values["method"]]
@@ -113,21 +145,25 @@ def checked(config: ConfigDict, method: str = "") -> ConfigDict:
 
 
 def check_names(values: Mapping[str, Any], known: Mapping[str, Field]):
-    """Raise InputError for fields that are unknown or missing."""
+    """Raise InputError for unknown or missing fields."""
     if unknown := [name for name in values if name not in known]:
         raise InputError(f"config.{unknown[0]}: {no_such_field(unknown[0], known)}")
     if missing := [name for name in known if name not in values]:
-        raise InputError(f"config.{missing[0]} is missing; begin with default_config(), as configs/demo.py")
+        raise InputError(f"config.{missing[0]} is missing; start from default_config(), as configs/demo.py does")
 
 
 def check_seed(name: str, value: int):
-    """Raise InputError for a seed that grain refuses, or of which JAX would leave out the upper bits."""
+    """Raise InputError for a seed that grain rejects, or whose upper bits JAX would drop."""
     if not SEED.holds(value):
         raise InputError(f"{name}={value} must be {SEED.text}")
 
 
 def nested(values: Mapping[str, Any]) -> ConfigDict:
-    """Config of fields by dotted name."""
+    """Config from fields by dotted name: the inverse of `flat`.
+
+    >>> nested({"optim.lr": 0.1}).optim.lr
+    0.1
+    """
     config = ConfigDict()
     for name, value in values.items():
         section, _, last = name.rpartition(".")
@@ -138,7 +174,7 @@ def nested(values: Mapping[str, Any]) -> ConfigDict:
 
 
 def with_absolute_paths(config: ConfigDict, domains: Sequence[str]) -> ConfigDict:
-    """Copy of a checked config whose domain files, lists and data.root are absolute: it can be read from any folder."""
+    """Copy of a checked config with absolute paths to domain files, lists and data.root."""
     values = flat(config)
     values["data.domains"] = tuple(
         absolute(d) if d.lower().endswith((".yaml", ".yml")) else d for d in config.data.domains
@@ -148,18 +184,26 @@ def with_absolute_paths(config: ConfigDict, domains: Sequence[str]) -> ConfigDic
             read = per_domain_paths(values[name], domains, name)
             paths = {d: absolute(path) for d, path in read.items() if path}
             by_name = values[name].strip() not in read.values()
-            one = next(iter(paths.values()), "")
-            values[name] = ",".join(f"{d}={p}" for d, p in paths.items()) if by_name else one
+            shared = next(iter(paths.values()), "")
+            values[name] = ",".join(f"{d}={p}" for d, p in paths.items()) if by_name else shared
     return nested(values)
 
 
 def absolute(path: str) -> str:
-    """Absolute path; "tfds:" before the folder of records stays there."""
+    """Absolute path; keeps the prefix "tfds:" of a folder of records.
+
+    >>> absolute("tfds:/data/../records")
+    'tfds:/records'
+    """
     prefix = "tfds:" if path.startswith("tfds:") else ""
     return prefix + os.path.abspath(os.path.expanduser(path.removeprefix(prefix)))
 
 
 def same_on_hosts(config: ConfigDict) -> dict[str, Any]:
-    """Fields by dotted name that must be the same on every host."""
+    """Fields, by dotted name, that must be the same on all hosts.
+
+    >>> sorted(set(fields()) - set(same_on_hosts(default_config())))
+    ['data.cache_gb', 'data.loader_threads', 'data.root']
+    """
     known = fields(config.method)
     return {name: value for name, value in flat(config).items() if known[name].changes is not Changes.HOST}

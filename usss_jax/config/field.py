@@ -1,4 +1,4 @@
-"""How a field and a method are declared, and the usual ranges of fields."""
+"""Declarations of fields and methods, and common ranges of fields."""
 
 import dataclasses
 import enum
@@ -12,8 +12,8 @@ class Range:
     """Values that a field may have.
 
     Attributes:
-      text: which, as in "must be at least 1".
-      holds: whether a value is one of them. Fields per domain are read, and checked, where the domains are known.
+      text: description, as in "must be at least 1".
+      holds: whether a value is in the range. Fields per domain are checked where the domains are known instead.
     """
 
     text: str
@@ -24,7 +24,7 @@ class Changes(enum.Enum):
     """Whether a field changes the numbers of a training; the text is for docs/config.md."""
 
     NUMBERS = "yes"
-    DATA = "by content"  # of the data that it selects
+    DATA = "by content"  # of the selected data
     FILE = "by content of the file"
     NOTHING = "no"
     HOST = "no, also between hosts"
@@ -36,15 +36,15 @@ class Field:
 
     Attributes:
       default: a method may have another one for a shared field (`Method.defaults`).
-      range: its values.
-      meaning: one line.
-      per_domain: it takes one value for all domains, or "name=value,name=value".
-      mixed: values of several types, such as 100 and "camvid=all,cityscapes=375".
-      path: it may name a file or folder.
-      changes: whether two runs with different values have different numbers.
-      singles: whether the single-domain networks depend on it (if it changes anything).
-      makes: variants of which another value makes another row of the paper's tables.
-      sweep: "set" if a sweep has a flag of its own for it, "shared" if all rows of a sweep have the same; else empty.
+      range: permitted values.
+      meaning: one line for docs/config.md.
+      per_domain: whether it takes one value for all domains, or "name=value,name=value".
+      mixed: whether values may have several types, such as 100 and "camvid=all,cityscapes=375".
+      path: whether it may name a file or folder.
+      changes: whether it changes the numbers of a training.
+      singles: whether single-domain networks depend on it (if it changes anything).
+      makes: variants for which another value is another row of the paper's tables.
+      sweep: "set" if the sweep has its own flag for it, "shared" if all rows of a sweep share a value; else empty.
     """
 
     default: Any
@@ -60,12 +60,12 @@ class Field:
 
     @property
     def is_free(self) -> bool:
-        """Whether it may change between two runs of the same workdir: it changes no number."""
+        """Whether it may change when a run resumes in its workdir, since it changes no number."""
         return self.changes in (Changes.NOTHING, Changes.HOST)
 
     @property
     def is_compared_by_content(self) -> bool:
-        """Whether what it names is compared, and not the value."""
+        """Whether the content of what it names is compared instead of the value."""
         return self.changes in (Changes.DATA, Changes.FILE)
 
     @property
@@ -79,13 +79,13 @@ class Method:
     """A method that `config.method` selects; usss_jax/methods/NAME/plan.py runs it.
 
     Attributes:
-      sections: title of each section of its own, by the section's name.
-      own: fields outside of the shared sections, by dotted name.
+      sections: titles of the method's own sections, by name.
+      own: the method's own fields, by dotted name.
       shared: names of the shared fields (config/shared.py) that it has.
-      defaults: of shared fields, where they differ from the shared default.
-      tiny: values of its smallest run, by dotted name.
-      variants: names that its field `variants` may list, if it has that field.
-      check: raises InputError for values, by dotted name, that do not go together.
+      defaults: defaults of shared fields that differ from config/shared.py.
+      tiny: values for its smallest run, by dotted name.
+      variants: permitted names in its field `variants`, if it has that field.
+      check: raises InputError for values, by dotted name, that do not fit together.
     """
 
     sections: Mapping[str, str]
@@ -98,17 +98,21 @@ class Method:
 
 
 def one_of(*words: str) -> Range:
-    """One of some words."""
+    """Range of the given words.
+
+    >>> one_of("sgd", "adamw").text, one_of("sgd", "adamw").holds("adam")
+    ('one of sgd, adamw', False)
+    """
     return Range(f"one of {', '.join(words)}", lambda value: value in words)
 
 
 INFINITY = float("inf")
 AT_LEAST_1 = Range("at least 1", lambda value: value >= 1)
 POSITIVE = Range("positive", lambda value: 0 < value < INFINITY)
-NOT_NEGATIVE = Range("a number from 0 on", lambda value: 0 <= value < INFINITY)
+NOT_NEGATIVE = Range("finite, at least 0", lambda value: 0 <= value < INFINITY)
 SHARE = Range("from 0 to 1", lambda value: 0 <= value <= 1)
 POSITIVE_SHARE = Range("above 0, at most 1", lambda value: 0 < value <= 1)
-SEED = Range(f"from 0 to {2**32 - 1}", lambda value: 0 <= value < 2**32)  # grain's; JAX would leave out upper bits
+SEED = Range(f"from 0 to {2**32 - 1}", lambda value: 0 <= value < 2**32)  # by grain; JAX would drop upper bits
 BOOL = Range("True or False")
 NAMES = Range("names, each once")
 SIZE = Range("HEIGHTxWIDTH, or empty")
@@ -117,4 +121,4 @@ ENCODER = Range("see docs/encoders.md")
 
 NUMBERS, DATA, FILE, NOTHING, HOST = Changes
 
-universal = partial(Field, singles=False)  # of the training of one network for all domains
+universal = partial(Field, singles=False)  # no single-domain network depends on it

@@ -1,4 +1,4 @@
-"""ImageNet pretraining: its fields, declared once."""
+"""Declarations of the fields of ImageNet pretraining."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,9 @@ from usss_jax.errors import InputError
 def _check(values: Mapping[str, Any]):
     crop, resize = values["imagenet.crop"], values["imagenet.eval_resize"]
     if crop > resize:
-        raise InputError(f"imagenet.crop={crop} must be at most imagenet.eval_resize={resize}, which it is cut from")
+        raise InputError(
+            f"imagenet.crop={crop} must be at most imagenet.eval_resize={resize}, since it is a crop of that"
+        )
     if not values["data.root"]:
         raise InputError(
             "data.root is empty: give --config.data.root=DIR with train/CLASS/IMAGE and val/CLASS/IMAGE, or tfds:DIR"
@@ -18,11 +20,11 @@ def _check(values: Mapping[str, Any]):
 
 
 FIELDS: dict[str, Field] = {
-    "imagenet.crop": Field(224, AT_LEAST_1, "side of the images that the network sees, in pixels"),
-    "imagenet.eval_resize": Field(256, AT_LEAST_1, "shorter side of an evaluated image before its centre is cropped"),
-    "imagenet.min_scale": Field(0.08, POSITIVE_SHARE, "least share of an image's area that a random crop takes"),
+    "imagenet.crop": Field(224, AT_LEAST_1, "side of the network's square input, in pixels"),
+    "imagenet.eval_resize": Field(256, AT_LEAST_1, "shorter side of an evaluated image before the centre crop"),
+    "imagenet.min_scale": Field(0.08, POSITIVE_SHARE, "minimal share of the image's area in a random crop"),
     "imagenet.epochs": Field(120.0, POSITIVE, "passes over the training images"),
-    "imagenet.decay_epochs": Field(30.0, POSITIVE, "epochs after which the learning rate falls"),
+    "imagenet.decay_epochs": Field(30.0, POSITIVE, "epochs between decays of the learning rate"),
     "imagenet.decay": Field(0.1, POSITIVE_SHARE, "factor on the learning rate after every `imagenet.decay_epochs`"),
     "imagenet.eval_epochs": Field(1.0, POSITIVE, "epochs between evaluations"),
 }
@@ -65,7 +67,7 @@ METHOD = Method(
         "train.eval_batch_size": 32,
         "imagenet.crop": 32,
         "imagenet.eval_resize": 36,
-        "imagenet.epochs": 1e-5,  # of few images one step
+        "imagenet.epochs": 1e-5,  # one step, for a few images
         "imagenet.eval_epochs": 1e-5,
     },
     check=_check,

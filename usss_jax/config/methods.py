@@ -1,4 +1,4 @@
-"""The methods, and all fields there are."""
+"""All methods and all fields, by name."""
 
 from usss_jax.config import imagenet, usss
 from usss_jax.config.field import Field, Method

@@ -1,4 +1,4 @@
-"""What config files share: their argument, and settings by name."""
+"""Code that config files share: their argument and common changes."""
 
 from ml_collections import ConfigDict
 
@@ -6,21 +6,24 @@ from usss_jax.config.methods import METHODS
 from usss_jax.config.reading import names
 from usss_jax.errors import InputError
 
-ENCODER_FAMILIES = ("drn_", "resnet", "convnext_")  # how the names of models/universal.py's ENCODERS begin
+ENCODER_FAMILIES = ("drn_", "resnet", "convnext_")  # prefixes of the names in models.universal.ENCODERS
 
-# Beside the paper's objective: the similarities learn from the labeled images too, the entropy terms weigh a tenth.
-# What it was chosen from, on val, is in docs/claims.md.
+# A variation of the paper's objective: supervised similarities, and a tenth of the weight on the entropy terms.
+# docs/claims.md lists the candidates that it was selected from, on val.
 ANCHORED = {"usss.embedding_supervision": 1.0, "usss.alpha": 0.1, "usss.beta": 0.1}
 
 
 def parse_arg(arg: str | None, **defaults) -> ConfigDict:
-    """Read the argument of `get_config`: "resnet50,n=1500,cpu" -> defaults with these changes.
+    """Parse the argument of `get_config` into changes of the defaults.
 
-    A bare word sets a boolean default of that name to True, or is the value of the string default `encoder` if it
-    begins like the encoders of the project; `encoder=NAME` takes any.
+    A bare word sets the boolean default of that name to True, or sets `encoder` if it starts as the name of one of the
+    project's encoders; `encoder=NAME` takes any name.
 
     Raises:
-      InputError: for a word that the config does not know.
+      InputError: for an unknown word.
+
+    >>> parse_arg("resnet50,n=375", encoder="drn_d_22", n=100, cpu=False).to_dict()
+    {'cpu': False, 'encoder': 'resnet50', 'n': 375}
     """
     values = dict(defaults)
     for item in names(arg or ""):
@@ -36,12 +39,32 @@ def parse_arg(arg: str | None, **defaults) -> ConfigDict:
                 raise InputError(f"config argument {item!r}: {e}") from e
         else:
             known = (k if isinstance(v, bool) else f"{k}={v}" for k, v in defaults.items())
-            raise InputError(f"config argument {item!r} is not understood; give some of {', '.join(known)}")
+            raise InputError(f"config argument {item!r} is unknown; give some of {', '.join(known)}")
     return ConfigDict(values)
 
 
+def apply_arg(config: ConfigDict, arg: ConfigDict, cpu_image_size: str):
+    """Change a config by the arguments that the configs of two data sets share: encoder, n, anchored, cpu and tiny.
+
+    >>> from usss_jax.config import default_config
+    >>> config = default_config()
+    >>> arg = parse_arg("anchored", encoder="drn_d_22", n=375, anchored=False, cpu=False, tiny=False)
+    >>> apply_arg(config, arg, cpu_image_size="128x256")
+    >>> config.train.steps, config.usss.alpha
+    (7600, 0.1)
+    """
+    config.model.encoder = arg.encoder
+    set_epochs(config, arg.n)
+    if arg.anchored:
+        config.update_from_flattened_dict(ANCHORED)
+    if arg.cpu:
+        shrink_for_cpu(config, cpu_image_size)
+    if arg.tiny:
+        shrink_to_tiny(config)
+
+
 def shrink_for_cpu(config: ConfigDict, image_size: str):
-    """Change a config to what two CPU cores can do in minutes: size, width, batches and schedule."""
+    """Reduce size, width, batches and schedule of a config to what two CPU cores train in minutes."""
     config.model.precision = "float32"
     config.model.width = 0.25
     config.usss.embed_dim = 64
@@ -54,13 +77,27 @@ def shrink_for_cpu(config: ConfigDict, image_size: str):
 
 
 def shrink_to_tiny(config: ConfigDict):
-    """Change a config to the smallest run of all its jobs, which shows in about a minute that they work."""
+    """Reduce a config to the smallest run of all its jobs, which takes about a minute, to see that they work.
+
+    >>> from usss_jax.config import default_config
+    >>> config = default_config()
+    >>> shrink_to_tiny(config)
+    >>> config.train.steps
+    4
+    """
     smallest = {"model.precision": "float32", "data.loader_threads": 2, "train.log_every": 1}
     config.update_from_flattened_dict(smallest | {"train.quick_compile": True} | dict(METHODS[config.method].tiny))
 
 
 def set_epochs(config: ConfigDict, n: int, epochs: int = 200):
-    """Set the paper's schedule for N labeled images: `epochs` of ceil(N / batch) steps, evaluated every 5 epochs."""
+    """Set the paper's schedule for `n` labeled images: ceil(n / batch size) steps per epoch, an evaluation every 5.
+
+    >>> from usss_jax.config import default_config
+    >>> config = default_config()
+    >>> set_epochs(config, n=100)
+    >>> config.train.steps, config.train.eval_every
+    (2000, 50)
+    """
     steps = -(-n // config.train.batch_size)
     config.train.steps = config.usss.single_steps = epochs * steps
     config.train.eval_every = config.train.checkpoint_every = 5 * steps

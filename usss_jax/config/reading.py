@@ -1,4 +1,4 @@
-"""Reading of fields: lists of names, values that may differ between domains, sizes and counts."""
+"""Readers of fields: lists of names, values per domain, sizes and counts."""
 
 import os
 import re
@@ -9,7 +9,11 @@ from usss_jax.errors import InputError
 
 
 def names(value: str | Sequence[str]) -> list[str]:
-    """Read a list of names: a sequence, or "a,b"; anything else is one name, which nothing has."""
+    """Read a list of names, given as a sequence or as "a,b"; any other value becomes one (unknown) name.
+
+    >>> names("camvid, cityscapes,")
+    ['camvid', 'cityscapes']
+    """
     items = value.split(",") if isinstance(value, str) else value if isinstance(value, Sequence) else [value]
     return [str(item).strip() for item in items if str(item).strip()]
 
@@ -20,44 +24,50 @@ def per_domain(value: Any, domains: Sequence[str], field: str, read: Callable[[s
     Args:
       value: of the field.
       domains: names of all domains of the run.
-      field: its name, for messages.
-      read: reads one value from its text; raises ValueError if it cannot.
+      field: name of the field, for messages.
+      read: reads one value from its text, or raises ValueError.
 
     Returns:
-      Value of every domain; None where a name=value list leaves it out, or the field is empty.
+      Value of every domain; None for domains that a name=value list omits, or if the field is empty.
 
     Raises:
       InputError: for an unknown domain, or a value that cannot be read.
+
+    >>> per_domain("camvid=360x480", ["camvid", "mine"], "data.image_size", read_size)
+    {'camvid': (360, 480), 'mine': None}
     """
     text = str(value).strip()
     given: dict[str, str] = {}
     if "=" in text:
         for item in text.split(","):
-            domain, equals, one = (part.strip() for part in item.partition("="))
+            domain, equals, item_value = (part.strip() for part in item.partition("="))
             if not equals or domain not in domains:
                 raise InputError(f"{field}={text}: {domain!r} is not a domain of this run ({', '.join(domains)})")
             if domain in given:
                 raise InputError(f"{field}={text}: {domain!r} is given twice")
-            given[domain] = one
+            given[domain] = item_value
     elif text:
         given = dict.fromkeys(domains, text)
     out: dict[str, Any] = dict.fromkeys(domains)
-    for domain, one in given.items():
+    for domain, item_value in given.items():
         try:
-            out[domain] = read(one)
+            out[domain] = read(item_value)
         except ValueError as e:
-            raise InputError(f"{field}={text}: cannot read {one!r} for {domain}: {e}") from e
+            raise InputError(f"{field}={text}: cannot read {item_value!r} for {domain}: {e}") from e
     return out
 
 
 def per_domain_paths(value: str, domains: Sequence[str], field: str) -> dict[str, str]:
-    """Read a field that takes one path for all domains, or "name=path,name=path"; paths may hold "=" and commas.
+    """Read a field that takes one path for all domains, or "name=path,name=path"; paths may contain "=" and commas.
 
     Returns:
-      Path of every domain, "" where there is none.
+      Path of every domain, "" for domains without one.
 
     Raises:
-      InputError: for what begins like a list of names and names no domain, unless there is such a path.
+      InputError: for a name=path list that names an unknown domain, unless it is an existing path.
+
+    >>> per_domain_paths("camvid=/data/a,b", ["camvid", "mine"], "data.root")
+    {'camvid': '/data/a,b', 'mine': ''}
     """
     text = value.strip()
     given: dict[str, str] = {}
@@ -73,24 +83,32 @@ def per_domain_paths(value: str, domains: Sequence[str], field: str) -> dict[str
         if stranger and not os.path.exists(os.path.expanduser(path)):
             known = ", ".join(domains)
             raise InputError(
-                f"{field}={text}: {stranger[1]!r} is not a domain of this run ({known}), and there is no {path}"
+                f"{field}={text}: {stranger[1]!r} is not a domain of this run ({known}), and {path} does not exist"
             )
     return {domain: given.get(domain, "") if parts else text for domain in domains}
 
 
-_NAMED = r"\s*([a-z][a-z0-9_]*)\s*="  # what a list of names and paths begins with
+_NAMED = r"\s*([a-z][a-z0-9_]*)\s*="  # start of a name=path list
 
 
 def read_size(text: str) -> tuple[int, int]:
-    """Read "HEIGHTxWIDTH"."""
+    """Read "HEIGHTxWIDTH".
+
+    >>> read_size("360x480")
+    (360, 480)
+    """
     height, _, width = text.partition("x")
     if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise ValueError("give HEIGHTxWIDTH, for instance 360x480")
+        raise ValueError("give HEIGHTxWIDTH, such as 360x480")
     return int(height), int(width)
 
 
 def read_one_of(*words: str) -> Callable[[str], str]:
-    """Return a reader of one of the given words."""
+    """Return a reader of one of the given words.
+
+    >>> read_one_of("uniform", "rare")("rare")
+    'rare'
+    """
 
     def read(text: str) -> str:
         if text not in words:
@@ -101,27 +119,39 @@ def read_one_of(*words: str) -> Callable[[str], str]:
 
 
 def read_range(text: str) -> tuple[float, float]:
-    """Read "LOW-HIGH", two positive numbers."""
+    """Read "LOW-HIGH", two positive numbers.
+
+    >>> read_range("0.5-2")
+    (0.5, 2.0)
+    """
     low, _, high = text.partition("-")
     try:
         values = float(low), float(high)
     except ValueError:
         values = 0.0, 0.0
     if not 0 < values[0] <= values[1] < float("inf"):
-        raise ValueError("give LOW-HIGH, for instance 0.5-2.0")
+        raise ValueError("give LOW-HIGH, such as 0.5-2.0")
     return values
 
 
 def read_splits(text: str) -> tuple[str, ...]:
-    """Read "train+train_extra"."""
+    """Read names of splits, joined by "+".
+
+    >>> read_splits("train+train_extra")
+    ('train', 'train_extra')
+    """
     splits = tuple(part.strip() for part in text.split("+"))
     if not all(splits) or len(set(splits)) < len(splits):
-        raise ValueError("give splits, each once, with + between them")
+        raise ValueError("give names of splits, each once, joined by +")
     return splits
 
 
 def read_count(word: str, least: int = 1) -> Callable[[str], int | str]:
-    """Return a reader of a whole number, `least` or more, or the given word."""
+    """Return a reader of a whole number, at least `least`, or the given word.
+
+    >>> read_count("all")("12"), read_count("all")("all")
+    (12, 'all')
+    """
 
     def read(text: str) -> int | str:
         if text == word:

@@ -1,4 +1,4 @@
-"""The fields that methods share: data, model, optim and train, each declared once."""
+"""Declarations of the fields that methods share: data, model, optim and train."""
 
 from usss_jax.config.field import (
     AT_LEAST_1,
@@ -21,7 +21,7 @@ from usss_jax.config.field import (
     universal,
 )
 
-PAPER_BATCH = 10  # labeled images per domain and step, to which `optim.lr` belongs
+PAPER_BATCH = 10  # labeled images per domain and step in the paper, for which `optim.lr` is chosen
 
 _COUNT = Range('a number, "all", or 0: without labels')
 _SCALE = Range("LOW-HIGH, such as 0.5-2.0, or empty")
@@ -29,12 +29,12 @@ _SPLITS = Range("such as train+train_extra, or empty")
 _BATCHES = Range('a number, or "pool": the whole pool every epoch')
 
 SHARED: dict[str, Field] = {
-    "method": Field("usss", Range("a method"), "the method, which determines the other fields"),
+    "method": Field("usss", Range("a method"), "the method; it determines the other fields"),
     # ---- data ----
     "data.domains": Field(
         ["cityscapes", "camvid"],
         NAMES,
-        "domains: names, or the YAML files of your own",
+        "names of built-in domains, or YAML files",
         mixed=True,
         path=True,
         changes=DATA,
@@ -43,8 +43,8 @@ SHARED: dict[str, Field] = {
     "data.root": Field(
         "",
         PATH,
-        "folder with one sub-folder per domain (imagenet: with train/CLASS/IMAGE and val/CLASS/IMAGE); "
-        "given by name, the domain's own folder; tfds:DIR: records",
+        "folder with one sub-folder per domain (imagenet: with train/CLASS/IMAGE and val/CLASS/IMAGE), or by name the "
+        "folder of each domain; tfds:DIR: records",
         per_domain=True,
         path=True,
         changes=HOST,
@@ -53,17 +53,17 @@ SHARED: dict[str, Field] = {
     "data.labeled_per_domain": Field(
         100,
         _COUNT,
-        "number of labeled images; without labels a domain has the entropy terms alone, and needs no masks",
+        "number of labeled images; a domain without labels has only entropy terms, and needs no masks",
         per_domain=True,
         mixed=True,
         changes=DATA,
         sweep="set",
     ),
-    "data.split_seed": Field(0, SEED, "chooses the labeled images", changes=DATA),
+    "data.split_seed": Field(0, SEED, "seed of the choice of labeled images", changes=DATA),
     "data.labeled_list": Field(
         "",
         PATH,
-        "text file with the names of the labeled images, in place of `data.labeled_per_domain`",
+        "text file with the names of the labeled images, instead of `data.labeled_per_domain`",
         per_domain=True,
         path=True,
         changes=DATA,
@@ -75,64 +75,69 @@ SHARED: dict[str, Field] = {
     "data.unlabeled_list": universal(
         "",
         PATH,
-        "text file with the names of the unlabeled images among them; empty: all",
+        "text file with the names of the unlabeled images to use; empty: all",
         per_domain=True,
         path=True,
         changes=DATA,
     ),
     "data.unlabeled_includes_labeled": universal(
-        True, BOOL, "whether labeled images are among the unlabeled ones too, as in the paper", changes=DATA
+        True, BOOL, "whether to use labeled images as unlabeled images, too, as in the paper", changes=DATA
     ),
     "data.on_bad_example": Field(
         "error",
         one_of("error", "skip"),
-        "skip: read all files first, leave out and report what is damaged or has no mask",
+        "skip: read all files first, and leave out and report those that are damaged or have no mask",
     ),
     "data.min_classes": Field(
         2,
         AT_LEAST_1,
-        "number of classes that the labeled images and each evaluated split must show",
+        "minimal number of classes in the labeled images and in each evaluated split",
         changes=NOTHING,
     ),
     "data.image_size": Field(
         "",
         SIZE,
-        "size at which images are loaded and evaluated; empty: that of the domain",
+        "size at which images are loaded and evaluated; empty: the domain's",
         per_domain=True,
         changes=DATA,
     ),
     "data.crop_size": Field(
         "",
         SIZE,
-        "size of training examples; empty: that of the domain, or the whole image if `data.image_size` is set",
+        "size of training crops; empty: the domain's, or the whole image if `data.image_size` is set",
         per_domain=True,
         changes=DATA,
     ),
     "data.cache_gb": Field(
-        4.0, NOT_NEGATIVE, "memory for decoded images of all domains, in GB; 0: decode them every time", changes=HOST
+        4.0,
+        NOT_NEGATIVE,
+        "memory for decoded images of all domains, in GB; 0: decode them in every epoch",
+        changes=HOST,
     ),
     "data.loader_threads": Field(4, AT_LEAST_1, "number of threads that load images", changes=HOST),
     "data.sampling": Field(
         "uniform",
         one_of("uniform", "rare"),
-        "how labeled images are drawn; rare: images of rare classes more often",
+        "sampling of labeled images; rare: images of rare classes more often",
         per_domain=True,
     ),
-    "data.rare_temperature": Field(0.01, POSITIVE, "of `data.sampling=rare`; lower: rare classes still more often"),
-    "data.flip": Field(True, BOOL, "mirror half of the images"),
+    "data.rare_temperature": Field(
+        0.01, POSITIVE, "temperature of `data.sampling=rare`; lower: rare classes even more often"
+    ),
+    "data.flip": Field(True, BOOL, "flip half of the images horizontally"),
     "data.scale": Field("", _SCALE, "range of a random scale before the crop", per_domain=True),
     "data.color_jitter": Field(0.0, SHARE, "strength of random brightness, contrast, saturation, hue"),
-    "data.grey": Field(0.0, SHARE, "probability that an image loses its colour"),
-    "data.blur": Field(0.0, SHARE, "probability that an image is blurred"),
+    "data.grey": Field(0.0, SHARE, "probability of a greyscale image"),
+    "data.blur": Field(0.0, SHARE, "probability of a blurred image"),
     "data.mix": Field("none", one_of("none", "cutmix", "classmix"), "mixing of labeled images"),
     "data.normalize": Field(
         "imagenet",
         one_of("imagenet", "none"),
-        "imagenet: by its mean and deviation; none: division by 255 alone",
+        "imagenet: by its mean and standard deviation; none: only divide by 255",
     ),
     # ---- model ----
     "model.encoder": Field("drn_d_22", ENCODER, "name of the encoder", sweep="set"),
-    "model.width": Field(1.0, POSITIVE, "factor on the number of the encoder's channels"),
+    "model.width": Field(1.0, POSITIVE, "factor on the channels of the encoder"),
     "model.pretrained": Field(
         "",
         PATH,
@@ -143,13 +148,13 @@ SHARED: dict[str, Field] = {
     "model.upsample": Field(
         "bilinear",
         one_of("bilinear", "drn"),
-        "how scores reach image size; drn: as the reference, fading at the border",
+        "upsampling of scores; drn: as in the reference implementation, fading at the border",
     ),
     "model.precision": Field("float32", one_of("float32", "tf32", "bfloat16"), "precision of convolutions"),
     "model.remat": Field(
         "",
         Range("levels such as 0-2, all, or empty"),
-        "levels of the encoder that the backward pass computes again, to save memory (not on CPU)",
+        "levels of the encoder that the backward pass recomputes, to save memory (not on CPU)",
         changes=NOTHING,
     ),
     # ---- optim ----
@@ -157,15 +162,15 @@ SHARED: dict[str, Field] = {
     "optim.lr_rule": Field(
         "fixed",
         one_of("fixed", "linear"),
-        f"linear: times `train.batch_size` / {PAPER_BATCH}, the paper's batch",
+        f"linear: times `train.batch_size` / {PAPER_BATCH}, the paper's batch size",
     ),
     "optim.name": Field("sgd", one_of("sgd", "adamw"), "optimiser"),
-    "optim.momentum": Field(0.9, NOT_NEGATIVE, "momentum of SGD; beta1 of AdamW"),
+    "optim.momentum": Field(0.9, NOT_NEGATIVE, "sgd: momentum; adamw: beta1"),
     "optim.weight_decay": Field(
-        1e-4, NOT_NEGATIVE, "SGD adds it to the gradient; AdamW decays beside that, and neither norms nor biases"
+        1e-4, NOT_NEGATIVE, "sgd: added to the gradient; adamw: decoupled, without norms and biases"
     ),
-    "optim.schedule": Field("poly", one_of("poly", "cosine"), "how the learning rate falls to 0"),
-    "optim.poly_power": Field(0.9, NOT_NEGATIVE, "poly: it falls by (1 - step / steps) to this power"),
+    "optim.schedule": Field("poly", one_of("poly", "cosine"), "decay of the learning rate to 0"),
+    "optim.poly_power": Field(0.9, NOT_NEGATIVE, "power of poly: lr * (1 - step / steps) ^ power"),
     "optim.warmup_steps": Field(0, NOT_NEGATIVE, "steps over which the learning rate rises linearly"),
     "optim.encoder_lr_scale": Field(1.0, POSITIVE, "factor on the learning rate of the encoder"),
     "optim.heads_lr_scale": Field(1.0, POSITIVE, "factor on the learning rate of the decoders"),
@@ -184,7 +189,7 @@ SHARED: dict[str, Field] = {
     "train.checkpoint_every": Field(100, AT_LEAST_1, "steps between checkpoints", changes=NOTHING),
     "train.log_every": Field(10, AT_LEAST_1, "steps between lines of the log", changes=NOTHING),
     "train.quick_compile": Field(
-        False, BOOL, "on CPU compile the step without optimisation: sooner ready, but slower; for smoke tests"
+        False, BOOL, "compile the step without optimisation on CPU: starts sooner, runs slower; for smoke tests"
     ),
     "train.shard_parameters": Field(
         False, BOOL, "split large parameters and their momentum over the devices, to save memory", changes=NOTHING

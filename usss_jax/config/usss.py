@@ -1,4 +1,4 @@
-"""USSS, and Hung et al. as a variant beside it: their fields, declared once."""
+"""Declarations of the fields of USSS, and of its variant hung (Hung et al.)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,35 +31,35 @@ _UNSUPERVISED = ("cross", "full", "direct")
 def _check(values: Mapping[str, Any]):
     per_class = values["usss.embeddings_per_class"]
     if per_class > 1 and values["usss.theta"] < 1:
-        raise InputError(f"usss.embeddings_per_class={per_class} needs usss.theta=1: Eq. 7 moves class means")
+        raise InputError(f"usss.embeddings_per_class={per_class} needs usss.theta=1, since Eq. 7 moves class means")
 
 
 FIELDS: dict[str, Field] = {
     "variants": Field(
         ["single", "basic", "full"],
         NAMES,
-        f"what is trained: some of {', '.join(VARIANTS)}",
+        f"variants to train, of {', '.join(VARIANTS)}",
         mixed=True,
         changes=NOTHING,
         sweep="set",
     ),
-    # ---- usss: label embeddings, then Eq. 5, then what keeps the entropy terms from collapse (docs/collapse.md) ----
+    # ---- usss: label embeddings, Eq. 5, and options against the collapse of the entropy terms (docs/collapse.md) ----
     "usss.single_steps": Field(2000, AT_LEAST_1, "steps of the single-domain networks"),
     "usss.single_from": Field(
         "",
         PATH,
-        "workdir of another run, whose single-domain networks are used; empty: train them in this one",
+        "workdir of another run whose single-domain networks to use; empty: train them",
         path=True,
         changes=NOTHING,
         sweep="set",
     ),
     "usss.label_embeddings": universal(
-        "prototypes", _EMBEDDINGS, "where label embeddings come from", path=True, changes=FILE, makes=_WITH_EMBEDDINGS
+        "prototypes", _EMBEDDINGS, "source of the label embeddings", path=True, changes=FILE, makes=_WITH_EMBEDDINGS
     ),
     "usss.embeddings_per_class": universal(
         1,
         AT_LEAST_1,
-        "K of a class: by K-means (appendix B.3) for prototypes, or random",
+        "K, embeddings per class: random, or prototypes by K-means (appendix B.3)",
         makes=_WITH_EMBEDDINGS,
     ),
     "usss.embed_dim": universal(128, AT_LEAST_1, "d, the dimension of the embeddings"),
@@ -69,7 +69,10 @@ FIELDS: dict[str, Field] = {
         1.0, POSITIVE, "inverse temperature of the similarities", makes=_WITH_EMBEDDINGS
     ),
     "usss.theta": universal(
-        1.0, SHARE, "of Eq. 7, the moving average of the label embeddings; 1: they stay", makes=_WITH_EMBEDDINGS
+        1.0,
+        SHARE,
+        "decay of the moving average of the label embeddings (Eq. 7); 1: they stay fixed",
+        makes=_WITH_EMBEDDINGS,
     ),
     "usss.embedding_supervision": universal(
         0.0, NOT_NEGATIVE, "weight of the cross-entropy of the similarities on labeled images", makes=_WITH_EMBEDDINGS
@@ -77,11 +80,11 @@ FIELDS: dict[str, Field] = {
     "usss.diversity": universal(
         0.0,
         NOT_NEGATIVE,
-        "weight of the entropy of the mean prediction, which is subtracted from the entropy terms",
+        "weight of the entropy of the mean prediction, subtracted from the entropy terms",
         makes=_UNSUPERVISED,
     ),
     "usss.normalize_embedding": universal(
-        False, BOOL, "whether pixel embeddings have unit length", makes=_WITH_EMBEDDINGS
+        False, BOOL, "whether to scale pixel embeddings to unit length", makes=_WITH_EMBEDDINGS
     ),
     "usss.embedding_lr_scale": universal(
         1.0, POSITIVE, "factor on the learning rate of the entropy module", makes=_WITH_EMBEDDINGS
@@ -99,8 +102,8 @@ FIELDS: dict[str, Field] = {
     "hung.adversarial": universal(0.01, NOT_NEGATIVE, "weight of the adversarial term on labeled images"),
     "hung.adversarial_unlabeled": universal(0.001, NOT_NEGATIVE, "weight of the adversarial term on unlabeled images"),
     "hung.semi": universal(0.1, NOT_NEGATIVE, "weight of the self-taught term"),
-    "hung.threshold": universal(0.2, SHARE, "confidence from which a pixel is self-taught"),
-    "hung.semi_start": universal(0.25, SHARE, "share of the steps after which the self-taught term begins"),
+    "hung.threshold": universal(0.2, SHARE, "confidence above which a pixel takes part in the self-taught term"),
+    "hung.semi_start": universal(0.25, SHARE, "share of the steps before the self-taught term starts"),
     "hung.lr": universal(1e-4, POSITIVE, "learning rate of the discriminator (Adam)"),
 }
 

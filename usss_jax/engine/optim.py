@@ -67,7 +67,7 @@ def create_optimizer(
     weight_decay: float = 1e-4,
     lr_scales: Mapping[str, float] = SAME,
     decay_scales: Mapping[str, float] = SAME,
-    trained: Callable[[str], bool] | None = None,
+    trainable: Callable[[str], bool] | None = None,
 ) -> optax.GradientTransformation:
     """SGD with momentum as in PyTorch, or AdamW, with factors for parts of the model.
 
@@ -83,8 +83,8 @@ def create_optimizer(
       weight_decay: see above.
       lr_scales: {part: factor on the learning rate}, parts from PARTS; 1 by default.
       decay_scales: the same for the decay.
-      trained: whether to train the parameters of a top-level name (encoder, decoder_DOMAIN, embedding); the others
-        neither change nor decay. None: train all.
+      trainable: whether to change the parameters below a top-level name (encoder, decoder_DOMAIN, embedding), decay
+        included; None: change all.
 
     Raises:
       InputError: if the name is unknown.
@@ -108,10 +108,10 @@ def create_optimizer(
         optax.masked(optax.scale(f), _leaves(partial(_is_in, part))) for part, f in lr_scales.items() if f != 1
     ]:
         tx = optax.chain(tx, *scaled)
-    if trained is None:
+    if trainable is None:
         return tx
-    others = optax.masked(optax.set_to_zero(), _leaves(lambda name, _: not trained(name)))
-    return optax.chain(optax.masked(tx, _leaves(lambda name, _: trained(name))), others)
+    others = optax.masked(optax.set_to_zero(), _leaves(lambda name, _: not trainable(name)))
+    return optax.chain(optax.masked(tx, _leaves(lambda name, _: trainable(name))), others)
 
 
 def _decays(

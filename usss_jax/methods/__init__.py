@@ -1,1 +1,1 @@
-"""Training methods as plans of jobs, and what they share."""
+"""Methods as plans of jobs, and the code that they share."""

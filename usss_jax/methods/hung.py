@@ -1,4 +1,4 @@
-"""The baseline of Hung et al. (2018) on one domain at a time: segmentation network and discriminator D."""
+"""Hung et al. (2018), one domain at a time: a segmentation network is trained against a discriminator D."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from usss_jax.data import augment_device
 from usss_jax.data.augment_device import DeviceAugment
@@ -31,91 +32,92 @@ from usss_jax.parallel.sharding import replicated
 
 @dataclasses.dataclass(frozen=True)
 class Adversarial:
-    """Constants of the method, with the paper's values.
+    """Hyperparameters of the method; the defaults in config/usss.py are the paper's.
 
     Attributes:
       adversarial: lambda_adv of labeled images.
       adversarial_unlabeled: lambda_adv of unlabeled images, from the first step on.
       semi: lambda_semi, weight of the self-taught term.
-      threshold: T_semi, D's confidence above which a pixel takes part in it.
-      semi_start: share of the steps before the self-taught term begins (the paper: 5000 of 20000).
-      lr: of D's Adam.
-      power: of the poly schedule of that learning rate.
+      threshold: T_semi, D's confidence above which a pixel takes part in the self-taught term.
+      semi_start: share of the steps before the self-taught term starts (the paper: 5000 of 20000).
+      lr: learning rate of D's Adam.
+      power: power of the poly schedule of that learning rate.
       width: factor on D's channels.
-      precision: of D's convolutions, a name of models/universal.py.
+      precision: of D's convolutions, a key of `models.universal.PRECISIONS`.
     """
 
-    adversarial: float = 0.01
-    adversarial_unlabeled: float = 0.001
-    semi: float = 0.1
-    threshold: float = 0.2
-    semi_start: float = 0.25
-    lr: float = 1e-4
-    power: float = 0.9
-    width: float = 1.0
-    precision: str = "float32"
+    adversarial: float
+    adversarial_unlabeled: float
+    semi: float
+    threshold: float
+    semi_start: float
+    lr: float
+    power: float
+    width: float
+    precision: str
 
     @property
     def discriminator(self) -> Discriminator:
-        """D."""
+        """The network D."""
         dtype, precision = PRECISIONS[self.precision]
         return Discriminator(self.width, dtype, precision)
 
     def optimizer(self, steps: int) -> optax.GradientTransformation:
-        """Adam of D with the moments' decay 0.9 and 0.99 and the poly schedule (section 4 of the paper)."""
+        """Adam for D, with decay rates 0.9 and 0.99 and the poly schedule (section 4 of the paper)."""
         return optax.adam(create_schedule(self.lr, steps, power=self.power), b1=0.9, b2=0.99)
 
     def semi_weight(self, step, steps: int):
-        """Weight of the self-taught term after `step` finished steps of `steps`."""
+        """Weight of the self-taught term when `step` of `steps` steps are done."""
         return jnp.where(step >= round(self.semi_start * steps), self.semi, 0.0)
 
 
 # ---- Jobs ----
 
 
+def create_objective(config: ConfigDict) -> Adversarial:
+    """Hyperparameters by the config.
+
+    >>> from usss_jax.config import default_config
+    >>> objective = create_objective(default_config())
+    >>> objective.semi, float(objective.semi_weight(4, 20)), round(float(objective.semi_weight(5, 20)), 3)
+    (0.1, 0.0, 0.1)
+    """
+    model, power = config.model, config.optim.poly_power
+    return Adversarial(**config.hung.to_dict(), power=power, width=model.width, precision=model.precision)
+
+
 def fits(run: Run, unlabeled_batches: Mapping[str, Mapping[str, int]]) -> Iterator[Fit]:
-    """Every domain alone, as hung_DOMAIN, with the unlabeled micro-batches per step that are given for it."""
-    config = run.config
-    objective = Adversarial(
-        **config.hung.to_dict(),
-        power=config.optim.poly_power,
-        width=config.model.width,
-        precision=config.model.precision,
-    )
-    setting: dict[str, Any] = {"objective": objective, "steps": config.usss.single_steps}
-    for name, passes in unlabeled_batches.items():
+    """Train each domain of `unlabeled_batches` separately, as hung_DOMAIN, with its micro-batches per step."""
+    train, steps = run.config.train, run.config.usss.single_steps
+    setting: dict[str, Any] = {"objective": create_objective(run.config), "steps": steps}
+    make_extra = partial(create_discriminator, mesh=run.mesh, seed=train.seed, split=train.shard_parameters, **setting)
+    for name, micro_batches in unlabeled_batches.items():
         yield fit(
             run,
             f"hung_{name}",
             partial(compute, **setting),
             pools={name: run.pools[name]},
-            steps=config.usss.single_steps,
-            unlabeled_batches=passes,
-            make_extra=partial(
-                create_discriminator,
-                mesh=run.mesh,
-                seed=config.train.seed,
-                split=config.train.shard_parameters,
-                **setting,
-            ),
+            steps=steps,
+            unlabeled_batches=micro_batches,
+            make_extra=make_extra,
         )
 
 
 def create_discriminator(
     model: UniversalModel, *, objective: Adversarial, steps: int, mesh: Mesh, seed: int, split: bool = False
 ) -> dict[str, Any]:
-    """Create D's random parameters and the state of its Adam on the mesh, as `extra` of the state.
+    """Create D's random parameters and the state of its Adam on the mesh, for `state.extra`.
 
     Args:
-      model: of one domain.
-      objective: says what D is.
-      steps: of the training.
+      model: a model of one domain.
+      objective: hyperparameters.
+      steps: number of training steps.
       mesh, seed, split: see `engine.state.create_state`.
 
     Raises:
       ValueError: if the model has not exactly one domain.
     """
-    bits = seed_bits(seed, 1)  # 0 stands for the segmentation network
+    bits = seed_bits(seed, 1)  # 0 is for the segmentation network
     maps = np.zeros((1, STRIDE, STRIDE, model.num_classes[only_domain(model)]), np.float32)
     params = born_on(mesh, seeded(objective.discriminator), bits, maps, split=split)[0]["params"]
     opt_state = born_on(mesh, objective.optimizer(steps).init, params, split=split)[0]
@@ -123,9 +125,9 @@ def create_discriminator(
 
 
 def only_domain(model: UniversalModel) -> str:
-    """Name of the model's one domain; ValueError if it has another number of them."""
+    """Name of the only domain of a model; raises ValueError if it has several."""
     if len(model.num_classes) != 1:
-        raise ValueError(f"adversarial training takes a model of one domain, not of {', '.join(model.num_classes)}")
+        raise ValueError(f"adversarial training needs a model of one domain, not of {', '.join(model.num_classes)}")
     return next(iter(model.num_classes))
 
 
@@ -143,23 +145,23 @@ def compute(
     steps: int,
     mesh: Mesh | None = None,
 ) -> Computed:
-    """Compute the segmentation network's gradients with D held fixed, and make a step of D with that network fixed.
+    """Compute the segmentation network's gradients with D fixed, and update D with that network fixed.
 
-    D learns from the labeled batch alone.
+    D learns from the labeled batch only.
 
     Args:
-      state: extra has what `create_discriminator` makes.
+      state: `extra` as `create_discriminator` returns it.
       batch: {"labeled": {domain: {"image", "label"}}, "unlabeled": {domain: {"image": [U, B, H, W, 3]}}}.
-      model, augment, seed, mesh: see methods/segmentation.py.
-      objective: constants.
-      steps: of the training.
+      model, augment, seed, mesh: see `methods.segmentation.fit`.
+      objective: hyperparameters.
+      steps: number of training steps.
     """
     domain, key = only_domain(model), step_key(state, seed)
     labeled = augmented(state, batch, augment, seed)[domain]
-    judge = state.extra["discriminator"]
-    if mesh is not None:  # over whose devices D may be split
-        judge = jax.lax.with_sharding_constraint(judge, replicated(mesh))
-    shared: dict[str, Any] = {"model": model, "objective": objective, "discriminator": judge}
+    discriminator = state.extra["discriminator"]
+    if mesh is not None:  # D may be split over its devices
+        discriminator = jax.lax.with_sharding_constraint(discriminator, replicated(mesh))
+    shared: dict[str, Any] = {"model": model, "objective": objective, "discriminator": discriminator}
     weight = objective.semi_weight(state.step, steps)
     unlabeled = partial(unlabeled_loss, **shared, semi_weight=weight, augment=augment, key=key)
     images = {domain: batch["unlabeled"][domain]["image"]}
@@ -173,9 +175,9 @@ def compute(
         state.batch_stats,
         mesh=mesh,
     )
-    (_, of_judge), gradients = jax.value_and_grad(
+    (_, discriminator_scalars), gradients = jax.value_and_grad(
         partial(discriminator_loss, model=model, objective=objective), has_aux=True
-    )(judge, found.aux["labeled"], labeled["label"])
+    )(discriminator, found.aux["labeled"], labeled["label"])
     updates, opt_state = objective.optimizer(steps).update(
         gradients, state.extra["discriminator_opt_state"], state.extra["discriminator"]
     )
@@ -183,23 +185,24 @@ def compute(
         "discriminator": optax.apply_updates(state.extra["discriminator"], updates),
         "discriminator_opt_state": opt_state,
     }
-    return Computed(found.gradients, found.batch_stats, {"loss": found.loss, **found.scalars, **of_judge}, extra)
+    scalars = {"loss": found.loss, **found.scalars, **discriminator_scalars}
+    return Computed(found.gradients, found.batch_stats, scalars, extra)
 
 
 def labeled_loss(params, batch_stats, labeled, *, discriminator, model: UniversalModel, objective: Adversarial):
     """L_ce + lambda_adv L_adv of a labeled batch {"image": [B, H, W, 3], "label": int [B, H, W]}.
 
     Returns:
-      (loss, (new batch statistics, scalars, the predictions as D sees them)).
+      (loss, (new batch statistics, scalars, the class probabilities that D sees [B, H, W, C])).
     """
     domain = only_domain(model)
     logits, stats = predict(params, batch_stats, labeled["image"], model)
     counts = labeled["label"] != IGNORE
     predictions = losses.prediction_map(logits, counts)
     supervised = cross_entropy(logits, labeled["label"])
-    fooling = losses.adversarial_loss(discriminate(discriminator, predictions, objective), counts)
-    scalars = {f"supervised/{domain}": supervised, f"adversarial/{domain}": fooling}
-    return supervised + objective.adversarial * fooling, (stats, scalars, predictions)
+    adversarial = losses.adversarial_loss(discriminate(discriminator, predictions, objective), counts)
+    scalars = {f"supervised/{domain}": supervised, f"adversarial/{domain}": adversarial}
+    return supervised + objective.adversarial * adversarial, (stats, scalars, predictions)
 
 
 def unlabeled_loss(
@@ -223,15 +226,15 @@ def unlabeled_loss(
     domain = only_domain(model)
     x = augment_device.change_micro_batch(images[domain], u, key=key, domain=domain, settings=augment)
     logits, stats = predict(params, batch_stats, x, model)
-    judged = discriminate(discriminator, losses.prediction_map(logits), objective)
-    fooling = losses.adversarial_loss(judged)
-    semi, share = losses.self_taught_loss(logits, judged, objective.threshold)
-    scalars = {f"adversarial_unlabeled/{domain}": fooling, f"semi/{domain}": semi, f"semi_share/{domain}": share}
-    return objective.adversarial_unlabeled * fooling + semi_weight * semi, (stats, scalars, None)
+    discriminator_logits = discriminate(discriminator, losses.prediction_map(logits), objective)
+    adversarial = losses.adversarial_loss(discriminator_logits)
+    semi, share = losses.self_taught_loss(logits, discriminator_logits, objective.threshold)
+    scalars = {f"adversarial_unlabeled/{domain}": adversarial, f"semi/{domain}": semi, f"semi_share/{domain}": share}
+    return objective.adversarial_unlabeled * adversarial + semi_weight * semi, (stats, scalars, None)
 
 
 def discriminator_loss(discriminator, predictions, labels, *, model: UniversalModel, objective: Adversarial):
-    """L_D of the predictions for a labeled batch, which are constants here, and its labels: (loss, scalars)."""
+    """L_D of the class probabilities [B, H, W, C] of a labeled batch, as constants, and its labels: (loss, scalars)."""
     domain = only_domain(model)
     predictions, counts = jax.lax.stop_gradient(predictions), labels != IGNORE
     truth = losses.truth_map(labels, model.num_classes[domain], predictions.dtype)
@@ -242,7 +245,7 @@ def discriminator_loss(discriminator, predictions, labels, *, model: UniversalMo
 
 
 def predict(params, batch_stats, images, model: UniversalModel):
-    """Logits [B, H, W, C] of images [B, H, W, 3] in training, and the new batch statistics."""
+    """Logits [B, H, W, C] of images [B, H, W, 3], normalised by the batch, and the new batch statistics."""
     domain = only_domain(model)
     features, stats = encode_groups(model, {"params": params, "batch_stats": batch_stats}, {domain: images})
     cells = model.apply({"params": params}, features[domain], domain, method="decode")
@@ -250,5 +253,5 @@ def predict(params, batch_stats, images, model: UniversalModel):
 
 
 def discriminate(discriminator, maps, objective: Adversarial):
-    """D's logits [B, H, W] for maps [B, H, W, C]."""
+    """D's logits [B, H, W] for class probabilities or one-hot labels [B, H, W, C]."""
     return objective.discriminator.apply({"params": discriminator}, maps)

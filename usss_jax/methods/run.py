@@ -1,4 +1,4 @@
-"""Running a method's plan: job after job, each skipped when its result is there."""
+"""Runs the jobs of a plan, and skips those that are finished."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +10,7 @@ from usss_jax.runs.logs import say
 
 
 def run_plan(plan: Iterable[Job]) -> dict[str, dict[str, Any]]:
-    """Run the jobs of a plan in their order, those that are not finished; return the summaries of its Fits by name."""
+    """Run the unfinished jobs of a plan, in order; return the summary of every Fit by the name of the job."""
     summaries = {}
     for job in plan:
         if isinstance(job, Fit):

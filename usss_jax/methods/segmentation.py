@@ -1,8 +1,8 @@
-"""Training of a segmentation network as a job, whatever it minimises: data, evaluation and summary."""
+"""The training of a segmentation network as a job, for any loss: data, evaluation and summary."""
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -30,11 +30,11 @@ from usss_jax.runs.networks import build_network, describe_network
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What all jobs of a run share.
+    """What the jobs of a run share.
 
     Attributes:
-      config: checked.
-      workdir: every job has its folder in it.
+      config: a checked config.
+      workdir: parent of the jobs' folders.
       mesh: devices.
       pools: images of every domain.
       weights: state dict of a pretrained encoder, or None.
@@ -53,94 +53,86 @@ def fit(
     compute: Callable,
     *,
     pools: Mapping[str, Pools] | None = None,
-    trained: Mapping[str, Pools] | None = None,
+    train_on: Mapping[str, Pools] | None = None,
     steps: int | None = None,
     workdir: pathlib.Path | None = None,
     unlabeled_batches: Mapping[str, int] | None = None,
-    embed_dim: int = 0,
-    embed_bias: bool = True,
-    embedding_lr_scale: float = 1.0,
+    entropy_module: bool = False,
     make_extra: Callable[[UniversalModel], Mapping[str, Any]] = lambda model: {},
     initial: Callable[[], Mapping[str, Any]] | None = None,
-    changes: Callable[[str], bool] | None = None,
+    trainable: Callable[[str], bool] | None = None,
     warnings: Callable[[Mapping[str, float]], Mapping[str, str]] = lambda scalars: {},
 ) -> Fit:
-    """Describe the training of one segmentation network.
+    """Describe the training of a segmentation network.
 
     Args:
-      run: what it shares with the run's other jobs.
-      name: of the job.
-      compute: (state, batch, *, model, augment, seed, mesh) -> `engine.step.Computed`. The batch is that of
+      run: the run that the job belongs to.
+      name: name of the job.
+      compute: (state, batch, *, model, augment, seed, mesh) -> `engine.step.Computed`. The batch is one of
         `data.streams.step_batches`; `mesh` is for `accumulate`.
-      pools: domains that it is evaluated on, all of the run if None; those with labels get a decoder.
-      trained: domains whose images are trained on, all of `pools` if None.
-      steps: train.steps of the config if None.
-      workdir: that of the run if None.
-      unlabeled_batches: micro-batches per step for the domains whose unlabeled images are used.
-      embed_dim: d of the entropy module, 0: none; embed_bias: whether it has a bias; embedding_lr_scale: factor on its
-        learning rate.
-      make_extra: makes state.extra.
-      initial: loads the variables of a finished network to begin from; None: random, or pretrained, weights.
-      changes: whether a part of the model (encoder, decoder_DOMAIN, embedding) is trained; None: all are.
+      pools: domains to evaluate on; those with labels get a decoder. None: all domains of the run.
+      train_on: domains whose images are trained on; None: all of `pools`.
+      steps: number of steps; None: `train.steps`.
+      workdir: parent of the job's folder; None: that of the run.
+      unlabeled_batches: micro-batches per step of each domain whose unlabeled images are used.
+      entropy_module: whether the network has the embedding head E, as `usss.embed*` of the config describes it.
+      make_extra: returns `state.extra`.
+      initial: loads the variables of a finished network to start from; None: start from `run.weights`, or at random.
+      trainable: whether a part of the model (encoder, decoder_DOMAIN, embedding) is trained; None: all are.
       warnings: see `Fit`.
     """
     config, mesh = run.config, run.mesh
+    train, seed = config.train, config.train.seed
     pools = run.pools if pools is None else pools
-    trained = pools if trained is None else trained
-    steps = config.train.steps if steps is None else steps
+    train_on = pools if train_on is None else train_on
+    steps = train.steps if steps is None else steps
     unlabeled_batches = dict(unlabeled_batches or {})
-    decoders = {d: pool.domain for d, pool in with_labels(pools).items()}
-    network = describe_network(config, decoders, embed_dim=embed_dim, embed_bias=embed_bias)
+    head = {"embed_dim": config.usss.embed_dim, "embed_bias": config.usss.embedding_bias} if entropy_module else {}
+    network = describe_network(config, {d: pool.domain for d, pool in with_labels(pools).items()}, **head)
     model = build_network(network, config.model.remat)
-    lr, about_lr = optim.learning_rate(config.optim.lr, config.optim.lr_rule, config.train.batch_size)
-    tx = make_optimizer(config, lr, steps, embedding_lr_scale, changes)
+    lr, lr_line = optim.learning_rate(config.optim.lr, config.optim.lr_rule, train.batch_size)
+    tx = make_optimizer(config, lr, steps, config.usss.embedding_lr_scale if entropy_module else 1.0, trainable)
+    compute = partial(compute, model=model, augment=device_augment(config), seed=seed, mesh=mesh)
     shardings = sharding.step_batch_shardings(mesh)
     if not unlabeled_batches:
         del shardings["unlabeled"]
-    seed = config.train.seed
-    setting = {"model": model, "augment": device_augment(config), "seed": seed, "mesh": mesh}
 
     def create():
-        split = config.train.shard_parameters
         weights, start = (None, initial()) if initial else (run.weights, None)
-        state, report = create_state(model, tx, seed, mesh, make_extra(model), weights, start, split=split)
-        return state, f"{about_lr}; weights: {report}" if report else about_lr
+        extra = make_extra(model)
+        state, report = create_state(model, tx, seed, mesh, extra, weights, start, split=train.shard_parameters)
+        return state, f"{lr_line}; weights: {report}" if report else lr_line
 
     def make_batches():
         return streams.step_batches(
-            trained,
-            batch_size=config.train.batch_size,
-            unlabeled_batch_size=config.train.unlabeled_batch_size,
+            train_on,
+            batch_size=train.batch_size,
+            unlabeled_batch_size=train.unlabeled_batch_size,
             unlabeled_batches=unlabeled_batches,
             seed=seed,
             share=hosts.share(),
         )
 
-    score = scorer(pools, model, mesh, config.train.eval_batch_size)
-    images = len(with_labels(trained)) * config.train.batch_size
+    score = create_scorer(pools, model, mesh, train.eval_batch_size)
+    labeled_images = len(with_labels(train_on)) * train.batch_size
     return Fit(
         folder=(workdir or run.workdir) / name,
         steps=steps,
         create_state=create,
         make_step=partial(
-            jit_step,
-            mesh,
-            compute=partial(compute, **setting),
-            tx=tx,
-            batch_shardings=shardings,
-            quick_compile=config.train.quick_compile,
+            jit_step, mesh, compute=compute, tx=tx, batch_shardings=shardings, quick_compile=train.quick_compile
         ),
         make_batches=make_batches,
         batch_shardings=shardings,
-        images_per_step=images + sum(unlabeled_batches.values()) * config.train.unlabeled_batch_size,
-        evaluate=lambda variables: evaluation(score(variables, "val"), with_labels(trained)),
+        images_per_step=labeled_images + sum(unlabeled_batches.values()) * train.unlabeled_batch_size,
+        evaluate=lambda variables: evaluation(score(variables, "val"), with_labels(train_on)),
         test=lambda variables: score(variables, "test"),
-        data=describe_data(pools, trained, unlabeled_batches),
+        data=describe_data(pools, train_on, unlabeled_batches),
         network=network,
         config=config.to_dict(),
-        eval_every=config.train.eval_every,
-        checkpoint_every=config.train.checkpoint_every,
-        log_every=config.train.log_every,
+        eval_every=train.eval_every,
+        checkpoint_every=train.checkpoint_every,
+        log_every=train.log_every,
         loader_threads=config.data.loader_threads,
         summarize=partial(summarize, name, pools, lr=lr, unlabeled_batches=unlabeled_batches),
         warnings=warnings,
@@ -148,9 +140,9 @@ def fit(
 
 
 def make_optimizer(
-    config: ConfigDict, lr: float, steps: int, embedding_lr_scale: float, trained: Callable[[str], bool] | None
+    config: ConfigDict, lr: float, steps: int, embedding_lr_scale: float, trainable: Callable[[str], bool] | None
 ) -> optax.GradientTransformation:
-    """Optimiser by the config's fields for `steps` steps; for the rest see `optim.create_optimizer`."""
+    """Create the optimiser and schedule of the config's `optim` section; `trainable` as in `optim.create_optimizer`."""
     fields = config.optim
     return optim.create_optimizer(
         optim.create_schedule(
@@ -165,29 +157,34 @@ def make_optimizer(
             "embedding": embedding_lr_scale,
         },
         decay_scales={"encoder": fields.encoder_decay_scale, "heads": fields.heads_decay_scale},
-        trained=trained,
+        trainable=trainable,
     )
 
 
 def device_augment(config: ConfigDict) -> DeviceAugment:
-    """Augmentation inside the step, by the config's fields; InputError for one out of range."""
+    """Augmentation inside the step, by the config's `data` section; raises InputError for a value out of range.
+
+    >>> from usss_jax.config import default_config
+    >>> device_augment(default_config()).changes_colors
+    False
+    """
     return DeviceAugment(config.data.color_jitter, config.data.grey, config.data.blur, config.data.mix)
 
 
-def scorer(pools: Mapping[str, Pools], model: UniversalModel, mesh: Mesh, batch_size: int) -> Callable:
-    """Return score(variables, "val" or "test") -> confusion matrix int64 [C, C] of each domain that can be scored.
+def create_scorer(pools: Mapping[str, Pools], model: UniversalModel, mesh: Mesh, batch_size: int) -> Callable:
+    """Return score(variables, "val" or "test") -> {domain: confusion matrix int64 [C, C]}, for domains with masks.
 
-    A domain without labels is scored by the decoder of another one, by the names of the classes.
+    A domain without labels is scored with the decoder of `Pools.scored_by`, matched by the names of the classes.
     """
     evaluators = {}
     for name, pool in pools.items():
-        if not len(pool.labeled) and not pool.scored_by:
+        decoder = name if len(pool.labeled) else pool.scored_by
+        if not decoder:
             continue
         classes = None
         if pool.scored_by:
-            theirs = pools[pool.scored_by].domain.class_names
-            classes = [theirs.index(c) for c in pool.domain.class_names]
-        decoder = pool.scored_by or name
+            decoder_classes = pools[pool.scored_by].domain.class_names
+            classes = [decoder_classes.index(c) for c in pool.domain.class_names]
         evaluators[name] = create_evaluator(mesh, decoder, model=model, classes=classes)
 
     def score(variables, split: str) -> dict[str, np.ndarray]:
@@ -198,24 +195,31 @@ def scorer(pools: Mapping[str, Pools], model: UniversalModel, mesh: Mesh, batch_
     return score
 
 
-def evaluation(confusions: Mapping[str, np.ndarray], labeled: Mapping[str, Pools]) -> Evaluation:
-    """Mean IoU of every domain on val; the average over the `labeled` ones chooses the best checkpoint."""
+def evaluation(confusions: Mapping[str, np.ndarray], labeled: Iterable[str]) -> Evaluation:
+    """Mean IoU of every domain on val; its average over the `labeled` domains selects the best checkpoint.
+
+    Raises:
+      InputError: if the val split of a domain has no labeled pixel.
+
+    >>> evaluation({"city": np.array([[3, 1], [0, 4]])}, ["city"]).text
+    'val mIoU % city 77.50  average 77.50'
+    """
     scores = {d: metrics.mean_iou(c) for d, c in confusions.items()}
     if absent := [d for d, value in scores.items() if value is None]:
-        raise InputError(f"{absent[0]}: its val split has no labeled pixel; check the masks there")
+        raise InputError(f"{absent[0]}: no pixel of its val split is labeled; check the masks of that split")
     scores["average"] = metrics.average(scores[d] for d in labeled)
     text = "val mIoU % " + "  ".join(f"{d} {metrics.percent(v)}" for d, v in scores.items())
     return Evaluation(scores["average"] or 0.0, {f"val_miou/{d}": value for d, value in scores.items()}, text)
 
 
 def describe_data(
-    pools: Mapping[str, Pools], trained: Mapping[str, Pools], unlabeled_batches: Mapping[str, int]
+    pools: Mapping[str, Pools], train_on: Mapping[str, Pools], unlabeled_batches: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Label spaces of the decoders, and hashes of the images that are trained on."""
+    """Classes of every decoder, and hashes of the labeled and unlabeled images that are trained on."""
     unlabeled = {name: pools[name].unlabeled.ids for name in unlabeled_batches}
     return {
         "classes": {name: list(pool.domain.class_names) for name, pool in with_labels(pools).items()},
-        "split_hash": split_hash({n: pool.labeled_ids for n, pool in with_labels(trained).items()}),
+        "split_hash": split_hash({n: pool.labeled_ids for n, pool in with_labels(train_on).items()}),
         "unlabeled_hash": split_hash(unlabeled) if unlabeled else None,
     }
 
@@ -229,7 +233,7 @@ def summarize(
     lr: float,
     unlabeled_batches: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Scores of every domain for summary.json, from the confusion matrices of the last and the best checkpoint."""
+    """Scores for summary.json, from the confusion matrices of the last and the best checkpoint by domain."""
     domains: dict[str, dict[str, Any]] = {}
     without_labels: dict[str, dict[str, Any]] = {}
     val = progress["best"]["scalars"]
@@ -244,9 +248,9 @@ def summarize(
             "images": {"labeled": len(pool.labeled), "unlabeled": len(pool.unlabeled), "test": len(pool.test)},
             "skipped": [dataclasses.asdict(example) for example in pool.skipped],
         }
-    budget = next(iter(pools.values())).budget  # which all domains share
+    budget = next(iter(pools.values())).budget  # shared by all domains
     used, allowed = budget.used / 1e9, budget.max_bytes / 1e9
-    say(name, f"{used:.2f} GB of decoded images are in memory, data.cache_gb allows {allowed:g}")
+    say(name, f"decoded images use {used:.2f} GB of memory; data.cache_gb allows {allowed:g}")
     return {
         "domains": domains,
         "without_labels": without_labels,
@@ -261,13 +265,13 @@ def summarize(
 
 
 def domain_scores(pool: Pools, confusions: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Scores of one domain from its confusion matrices of the "last" and the "best" checkpoint."""
-    named = {w: dict(zip(pool.domain.class_names, metrics.iou(c), strict=True)) for w, c in confusions.items()}
+    """mIoU and IoU per class of one domain, from its confusion matrices of the "last" and the "best" checkpoint."""
+    iou = {w: dict(zip(pool.domain.class_names, metrics.iou(c), strict=True)) for w, c in confusions.items()}
     return {
         "miou_last": metrics.mean_iou(confusions["last"]),
         "miou_best": metrics.mean_iou(confusions["best"]),
-        "iou": named["best"],
-        "iou_last": named["last"],
+        "iou": iou["best"],
+        "iou_last": iou["last"],
         "split": pool.domain.test_split,
         "val_split": pool.domain.val_split,
     }

@@ -36,7 +36,7 @@ def compute(
     frozen_encoder: bool = False,
     mesh: Mesh | None = None,
 ) -> Computed:
-    """Sum of Eq. 1 over the domains of one step's batch {"labeled": {domain: {"image", "label"}}}."""
+    """Eq. 1, summed over the domains of a batch {"labeled": {domain: {"image", "label"}}}, with its gradients."""
     labeled = augmented(state, batch, augment, seed)
     loss = partial(supervised_loss, model=model, frozen_encoder=frozen_encoder)
     found = accumulate([Term("supervised", loss, labeled)], state.params, state.batch_stats, mesh=mesh)
@@ -44,12 +44,12 @@ def compute(
 
 
 def augmented(state: TrainState, batch: Mapping, augment: DeviceAugment, seed: int) -> Mapping:
-    """Labeled part of a step's batch, augmented with a key that depends on the seed and the step alone."""
+    """Labeled part of a batch, augmented with a key that depends only on the seed and the step."""
     return augment_device.augment({"labeled": batch["labeled"]}, step_key(state, seed), augment)["labeled"]
 
 
 def step_key(state: TrainState, seed: int):
-    """Key of one step."""
+    """Random key of the step."""
     return jax.random.fold_in(jax.random.key(seed), state.step)
 
 
@@ -57,10 +57,10 @@ def supervised_loss(params, batch_stats, labeled, *, model: UniversalModel, froz
     """Eq. 1, summed over domains.
 
     Args:
-      params, batch_stats: of the model.
+      params, batch_stats: variables of the model.
       labeled: per domain {"image": [B, H, W, 3], "label": int [B, H, W]}.
-      model: with a decoder for each of them.
-      frozen_encoder: the encoder neither changes nor normalises by the batch.
+      model: has a decoder for each of these domains.
+      frozen_encoder: whether the encoder gets no gradient and normalises by its running statistics.
 
     Returns:
       (loss, (new batch statistics, scalars, None)).
@@ -80,7 +80,7 @@ def supervised_loss(params, batch_stats, labeled, *, model: UniversalModel, froz
 
 
 def decoder_loss(model: UniversalModel, params, features, domain: str, label):
-    """Eq. 1 for one domain: features [B, h, w, C], label int [B, H, W] -> mean cross-entropy over labeled pixels."""
+    """Eq. 1 of one domain: mean cross-entropy over labeled pixels, of features [B, h, w, C], label int [B, H, W]."""
     logits = model.apply({"params": params}, features, domain, method="decode")
     size, stride = label.shape[1:], model.stride
     total = sum_over_pixels(pixel_cross_entropy, logits, label, size=size, stride=stride, mode=model.upsample)
@@ -91,7 +91,7 @@ def decoder_loss(model: UniversalModel, params, features, domain: str, label):
 
 
 def single_fits(run: Run, workdir: pathlib.Path) -> Iterator[Fit]:
-    """Networks of one domain each, on its labeled images alone, in `workdir`."""
+    """Train one network per domain on its labeled images, as single_DOMAIN in `workdir`."""
     for name, pool in with_labels(run.pools).items():
         yield fit(
             run, f"single_{name}", compute, pools={name: pool}, steps=run.config.usss.single_steps, workdir=workdir
@@ -99,30 +99,29 @@ def single_fits(run: Run, workdir: pathlib.Path) -> Iterator[Fit]:
 
 
 def frozen_fits(run: Run, singles: pathlib.Path) -> Iterator[Fit]:
-    """Train a decoder for Y on the frozen encoder of X, as frozen_X_Y: "train on X" of the paper's tables."""
+    """Train a decoder for domain Y on the frozen encoder of single_X, as frozen_X_Y ("train on X" in the paper)."""
     for source, target in itertools.permutations(with_labels(run.pools), 2):
         yield fit(
             run,
             f"frozen_{source}_{target}",
             partial(compute, frozen_encoder=True),
             pools={target: run.pools[target]},
-            changes=lambda part: part != "encoder",
+            trainable=lambda part: part != "encoder",
             **_from_single(run, singles, source),
         )
 
 
 def finetune_fits(run: Run, singles: pathlib.Path) -> Iterator[Fit]:
-    """Train encoder of X and a decoder for Y on Y, as finetune_X_Y; scored on X too, which tells what is forgotten."""
+    """Train single_X further on domain Y with a new decoder, as finetune_X_Y; its score on X shows what it forgets."""
     for source, target in itertools.permutations(with_labels(run.pools), 2):
-        trained = {target: run.pools[target]}
-        old = f"decoder_{source}"
+        train_on = {target: run.pools[target]}
         yield fit(
             run,
             f"finetune_{source}_{target}",
             compute,
-            pools={source: run.pools[source], **trained},
-            trained=trained,
-            changes=partial(operator.ne, old),
+            pools={source: run.pools[source], **train_on},
+            train_on=train_on,
+            trainable=partial(operator.ne, f"decoder_{source}"),
             **_from_single(run, singles, source),
         )
 
@@ -135,5 +134,5 @@ def _from_single(run: Run, singles: pathlib.Path, source: str) -> dict[str, Any]
 
 
 def joint_fit(run: Run) -> Fit:
-    """Univ-basic: one encoder and a decoder per domain, on the labeled images of all (section 4.2 of the paper)."""
+    """Univ-basic: one encoder and a decoder per domain, on the labeled images of all domains (section 4.2)."""
     return fit(run, "basic", compute)

@@ -1,4 +1,4 @@
-"""Training what a config asks for, by its method."""
+"""Training by a config, whatever its method."""
 
 import importlib
 import pathlib
@@ -12,15 +12,15 @@ from usss_jax.local_files import local_path
 
 
 def train(config: ConfigDict | str, workdir: pathlib.Path | str, devices=None) -> dict[str, dict[str, Any]]:
-    """Train what a config asks for, or resume; return the summaries by job.
+    """Train by a config, or resume; return the summaries by job.
 
     Args:
-      config: with all fields of its method (docs/config.md), or a config file, as --config takes it.
-      workdir: folder for everything that the run leaves.
+      config: a config with all fields of its method (docs/config.md), or a config file as for --config.
+      workdir: folder for all results.
       devices: to train on; None: all.
 
     Raises:
-      InputError: for whatever is wrong with config, data or workdir; nothing already computed is lost.
+      InputError: if config, data or workdir cannot be used; finished work is kept.
 
     >>> import usss_jax
     >>> summaries = usss_jax.train("configs/demo.py:tiny", "runs/demo")

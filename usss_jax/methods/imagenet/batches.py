@@ -13,16 +13,15 @@ from usss_jax.methods.imagenet.images import ClassImages
 
 RATIO = (3 / 4, 4 / 3)  # width over height of a random crop
 TRIES = 10
-NO_LABEL = -1  # of what fills up the last batch of an evaluation
+NO_LABEL = -1  # of the padding of the last batch of an evaluation
 
 
 @dataclasses.dataclass(frozen=True)
 class RandomResizedCrop(grain.transforms.RandomMap):
-    """Random part of the image, resized to `size` x `size`, then a horizontal flip (Szegedy et al., 2015, section 6).
+    """Random crop of the image, resized to `size` x `size` and flipped at random (Szegedy et al., 2015, section 6).
 
-    The part's area is uniform in [min_scale, 1] of the image's, the logarithm of its width over its height uniform
-    between those of 3/4 and 4/3. If none of ten draws fits into the image, the largest part of a permitted shape in
-    its centre is taken.
+    The crop's share of the area is uniform in [min_scale, 1], the logarithm of width over height uniform between those
+    of 3/4 and 4/3. If none of ten crops fits into the image, the largest centre crop with a valid ratio is taken.
     """
 
     size: int
@@ -30,17 +29,21 @@ class RandomResizedCrop(grain.transforms.RandomMap):
     flip: bool = True
 
     def random_map(self, element: dict, rng: np.random.Generator) -> dict:
-        """Transform {"image": uint8 [H, W, 3], ...}; the rest stays."""
+        """Crop the "image" (uint8 [H, W, 3]) of an example."""
         image = element["image"]
         top, left, height, width = random_box(image.shape[0], image.shape[1], self.min_scale, rng)
-        part = resize_image(image[top : top + height, left : left + width], (self.size, self.size))
+        crop = resize_image(image[top : top + height, left : left + width], (self.size, self.size))
         if self.flip and rng.random() < 0.5:
-            part = cv2.flip(part, 1)
-        return {**element, "image": part}
+            crop = cv2.flip(crop, 1)
+        return {**element, "image": crop}
 
 
 def random_box(height: int, width: int, min_scale: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a random part of an image (see `RandomResizedCrop`)."""
+    """Top, left, height and width of a random crop of an image (see `RandomResizedCrop`).
+
+    >>> random_box(90, 120, 1.0, np.random.default_rng(0))  # the whole image has no valid ratio but 4/3
+    (0, 0, 90, 120)
+    """
     for _ in range(TRIES):
         area = height * width * rng.uniform(min_scale, 1)
         ratio = math.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
@@ -54,13 +57,17 @@ def random_box(height: int, width: int, min_scale: float, rng: np.random.Generat
 
 @dataclasses.dataclass(frozen=True)
 class CenterCrop(grain.transforms.Map):
-    """Resize the shorter side to `resize`, then take the `size` x `size` pixels in the centre."""
+    """Resize the shorter side to `resize`, then crop `size` x `size` pixels in the centre.
+
+    >>> CenterCrop(resize=4, size=2).map({"image": np.zeros((8, 16, 3), np.uint8)})["image"].shape
+    (2, 2, 3)
+    """
 
     resize: int
     size: int
 
     def map(self, element: dict) -> dict:
-        """Transform {"image": uint8 [H, W, 3], ...}; the rest stays."""
+        """Crop the "image" (uint8 [H, W, 3]) of an example."""
         height, width = element["image"].shape[:2]
         factor = self.resize / min(height, width)
         image = resize_image(element["image"], (round(height * factor), round(width * factor)))
@@ -71,10 +78,10 @@ class CenterCrop(grain.transforms.Map):
 def train_batches(
     source: ClassImages, crop: RandomResizedCrop, batch_size: int, seed: int, share: tuple[int, int] = (0, 1)
 ) -> grain.MapDataset:
-    """Endless batches, a new order every epoch; item s, of step s, follows from source, seed and s alone.
+    """Endless batches in a new order every epoch; item s is the batch of step s, a function of source, seed and s.
 
-    Items are {"image": uint8 [B, size, size, 3], "label": int32 [B]}, or with `share` = (index, count) the index-th of
-    `count` equal parts of every batch.
+    Items are {"image": uint8 [B, size, size, 3], "label": int32 [B]}. With `share` = (index, count), each item is the
+    index-th of `count` equal parts of a batch.
     """
     index, count = share
     examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(crop)
@@ -84,18 +91,22 @@ def train_batches(
 def eval_batches(
     source: ClassImages, crop: CenterCrop, batch_size: int, share: tuple[int, int] = (0, 1)
 ) -> grain.MapDataset:
-    """Every example once and in order, in batches as above; the last is filled up with labels NO_LABEL."""
+    """Every example once, in order, in batches as of `train_batches`; the last is padded with labels NO_LABEL."""
     index, count = share
     last = len(source) - 1
 
-    def example(place: int) -> dict:
-        cropped = crop.map(source[min(place, last)])
-        return cropped if place <= last else {**cropped, "label": np.full_like(cropped["label"], NO_LABEL)}
+    def example(i: int) -> dict:
+        cropped = crop.map(source[min(i, last)])
+        return cropped if i <= last else {**cropped, "label": np.full_like(cropped["label"], NO_LABEL)}
 
-    places = grain.MapDataset.range(-(-len(source) // batch_size) * batch_size)
-    return places.map(example).batch(batch_size // count, drop_remainder=True, batch_fn=stack)[index::count]
+    indices = grain.MapDataset.range(-(-len(source) // batch_size) * batch_size)
+    return indices.map(example).batch(batch_size // count, drop_remainder=True, batch_fn=stack)[index::count]
 
 
 def stack(examples: Sequence[dict]) -> dict[str, np.ndarray]:
-    """Stack examples of equal shapes."""
+    """Stack examples of equal shapes.
+
+    >>> stack([{"label": np.int32(3)}, {"label": np.int32(5)}])["label"].tolist()
+    [3, 5]
+    """
     return {key: np.stack([example[key] for example in examples]) for key in examples[0]}

@@ -1,6 +1,6 @@
-"""The classifier: encoder, global average, 1x1 convolution; its training step and the counting of its hits.
+"""The classifier: encoder, global average pooling, 1x1 convolution; its training step and its accuracy.
 
-It is a `UniversalModel` with one head named HEAD, so that its encoder is the one of segmentation down to the names.
+It is a `UniversalModel` with one head named HEAD, so its encoder is that of segmentation, with the same names.
 """
 
 from collections.abc import Mapping
@@ -23,14 +23,14 @@ from usss_jax.models.encoder import TensorNames
 from usss_jax.models.universal import UniversalModel, encode_groups
 from usss_jax.parallel.sharding import batch_sharding, replicated
 
-HEAD = "fc"  # the name of the classifier's last layer in the DRN release
+HEAD = "fc"  # name of the last layer in the DRN release
 TOP = 5
 
 
 def logits_of(model: UniversalModel, params, features):
     """Mean over the image, then the head: features [B, h, w, C] -> logits [B, n].
 
-    The mean of a 1x1 convolution is the 1x1 convolution of the mean, which is cheaper.
+    Equals the mean of the head's output, since the head is a 1x1 convolution, and is cheaper.
     """
     pooled = features.mean((1, 2), keepdims=True)
     logits: Any = model.apply({"params": params}, pooled, HEAD, method="decode")
@@ -38,14 +38,14 @@ def logits_of(model: UniversalModel, params, features):
 
 
 def classify(variables, images, *, model: UniversalModel):
-    """Logits [B, n] of images [B, H, W, 3] (bytes, or floating point in [0, 1]), with the running statistics."""
+    """Logits [B, n] of images [B, H, W, 3] (uint8, or floating point in [0, 1]), with running statistics."""
     return logits_of(model, variables["params"], model.apply(variables, images, method="encode"))
 
 
 def create_optimizer_with_steps(
     lr: float, decay: float, decay_steps: list[int], *, momentum: float, weight_decay: float
 ) -> optax.GradientTransformation:
-    """SGD as of training, its learning rate multiplied by `decay` at each of `decay_steps`."""
+    """SGD as in segmentation, with the learning rate multiplied by `decay` at each of `decay_steps`."""
     constant = create_optimizer(create_schedule(lr, 1, power=0), momentum=momentum, weight_decay=weight_decay)
     factor = optax.piecewise_constant_schedule(1.0, dict.fromkeys(decay_steps, decay))
     return optax.chain(constant, optax.scale_by_schedule(factor))
@@ -60,7 +60,7 @@ def compute(
     seed: int,
     mesh: Mesh | None = None,
 ) -> Computed:
-    """Cross-entropy of {"image": [B, H, W, 3], "label": int [B]}, averaged over the batch, and its top1."""
+    """Mean cross-entropy of a batch {"image": [B, H, W, 3], "label": int [B]} with its gradients, and top1."""
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     images = change_colors(batch["image"], key, colors) if colors.changes_colors else batch["image"]
 
@@ -80,14 +80,14 @@ def compute(
 
 
 def count_hits(variables, batch, *, model: UniversalModel):
-    """Images whose label is the best, and among the TOP best: int32 [2]. Labels below 0 hit nothing."""
+    """Number of images whose label has the highest, or one of the TOP highest scores: int32 [2]. Labels < 0: none."""
     logits = classify(variables, batch["image"], model=model)
     best = jax.lax.top_k(logits, min(TOP, logits.shape[-1]))[1] == batch["label"][:, None]
     return jnp.stack([best[:, 0].sum(), best.any(-1).sum()])
 
 
 def jit_count_hits(mesh: Mesh, *, model: UniversalModel):
-    """Compile `count_hits` for the mesh."""
+    """Jit `count_hits` for the mesh: the batch split over the devices, the variables replicated."""
     return jax.jit(
         partial(count_hits, model=model),
         in_shardings=(replicated(mesh), batch_sharding(mesh)),
@@ -96,16 +96,16 @@ def jit_count_hits(mesh: Mesh, *, model: UniversalModel):
 
 
 def classifier_state_dict(variables: Mapping, names: TensorNames) -> dict[str, np.ndarray]:
-    """Give the variables the names of released files, DRN's layer<level>... for one, and fc for the head.
+    """Variables under the names of released files, such as DRN's layer<level>..., and HEAD for the head.
 
-    `pretrained.from_state_dict` reads them, and has no use for the head.
+    `pretrained.from_state_dict` reads the result and drops the head.
     """
     tensors = pretrained.to_state_dict(variables, [HEAD], names=names)
     renamed = (("base.", "layer"), ("seg.0.", f"{HEAD}."))
     out = {}
     for name, tensor in tensors.items():
-        for theirs, ours in renamed:
-            if name.startswith(theirs):
-                name = ours + name.removeprefix(theirs)
+        for segmentation, released in renamed:
+            if name.startswith(segmentation):
+                name = released + name.removeprefix(segmentation)
         out[name] = tensor
     return out

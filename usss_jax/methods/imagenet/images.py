@@ -1,4 +1,4 @@
-"""Labeled images of a classification data set: random access to folders of classes and to tfds records."""
+"""Labeled images of a classification data set: random access to class folders and to tfds records."""
 
 import dataclasses
 import hashlib
@@ -30,7 +30,7 @@ class ClassImages:
 
     Attributes:
       ids: names of the images, in order.
-      read: id -> (encoded file, label, name for messages); threads may call it.
+      read: id -> (encoded file, label, name for messages); thread-safe.
     """
 
     ids: Sequence[str]
@@ -44,14 +44,14 @@ class ClassImages:
         return {"image": decode_photo(data, name), "label": np.asarray(label, np.int32)}
 
     def select(self, ids: Iterable[str]) -> "ClassImages":
-        """Restrict to the given ids, in their order; raises InputError naming an id that is not there."""
+        """Restrict to the given ids, in their order; raises InputError for an unknown id."""
         known = dict.fromkeys(self.ids)
         return ClassImages(list(pick(known, ids, "this data set")), self.read)
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-    """Classes, in the order of their labels, and the images of both splits; `fingerprint` tells data sets apart."""
+    """Classes, in the order of their labels, and the images of both splits; `fingerprint` identifies the data set."""
 
     classes: tuple[str, ...]
     train: ClassImages
@@ -59,7 +59,7 @@ class DataSet:
     fingerprint: str
 
     def without_bad(self, threads: int) -> "DataSet":
-        """Read every image once; leave out, and print, those that are damaged. InputError if none is left."""
+        """Read every image once; leave out and report damaged ones. Raises InputError if none is left."""
         kept, bad = {}, []
         for split, source in (("train", self.train), ("val", self.val)):
             good, left_out = readable(source, split, threads)
@@ -70,17 +70,17 @@ class DataSet:
 
 
 def open_data(data: str) -> DataSet:
-    """Open "tfds:DIR" or a folder; no image is opened yet. Raises InputError for whatever is missing."""
+    """Open "tfds:DIR" or a folder, but no image; raises InputError if something is missing."""
     if data.startswith(RECORDS):
         return open_tfds(pathlib.Path(data.removeprefix(RECORDS)).expanduser())
     return open_folders(pathlib.Path(data).expanduser())
 
 
 def decode_photo(data: bytes, name: str) -> np.ndarray:
-    """Decode a PNG or JPEG file to RGB, uint8 [h, w, 3], as it is stored.
+    """Decode a PNG or JPEG file to RGB, uint8 [h, w, 3]; raises InputError for a damaged file.
 
-    Unlike `decode_image`, CMYK becomes RGB and an EXIF orientation is not looked at: ImageNet has a few of either, no
-    masks have to fit, and other trainers take the pixels as stored too. Raises InputError naming a damaged file.
+    Unlike `decode_image`, it converts CMYK to RGB and ignores the EXIF orientation, as is usual for ImageNet, which has
+    a few of either.
     """
     header = read_header(data, name)
     if header.format == "PNG" or (header.channels < 4 and header.orientation == 1):
@@ -96,17 +96,17 @@ def decode_photo(data: bytes, name: str) -> np.ndarray:
 
 
 def open_folders(root: pathlib.Path) -> DataSet:
-    """Open {train,val}/CLASS/IMAGE below root; a class's label is its place among the sorted names of train's folders.
+    """Open {train,val}/CLASS/IMAGE below root; labels number the sorted names of the class folders in train.
 
     Raises:
-      InputError: for a missing folder, a class folder without images or with files that are not read, images beside
-        the class folders, and a class of val that train lacks.
+      InputError: for a missing folder, a class folder without images or with other files, images outside of class
+        folders, and a class in val that train lacks.
     """
     ids = {split: list(_images_below(root / split)) for split in ("train", "val")}
     classes, of_val = (tuple(dict.fromkeys(key.partition("/")[0] for key in ids[s])) for s in ("train", "val"))
     if unknown := [name for name in of_val if name not in classes]:
         raise InputError(
-            f"{root / 'val' / unknown[0]}: is a class that {root / 'train'} does not have ({len(classes)} classes, "
+            f"{root / 'val' / unknown[0]}: is not a class of {root / 'train'} ({len(classes)} classes, "
             f"{len(unknown)} unknown in val); rename the folder or add the class to train"
         )
     labels = {name: label for label, name in enumerate(classes)}
@@ -126,19 +126,18 @@ def _images_below(folder: pathlib.Path) -> Iterator[str]:
     found = _entries(folder)
     if images := [e.name for e in found if e.name.lower().endswith((*EXTENSIONS, *OTHER_FORMATS)) and not e.is_dir()]:
         raise InputError(
-            f"{folder}: has images such as {images[0]} beside its class folders; put each into the folder of its class"
+            f"{folder}: has images outside of class folders, such as {images[0]}; move each into that of its class"
         )
     names = [entry.name for entry in found if entry.is_dir()]
     if not names:
-        raise InputError(f"{folder}: has no class folders; wanted is {folder.name}/CLASS/IMAGE (.jpg, .jpeg or .png)")
+        raise InputError(f"{folder}: has no class folders; give {folder.name}/CLASS/IMAGE (.jpg, .jpeg or .png)")
     for name in names:
         files = _entries(folder / name)
         if wrong := [
             e.name for e in files if e.is_dir() or (not e.name.lower().endswith(EXTENSIONS) and is_image(e.path))
         ]:
             raise InputError(
-                f"{folder / name / wrong[0]}: is neither PNG nor JPEG; a class folder holds images alone, so convert "
-                "it or move it away"
+                f"{folder / name / wrong[0]}: is neither PNG nor JPEG; convert it or move it out of the class folder"
             )
         images = [e.name for e in files if e.name.lower().endswith(EXTENSIONS)]
         if not images:
@@ -147,13 +146,13 @@ def _images_below(folder: pathlib.Path) -> Iterator[str]:
 
 
 def _entries(folder: pathlib.Path) -> list[os.DirEntry]:
-    """Entries of a folder that may be data, sorted by name; InputError if it is not there."""
+    """Entries of a folder that may be data, sorted by name; raises InputError if it cannot be read."""
     try:
         with os.scandir(folder) as opened:
             entries = [entry for entry in opened if is_data(entry.name)]
     except OSError as error:
         raise InputError(
-            f"{folder}: no such folder of images can be read ({error.strerror}); data must hold train/CLASS/IMAGE and "
+            f"{folder}: the folder cannot be read ({error.strerror}); data.root must have train/CLASS/IMAGE and "
             "val/CLASS/IMAGE"
         ) from error
     return sorted(entries, key=lambda entry: entry.name)
@@ -170,13 +169,13 @@ def _hash(texts: Iterable[str]) -> str:
 
 
 def open_tfds(root: pathlib.Path) -> DataSet:
-    """Open records of tfds's imagenet2012 (array_record, so that no TensorFlow is needed), or of one like it.
+    """Open records of tfds's imagenet2012, or of a data set of the same form, as array_record (without TensorFlow).
 
-    `root` is the data_dir of tfds or the folder of one version; the data set needs the splits train and validation and
-    the features image and label. Labels are those of the records: for imagenet2012 the synsets in sorted order.
+    `root` is the data_dir of tfds or the folder of one version. The data set must have the splits train and validation
+    and the features image and label. Labels are those of the records: for imagenet2012 the sorted synsets.
 
     Raises:
-      InputError: if no such data set was prepared there, or one of another form.
+      InputError: if there is no such data set, or it has another form.
     """
     tfds = import_tfds()
     folder = _version_folder(root)
@@ -185,12 +184,12 @@ def open_tfds(root: pathlib.Path) -> DataSet:
         splits, features = builder.info.splits, builder.info.features
         known = f"splits {', '.join(splits)} and features {', '.join(features)}"
         if not {"train", "validation"} <= set(splits) or not {"image", "label"} <= set(features):
-            raise InputError(f"{folder}: has {known}; wanted are train and validation, image and label")
+            raise InputError(f"{folder}: has {known}; needed are train and validation, image and label")
         skip = {"image": tfds.decode.SkipDecoding()}
         rows = {s: builder.as_data_source(s, decoders=skip) for s in ("train", "validation")}
     except InputError:
         raise
-    except Exception as error:  # tfds and its readers have many
+    except Exception as error:  # of many types in tfds and its readers
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"{folder}: cannot be read as array_record files of tfds ({reason}); prepare it again"
@@ -215,17 +214,19 @@ def _tfds_images(folder: pathlib.Path, split: str, rows: Sequence[Any]) -> Class
 
 
 def _version_folder(root: pathlib.Path) -> pathlib.Path:
-    """Folder of the one prepared version at or below root."""
+    """Folder of the only prepared version at or below root."""
     if (root / "dataset_info.json").is_file():
         return root
-    for pattern in (f"{TFDS_NAME}/[0-9]*/dataset_info.json", "[0-9]*/dataset_info.json"):  # none that is incomplete
+    for pattern in (f"{TFDS_NAME}/[0-9]*/dataset_info.json", "[0-9]*/dataset_info.json"):  # which incomplete ones lack
         found = sorted(path.parent for path in root.glob(pattern))
         if len(found) > 1:
-            raise InputError(f"{root}: has several data sets; give one: data=tfds:{found[0]} or tfds:{found[1]}")
+            raise InputError(
+                f"{root}: has several data sets; give one of them: data.root=tfds:{found[0]} or tfds:{found[1]}"
+            )
         if found:
             return found[0]
     raise InputError(
-        f"{root}: no tfds data set {TFDS_NAME} is prepared there; prepare it where TensorFlow is installed (tfds build "
+        f"{root}: has no tfds data set {TFDS_NAME}; prepare it where TensorFlow is installed (tfds build "
         f"{TFDS_NAME} --file_format=array_record --manual_dir=FOLDER_OF_THE_TAR_FILES --data_dir={root}), or give a "
         "folder with train/CLASS/IMAGE and val/CLASS/IMAGE"
     )

@@ -1,4 +1,4 @@
-"""ImageNet pretraining as a plan: a classifier is trained, then its encoder's weights are kept as a file."""
+"""The plan of ImageNet pretraining: train a classifier, then write the weights of its encoder to a file."""
 
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -32,33 +32,33 @@ WEIGHTS = "encoder.safetensors"
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, dict[str, Any]]:
-    """Train the classifier, or resume; leave WEIGHTS, of the best checkpoint, in the workdir.
+    """Train the classifier, or resume; write the encoder of the best checkpoint to WEIGHTS in the workdir.
 
     Args:
-      config: checked.
+      config: a checked config.
       workdir: of the run.
       devices: to train on; None: all.
 
     Raises:
-      InputError: for whatever is wrong with config, data or workdir; nothing already computed is lost.
+      InputError: if config, data or workdir cannot be used; finished work is kept.
     """
-    build_network(describe_network(config, {classify.HEAD: ["any"]}))  # a wrong name is seen before data is read
+    build_network(describe_network(config, {classify.HEAD: ["any"]}))  # raises for a wrong name before data is read
     data = hosts.together(open_images, config)
     what = {**config_lib.same_on_hosts(config), "set of images": data.fingerprint}
     hosts.check_same(what, "give every host the same flags and the same images")
     if len(data.train) < config.train.batch_size:
         raise InputError(
-            f"train.batch_size={config.train.batch_size} is more than the {len(data.train)} training images; lower it"
+            f"train.batch_size={config.train.batch_size} exceeds the {len(data.train)} training images; lower it"
         )
     claim_workdir(config, workdir, {"imagenet": {"images": data.fingerprint, "classes": list(data.classes)}})
     mesh = sharding.widest_mesh(devices or jax.devices(), config.train.batch_size)
-    say(JOB, f"{len(data.classes)} classes, {len(data.train)} images, {len(data.val)} to evaluate")
+    say(JOB, f"{len(data.classes)} classes, {len(data.train)} training and {len(data.val)} val images")
     with alone_in(workdir):
         return run_plan(plan(config, data, workdir, mesh))
 
 
 def plan(config: ConfigDict, data: DataSet, workdir: pathlib.Path, mesh: Mesh) -> Iterator[Job]:
-    """Yield the training and the pass that writes the encoder's weights."""
+    """Yield the training of the classifier, and the pass that writes the encoder's weights."""
     yield fit(config, data, workdir, mesh)
     yield Pass(workdir / WEIGHTS, partial(write_weights, workdir, mesh))
 
@@ -114,13 +114,18 @@ def fit(config: ConfigDict, data: DataSet, workdir: pathlib.Path, mesh: Mesh) ->
 
 
 def open_images(config: ConfigDict) -> DataSet:
-    """Open the images, without the damaged ones if the config says so."""
+    """Open the images; with `data.on_bad_example=skip` leave out damaged ones."""
     data = open_data(config.data.root)
     return data.without_bad(config.data.loader_threads) if config.data.on_bad_example == "skip" else data
 
 
 def schedule(config: ConfigDict, images: int) -> tuple[int, list[int], int]:
-    """Number of steps, the steps at which the learning rate falls, and the steps between evaluations."""
+    """Number of steps, the steps at which the learning rate falls, and the steps between evaluations.
+
+    >>> config = config_lib.default_config("imagenet")  # 120 epochs, batch size 256
+    >>> schedule(config, images=2560)
+    (1200, [300, 600, 900], 10)
+    """
     own, per_epoch = config.imagenet, images / config.train.batch_size
     steps = max(1, round(own.epochs * per_epoch))
     falls = range(1, 1 + int(own.epochs / own.decay_epochs))
@@ -129,13 +134,13 @@ def schedule(config: ConfigDict, images: int) -> tuple[int, list[int], int]:
 
 
 def batch_shardings(mesh: Mesh) -> dict[str, Any]:
-    """Where a batch of images and labels goes."""
+    """Shardings of a batch of images and labels."""
     return dict.fromkeys(("image", "label"), sharding.batch_sharding(mesh))
 
 
 def evaluate(count_hits, variables, source: ClassImages, config: ConfigDict, mesh: Mesh) -> dict[str, float]:
-    """Shares of all images of a source whose label is the best (top1) and among the five best (top5)."""
-    batch_size = -(-config.train.eval_batch_size // mesh.size) * mesh.size  # the last batch is filled up anyway
+    """Share of the images of a source whose label has the highest score (top1), or one of the five highest (top5)."""
+    batch_size = -(-config.train.eval_batch_size // mesh.size) * mesh.size  # a multiple of the devices
     crop = CenterCrop(config.imagenet.eval_resize, config.imagenet.crop)
     batches = eval_batches(source, crop, batch_size, hosts.share())
     shardings = batch_shardings(mesh)
@@ -150,13 +155,17 @@ def evaluate(count_hits, variables, source: ClassImages, config: ConfigDict, mes
 
 
 def evaluation(scores: Mapping[str, float]) -> Evaluation:
-    """Scores on val; top1 chooses the best checkpoint."""
+    """Scores on val; top1 selects the best checkpoint.
+
+    >>> evaluation({"top1": 0.5, "top5": 0.75}).text
+    'val % top1 50.00  top5 75.00'
+    """
     shown = "  ".join(f"{name} {100 * value:.2f}" for name, value in scores.items())
     return Evaluation(scores["top1"], {f"val_{name}": value for name, value in scores.items()}, f"val % {shown}")
 
 
 def summarize(data: DataSet, tests: Mapping, progress: Mapping[str, Any]) -> dict[str, Any]:
-    """Scores for summary.json."""
+    """Scores for summary.json, from those at the last and the best checkpoint."""
     scores = {
         f"{name}_{which}": progress[which]["scalars"][f"val_{name}"]
         for name in ("top1", "top5")
@@ -166,16 +175,15 @@ def summarize(data: DataSet, tests: Mapping, progress: Mapping[str, Any]) -> dic
         **scores,
         "classes": len(data.classes),
         "images": {"train": len(data.train), "val": len(data.val)},
-        "convention": "top1 and top5: shares of all val images, one centre crop each; best is chosen on val too",
+        "convention": "top1 and top5: shares of all val images, one centre crop each; best is selected on val, too",
     }
 
 
 def write_weights(workdir: pathlib.Path, mesh: Mesh):
-    """Write WEIGHTS from the best checkpoint, and say how to use it."""
+    """Write the encoder of the best checkpoint to WEIGHTS, and print how to use it."""
     model, variables, _, _ = load_best(workdir / JOB, mesh)
     tensors = classify.classifier_state_dict(jax.device_get(variables), model.encoder.tensor_names)
     path = workdir / WEIGHTS
     if hosts.is_writer():
-        # runs/encoder_weights.py compares the metadata.
-        pretrained.save_safetensors(str(path), tensors, {"normalize": model.normalize})
-    say(JOB, f"wrote {path}: start a segmentation with --config.model.pretrained={path}")
+        pretrained.save_safetensors(str(path), tensors, {"normalize": model.normalize})  # for encoder_weights.load
+    say(JOB, f"wrote {path}; use it with --config.model.pretrained={path}")

@@ -1,4 +1,4 @@
-"""What a file of label embeddings looks like: cosines within and between domains, nearest classes, a heat map."""
+"""Report on a file of label embeddings: cosines within and between domains, nearest classes, a heat map."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,16 +7,16 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 SEPARATE = (
-    "The domains' networks were trained separately, and each domain's PCA has axes of its own, whose signs are "
-    "arbitrary: the rows of two domains live in unrelated spaces that share no more than their dimension. A cosine "
-    "between domains says nothing about how alike two classes look; large ones are common, of either sign, because a "
-    "few leading axes hold most of every row. They are not without effect: the entropy module maps all pixels into "
-    "one space, where rows of two domains with a high cosine are easily chosen together, whatever they mean. Cosines "
-    "within a domain can be compared."
+    "The networks of the domains were trained separately, and the PCA of each domain has its own axes with arbitrary "
+    "signs: the embeddings of two domains are in unrelated spaces of the same dimension. A cosine between domains says "
+    "nothing about how similar two classes look; large cosines of either sign are common, because a few leading axes "
+    "dominate every embedding. They still have an effect: the entropy module maps all pixels into one space, where "
+    "pixels near an embedding are also near every embedding of another domain with a high cosine to it, whatever the "
+    "two classes are. Cosines within a domain are meaningful."
 )
-COMMON = "The rows of all domains were made in one space: cosines between domains can be compared like those within."
-RANDOM = "The rows are random directions: no cosine means anything."
-UNKNOWN = "The rows are those of a file; whether cosines between domains mean anything depends on how it was made."
+COMMON = "The embeddings of all domains are in one space: cosines between domains are as meaningful as within a domain."
+RANDOM = "The embeddings are random directions: their cosines mean nothing."
+UNKNOWN = "The embeddings come from a file; whether cosines between domains mean anything depends on how it was made."
 
 _PAPER, _INK = (255, 255, 255), (32, 32, 32)
 _NEGATIVE, _POSITIVE = np.array([33, 82, 160]), np.array([178, 34, 34])
@@ -30,11 +30,11 @@ def report(
 
     Args:
       embeddings: per domain float [n, d], rows of unit length.
-      meta: what the file says (methods/usss/label_embeddings.py).
-      explained: per domain the share of variance of every principal component [d]; domains without PCA are left out.
+      meta: metadata of the file (methods/usss/label_embeddings.py).
+      explained: share of variance of every principal component [d], for the domains that have a PCA.
 
     Returns:
-      JSON-ready dict; "cosines" is the matrix of all "rows", whose names are domain:class or domain:class:k.
+      JSON-serialisable dict; "cosines" is the matrix of all "rows", named domain:class or domain:class:k.
     """
     names = {domain: row_names(domain, meta["domains"][domain]) for domain in embeddings}
     cosines = cosine_matrix(embeddings)
@@ -57,7 +57,11 @@ def _of_domain(about: Mapping[str, Any], explained: np.ndarray | None) -> dict[s
 
 
 def note(method: str) -> str:
-    """What cosines between domains mean, by how the embeddings were made."""
+    """Explain what cosines between domains mean for embeddings of this origin (see `label_embeddings.method`).
+
+    >>> note("random: seed 0")
+    'The embeddings are random directions: their cosines mean nothing.'
+    """
     for start, text in (("prototypes:", SEPARATE), ("random:", RANDOM), ("words:", COMMON)):
         if method.startswith(start):
             return text
@@ -65,7 +69,11 @@ def note(method: str) -> str:
 
 
 def row_names(domain: str, about: Mapping[str, Any]) -> list[str]:
-    """Name every row: domain:class, with :k where classes have several rows."""
+    """Name the rows domain:class, with :k where classes have several rows.
+
+    >>> row_names("city", {"classes": ["road", "road", "sky"]})
+    ['city:road:0', 'city:road:1', 'city:sky:0']
+    """
     classes = list(about["classes"])
     if len(set(classes)) == len(classes) and "kmeans" not in about:
         return [f"{domain}:{name}" for name in classes]
@@ -73,23 +81,33 @@ def row_names(domain: str, about: Mapping[str, Any]) -> list[str]:
 
 
 def cosine_matrix(embeddings: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Cosines between all rows of all domains, float64 [N, N]."""
+    """Cosines between all rows of all domains, float64 [N, N].
+
+    >>> cosine_matrix({"city": np.eye(2), "town": np.array([[-3.0, 0.0]])}).tolist()
+    [[1.0, 0.0, -1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 1.0]]
+    """
     rows = np.concatenate([np.asarray(e, np.float64) for e in embeddings.values()])
     rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny)
     return rows @ rows.T
 
 
 def nearest_classes(embeddings: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """For every class and every other domain its nearest class there, by the largest cosine of their rows."""
+    """For every class, the nearest class of every other domain, by the largest cosine between their rows.
+
+    >>> embeddings = {"city": np.array([[1.0, 0.0]]), "town": np.array([[0.6, 0.8], [0.0, 1.0]])}
+    >>> meta = {"domains": {"city": {"classes": ["road"]}, "town": {"classes": ["street", "sky"]}}}
+    >>> nearest_classes(embeddings, meta)["city:road"]
+    {'town': {'class': 'street', 'cosine': 0.6}}
+    """
     out: dict[str, dict[str, Any]] = {}
     for domain in embeddings:
         classes = np.array(meta["domains"][domain]["classes"])
         for name in dict.fromkeys(classes.tolist()):
-            mine = np.asarray(embeddings[domain][classes == name], np.float64)
+            own = np.asarray(embeddings[domain][classes == name], np.float64)
             out[f"{domain}:{name}"] = {
                 other: {
-                    "class": meta["domains"][other]["classes"][int((mine @ rows.T).max(0).argmax())],
-                    "cosine": round(float((mine @ rows.T).max()), 4),
+                    "class": meta["domains"][other]["classes"][int((own @ rows.T).max(0).argmax())],
+                    "cosine": round(float((own @ rows.T).max()), 4),
                 }
                 for other, rows in embeddings.items()
                 if other != domain and len(rows)
@@ -98,12 +116,12 @@ def nearest_classes(embeddings: Mapping[str, np.ndarray], meta: Mapping[str, Any
 
 
 def draw_cosines(cosines: np.ndarray, names: Sequence[str], groups: Sequence[int]) -> np.ndarray:
-    """Draw a labelled heat map uint8 [h, w, 3]: blue -1, white 0, red 1.
+    """Draw a labelled heat map uint8 [h, w, 3], from blue (-1) over white (0) to red (1).
 
     Args:
       cosines: [N, N].
       names: of the N rows.
-      groups: rows of every domain, in order; lines are drawn between them.
+      groups: number of rows of every domain, in order; lines separate the domains.
     """
     cell = int(np.clip(1100 // max(1, len(names)), 11, 24))
     font = ImageFont.load_default(size=max(10, cell - 4))
@@ -132,7 +150,11 @@ def draw_cosines(cosines: np.ndarray, names: Sequence[str], groups: Sequence[int
 
 
 def colors(cosines: np.ndarray) -> np.ndarray:
-    """Colour values from -1 (blue) over 0 (white) to 1 (red): [h, w] -> uint8 [h, w, 3]."""
+    """Colour values from -1 (blue) over 0 (white) to 1 (red): [h, w] -> uint8 [h, w, 3].
+
+    >>> colors(np.array([[-1.0, 0.0, 1.0]])).tolist()
+    [[[33, 82, 160], [255, 255, 255], [178, 34, 34]]]
+    """
     strength = np.clip(np.abs(cosines), 0, 1)[..., None]
     end = np.where(np.asarray(cosines)[..., None] < 0, _NEGATIVE, _POSITIVE)
     return np.rint(255 + strength * (end - 255.0)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The pass that makes label embeddings from a single-domain network, and the file that keeps them."""
+"""The pass that computes label embeddings from a single-domain network, and their file."""
 
 import dataclasses
 import io
@@ -27,18 +27,18 @@ from usss_jax.parallel import hosts
 from usss_jax.parallel.sharding import batch_sharding, replicated, to_host
 from usss_jax.runs import logs
 
-SAMPLE = 2048  # pixels per class at which the seeding of K-means looks
+SAMPLE = 2048  # pixels per class for the seeding of K-means
 INDEX_STEP = 2048
-KEEP_BYTES = 2**31  # of encoder outputs that stay on the device between the iterations of K-means
+KEEP_BYTES = 2**31  # of encoder outputs to keep on the device between the iterations of K-means
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelEmbeddings:
-    """Label embeddings of one domain that no network was needed for: what a file must have.
+    """Label embeddings of one domain: the least that a file must have.
 
     Attributes:
       embeddings: float32 [n, d], rows of unit length.
-      class_ids: int [n], train ids of these rows.
+      class_ids: int [n], train id of each row.
     """
 
     embeddings: np.ndarray
@@ -46,7 +46,7 @@ class LabelEmbeddings:
 
 
 def prototype_sums(variables, batch, *, model: UniversalModel, num_classes: int) -> dict:
-    """Sums of one batch {"image", "label"} for PCA and centroids (objectives/prototypes.py), evaluation mode."""
+    """Sums of a batch {"image", "label"} for `objectives.prototypes.finish`, with running statistics."""
     features = model.apply(variables, batch["image"], method="encode")
     rows, columns = (upsample_matrix(side, model.stride, model.upsample) for side in batch["image"].shape[1:3])
     return accumulate(features, batch["label"], rows, columns, num_classes)
@@ -67,14 +67,16 @@ def extract(
     """Label embeddings of one domain from its labeled images (appendix B.1): one jitted pass, exact.
 
     Args:
-      model: single-domain network; variables: its weights.
-      source: labeled images with masks.
+      model: a single-domain network.
+      variables: its variables.
+      source: images with masks.
       num_classes: n.
       dim: d of the embeddings.
-      batch_size: images at a time; does not change the result beyond rounding.
+      batch_size: images per batch; changes the result by rounding only.
       mesh: devices.
-      embeddings_per_class: K; above 1 K-means inside every class (appendix B.3), a pass over all pixels per iteration.
-      seed: of its start.
+      embeddings_per_class: K; above 1, K-means within every class (appendix B.3), one pass over all pixels per
+        iteration.
+      seed: of the seeding of K-means.
 
     Raises:
       InputError: if no pixel is labeled, or `dim` exceeds the encoder's channels.
@@ -101,7 +103,7 @@ def extract(
 
 
 def jitted(function, mesh: Mesh, **setting):
-    """Compile function(variables, batch) for the mesh: the batch split over the devices, all else replicated."""
+    """Jit function(variables, batch) for the mesh: the batch split over the devices, everything else replicated."""
     return jax.jit(
         partial(function, **setting),
         in_shardings=(replicated(mesh), batch_sharding(mesh)),
@@ -112,9 +114,10 @@ def jitted(function, mesh: Mesh, **setting):
 def encoded_batches(
     model: UniversalModel, variables, source, batch_size: int, mesh: Mesh, keep_bytes: int = KEEP_BYTES
 ) -> Callable[[], Iterator[dict]]:
-    """Return batches() -> {"features" [B, h, w, C], "label" [B, H, W]} on device, of all images.
+    """Return batches(), which yields {"features" [B, h, w, C], "label" [B, H, W]} on the devices, for all images.
 
-    If all features fit into `keep_bytes` they stay on the device and images are encoded once; otherwise every time.
+    If the features of all images fit into `keep_bytes`, images are encoded once and the features stay on the devices;
+    otherwise every call encodes them again.
     """
     encode = jax.jit(
         lambda v, images: model.apply(v, images, method="encode"),
@@ -141,7 +144,7 @@ def encoded_batches(
 
 
 def kmeans_pass(batches: Callable, mesh: Mesh, model: UniversalModel) -> Callable:
-    """Return sums_of(centers) of objectives/kmeans.lloyd: one jitted pass, summed in float64 on the host."""
+    """Return sums_of(centers) for `objectives.kmeans.lloyd`: one jitted pass, summed in float64 on the host."""
 
     def sums(centers, batch):
         rows, columns = (upsample_matrix(side, model.stride, model.upsample) for side in batch["label"].shape[1:])
@@ -160,11 +163,11 @@ def kmeans_pass(batches: Callable, mesh: Mesh, model: UniversalModel) -> Callabl
 
 
 def sample_pixels(batches: Callable, counts, seed: int, model: UniversalModel, limit: int = SAMPLE) -> list[np.ndarray]:
-    """Upsampled features of up to `limit` labeled pixels of every class, drawn without replacement: per class [m, C].
+    """Upsampled features of up to `limit` labeled pixels per class, sampled without replacement: per class [m, C].
 
-    Which pixels depends on the labels and the seed alone. `counts` has the labeled pixels of every class.
+    The sample depends on the labels and the seed only. `counts` is the number of labeled pixels of every class.
     """
-    ranks = [draw_ranks(int(n), limit, np.random.RandomState([seed, i, 1])) for i, n in enumerate(counts)]
+    ranks = [sample_ranks(int(n), limit, np.random.RandomState([seed, i, 1])) for i, n in enumerate(counts)]
     gather = jax.jit(upsample_at)
     found: list[list[np.ndarray]] = [[] for _ in ranks]
     seen = np.zeros(len(ranks), np.int64)  # pixels of every class in earlier batches
@@ -178,7 +181,7 @@ def sample_pixels(batches: Callable, counts, seed: int, model: UniversalModel, l
                 chosen.append(places[of_class[first:last] - seen[i]])
                 seen[i] += len(places)
             index = np.stack(np.unravel_index(np.concatenate(chosen), labels.shape), 1).astype(np.int32)
-            padded = np.pad(index, [(0, -len(index) % INDEX_STEP), (0, 0)])  # few different shapes to compile for
+            padded = np.pad(index, [(0, -len(index) % INDEX_STEP), (0, 0)])  # to compile for few shapes
             rows, columns = (upsample_matrix(side, model.stride, model.upsample) for side in labels.shape[1:])
             yield gather(batch["features"], padded, rows, columns), [len(c) for c in chosen]
 
@@ -188,18 +191,22 @@ def sample_pixels(batches: Callable, counts, seed: int, model: UniversalModel, l
     return [np.concatenate(parts) for parts in found]
 
 
-def draw_ranks(n: int, limit: int, state: np.random.RandomState) -> np.ndarray:
-    """Sorted draw without replacement of up to `limit` numbers below n; its memory does not grow with n."""
+def sample_ranks(n: int, limit: int, state: np.random.RandomState) -> np.ndarray:
+    """Sample up to `limit` numbers below n without replacement, sorted, in memory that does not grow with n.
+
+    >>> sample_ranks(3, 5, np.random.RandomState(0)).tolist()
+    [0, 1, 2]
+    """
     if n <= 2 * limit:
         return np.sort(state.choice(n, min(n, limit), replace=False))
-    drawn: set[int] = set()  # `choice` would permute all n, which are hundreds of millions of pixels
-    while len(drawn) < limit:
-        drawn.add(int(state.randint(n, dtype=np.int64)))
-    return np.array(sorted(drawn))
+    sample: set[int] = set()  # `choice` would permute all n: hundreds of millions of pixels
+    while len(sample) < limit:
+        sample.add(int(state.randint(n, dtype=np.int64)))
+    return np.array(sorted(sample))
 
 
 def describe(prototypes: Prototypes, class_names: Sequence[str], checkpoint: str) -> dict[str, Any]:
-    """What the file says about one domain's label embeddings."""
+    """Metadata of one domain's label embeddings."""
     about = {
         "classes": [class_names[i] for i in prototypes.class_ids],
         "counts": {name: int(n) for name, n in zip(class_names, prototypes.counts, strict=True)},
@@ -227,7 +234,11 @@ def describe(prototypes: Prototypes, class_names: Sequence[str], checkpoint: str
 
 
 def method(embeddings_per_class: int) -> str:
-    """How `extract` makes label embeddings, in words."""
+    """Describe how `extract` computes label embeddings.
+
+    >>> method(1)
+    "prototypes: PCA of the encoder's output over all labeled pixels, class-wise centroids (K = 1), unit length"
+    """
     how = "class-wise centroids (K = 1)"
     if embeddings_per_class > 1:
         how = f"K-means inside every class before the PCA (K = {embeddings_per_class})"
@@ -235,7 +246,7 @@ def method(embeddings_per_class: int) -> str:
 
 
 def save(path: pathlib.Path, embeddings: Mapping[str, Prototypes | LabelEmbeddings], meta: Mapping[str, Any]):
-    """Write label embeddings as .npz: JSON text `meta`, and per domain the arrays of its object; process 0 does."""
+    """Write label embeddings and metadata as .npz, on process 0: "meta" (JSON), and DOMAIN/FIELD for every field."""
     if not hosts.is_writer():
         return
     arrays = {f"{domain}/{name}": value for domain, e in embeddings.items() for name, value in vars(e).items()}
@@ -245,19 +256,30 @@ def save(path: pathlib.Path, embeddings: Mapping[str, Prototypes | LabelEmbeddin
 
 
 def load(
-    path: pathlib.Path, remedy: str = "delete it to make them anew", content: bytes | None = None
+    path: pathlib.Path, remedy: str = "delete it, and it is made again", content: bytes | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read a file of `save`: (per domain float32 [n, d], meta); `remedy` says what to do if that fails.
+    """Read a file of `save`.
 
-    With `content`, the bytes of the file, it is not opened: they may be from the process that wrote it.
+    Args:
+      path: of the file.
+      remedy: end of an error message.
+      content: bytes of the file, from the process that has it; None: read them from `path`.
+
+    Returns:
+      {domain: float32 [n, d]}, metadata.
 
     Raises:
       InputError: if the file cannot be read.
+
+    >>> path = pathlib.Path("embeddings.npz")
+    >>> save(path, {"city": LabelEmbeddings(np.eye(2), np.arange(2))}, {"domains": {"city": {}}})
+    >>> load(path)[0]["city"].tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
     """
     try:
         data = io.BytesIO(path.read_bytes() if content is None else content)
-        if not zipfile.is_zipfile(data):  # of which NumPy would say that it can be loaded unsafely
-            raise ValueError("it is no archive of arrays")
+        if not zipfile.is_zipfile(data):  # NumPy would suggest to unpickle it
+            raise ValueError("not an archive of arrays")
         with np.load(data, allow_pickle=False) as file:
             meta = json.loads(str(file["meta"]))
             return {domain: file[f"{domain}/embeddings"] for domain in meta["domains"]}, meta
@@ -266,10 +288,7 @@ def load(
 
 
 def write_report(path: pathlib.Path):
-    """Write report.json and cosines.png beside a file of `save`; raises InputError if it cannot be read.
-
-    Only process 0 does.
-    """
+    """Write report.json and cosines.png next to a file of `save`, on process 0; InputError if it cannot be read."""
     if not hosts.is_writer():
         return
     embeddings, meta = load(path)

@@ -1,4 +1,4 @@
-"""Label embeddings that need no network (appendix B.4 of the paper): random ones, word vectors, those of a file."""
+"""Label embeddings that need no network (appendix B.4 of the paper): random, from word vectors, from a file."""
 
 import os
 import pathlib
@@ -18,7 +18,7 @@ PROTOTYPES, RANDOM, WORDS = "prototypes", "random", "words:"
 
 
 def check_field(source: str, embeddings_per_class: int = 1):
-    """Raise InputError unless the config's `label_embeddings` is understood and its file, if any, is there."""
+    """Raise InputError unless `usss.label_embeddings` is valid and its file, if any, exists."""
     path = source.removeprefix(WORDS)
     if source.startswith(WORDS) and embeddings_per_class > 1:
         raise InputError(
@@ -27,8 +27,7 @@ def check_field(source: str, embeddings_per_class: int = 1):
         )
     if source.endswith(".npz") and embeddings_per_class > 1:
         raise InputError(
-            f"usss.embeddings_per_class={embeddings_per_class}: {source} has what it has per class; "
-            "set it to 1, which takes all rows of the file"
+            f"usss.embeddings_per_class={embeddings_per_class}: the rows of {source} are taken as they are; set it to 1"
         )
     if source in (PROTOTYPES, RANDOM):
         return
@@ -46,22 +45,26 @@ def make(
     embeddings_per_class: int = 1,
     theta: float = 1.0,
 ) -> tuple[dict[str, LabelEmbeddings], dict[str, Any]]:
-    """Make the label embeddings of every domain by the config's `label_embeddings`, other than "prototypes".
+    """Make the label embeddings of every domain by `usss.label_embeddings`, other than "prototypes".
 
     Args:
       source: "random", "words:FILE" or the path of an .npz file.
       classes: class names by domain.
       dim: d.
-      seed: of random ones.
-      embeddings_per_class: K of random ones; 1 for words, which have one, and a file, which has what it has.
-      theta: of Eq. 7; below 1 a file may have one row per class only.
+      seed: of random embeddings.
+      embeddings_per_class: K of random embeddings; must be 1 for words and files.
+      theta: of Eq. 7; below 1 a file must have one row per class.
 
     Returns:
-      Embeddings by domain, and what the file that keeps them says: "method", "dim", "domains".
+      Embeddings by domain, and the metadata for their file: "method", "dim", "domains".
 
     Raises:
-      InputError: if the file cannot be read or does not fit the domains, or for several embeddings per class where
-        there cannot be any.
+      InputError: if the file cannot be read or does not fit the domains, or if several embeddings per class are not
+        possible.
+
+    >>> made, meta = make("random", {"city": ("road", "sky")}, dim=8, seed=0, embeddings_per_class=2)
+    >>> made["city"].embeddings.shape, made["city"].class_ids.tolist(), meta["domains"]["city"]["classes"]
+    ((4, 8), [0, 0, 1, 1], ['road', 'road', 'sky', 'sky'])
     """
     check_field(source, embeddings_per_class)
     absent: dict[str, list[str]] = {domain: [] for domain in classes}
@@ -79,7 +82,7 @@ def make(
         if several_rows and theta < 1:
             raise InputError(
                 f"usss.label_embeddings={source}: {several_rows[0]} has several rows per class, but "
-                f"usss.theta={theta:g}: Eq. 7 moves class means; set usss.theta=1, or give a file with one row each"
+                f"usss.theta={theta:g} moves class means (Eq. 7); set usss.theta=1, or give one row per class"
             )
     about = {
         domain: {"classes": [names[i] for i in made[domain].class_ids], "absent": absent[domain]}
@@ -89,15 +92,19 @@ def make(
 
 
 def random_rows(count: int, dim: int, seed: int, domain: str) -> np.ndarray:
-    """Random directions, float32 [count, dim] with rows of unit length, that depend on no other domain."""
-    # RandomState's streams are the same in every version of NumPy.
+    """Random directions of unit length, float32 [count, dim], determined by the seed and the name of the domain.
+
+    >>> np.linalg.norm(random_rows(2, 8, seed=0, domain="city"), axis=1).round(5).tolist()
+    [1.0, 1.0]
+    """
+    # The stream of RandomState is the same in every version of NumPy.
     state = np.random.RandomState(zlib.crc32(f"label embeddings/{seed}/{domain}".encode()))
     rows = state.standard_normal((count, dim))
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
 def from_words(path: str, classes: Mapping[str, Sequence[str]], dim: int) -> tuple[dict[str, LabelEmbeddings], str]:
-    """Means of the word vectors of every class name, and how they were made; classes alike in name are alike."""
+    """Means of the word vectors of each class name, and a description of the method."""
     words = dict.fromkeys(word for names in classes.values() for name in names for word in words_of(name))
     vectors = read_word_vectors(path, words)
     made = {}
@@ -114,14 +121,14 @@ def from_words(path: str, classes: Mapping[str, Sequence[str]], dim: int) -> tup
 def from_file(
     path: pathlib.Path, classes: Mapping[str, Sequence[str]], dim: int
 ) -> tuple[dict[str, LabelEmbeddings], str]:
-    """Label embeddings that `label_embeddings.save` wrote, of these domains and more, and how they were made.
+    """Read label embeddings that `label_embeddings.save` wrote for at least these domains; describe their method.
 
-    Classes that the file calls absent are left out, as with prototypes.
+    Classes that the file lists as absent get no embedding, as with prototypes.
 
     Raises:
-      InputError: naming what differs: domains, class names in their order, dimension, or rows not of unit length.
+      InputError: if domains, class names, their order or the dimension differ, or rows are not of unit length.
     """
-    rows, meta = label_embeddings.load(path, "give a file as runs leave it in prototypes/")
+    rows, meta = label_embeddings.load(path, "give the label_embeddings.npz of a run")
     made = {}
     for domain, names in classes.items():
         ids = row_classes(path, meta, domain, names, "give another file")
@@ -134,32 +141,42 @@ def from_file(
         if not (np.abs(np.linalg.norm(rows[domain], axis=1) - 1) < 1e-3).all():  # nan too
             raise InputError(f"{path}: {domain}: embeddings are not of unit length; divide each by its length")
         made[domain] = LabelEmbeddings(rows[domain].astype(np.float32), ids)
-    return made, f"of the file {path}: {meta.get('method', 'it does not say how they were made')}"
+    return made, f"of the file {path}: {meta.get('method', 'unknown method')}"
 
 
 def row_classes(
-    path: pathlib.Path, meta: Mapping[str, Any], domain: str, names: Sequence[str], remedy: str
+    path: pathlib.Path | str, meta: Mapping[str, Any], domain: str, names: Sequence[str], remedy: str
 ) -> np.ndarray:
-    """Train ids of a domain's rows in a file of label embeddings that says `meta`, by the domain's class names.
+    """Train id of every row of a domain in a file of label embeddings, by the domain's class names.
+
+    Args:
+      path: of the file, for messages.
+      meta: metadata of the file.
+      domain: name of the domain.
+      names: names of its classes, in the order of their train ids.
+      remedy: end of an error message.
 
     Raises:
-      InputError: if the file lacks the domain, or a class of it that it does not call absent, or has others; `remedy`
-        says what to do then.
+      InputError: if the file lacks the domain, or its classes and absent classes are not those of the domain.
+
+    >>> meta = {"domains": {"city": {"classes": ["road", "car", "car"], "absent": ["sky"]}}}
+    >>> row_classes("embeddings.npz", meta, "city", ["road", "sky", "car"], "give another file").tolist()
+    [0, 2, 2]
     """
     if domain not in meta["domains"]:
         raise InputError(f"{path}: has no domain {domain!r}, only {', '.join(meta['domains'])}; {remedy}")
     try:
-        theirs, absent = list(meta["domains"][domain]["classes"]), set(meta["domains"][domain]["absent"])
+        row_names, absent = list(meta["domains"][domain]["classes"]), set(meta["domains"][domain]["absent"])
     except (KeyError, TypeError) as e:
-        raise InputError(f"{path}: does not say the classes of {domain} ({e!r}); {remedy}") from e
+        raise InputError(f"{path}: lacks the classes of {domain} ({e!r}); {remedy}") from e
     expected = [name for name in names if name not in absent]
-    present = list(dict.fromkeys(theirs))  # a class may have several rows
+    present = list(dict.fromkeys(row_names))  # a class may have several rows
     if present != expected:
         same = [a == b for a, b in zip(present, expected, strict=False)]
         i = same.index(False) if False in same else len(same)
         was, wanted = (repr(c[i]) if i < len(c) else "nothing" for c in (present, expected))
-        raise InputError(f"{path}: {domain}: class {i + 1} is {was}, where the domain has {wanted}; {remedy}")
-    return np.array([names.index(name) for name in theirs])
+        raise InputError(f"{path}: {domain}: class {i + 1} is {was}, but {wanted} in the domain; {remedy}")
+    return np.array([names.index(name) for name in row_names])
 
 
 def _all_classes(rows: np.ndarray, per_class: int = 1) -> LabelEmbeddings:

@@ -1,6 +1,5 @@
-"""The method as a plan: single-domain networks -> label embeddings -> universal networks, then table and picture."""
+"""The plan of USSS: single-domain networks, label embeddings, universal networks, then a table and a picture."""
 
-import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -8,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from usss_jax import config as config_lib
@@ -23,61 +23,69 @@ from usss_jax.methods.run import run_plan
 from usss_jax.methods.segmentation import Run, device_augment, fit
 from usss_jax.methods.usss import label_embeddings, label_sources, terms
 from usss_jax.methods.usss.results import draw_predictions, results_table
-from usss_jax.models.universal import create_model
+from usss_jax.models.universal import UniversalModel, create_model
 from usss_jax.parallel import hosts, sharding
 from usss_jax.runs import encoder_weights, logs
 from usss_jax.runs.networks import load_best
 from usss_jax.runs.workdir import alone_in, claim_workdir, singles_folder, written_summaries
 
-UNIVERSAL = ("basic", "cross", "full", "direct")  # variants with one network for all domains
-EMBEDS = ("cross", "full")  # of these, the ones with an entropy module
+UNIVERSAL = ("basic", "cross", "full", "direct")  # variants that train one network for all domains
+EMBEDS = ("cross", "full")  # those with an entropy module
+
+Embeddings = tuple[Mapping[str, Any], dict[str, Any]]  # by domain, and the metadata of their file
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, dict[str, Any]]:
-    """Run every variant that the config asks for; leave table and picture; return the summaries by job.
+    """Run every variant of the config, write table and picture, and return the summaries by job.
 
     Args:
-      config: checked.
+      config: a checked config.
       workdir: of the run.
       devices: to train on; None: all.
 
     Raises:
-      InputError: for whatever is wrong with config, data or workdir; nothing already computed is lost.
+      InputError: if config, data or workdir cannot be used; finished work is kept.
     """
     mesh = sharding.widest_mesh(devices or jax.devices(), config.train.batch_size, config.train.unlabeled_batch_size)
     model = check_before_data(config)
+    pools = open_pools(config)
+    labeled = with_labels(pools)
+    config = config_lib.with_absolute_paths(config, list(pools))
+    # Read all files before claiming the workdir, so that a bad file leaves no trace.
+    weights = encoder_weights.load(config.model.pretrained, model, mesh) if config.model.pretrained else None
+    embeddings = embeddings_without_networks(config, workdir, labeled)
+    content = {name: pool.content for name, pool in pools.items()}
+    singles = singles_folder(config, workdir, {name: content[name] for name in labeled})
+    claim_workdir(config, workdir, content)
+    for line in notices(config, pools, mesh):
+        print(line)
+    with alone_in(workdir):
+        return finish(Run(config, workdir, mesh, pools, weights), singles, embeddings)
+
+
+def open_pools(config: ConfigDict) -> dict[str, Pools]:
+    """Open the data and print what is notable about it; raise InputError if it does not fit the config or the hosts."""
     pools = hosts.together(open_all, config)
     for line in hosts.together(lambda: list(about_data(pools, config.data.min_classes))):
         print(line, flush=True)
     check_same_run(config, pools)
-    labeled = with_labels(pools)
     check_with_data(config, pools)
-    config = config_lib.with_absolute_paths(config, list(pools))
-    # Weights first: a bad file must not claim the workdir.
-    weights = encoder_weights.load(config.model.pretrained, model, mesh) if config.model.pretrained else None
-    given = None
-    if not of_networks(config) and set(config.variants) & set(EMBEDS) and not has_embeddings(workdir):
-        usss, classes = config.usss, {name: pool.domain.class_names for name, pool in labeled.items()}
-        given = label_sources.make(
-            usss.label_embeddings, classes, usss.embed_dim, config.train.seed, usss.embeddings_per_class, usss.theta
-        )
-    data = {name: pool.content for name, pool in pools.items()}
-    singles = singles_folder(config, workdir, {name: data[name] for name in labeled})
-    claim_workdir(config, workdir, data)
-    for pool in (pool for name, pool in pools.items() if name not in labeled):
-        print(about_unlabeled(pool))
-    if weights is None:
-        print("model.pretrained is empty: the encoder starts from random weights; the paper's from ImageNet's")
+    return pools
+
+
+def notices(config: ConfigDict, pools: Mapping[str, Pools], mesh: Mesh) -> Iterator[str]:
+    """Lines to print before training: what the settings of the run imply."""
+    yield from (about_unlabeled(pool) for name, pool in pools.items() if name not in with_labels(pools))
+    if not config.model.pretrained:
+        yield "model.pretrained is empty: the encoder starts from random weights; the paper's starts from ImageNet's"
     if config.model.remat and sharding.on_cpu(mesh):
-        print(f"model.remat={config.model.remat} saves no memory on CPU: XLA computes nothing again there")
-    with alone_in(workdir):
-        return finish(Run(config, workdir, mesh, pools, weights), singles, given)
+        yield f"model.remat={config.model.remat} saves no memory on CPU, where XLA recomputes nothing"
 
 
-def finish(run: Run, singles: pathlib.Path, given=None) -> dict[str, dict[str, Any]]:
-    """Run the jobs that are not finished, then write table.md and predictions.png from all of the workdir's."""
-    summaries = run_plan(plan(run, singles, given))
-    for name, summary in hosts.from_writer(written_summaries, run.workdir).items():  # of earlier commands too
+def finish(run: Run, singles: pathlib.Path, embeddings: Embeddings | None = None) -> dict[str, dict[str, Any]]:
+    """Run the unfinished jobs, then write table.md and predictions.png; arguments as for `plan`."""
+    summaries = run_plan(plan(run, singles, embeddings))
+    for name, summary in hosts.from_writer(written_summaries, run.workdir).items():  # of earlier commands, too
         summaries.setdefault(name, summary)
     table = results_table(summaries, list(with_labels(run.pools)))
     if hosts.is_writer():
@@ -88,16 +96,15 @@ def finish(run: Run, singles: pathlib.Path, given=None) -> dict[str, dict[str, A
     return summaries
 
 
-def plan(run: Run, singles: pathlib.Path, given=None) -> Iterator[Job]:
-    """Yield the jobs of a config's variants in their order.
+def plan(run: Run, singles: pathlib.Path, embeddings: Embeddings | None = None) -> Iterator[Job]:
+    """Yield the jobs of the config's variants, in order.
 
     Args:
-      run: what they share.
+      run: the run.
       singles: workdir of the single-domain networks.
-      given: label embeddings of label_sources.make; None: from the single-domain networks.
+      embeddings: label embeddings; None: from the single-domain networks.
     """
     config = run.config
-    universal = [v for v in config.variants if v in UNIVERSAL]
     embeds = bool(set(config.variants) & set(EMBEDS))
     if set(config.variants) & {"single", "frozen", "finetune"} or (embeds and of_networks(config)):
         yield from supervised.single_fits(run, singles)
@@ -109,50 +116,32 @@ def plan(run: Run, singles: pathlib.Path, given=None) -> Iterator[Job]:
         passes = {d: unlabeled_passes(config, run.pools, [d]) for d in with_labels(run.pools)}
         yield from hung.fits(run, passes)
     if embeds:
-        yield embeddings_pass(run, singles, given)
-    for variant in universal:
-        yield supervised.joint_fit(run) if variant == "basic" else universal_fit(run, variant)
+        yield embeddings_pass(run, singles, embeddings)
+    for variant in config.variants:
+        if variant in UNIVERSAL:
+            yield supervised.joint_fit(run) if variant == "basic" else universal_fit(run, variant)
 
 
 def universal_fit(run: Run, variant: str) -> Fit:
-    """Univ-cross or -full (section 4.2 of the paper), or the direct entropy of the decoders (appendix C).
+    """Univ-cross or Univ-full (section 4.2 of the paper), or the direct entropy of the decoders (appendix C).
 
     Images of a domain without labels contribute only the cross term.
     """
-    usss = run.config.usss
-    objective = terms.Objective(
-        alpha=usss.alpha,
-        beta=0.0 if variant == "cross" else usss.beta,
-        diversity=usss.diversity,
-        warmup=usss.entropy_warmup,
-    )
-    passes = unlabeled_passes(run.config, run.pools, list(run.pools))
-    if variant == "direct":
-        compute = partial(terms.compute, objective=objective, label_classes={}, direct=True)
-        return fit(run, variant, compute, unlabeled_batches=passes, warnings=terms.warn_of_collapse)
-    objective = dataclasses.replace(
-        objective,
-        similarity_scale=usss.similarity_scale,
-        theta=usss.theta,
-        embedding_supervision=usss.embedding_supervision,
-        normalize_embedding=usss.normalize_embedding,
-    )
-    rows, classes = read_embeddings(run)
+    embeddings, classes = read_embeddings(run) if variant in EMBEDS else ({}, {})
+    objective = terms.create_objective(run.config.usss, variant)
     return fit(
         run,
         variant,
-        partial(terms.compute, objective=objective, label_classes=classes),
-        unlabeled_batches=passes,
-        embed_dim=usss.embed_dim,
-        embed_bias=usss.embedding_bias,
-        embedding_lr_scale=usss.embedding_lr_scale,
-        make_extra=lambda model: {"label_embeddings": rows},
+        partial(terms.compute, objective=objective, label_classes=classes, direct=variant == "direct"),
+        unlabeled_batches=unlabeled_passes(run.config, run.pools, list(run.pools)),
+        entropy_module=variant in EMBEDS,
+        make_extra=lambda model: {"label_embeddings": embeddings} if embeddings else {},
         warnings=terms.warn_of_collapse,
     )
 
 
 def unlabeled_passes(config: ConfigDict, pools: Mapping[str, Pools], domains: Sequence[str]) -> dict[str, int]:
-    """U_k: unlabeled micro-batches per step for the domains that are trained together, by the config's rule."""
+    """U_k: unlabeled micro-batches per step of domains that are trained together, by `train.unlabeled_batches`."""
     train = config.train
     rules = per_domain(train.unlabeled_batches, list(pools), "train.unlabeled_batches", read_count("pool"))
     epoch = epoch_steps(with_labels({d: pools[d] for d in domains}), train.batch_size)
@@ -163,12 +152,12 @@ def unlabeled_passes(config: ConfigDict, pools: Mapping[str, Pools], domains: Se
 
 
 def embeddings_file(workdir: pathlib.Path) -> pathlib.Path:
-    """Where a workdir keeps its label embeddings, wherever they are from."""
+    """Path of the label embeddings of a workdir, from whatever source."""
     return workdir / "prototypes" / "label_embeddings.npz"
 
 
 def has_embeddings(workdir: pathlib.Path) -> bool:
-    """Whether a workdir has its label embeddings already."""
+    """Whether a workdir has label embeddings already."""
     return hosts.from_writer(embeddings_file(workdir).exists)
 
 
@@ -177,25 +166,41 @@ def of_networks(config: ConfigDict) -> bool:
     return config.usss.label_embeddings == label_sources.PROTOTYPES
 
 
-def embeddings_pass(run: Run, singles: pathlib.Path, given=None) -> Pass:
-    """Make the label embeddings of every domain with labels; `singles` and `given` as for `plan`."""
+def embeddings_without_networks(
+    config: ConfigDict, workdir: pathlib.Path, labeled: Mapping[str, Pools]
+) -> Embeddings | None:
+    """Label embeddings that need no network; None if the run needs none, has them already, or takes them from networks.
+
+    Raises:
+      InputError: if their file cannot be read or does not fit the domains.
+    """
+    if of_networks(config) or not set(config.variants) & set(EMBEDS) or has_embeddings(workdir):
+        return None
+    usss, classes = config.usss, {name: pool.domain.class_names for name, pool in labeled.items()}
+    return label_sources.make(
+        usss.label_embeddings, classes, usss.embed_dim, config.train.seed, usss.embeddings_per_class, usss.theta
+    )
+
+
+def embeddings_pass(run: Run, singles: pathlib.Path, embeddings: Embeddings | None = None) -> Pass:
+    """Describe the pass that writes the label embeddings of every domain with labels; arguments as for `plan`."""
     path = embeddings_file(run.workdir)
 
     def make():
         logs.write_json(path.parent / "config.json", {"job": "prototypes", **run.config.to_dict()})
-        made, meta = given or prototypes_of_networks(run, singles)
+        made, meta = embeddings or prototypes_of_networks(run, singles)
         meta = {**meta, **logs.environment()}
-        logs.write_json(path.parent / "label_embeddings.json", meta)  # what the file below says, to read
+        logs.write_json(path.parent / "label_embeddings.json", meta)  # the metadata of the file below, to read
         label_embeddings.save(path, made, meta)
 
     return Pass(path, make)
 
 
 def read_embeddings(run: Run) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, ...]]]:
-    """Label embeddings of every domain that the workdir keeps, and the train ids of their rows.
+    """Read the workdir's label embeddings by domain, and the train id of each.
 
     Raises:
-      InputError: if they are of other classes than the domains have now.
+      InputError: if their classes are not those of the domains.
     """
     path = embeddings_file(run.workdir)
     if not (path.parent / "report.json").exists():
@@ -208,13 +213,13 @@ def read_embeddings(run: Run) -> tuple[dict[str, np.ndarray], dict[str, tuple[in
         for name, pool in with_labels(run.pools).items()
     }
     for name, about in meta["domains"].items():
-        absent = f"; left out, without a labeled pixel: {', '.join(about['absent'])}" if about["absent"] else ""
+        absent = f"; no labeled pixel of {', '.join(about['absent'])}" if about["absent"] else ""
         print(f"[prototypes] {name}: {len(about['classes'])} label embeddings{absent}", flush=True)
     return embeddings, classes
 
 
-def prototypes_of_networks(run: Run, singles: pathlib.Path):
-    """Class prototypes from the best checkpoint of every single-domain network, and what their file says."""
+def prototypes_of_networks(run: Run, singles: pathlib.Path) -> Embeddings:
+    """Class prototypes from the best checkpoint of every single-domain network, and the metadata of their file."""
     usss = run.config.usss
     made, about = {}, {}
     for name, pool in with_labels(run.pools).items():
@@ -235,11 +240,11 @@ def prototypes_of_networks(run: Run, singles: pathlib.Path):
     return made, {"method": method, "dim": usss.embed_dim, "domains": about}
 
 
-# ---- What is wrong, before anything is trained ----
+# ---- Checks before anything is trained ----
 
 
-def check_before_data(config: ConfigDict):
-    """Model of the config's encoder; InputError for what is wrong without looking at data."""
+def check_before_data(config: ConfigDict) -> UniversalModel:
+    """Create a model with the config's encoder; raise InputError for errors that show without data."""
     model = create_model(
         config.model.encoder,
         {"any": 1},
@@ -258,19 +263,19 @@ def check_before_data(config: ConfigDict):
 
 
 def check_with_data(config: ConfigDict, pools: Mapping[str, Pools]):
-    """Raise InputError for what does not fit the data."""
+    """Raise InputError if the config does not fit the data."""
     labeled = with_labels(pools)
     transfers = [v for v in config.variants if v in ("frozen", "finetune")]
     if transfers and len(labeled) == 1:
         raise InputError(
-            f"variants: {transfers[0]} trains on every other domain, and {next(iter(labeled))} is the only one with "
-            "labels; leave it out, or add a domain"
+            f"variants: {transfers[0]} needs two domains with labels, but {next(iter(labeled))} is the only one; "
+            f"remove {transfers[0]}, or add a domain"
         )
     unlabeled_passes(config, pools, list(pools))
 
 
 def check_same_run(config: ConfigDict, pools: Mapping[str, Pools]):
-    """Raise InputError unless all hosts have the same config and lists of images: each reads a part of a batch."""
+    """Raise InputError unless all hosts have the same config and images; each host reads a part of every batch."""
     what = config_lib.same_on_hosts(config)
     for name, pool in pools.items():
         for use in ("labeled", "unlabeled", "val", "test"):
@@ -280,11 +285,11 @@ def check_same_run(config: ConfigDict, pools: Mapping[str, Pools]):
 
 
 def about_unlabeled(pool: Pools) -> str:
-    """One line on what a run does with a domain without labels."""
+    """Line on how a run uses a domain without labels."""
     name, split = pool.domain.name, pool.domain.test_split
-    scored = f"the decoder of {pool.scored_by} is scored on the masks of its {split} split, which choose no checkpoint"
+    scores = f"the decoder of {pool.scored_by} is scored on its {split} split, which never selects a checkpoint"
     if not len(pool.test):
-        scored = f"its {split} split has no masks, so it has no score"
+        scores = f"its {split} split has no masks, so it has no score"
     elif not pool.scored_by:
-        scored = "it has no score, since no labeled domain has all of its classes"
-    return f"{name} has no labels: only cross, full and direct train on its {len(pool.unlabeled)} images; {scored}"
+        scores = "it has no score, since no labeled domain has all of its classes"
+    return f"{name} has no labels: only cross, full and direct train on its {len(pool.unlabeled)} images; {scores}"

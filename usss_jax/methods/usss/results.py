@@ -1,4 +1,4 @@
-"""What a finished run shows a person: the table of mIoU and the picture of predictions."""
+"""Table of mIoU and picture of predictions of a finished run."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -21,11 +21,15 @@ TITLES = {"basic": "Univ-basic", "cross": "Univ-cross", "full": "Univ-full", "di
 
 
 def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> str:
-    """Markdown table of mIoU in per cent, best checkpoint / last step; a network per domain: one row for all.
+    """Markdown table of mIoU in per cent, best checkpoint / last step; single-domain networks share a row.
 
     Args:
       summaries: by job.
-      domains: those with labels, whose average is shown; others that a job was scored on follow it.
+      domains: domains with labels, in the order of the columns; their average and other scored domains follow.
+
+    >>> scores = {"miou_best": 0.5, "miou_last": 0.25, "split": "val"}
+    >>> print(results_table({"basic": {"domains": {"city": scores}}}, ["city"]).splitlines()[-1])
+    | Univ-basic | 50.00 / 25.00 | 50.00 / 25.00 |
     """
     rows = {}
     for prefix, title in PER_DOMAIN.items():
@@ -35,7 +39,7 @@ def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> s
     for source in domains:
         frozen = {d: summaries[f"frozen_{source}_{d}"] for d in domains if f"frozen_{source}_{d}" in summaries}
         if frozen:
-            single = summaries.get(f"single_{source}")  # None: it lies in another workdir (single_from)
+            single = summaries.get(f"single_{source}")  # None: in the workdir of single_from
             own = {source: single["domains"][source]} if single else {}
             rows[f"{source}'s encoder, frozen"] = own | {d: s["domains"][d] for d, s in frozen.items()}
         for target in domains:
@@ -64,9 +68,9 @@ def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> s
 
 
 def draw_predictions(run: Run, variants: Sequence[str]):
-    """Write predictions.png: image, truth and every variant's prediction (best checkpoint), two images per domain.
+    """Write predictions.png: image, truth and the prediction of every variant's best checkpoint, two images per domain.
 
-    Those of a domain without labels are shown with the prediction of every decoder, and with a truth if there is one.
+    Images of a domain without labels are shown once per decoder.
     """
     examples = {}
     for domain, pool in run.pools.items():
@@ -98,9 +102,9 @@ def draw_comparison(
     Args:
       path: of the picture.
       pools: per domain.
-      examples: per domain {"image": uint8 [h, w, 3], "label": uint8 [h, w]}; without "label" the truth is left white.
-      predictions: per (variant, domain, decoder) train ids int [number of examples, h, w], in the decoder's colours.
-      variants: columns after image and truth, in their order.
+      examples: per domain [{"image": uint8 [h, w, 3], "label": uint8 [h, w]}]; without "label" the truth is white.
+      predictions: per (variant, domain, decoder) train ids int [number of examples, h, w].
+      variants: columns after image and truth.
     """
     rows, shown = [], {}
     colors = {d: palette(p.domain) for d, p in pools.items()}

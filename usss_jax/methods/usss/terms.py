@@ -1,4 +1,4 @@
-"""What Univ-cross and Univ-full minimise: Eq. 1 to 5 of the paper, and Eq. 7."""
+"""The objective of Univ-cross and Univ-full: Eq. 1 to 5 of the paper, and Eq. 7."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -7,6 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from usss_jax.data import augment_device
 from usss_jax.data.augment_device import DeviceAugment
@@ -24,27 +25,49 @@ from usss_jax.objectives.prototypes import class_sums, moving_average
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """Constants of Eq. 2 to 7; the defaults are the paper's.
+    """Hyperparameters of Eq. 2 to 7; the defaults in config/usss.py are the paper's.
 
     Attributes:
-      alpha: weight of the cross term; beta: weight of the within term.
-      similarity_scale: inverse temperature of the similarities' softmax.
-      theta: of the moving average of the label embeddings (Eq. 7); 1 keeps them.
-      embedding_supervision: weight of the cross-entropy of the similarities of labeled images with their own label
-        embeddings.
+      alpha: weight of the cross term.
+      beta: weight of the within term.
+      similarity_scale: inverse temperature of the softmax over similarities.
+      theta: decay of the moving average of the label embeddings (Eq. 7); 1 leaves them unchanged.
+      embedding_supervision: weight of the cross-entropy of the similarities of labeled pixels with the label embeddings
+        of their domain.
       diversity: weight of the entropy of the mean prediction, subtracted from every term (objectives/entropy.py).
-      normalize_embedding: whether E's output has unit length per cell.
-      warmup: steps over which the weights of the entropy terms rise from 0 in a straight line.
+      normalize_embedding: whether to scale E's output to unit length per cell.
+      warmup: steps over which the weights of the entropy terms rise linearly from 0.
     """
 
-    alpha: float = 1.0
-    beta: float = 1.0
-    similarity_scale: float = 1.0
-    theta: float = 1.0
-    embedding_supervision: float = 0.0
-    diversity: float = 0.0
-    normalize_embedding: bool = False
-    warmup: int = 0
+    alpha: float
+    beta: float
+    similarity_scale: float
+    theta: float
+    embedding_supervision: float
+    diversity: float
+    normalize_embedding: bool
+    warmup: int
+
+
+def create_objective(usss: ConfigDict, variant: str = "full") -> Objective:
+    """Hyperparameters of variant "cross", "full" or "direct", by the config's `usss` section.
+
+    "cross" has no within term. "direct" has no entropy module, hence nothing that trains it or the label embeddings.
+
+    >>> from usss_jax.config import default_config
+    >>> [create_objective(default_config().usss, variant).beta for variant in ("cross", "full")]
+    [0.0, 1.0]
+    """
+    return Objective(
+        alpha=usss.alpha,
+        beta=0.0 if variant == "cross" else usss.beta,
+        similarity_scale=usss.similarity_scale,
+        theta=1.0 if variant == "direct" else usss.theta,
+        embedding_supervision=0.0 if variant == "direct" else usss.embedding_supervision,
+        diversity=usss.diversity,
+        normalize_embedding=usss.normalize_embedding,
+        warmup=usss.entropy_warmup,
+    )
 
 
 def compute(
@@ -59,20 +82,22 @@ def compute(
     direct: bool = False,
     mesh: Mesh | None = None,
 ) -> Computed:
-    """Compute Eq. 5 for one step's batch: the supervised terms plus the entropy terms.
+    """Eq. 5 of one batch, the supervised terms plus the entropy terms, with its gradients.
 
     Args:
-      state: extra["label_embeddings"] has [n, d] of every domain with labels.
+      state: extra["label_embeddings"] has [n, d] for every domain with labels.
       batch: {"labeled": {domain: {"image", "label"}}, "unlabeled": {domain: {"image": [U, B, H, W, 3]}}}; U and the
-        image size may differ between domains. A domain without labels is in "unlabeled" alone.
-      model, augment, seed, mesh: see methods/segmentation.py.
-      objective: constants.
+        image size may differ between domains. A domain without labels is in "unlabeled" only.
+      model, augment, seed, mesh: see `methods.segmentation.fit`.
+      objective: hyperparameters.
       label_classes: per domain the train id of each label embedding.
-      direct: entropy of the decoders' own predictions instead of similarities (appendix C); no entropy module.
+      direct: whether to use the decoders' logits instead of similarities (appendix C), without entropy module.
     """
-    key, rows = step_key(state, seed), state.extra.get("label_embeddings", {})
-    scores_of = partial(decoder_scores, model) if direct else partial(label_similarities, model, objective, rows)
-    supervised = partial(labeled_loss, model=model, objective=objective, rows=rows, label_classes=label_classes)
+    key, embeddings = step_key(state, seed), state.extra.get("label_embeddings", {})
+    scores_of = partial(decoder_scores, model) if direct else partial(label_similarities, model, objective, embeddings)
+    supervised = partial(
+        labeled_loss, model=model, objective=objective, label_embeddings=embeddings, label_classes=label_classes
+    )
     entropy = partial(entropy_loss, model=model, objective=objective, scores_of=scores_of, augment=augment, key=key)
     unlabeled = {d: batch["unlabeled"][d]["image"] for d in in_order(model, batch.get("unlabeled", {}))}
     ramp = jnp.minimum(1, (state.step + 1) / objective.warmup) if objective.warmup else 1.0
@@ -87,10 +112,10 @@ def compute(
         mesh=mesh,
     )
     moved = {
-        domain: moving_average(rows[domain], sums, label_classes[domain], objective.theta)  # Eq. 7
+        domain: moving_average(embeddings[domain], sums, label_classes[domain], objective.theta)  # Eq. 7
         for domain, sums in found.aux["supervised"].items()
     }
-    extra = {**state.extra, "label_embeddings": {**rows, **moved}} if rows else state.extra
+    extra = {**state.extra, "label_embeddings": {**embeddings, **moved}} if embeddings else state.extra
     return Computed(found.gradients, found.batch_stats, {"loss": found.loss, **found.scalars}, extra)
 
 
@@ -106,7 +131,7 @@ def entropy_loss(
     augment: DeviceAugment,
     key,
 ):
-    """alpha * cross + beta * within of the u-th micro-batch: images [B, H, W, 3] per domain.
+    """alpha * cross + beta * within of the u-th micro-batch {domain: images [B, H, W, 3]}, summed over domains.
 
     Returns:
       (loss, (new batch statistics, scalars, None)).
@@ -118,45 +143,53 @@ def entropy_loss(
     loss, scalars = 0.0, {}
     for domain, x in images.items():
         mean = partial(mean_over_pixels, size=x.shape[1:3], stride=model.stride, mode=model.upsample)
-        within, cross, watch = entropy_terms(scores_of(params, features[domain]), domain, mean, objective.diversity)
+        within, cross, monitored = entropy_terms(scores_of(params, features[domain]), domain, mean, objective.diversity)
         loss = loss + objective.alpha * cross + objective.beta * within
         scalars[f"within/{domain}"], scalars[f"cross/{domain}"] = within, cross
-        for other, values in watch.items():
+        for other, values in monitored.items():
             scalars.update({f"{name}/{domain}/{other}": value for name, value in values.items()})
     return loss, (stats, scalars, None)
 
 
-def label_similarities(model: UniversalModel, objective: Objective, rows: Mapping, params, features):
-    """Eq. 2: similarities of E's output with the label embeddings of every domain, {domain: [B, h, w, n]}."""
+def label_similarities(model: UniversalModel, objective: Objective, label_embeddings: Mapping, params, features):
+    """Eq. 2: similarities of E's output with the label embeddings of each domain, {domain: [B, h, w, n]}."""
     embedding = embed(model, objective, params, features)
-    return {domain: similarities(embedding, r, objective.similarity_scale) for domain, r in rows.items()}
+    return {d: similarities(embedding, c, objective.similarity_scale) for d, c in label_embeddings.items()}
 
 
 def decoder_scores(model: UniversalModel, params, features):
-    """Logits of every decoder (appendix C), {domain: [B, h, w, n]}."""
+    """Logits of each decoder (appendix C), {domain: [B, h, w, n]}."""
     return {d: model.apply({"params": params}, features, d, method="decode") for d in model.num_classes}
 
 
 def embed(model: UniversalModel, objective: Objective, params, features):
-    """E of the features [B, h, w, C] -> [B, h, w, d], of unit length if the objective asks for it."""
+    """E of features [B, h, w, C]: [B, h, w, d], of unit length with `normalize_embedding`."""
     embedding = model.apply({"params": params}, features, method="embed")
     return normalized(embedding) if objective.normalize_embedding else embedding
 
 
 def labeled_loss(
-    params, batch_stats, labeled, *, model: UniversalModel, objective: Objective, rows: Mapping, label_classes: Mapping
+    params,
+    batch_stats,
+    labeled,
+    *,
+    model: UniversalModel,
+    objective: Objective,
+    label_embeddings: Mapping,
+    label_classes: Mapping,
 ):
-    """Eq. 1, summed over domains; beside it what the entropy module learns from labeled images, not in the paper.
+    """Eq. 1, summed over domains, plus the supervision of the similarities, which is not in the paper.
 
     Args:
-      params, batch_stats: of the model.
+      params, batch_stats: variables of the model.
       labeled: per domain {"image": [B, H, W, 3], "label": int [B, H, W]}.
-      model, objective: see there.
-      rows: label embeddings of every domain [n, d].
-      label_classes: per domain their train ids.
+      model: the model.
+      objective: hyperparameters.
+      label_embeddings: per domain [n, d].
+      label_classes: per domain the train id of each label embedding.
 
     Returns:
-      (loss, (new batch statistics, scalars, per domain the sums of E's output per class if theta < 1)).
+      (loss, (new batch statistics, scalars, {domain: sums of E's output per class} if theta < 1)).
     """
     images = {domain: batch["image"] for domain, batch in labeled.items()}
     features, stats = encode_groups(model, {"params": params, "batch_stats": batch_stats}, images)
@@ -169,36 +202,40 @@ def labeled_loss(
             continue
         embedding = embed(model, objective, params, features[domain])
         if objective.embedding_supervision:
-            scores = similarities(embedding, rows[domain], objective.similarity_scale)
+            scores = similarities(embedding, label_embeddings[domain], objective.similarity_scale)
             term = similarity_loss(model, scores, label, tuple(label_classes[domain]))
             scalars[f"embedding_supervision/{domain}"] = term
             loss = loss + objective.embedding_supervision * term
         if objective.theta < 1:
-            rows_of, columns_of = (upsample_matrix(n, model.stride, model.upsample) for n in label.shape[1:])
+            rows, columns = (upsample_matrix(n, model.stride, model.upsample) for n in label.shape[1:])
             constants = jax.lax.stop_gradient(embedding)
-            sums[domain] = class_sums(constants, label, rows_of, columns_of, model.num_classes[domain])
+            sums[domain] = class_sums(constants, label, rows, columns, model.num_classes[domain])
     return loss, (stats, scalars, sums)
 
 
 def similarity_loss(model: UniversalModel, scores, label, classes: tuple[int, ...]):
-    """Cross-entropy of similarities [B, h, w, n] whose columns stand for `classes`, label int [B, H, W]; a scalar."""
+    """Mean cross-entropy of similarities [B, h, w, n] with embeddings of `classes`; label int [B, H, W]."""
     pixel_loss = partial(grouped_pixel_cross_entropy, classes=classes)
     size, stride = label.shape[1:], model.stride
     total = sum_over_pixels(pixel_loss, scores, label, size=size, stride=stride, mode=model.upsample)
     return total / count_labeled(label, classes)
 
 
-COLLAPSE_SHARE = 0.95  # of the cells nearest to one label embedding
+COLLAPSE_SHARE = 0.95  # share of the cells nearest to one label embedding
 
 
 def warn_of_collapse(scalars: Mapping[str, float]) -> dict[str, str]:
-    """Find pairs of domains where nearly all cells of the images have their largest score at one place."""
+    """Warnings, by scalar, about domains whose images have nearly all their cells nearest to the same embedding.
+
+    >>> list(warn_of_collapse({"top_share/city/town": 0.97, "top_share/town/city": 0.6}))
+    ['top_share/city/town']
+    """
     found = {}
     for name, share in scalars.items():
         if name.startswith("top_share/") and share > COLLAPSE_SHARE:
             _, images, embeddings = name.split("/")
             found[name] = (
-                f"{100 * share:.0f} % of the cells of {images} images are nearest to one class or embedding of "
-                f"{embeddings}: the entropy terms have collapsed there and teach nothing"
+                f"{100 * share:.0f} % of the cells of {images} images are nearest to the same class or embedding of "
+                f"{embeddings}: these entropy terms have collapsed and no longer teach anything"
             )
     return found
