@@ -53,12 +53,14 @@ def run_examples(name):
     return runner.tries
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in PUBLIC if name != "train"])
 def test_example_runs(name, here, monkeypatch):
     monkeypatch.chdir(here)
     assert run_examples(name)
 
 
+@pytest.mark.slow
 def test_method_example_runs(here, monkeypatch):
     monkeypatch.chdir(here)
     from usss_jax.inference import predictor
@@ -67,6 +69,7 @@ def test_method_example_runs(here, monkeypatch):
     assert results.attempted >= 5 and not results.failed
 
 
+@pytest.mark.slow
 def test_prediction_is_that_of_evaluation_wherever_the_run_lies(here, tmp_path, monkeypatch):
     """Moved, without its workdir's files and without configs/: only the folder of the job is needed."""
     job = tmp_path / "elsewhere" / "net"
@@ -90,6 +93,7 @@ def test_prediction_is_that_of_evaluation_wherever_the_run_lies(here, tmp_path, 
     np.testing.assert_array_equal(scores["confusion"], confusion)
 
 
+@pytest.mark.slow
 def test_batch_is_predicted_as_its_images_are(here):
     predictor = usss_jax.load(here / "runs" / "demo" / "full")
     images = np.random.default_rng(0).integers(0, 256, (2, 40, 56, 3), np.uint8)
@@ -98,6 +102,7 @@ def test_batch_is_predicted_as_its_images_are(here):
     np.testing.assert_array_equal(both[1], predictor.predict(images[1], domain="town_street"))
 
 
+@pytest.mark.slow
 def test_wrong_input_is_told(here, tmp_path):
     run = here / "runs" / "demo"
     predictor = usss_jax.load(run / "full")

@@ -81,6 +81,7 @@ def run(tmp_path, *options):
 # ---- the command -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_clean_data_exit_with_0(mine, tmp_path):
     result = run(tmp_path, f"--domain={mine[0]}")
     assert result.returncode == 0 and result.stderr == ""
@@ -89,6 +90,7 @@ def test_clean_data_exit_with_0(mine, tmp_path):
     assert (tmp_path / "out/mine.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_all_faults_are_told_at_once(mine, tmp_path):
     yaml, data = mine
     (data / "train_masks/t1.png").unlink()
@@ -111,6 +113,7 @@ def test_all_faults_are_told_at_once(mine, tmp_path):
     assert sum(f["level"] == "fault" for f in content["findings"]) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"# nothing\n", "straße.png".encode("latin-1")])
 def test_list_that_cannot_be_read_hides_nothing(mine, tmp_path, content):
     yaml, data = mine
@@ -123,6 +126,7 @@ def test_list_that_cannot_be_read_hides_nothing(mine, tmp_path, content):
     assert f"mine, val: {data}/val.txt: this list " in result.stdout
 
 
+@pytest.mark.slow
 def test_warnings_leave_the_exit_code_0(mine, tmp_path):
     yaml, data = mine
     for path in (data / "val_masks").iterdir():
@@ -138,6 +142,7 @@ def test_warnings_leave_the_exit_code_0(mine, tmp_path):
     assert "mine, train: no pixel in the 1 labeled image of: rest" in result.stdout
 
 
+@pytest.mark.slow
 def test_help_says_what_is_a_fault():
     result = subprocess.run(
         [sys.executable, "-m", "usss_jax.data.check", "--help"], cwd=REPO, capture_output=True, text=True
@@ -146,6 +151,7 @@ def test_help_says_what_is_a_fault():
     assert "Exit code 1: there are faults, which must be fixed" in text and "may be intended, keep it 0" in text
 
 
+@pytest.mark.slow
 def test_config_tells_the_labeled_set_with_the_hash_of_the_run(mine, tmp_path):
     options = [f"--config={REPO / 'configs/demo.py'}", f"--config.data.domains={mine[0]}", "--config.data.image_size="]
     result = run(tmp_path, *options, "--config.data.labeled_per_domain=4")
@@ -161,6 +167,7 @@ def test_config_tells_the_labeled_set_with_the_hash_of_the_run(mine, tmp_path):
     assert "did you mean 'train'?" in result.stdout
 
 
+@pytest.mark.slow
 def test_labeled_list_needs_only_the_masks_of_its_images(mine, tmp_path):
     yaml, data = mine
     for name in ("t0", "t1", "t2"):
@@ -175,6 +182,7 @@ def test_labeled_list_needs_only_the_masks_of_its_images(mine, tmp_path):
     assert result.returncode == 1 and "t2.png has no mask" in result.stdout
 
 
+@pytest.mark.slow
 def test_data_root_is_that_of_a_config_and_the_domains_own_folder_is_recognized(tmp_path):
     write_camvid(tmp_path / "camvid")
     for root in (tmp_path, f"camvid={tmp_path / 'camvid'}"):
@@ -187,6 +195,7 @@ def test_data_root_is_that_of_a_config_and_the_domains_own_folder_is_recognized(
     assert f"give --data_root={tmp_path} or --data_root=camvid={tmp_path / 'camvid'}" in result.stdout
 
 
+@pytest.mark.slow
 def test_one_missing_folder_does_not_hide_what_is_wrong_elsewhere(mine, tmp_path):
     (mine[1] / "train_masks/t1.png").unlink()
     result = run(tmp_path, f"--domain=camvid,{mine[0]}", f"--data_root={tmp_path / 'absent'}")
@@ -194,6 +203,7 @@ def test_one_missing_folder_does_not_hide_what_is_wrong_elsewhere(mine, tmp_path
     assert "camvid: no folder" in result.stdout and "mine, train: 1 of 6 images without a mask" in result.stdout
 
 
+@pytest.mark.slow
 def test_drawn_domains_are_cheap_and_clean(tmp_path):
     result = run(tmp_path, f"--config={REPO / 'configs/demo.py'}")
     assert result.returncode == 0 and "0 faults, 0 warnings" in result.stdout
@@ -201,6 +211,7 @@ def test_drawn_domains_are_cheap_and_clean(tmp_path):
     assert "synthetic, loaded at" in result.stdout and (tmp_path / "out/town_street.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -228,12 +239,14 @@ def test_wrong_flags_are_one_line_and_exit_code_2(tmp_path, options, told):
     assert "--config.data.root" not in line or "--config" in "".join(options)
 
 
+@pytest.mark.slow
 def test_folder_that_cannot_be_written_is_told_first(tmp_path):
     (tmp_path / "out").write_text("")
     result = run(tmp_path, "--domain=city_street")
     assert result.returncode == 2 and "give another folder" in result.stderr and result.stdout == ""
 
 
+@pytest.mark.slow
 def test_check_does_not_wait_for_jax():
     code = "import sys, usss_jax.data.check.__main__; sys.exit(bool({'jax', 'flax', 'tensorflow'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode == 0
@@ -342,6 +355,7 @@ def test_sizes_are_counted_and_a_squeezed_shape_is_noted(mine):
     assert "48x64 (6), 48x128 (1)" in domain_text(report, None)
 
 
+@pytest.mark.slow
 def test_records_are_checked_as_far_as_they_can(tmp_path):
     """The three splits of these tiny data have the same images, which records show by their pixels."""
     tiny_data.write_camvid(tmp_path / "camvid")
@@ -360,6 +374,7 @@ def test_records_are_checked_as_far_as_they_can(tmp_path):
     assert sum(entry["pixels"] for entry in content["raw"]) == 6 * 360 * 480
 
 
+@pytest.mark.slow
 def test_records_without_some_masks_keep_those_of_the_others(tmp_path):
     write_camvid(tmp_path / "camvid")
     for name in ("trainannot/1", "trainannot/3", "valannot/2", *(f"testannot/{i}" for i in range(6))):
@@ -393,6 +408,7 @@ def write_other_formats(folder):
     (folder / "notes.txt").write_text("x")
 
 
+@pytest.mark.slow
 def test_images_in_formats_that_are_not_read_are_a_fault_and_hide_nothing(mine, tmp_path):
     yaml, data = mine
     yaml.write_text(YAML.replace("train/{id}.png", "train/{id}"))
@@ -456,6 +472,7 @@ def test_unlabeled_copy_of_a_val_image_is_a_fault_but_the_same_file_a_choice(min
     assert report.splits["unlabeled"].same_as == ("val",) and report.splits["unlabeled"].examined == 0
 
 
+@pytest.mark.slow
 def test_labeled_image_in_val_is_told_once(mine, tmp_path):
     yaml, data = mine
     shutil.copy(data / "train/t2.png", data / "val/v1.png")

@@ -58,6 +58,9 @@ def toy_run(toy_encoder, tmp_path_factory):
 
 def pytest_collection_modifyitems(config, items):
     """Leave nightly tests out unless -m asks for them; start with the files that have the most slow ones."""
+    for item in items:
+        if "toy_run" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
     if "nightly" not in config.option.markexpr:
         left_out = [item for item in items if item.get_closest_marker("nightly")]
         items[:] = [item for item in items if not item.get_closest_marker("nightly")]

@@ -20,6 +20,7 @@ def run(module, *words, **environment):
     )
 
 
+@pytest.mark.slow
 def test_a_console_of_another_encoding_and_a_place_that_cannot_be_written(tmp_path):
     """The table is shown with escapes; the file's name has them too."""
     (tmp_path / "é").write_text("")
@@ -29,6 +30,7 @@ def test_a_console_of_another_encoding_and_a_place_that_cannot_be_written(tmp_pa
     assert result.stderr == f"usss_jax: error: {tmp_path}/\\xe9: File exists\n"
 
 
+@pytest.mark.slow
 def test_output_that_nobody_reads_is_told():
     read, write = os.pipe()
     os.close(read)
@@ -38,6 +40,7 @@ def test_output_that_nobody_reads_is_told():
     assert result.stderr == "usss_jax: error: Broken pipe\n" and result.returncode == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", ["cuda", "nonsense"])
 def test_a_platform_that_is_not_there_is_told_with_what_there_is(tmp_path, platform):
     words = ["--config=configs/demo.py", f"--workdir={tmp_path}/w"]

@@ -151,6 +151,7 @@ def gradient_of_discriminator(extra):
     return jax.tree.map(lambda moment: 10 * moment, extra["discriminator_opt_state"][0].mu)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "semi_weight"), [(3, 0.0), (4, 0.9)])
 def test_each_network_gets_the_gradient_of_its_own_loss_with_the_other_fixed(step, semi_weight):
     """At the last step before the self-taught term begins and at its first one."""
@@ -194,6 +195,7 @@ def test_every_batch_updates_the_running_statistics_the_labeled_one_first():
         assert difference(stats, wrong) > 1e-4  # the order can be told
 
 
+@pytest.mark.slow
 def test_a_step_applies_both_optimisers():
     """SGD 0.1 to the segmentation network; Adam's first update is lr times the sign of D's gradient."""
     tx = optax.sgd(0.1)
@@ -254,6 +256,7 @@ def blocks(examples=4, seed=0):
     }
 
 
+@pytest.mark.slow
 def test_a_tiny_set_is_learned_and_resuming_from_a_checkpoint_is_exact(tmp_path):
     steps, objective = 40, dataclasses.replace(PAPER, lr=0.01, width=1 / 8)
     tx, shardings = optax.sgd(0.3, momentum=0.9), sharding.step_batch_shardings(MESH)

@@ -182,6 +182,7 @@ def case(name):
     return create(MODEL), random_batch(labeled, unlabeled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_gradient_equals_that_of_the_total_loss_written_out(name):
     state, batch = case(name)
@@ -289,6 +290,7 @@ def test_the_scalars_tell_every_pair_of_images_and_label_embeddings():
 # ---- The whole step ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [None, create_mesh(jax.devices()[:1])], ids=["function", "compiled_for_a_mesh"])
 def test_a_step_applies_the_optimiser_to_the_gradient(mesh):
     """Plain SGD: p - 0.1 g; on bytes, as they come from the streams."""
@@ -326,6 +328,7 @@ def test_a_step_applies_the_optimiser_to_the_gradient(mesh):
 AUGMENT = DeviceAugment(color_jitter=0.5, grey=0.3, blur=0.5, mix="classmix")
 
 
+@pytest.mark.slow
 def test_a_step_trains_on_the_batch_that_augment_makes_of_its_seed_and_number():
     """And so another step on another one."""
     state, batch = create(MODEL), random_batch({"camvid": (2, 16, 24)}, {"camvid": (2, 2, 16, 24)})
@@ -430,6 +433,7 @@ def test_theta_moves_the_label_embeddings_towards_the_labeled_batch():
     assert largest(grads["embedding"]) == 0  # the average is no objective
 
 
+@pytest.mark.slow
 def test_warm_up_weighs_the_entropy_terms_by_the_share_of_its_steps():
     """State of step 3, so the 4th step of 8: half of the terms; from the 8th on the whole. And their gradient norms."""
     state, batch = case("domain_without_labels")
