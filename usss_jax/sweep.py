@@ -42,11 +42,7 @@ def log(text: str):
 
 
 def numbers(flag: str, items: list[str]) -> list[int]:
-    """Parse a flag's list of whole numbers.
-
-    >>> numbers("seeds", ["0", "1"])
-    [0, 1]
-    """
+    """Parse a flag's list of whole numbers."""
     if wrong := [item for item in items if not item.isdecimal()]:
         raise InputError(f"--{flag}: {wrong[0]!r} is not a whole number")
     return [int(item) for item in items]
