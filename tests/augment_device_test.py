@@ -480,7 +480,7 @@ def compare_devices():
     return {"devices": jax.device_count(), **differences}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_eight_devices_give_the_images_and_labels_of_one():
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}

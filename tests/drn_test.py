@@ -254,7 +254,7 @@ def repeated(module):
     "again",
     [
         pytest.param(
-            DRN(blocks=(1, 1, 1, 2), width=0.0625, remat=tuple(range(9))), id="all levels", marks=pytest.mark.slow
+            DRN(blocks=(1, 1, 1, 2), width=0.0625, remat=tuple(range(9))), id="all levels", marks=pytest.mark.nightly
         ),
         pytest.param(ThreeLayers(width=0.0625, remat=(0, 2)), id="some levels"),
     ],

@@ -33,7 +33,7 @@ def error_of(*words):
 
 
 def test_embeddings_of_finished_networks_are_made_and_used(toy_run, tmp_path):
-    """Three per class from finished networks, elsewhere; training with K = 3 makes the same; another run reads them."""
+    """Three per class from finished networks, elsewhere; another run reads and trains with them."""
     out = tmp_path / "three"
     before = {str(p): p.stat().st_mtime_ns for p in toy_run.rglob("*")}
     result = run("prototypes", f"--workdir={toy_run}", "--embeddings_per_class=3", f"--out={out}")
@@ -46,19 +46,15 @@ def test_embeddings_of_finished_networks_are_made_and_used(toy_run, tmp_path):
     assert list(report["domains"]) == ["city_street", "town_street"]
     assert "has label embeddings already" in error_of(f"--workdir={toy_run}", f"--out={out}")
 
-    given = {"usss.label_embeddings": str(made / "label_embeddings.npz")}
-    in_training = {"usss.single_from": str(toy_run), "usss.embeddings_per_class": 3}
-    losses = []
-    for name, fields in (("given", given), ("trained", in_training)):
-        train(toy.config(variants=["full"], **{"usss.embedding_supervision": 1.0}, **fields), tmp_path / name)
-        written = tmp_path / name / "prototypes"
-        assert (written / "report.json").exists()
-        with np.load(made / "label_embeddings.npz") as a, np.load(written / "label_embeddings.npz") as b:
-            for domain in report["domains"]:
-                np.testing.assert_array_equal(a[f"{domain}/embeddings"], b[f"{domain}/embeddings"])
-                np.testing.assert_array_equal(a[f"{domain}/class_ids"], b[f"{domain}/class_ids"])
-        losses.append(json.loads((tmp_path / name / "full/metrics.jsonl").read_text().splitlines()[0])["loss"])
-    assert losses[0] == losses[1]  # the same embeddings train the same
+    train(
+        toy.config(variants=["full"], **{"usss.label_embeddings": str(made / "label_embeddings.npz")}), tmp_path / "w"
+    )
+    written = tmp_path / "w" / "prototypes"
+    assert (written / "report.json").exists()
+    with np.load(made / "label_embeddings.npz") as a, np.load(written / "label_embeddings.npz") as b:
+        for domain in report["domains"]:
+            np.testing.assert_array_equal(a[f"{domain}/embeddings"], b[f"{domain}/embeddings"])
+            np.testing.assert_array_equal(a[f"{domain}/class_ids"], b[f"{domain}/class_ids"])
 
 
 def test_embeddings_that_are_missing_are_made_in_the_workdir(toy_run, tmp_path):

@@ -198,7 +198,7 @@ def test_gradient_equals_that_of_the_total_loss_written_out(name):
     assert largest(want["embedding"]) > 1e-3 and largest(want["encoder"]) > 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_gradient_through_the_real_encoder_with_two_domains_in_one_pass():
     model = UniversalModel(DRN((1, 1, 1, 1), width=1 / 16), {"camvid": 3, "city": 5}, DIM)
     state, batch = create(model), random_batch(SAME, {})

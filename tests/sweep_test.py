@@ -127,30 +127,29 @@ def test_remaining_time_is_by_the_mean_of_the_same_row():
 
 @pytest.mark.slow
 def test_results_are_the_summaries_and_a_failing_command_stops_no_other(toy_pair):
-    """`words` fails, since its file is not there; the rest is trained once, with shared single networks."""
-    pair, given = toy_pair, ["--rows=words,full", "--words=nowhere.txt", "--config.optim.lr=0.05"]
+    """`words` fails, since its file is not there; the rest is trained once."""
+    pair, given = toy_pair, ["--rows=words,basic", "--words=nowhere.txt", "--config.optim.lr=0.05"]
     first = sweep(pair, *given)
-    assert first.returncode == 1 and "1 of 3 commands failed: tiny_n4_full/seed0/words" in first.stdout
+    assert first.returncode == 1 and "1 of 2 commands failed: tiny_n4_full/seed0/words" in first.stdout
     (told,) = [line for line in first.stdout.splitlines() if line.startswith("FAILED")]
     assert "exit code 2" in told and "nowhere.txt" in told
     assert str(pair.parent / "runs/tiny_n4_full/seed0/words.log") in told
     printed = [line for line in first.stdout.splitlines() if "usss_jax.main" in line]
-    assert len(printed) == 3 and shlex.split(printed[0])[1:3] == ["-m", "usss_jax.main"]
+    assert len(printed) == 2 and shlex.split(printed[0])[1:3] == ["-m", "usss_jax.main"]
 
     results = pair.parent / "results" / "tiny_n4_full"
     found = {str(path.relative_to(results)) for path in results.rglob("*") if path.is_file()}
-    assert found == {f"{name}/seed0.json" for name in ("single_city_street", "single_town_street", "full")}
+    assert found == {"basic/seed0.json"}
     runs = pair.parent / "runs" / "tiny_n4_full" / "seed0"
-    result = json.loads((results / "full/seed0.json").read_text())
+    result = json.loads((results / "basic/seed0.json").read_text())
     row = result.pop("row")
-    assert row == {"config": "tiny.py:n=4", "variants": ["full"], "overrides": {"optim.lr": "0.05"}}
-    assert result == json.loads((runs / "full/full/summary.json").read_text())
-    assert json.loads((runs / "full/config.json").read_text())["optim"]["lr"] == 0.05
-    assert not (runs / "full/single_city_street").exists(), "trained again instead of shared"
+    assert row == {"config": "tiny.py:n=4", "variants": ["basic"], "overrides": {"optim.lr": "0.05"}}
+    assert result == json.loads((runs / "basic/basic/summary.json").read_text())
+    assert json.loads((runs / "basic/config.json").read_text())["optim"]["lr"] == 0.05
 
-    again = sweep(pair, "--rows=full", "--config.optim.lr=0.05")
-    assert again.returncode == 0 and "2 commands, 2 of them finished" in again.stdout
-    other = sweep(pair, "--rows=full", "--config.optim.lr=0.01")
+    again = sweep(pair, "--rows=basic", "--config.optim.lr=0.05")
+    assert again.returncode == 0 and "1 commands, 1 of them finished" in again.stdout
+    other = sweep(pair, "--rows=basic", "--config.optim.lr=0.01")
     assert other.returncode == 2 and "was made with overrides {'optim.lr': '0.05'}" in other.stderr
 
 

@@ -44,11 +44,14 @@ def words(data):
     return ("main", *TINY, *batches, "--config.variants=single,full", f"--config.data.root={data}")
 
 
+CAMVID = "--config.data.domains=camvid"  # one domain: several in two processes are nightly, and in sharding_test.py
+
+
 @pytest.fixture(scope="module")
 def one(words, tmp_path_factory):
     """Workdir of a run of one process."""
     workdir = tmp_path_factory.mktemp("one")
-    code, _, err = run([*words, f"--workdir={workdir}"])
+    code, _, err = run([*words, CAMVID, f"--workdir={workdir}"])
     assert code == 0, err
     return workdir
 
@@ -60,7 +63,7 @@ def two(words, tmp_path_factory):
     python.write_text(f'#!/bin/sh\nshift 2 # -m usss_jax.main\nexec "{sys.executable}" "{SCRIPT}" main "$@"\n')
     python.chmod(0o755)
     result = subprocess.run(
-        [REPO / "docs/launch/two_hosts.sh", *words[1:], f"--workdir={workdir}"],
+        [REPO / "docs/launch/two_hosts.sh", *words[1:], CAMVID, f"--workdir={workdir}"],
         env={**environment(devices=2), "PYTHON": str(python), "COORDINATOR": f"localhost:{free_port()}"},
         capture_output=True,
         text=True,
@@ -73,7 +76,7 @@ def two(words, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", ["single_cityscapes", "single_camvid", "full"])
+@pytest.mark.parametrize("job", ["single_camvid", "full"])
 def test_two_processes_train_and_evaluate_as_one_does(one, two, job):
     """Every scalar of every step to 1e-10 in float64, all scores exactly."""
     assert_same_training(one / job, two / job)
@@ -106,16 +109,15 @@ def test_k_means_of_two_processes_is_that_of_one(one, data, tmp_path):
         assert code == 0, err
     path = "prototypes/label_embeddings.npz"
     with np.load(tmp_path / "one" / path) as a, np.load(tmp_path / "two" / path) as b:
-        for domain in ("cityscapes", "camvid"):
-            np.testing.assert_allclose(b[f"{domain}/embeddings"], a[f"{domain}/embeddings"], atol=1e-6)
-            np.testing.assert_array_equal(b[f"{domain}/row_counts"], a[f"{domain}/row_counts"])
+        np.testing.assert_allclose(b["camvid/embeddings"], a["camvid/embeddings"], atol=1e-6)
+        np.testing.assert_array_equal(b["camvid/row_counts"], a["camvid/row_counts"])
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
 @pytest.mark.nightly
-def test_baselines_and_split_parameters_of_two_processes_are_those_of_one(words, one, tmp_path):
+def test_baselines_and_split_parameters_of_two_processes_are_those_of_one(words, tmp_path):
     """Transfer and adversarial training, on the single-domain networks of one process."""
-    extra = ["--config.variants=frozen,hung", f"--config.usss.single_from={one}"]
+    extra = ["--config.variants=frozen,hung"]
     code, _, err = run([*words, *extra, f"--workdir={tmp_path}/one"])
     assert code == 0, err
     both = finish(start_two([*words, *extra, f"--workdir={tmp_path}/two", "--config.train.shard_parameters=True"]))
@@ -171,7 +173,7 @@ def test_pretraining_in_two_processes_is_that_in_one_and_leaves_the_same_files(t
 @pytest.mark.nightly
 def test_sigterm_to_one_process_saves_and_stops_both_and_they_go_on(words, one, tmp_path):
     """The run that is continued with one process ends with the very numbers of an unbroken one."""
-    given = [*words, f"--workdir={tmp_path}", "--config.train.checkpoint_every=1000"]
+    given = [*words, CAMVID, f"--workdir={tmp_path}", "--config.train.checkpoint_every=1000"]
     processes = start_two(given)
     metrics, deadline = tmp_path / "full" / "metrics.jsonl", time.monotonic() + 600
     while not (metrics.exists() and metrics.read_text().count("\n") >= 3) and time.monotonic() < deadline:
@@ -196,7 +198,7 @@ def errors_of_two(words, **options):
     return lines
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_damaged_file_on_one_host_ends_both_processes(words, data, tmp_path):
     shutil.copytree(data, tmp_path / "data")
     for path in (tmp_path / "data/camvid/train").iterdir():  # whole by its checksums: only who decodes it sees
@@ -209,8 +211,8 @@ def test_damaged_file_on_one_host_ends_both_processes(words, data, tmp_path):
 
 @pytest.mark.slow
 def test_killed_process_ends_the_other(words, tmp_path):
-    processes = start_two([*words, f"--workdir={tmp_path}", "--config.variants=single"], devices=1)
-    while not (tmp_path / "single_cityscapes" / "metrics.jsonl").exists() and processes[1].poll() is None:
+    processes = start_two([*words, CAMVID, f"--workdir={tmp_path}", "--config.variants=single"], devices=1)
+    while not (tmp_path / "single_camvid" / "metrics.jsonl").exists() and processes[1].poll() is None:
         time.sleep(0.05)
     processes[1].send_signal(signal.SIGKILL)
     killed = time.monotonic()
@@ -218,7 +220,7 @@ def test_killed_process_ends_the_other(words, tmp_path):
     assert code in (1, -6) and time.monotonic() - killed < SOON
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_hosts_with_other_images_or_flags_are_told(words, data, tmp_path):
     shutil.copytree(data, tmp_path / "data")
     (tmp_path / "data/camvid/val/0001TP_000004.png").unlink()
