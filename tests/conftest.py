@@ -13,6 +13,7 @@ import os
 import pathlib
 import platform
 import time
+import types
 
 import pytest
 
@@ -29,6 +30,24 @@ def pytest_configure(config):
         os.environ[CACHE] = str(programs())
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     os.environ.setdefault("XLA_FLAGS", " ".join(QUICK))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _synthetic_images_are_rendered_once():
+    """Of a process: a run of two domains renders some 300, of 25 ms each."""
+    from usss_jax.data import sources, synthetic
+
+    kept = {}
+
+    def render(domain, split, index, size):
+        key = domain.name, domain.class_names, split, index, size
+        if key not in kept:
+            kept[key] = synthetic.render(domain, split, index, size)
+        return tuple(array.copy() for array in kept[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "synthetic", types.SimpleNamespace(render=render))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -163,11 +163,12 @@ def readme_yaml():
 
 
 @pytest.mark.slow
-def test_domain_of_ones_own_trains_from_the_yaml_file_of_the_readme(tmp_path):
-    """Folders of images and masks, more images without, a damaged file that is to be skipped; one domain alone.
+def test_domain_of_ones_own_trains_from_the_yaml_file_of_the_readme(tmp_path, monkeypatch):
+    """Folders of images and masks, more images without, a damaged file to skip; one domain alone.
 
-    `remat`, which a CPU's compiler undoes, is told to be of no use here.
+    Says that `remat` is useless on a CPU, and keeps compiled programs for the next start.
     """
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # the toy step may compile quicker than 0.3 s
     assert len(readme_yaml().splitlines()) <= 15
     (tmp_path / "mine.yaml").write_text(readme_yaml())
     for i in range(6):
@@ -187,8 +188,11 @@ def test_domain_of_ones_own_trains_from_the_yaml_file_of_the_readme(tmp_path):
     told = error_of(run_toy("configs/demo.py", tmp_path / "strict", *options, "--config.train.unlabeled_batches=12"))
     assert "more_images/5.jpg: is empty; restore this file" in told
     options += ["--config.data.on_bad_example=skip", "--config.model.remat=0-2"]
-    result = run_toy("configs/demo.py", tmp_path / "w", *options)
+    compiled = tmp_path / "compiled"
+    result = run_toy("configs/demo.py", tmp_path / "w", *options, f"--compilation_cache={compiled}")
     assert result.returncode == 0, result.stderr
+    assert [path for path in compiled.iterdir() if "train_step" in path.name]
+    assert "step compiled in" in result.stdout
     assert "model.remat=0-2 saves no memory on CPU" in result.stdout
     assert "skipped" in result.stdout and "more_images/5.jpg: is empty" in result.stdout
     score = json.loads((tmp_path / "w/full/summary.json").read_text())["domains"]["mine"]
@@ -298,13 +302,13 @@ def test_broken_config_file_is_told_in_one_line(tmp_path, text, told):
 
 
 def test_unlabeled_batches_are_checked_before_anything_is_trained(tmp_path):
-    message = refusal("configs/demo.py", tmp_path / "w", train__unlabeled_batches=0)
+    message = refusal("configs/demo.py:tiny", tmp_path / "w", train__unlabeled_batches=0)
     assert "unlabeled_batches=0" in message and not (tmp_path / "w").exists()
 
 
 def test_workdir_that_is_a_file_is_told(tmp_path):
     (tmp_path / "w").write_text("")
-    assert "give another --workdir" in refusal("configs/demo.py", tmp_path / "w")
+    assert "give another --workdir" in refusal("configs/demo.py:tiny", tmp_path / "w")
 
 
 def test_misspelt_config_field_gets_a_suggestion(tmp_path):
@@ -322,7 +326,7 @@ def test_unknown_argument_of_a_config_lists_the_known_ones(tmp_path):
 
 
 def test_unknown_domain_gets_a_suggestion(tmp_path):
-    assert "'camvid'" in refusal("configs/demo.py", tmp_path, data__domains="camvd")
+    assert "'camvid'" in refusal("configs/demo.py:tiny", tmp_path, data__domains="camvd")
 
 
 def test_missing_data_folder_says_where_it_looked_and_how_to_get_it(tmp_path):
@@ -331,7 +335,7 @@ def test_missing_data_folder_says_where_it_looked_and_how_to_get_it(tmp_path):
 
 
 def test_more_labels_than_the_pool_has(tmp_path):
-    message = refusal("configs/demo.py", tmp_path, data__labeled_per_domain=301)
+    message = refusal("configs/demo.py:tiny", tmp_path, data__labeled_per_domain=301)
     assert "301" in message and "300" in message
 
 
@@ -354,20 +358,11 @@ def test_mask_with_an_id_outside_the_table_is_named(tmp_path):
 
 def test_workdir_of_another_config_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"usss": {"alpha": 0.25}}))
-    message = refusal("configs/demo.py", tmp_path)
+    message = refusal("configs/demo.py:tiny", tmp_path)
     assert "usss.alpha was 0.25, is now 1.0" in message
 
 
-@pytest.mark.slow
-def test_compiled_programs_are_kept_for_the_next_start(tmp_path, monkeypatch):
-    """In the given folder; a folder that cannot be one is refused."""
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # the toy step may compile quicker than 0.3 s
-    options = ["--config.variants=basic", "--config.train.steps=1", *QUICK, "--config.data.domains=city_street"]
-    folder = tmp_path / "compiled"
-    result = run_toy("configs/demo.py", tmp_path / "w", *options, f"--compilation_cache={folder}")
-    assert result.returncode == 0, result.stderr
-    assert "step compiled in" in result.stdout
-    assert [path for path in folder.iterdir() if "train_step" in path.name]
-    file = tmp_path / "file"
-    file.write_text("")
-    assert "--compilation_cache" in error_of(run("configs/demo.py", tmp_path / "v", f"--compilation_cache={file}"))
+def test_folder_of_compiled_programs_that_cannot_be_one_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    flag = f"--compilation_cache={tmp_path / 'file'}"
+    assert "--compilation_cache" in error_of(run("configs/demo.py", tmp_path / "w", flag))

@@ -13,6 +13,7 @@ import toy
 
 from usss_jax import prototypes
 from usss_jax.data.domains import get_domain
+from usss_jax.errors import InputError
 from usss_jax.methods.train import train
 from usss_jax.runs.workdir import alone_in
 
@@ -70,12 +71,16 @@ def test_embeddings_that_are_missing_are_made_in_the_workdir(toy_run, tmp_path):
 
 def test_wrong_flags_and_folders_are_told(tmp_path):
     assert "--workdir is missing" in error_of()
-    assert "not a workdir of a run" in error_of(f"--workdir={tmp_path}")
     assert "--embeddings_per_class needs --out" in error_of(f"--workdir={tmp_path}", "--embeddings_per_class=3")
-    (tmp_path / "config.json").write_text('{"colour": 1}')
-    assert "config.colour: the config has no such field; docs/config.md" in error_of(f"--workdir={tmp_path}")
-    (tmp_path / "config.json").write_text("[]")
-    assert "not a workdir of a run (it holds no JSON object)" in error_of(f"--workdir={tmp_path}")
+    for content, told in (
+        (None, "not a workdir of a run"),
+        ('{"colour": 1}', "config.colour: the config has no such field; docs/config.md"),
+        ("[]", r"not a workdir of a run \(it holds no JSON object\)"),
+    ):
+        if content:
+            (tmp_path / "config.json").write_text(content)
+        with pytest.raises(InputError, match=told):
+            prototypes.config_of(tmp_path)
 
 
 def fake_singles(folder, **fields):
@@ -92,15 +97,16 @@ def fake_singles(folder, **fields):
 
 def test_networks_of_other_images_are_refused(tmp_path):
     singles = fake_singles(tmp_path / "run", split_hash="of other images")
-    told = error_of(f"--workdir={singles}", f"--out={tmp_path / 'out'}")
-    assert "single_city_street: its checkpoints were made with other split_hash (of other images)" in told
+    told = r"single_city_street: its checkpoints were made with other split_hash \(of other images\)"
+    with pytest.raises(InputError, match=told):
+        prototypes.make(prototypes.config_of(singles), singles, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_workdir_that_a_process_trains_is_left_alone(tmp_path):
     singles = fake_singles(tmp_path / "run")
-    with alone_in(singles):
-        assert "another process trains it now" in error_of(f"--workdir={singles}")
+    with alone_in(singles), pytest.raises(InputError, match="another process trains it now"):
+        prototypes.make(prototypes.config_of(singles), singles, None)
     assert not (singles / "prototypes").exists()
 
 

@@ -239,7 +239,7 @@ def test_workdir_that_is_not_shared_is_told(words, tmp_path):
         assert "process 1 does not see the files that process 0 writes" in line
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_batch_that_the_devices_do_not_divide_is_told(words, tmp_path):
     for line in errors_of_two([*words, f"--workdir={tmp_path}/w", "--config.train.unlabeled_batch_size=7"]):
         assert "unlabeled_batch_size=7" in line and "give a multiple of 2" in line
