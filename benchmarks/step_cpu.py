@@ -4,7 +4,7 @@
     python -m benchmarks.step_cpu --out=benchmarks/results/step_cpu.json
 
 Two domains (19 and 11 classes), one labeled and one unlabeled batch each, supervised + within + cross, SGD. Each
-implementation runs in its own process, in turns, on the same weights and images; their first losses must agree.
+implementation runs in its own process, alternately, on the same weights and images; their first losses must agree.
 `ratio.<width>.<batch>x<size>` is the time of the faster PyTorch layout over ours: above 1, ours is faster. Likewise
 `memory_ratio`, of the process's peak memory during the steps (Linux), and `whole_memory_ratio`, since its start, with
 imports and compilation. An implementation that crashes has the key `failed` and is not compared.
@@ -158,7 +158,7 @@ def measure_apart(implementation: str, *case, steps: int, weights: pathlib.Path)
 
 
 def compare(width: float, batch: int, size: int, steps: int, rounds: int) -> dict:
-    """Measure all implementations of one case in turns; medians over all steps of all rounds."""
+    """Measure all implementations of one case alternately; medians over all steps of all rounds."""
     with tempfile.TemporaryDirectory() as folder:
         weights = pathlib.Path(folder) / "weights.safetensors"
         measure_apart("ours", width, batch, size, steps=0, weights=weights)  # writes the weights, which takes memory

@@ -1,26 +1,15 @@
-"""A method in a file of its own runs through the engine as the others do."""
+"""A method in a file of its own is selected by its name, and runs through the engine as the others do."""
 
 import json
 import pathlib
+import sys
+import types
 
 import numpy as np
-import pytest
 import third_method
 
-from usss_jax.config import checked
-from usss_jax.config.files import read_named
-from usss_jax.data.pools import open_all
-from usss_jax.methods.run import run_plan
-from usss_jax.methods.segmentation import Run
-from usss_jax.parallel.sharding import create_mesh
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    config = read_named("configs/demo.py:tiny")
-    config.train.log_every = 1
-    config = checked(config)
-    return Run(config, tmp_path_factory.mktemp("third"), create_mesh(), open_all(config))
+import usss_jax
+from usss_jax.config import FIELDS, METHODS, default_config, shrink_to_tiny
 
 
 def test_a_method_takes_forty_lines():
@@ -28,17 +17,28 @@ def test_a_method_takes_forty_lines():
     assert len([line for line in lines if line.strip()]) <= 40
 
 
-def test_fits_and_passes_run_once(run, capsys):
-    (summary,) = run_plan(third_method.plan(run, 0.1)).values()
+def test_fits_and_passes_run_once(monkeypatch, tmp_path, toy_encoder, capsys):
+    """With the two places that the design page names: the declaration, and a module methods/NAME/plan.py."""
+    monkeypatch.setitem(METHODS, "penalized", third_method.METHOD)
+    for name, field in third_method.FIELDS.items():
+        monkeypatch.setitem(FIELDS, name, field)
+    package = types.ModuleType("usss_jax.methods.penalized")
+    monkeypatch.setitem(sys.modules, package.__name__, package)
+    monkeypatch.setitem(sys.modules, f"{package.__name__}.plan", third_method)
+    config = default_config("penalized")
+    shrink_to_tiny(config)
+    config.model.encoder, config.data.domains, config.data.normalize = "toy", "city_street,town_street", "none"
+
+    (summary,) = usss_jax.train(config, tmp_path).values()
     assert set(summary["domains"]) == {"city_street", "town_street"}
-    lines = [json.loads(line) for line in (run.workdir / "penalized" / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "penalized" / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
-    assert len(steps) == run.config.train.steps
+    assert len(steps) == config.train.steps
     for line in steps:
-        terms = [line[f"supervised/{d}"] - 0.1 * line[f"entropy/{d}"] for d in run.pools]
+        terms = [line[f"supervised/{d}"] - 0.1 * line[f"entropy/{d}"] for d in summary["domains"]]
         np.testing.assert_allclose(line["loss"], sum(terms), rtol=1e-5)
-    made = run.workdir / "domains.txt"
+    made = tmp_path / "domains.txt"
     assert made.read_text() == "city_street town_street"
     made.write_text("kept")
-    assert run_plan(third_method.plan(run, 0.1))["penalized"]["best_step"] == summary["best_step"]
+    assert usss_jax.train(config, tmp_path)["penalized"]["best_step"] == summary["best_step"]
     assert made.read_text() == "kept" and "[penalized] finished earlier" in capsys.readouterr().out

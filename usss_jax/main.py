@@ -15,7 +15,7 @@ flags.declare_key_flag("config")  # so that --help shows it
 def main(argv: list[str]):
     """Train the jobs of the config."""
     if len(argv) > 1:
-        raise InputError(f"{argv[1]!r} is not a flag; fields are set by --config.FIELD=VALUE")
+        raise InputError(f"{argv[1]!r} is not a flag; fields are set by --config.SECTION.FIELD=VALUE")
     for flag, given in (("config", flags.FLAGS["config"].present), ("workdir", WORKDIR.value)):
         if not given:
             raise InputError(

@@ -30,7 +30,7 @@ flags.declare_key_flag("config")  # so that --help shows it
 def main(argv: list[str]):
     """Compute the label embeddings and write the report."""
     if len(argv) > 1:
-        raise InputError(f"{argv[1]!r} is not a flag; fields are set by --config.FIELD=VALUE")
+        raise InputError(f"{argv[1]!r} is not a flag; fields are set by --config.SECTION.FIELD=VALUE")
     if not WORKDIR.value:
         raise InputError("--workdir is missing: python -m usss_jax.prototypes --workdir=runs/demo")
     workdir = cli.folder_of(WORKDIR)
@@ -58,7 +58,7 @@ def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
 
     from usss_jax.data.pools import open_all, with_labels
     from usss_jax.engine import loop
-    from usss_jax.methods import supervised
+    from usss_jax.methods import opening, supervised
     from usss_jax.methods.segmentation import Run
     from usss_jax.methods.usss import label_embeddings, label_sources, plan
     from usss_jax.parallel import hosts, sharding
@@ -70,7 +70,7 @@ def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
         raise InputError(f"--out={out}: has label embeddings already; give another folder")
     try:
         everything = hosts.together(open_all, config)
-        plan.check_same_run(config, everything)
+        opening.check_same_run(config, everything)
     except InputError as e:
         raise InputError(str(e).replace("--config.data.root", "--data_root")) from e
     pools = with_labels(everything)

@@ -5,8 +5,8 @@ python -m usss_jax.sweep --rows=table3/n100/full,table7/n50/k3 --data_root=DATA
 python -m usss_jax.sweep --list
 
 Finished commands are skipped, interrupted ones resume, and a failing one does not stop the others (exit code 1 at the
-end). --config.FIELD=VALUE goes to every command. A seed changes the weights and the order of the images; the labeled
-images follow from data.split_seed, which stays. usss_jax/tables.py prints the tables.
+end). --config.SECTION.FIELD=VALUE goes to every command. A seed changes the weights and the order of the images; the
+labeled images are fixed by data.split_seed. usss_jax/tables.py prints the tables.
 """
 
 import functools

@@ -28,9 +28,9 @@ def nothing_run(table: int) -> list[Found]:
 
 
 def main(argv: list[str]):
-    """Print the report and write it."""
+    """Print the tables and write them."""
     if flags.FLAGS["config"].present:
-        raise InputError("--config: a report takes folders of results, not a config")
+        raise InputError("--config: tables are made from folders of results, not a config")
     folders = [local_path(word, "folder") for word in argv[1:]]
     if wrong := [item for item in TABLE.value if not item.isdecimal()]:
         raise InputError(f"--table: {wrong[0]!r} is not a whole number")

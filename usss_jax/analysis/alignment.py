@@ -66,14 +66,14 @@ def compare_jobs(
     _make_folder(out)
 
     mesh = sharding.create_mesh()
-    setting: dict[str, Any] = {"batch_size": jobs[0].config.train.eval_batch_size, "mesh": mesh}
+    batching: dict[str, Any] = {"batch_size": jobs[0].config.train.eval_batch_size, "mesh": mesh}
     networks = [job.restore(mesh) for job in jobs]  # all of them before the long passes: one may be missing
     totals = []
     for job, (model, variables, _) in zip(jobs, networks, strict=True):
         logs.say(job.title, " and ".join(f"{len(s)} images of {d} ({split_names[d]})" for d, s in sources.items()))
         totals.append(
             {
-                domain: class_centroids.sum_classes(model, variables, source, len(class_names[domain]), **setting)
+                domain: class_centroids.sum_classes(model, variables, source, len(class_names[domain]), **batching)
                 for domain, source in sources.items()
             }
         )
@@ -98,7 +98,7 @@ def compare_jobs(
         sampled = sample_groups(groups, sources, class_names, pixels, seed)
         points = []
         for entry, (model, variables, _) in zip(result["jobs"], networks, strict=True):
-            features = features_at(model, variables, sources, sampled, **setting)
+            features = features_at(model, variables, sources, sampled, **batching)
             embedded, entry["tsne_divergence"] = scatter.tsne(features, perplexity, seed)
             points.append((panel_title(entry), embedded))
         titles = {c: group_title(group) for group in groups for c in group}
@@ -115,10 +115,10 @@ def compare_jobs(
     return result
 
 
-def features_at(model, variables, sources: Mapping[str, Any], sampled: Mapping[str, Mapping], **setting) -> np.ndarray:
+def features_at(model, variables, sources: Mapping[str, Any], sampled: Mapping[str, Mapping], **batching) -> np.ndarray:
     """Encoder output at the pixels of `sample_groups`, by domain and class: [P, C]."""
     places = {domain: np.concatenate(list(of_domain.values())) for domain, of_domain in sampled.items()}
-    return np.concatenate([pixel_features(model, variables, sources[d], p, **setting) for d, p in places.items()])
+    return np.concatenate([pixel_features(model, variables, sources[d], p, **batching) for d, p in places.items()])
 
 
 def check_pairs(groups: Sequence[Group]):

@@ -14,7 +14,7 @@ one file per method.
 
 A file in `configs/` is a Python file with a function `get_config` that changes the defaults below.
 `--config=FILE:ARGUMENTS` passes arguments to it, and `--config.SECTION.FIELD=VALUE` overrides a field. `method` selects
-the fields: "usss" has all but those of `imagenet`; "imagenet" has those, and all that list a default for it.
+the fields: those of its own sections, and the shared ones. A shared field has a default for each method that has it.
 
 - Fields *per domain* take one value for all domains, or `name=value,name=value`, such as
   `--config.data.image_size=camvid=360x480,mine=256x256`.

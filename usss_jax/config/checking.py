@@ -32,7 +32,7 @@ def fields(method: str = "usss") -> dict[str, Field]:
 
 
 def default_config(method: str = "usss") -> ConfigDict:
-    """Return the defaults of a method, which are the settings of its paper.
+    """Return the defaults of a method, which are the values of its paper.
 
     >>> default_config().optim.momentum
     0.9

@@ -83,7 +83,7 @@ class Method:
       own: the method's own fields, by dotted name.
       shared: names of the shared fields (config/shared.py) that it has.
       defaults: defaults of shared fields that differ from config/shared.py.
-      tiny: values for its smallest run, by dotted name.
+      tiny: what its smallest run changes besides `presets.shrink_to_tiny`, by dotted name.
       variants: permitted names in its field `variants`, if it has that field.
       check: raises InputError for values, by dotted name, that do not fit together.
     """

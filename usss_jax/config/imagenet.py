@@ -62,12 +62,9 @@ METHOD = Method(
         "train.log_every": 50,
     },
     tiny={
-        "model.width": 0.0625,
-        "train.batch_size": 2,
-        "train.eval_batch_size": 32,
         "imagenet.crop": 32,
         "imagenet.eval_resize": 36,
-        "imagenet.epochs": 1e-5,  # one step, for a few images
+        "imagenet.epochs": 1e-5,  # of few images one step
         "imagenet.eval_epochs": 1e-5,
     },
     check=_check,

@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from usss_jax.config.checking import fields
 from usss_jax.config.methods import METHODS
 from usss_jax.config.reading import names
 from usss_jax.errors import InputError
@@ -85,8 +86,28 @@ def shrink_to_tiny(config: ConfigDict):
     >>> config.train.steps
     4
     """
-    smallest = {"model.precision": "float32", "data.loader_threads": 2, "train.log_every": 1}
-    config.update_from_flattened_dict(smallest | {"train.quick_compile": True} | dict(METHODS[config.method].tiny))
+    known = fields(config.method)
+    config.update_from_flattened_dict({name: value for name, value in _TINY.items() if name in known})
+    config.update_from_flattened_dict(dict(METHODS[config.method].tiny))
+
+
+_TINY = {
+    "data.labeled_per_domain": 4,
+    "data.image_size": "32x48",
+    "data.crop_size": "32x48",
+    "data.loader_threads": 2,
+    "model.width": 0.0625,
+    "model.precision": "float32",
+    "train.steps": 4,
+    "train.batch_size": 2,
+    "train.unlabeled_batch_size": 2,
+    "train.unlabeled_batches": 1,
+    "train.eval_every": 2,
+    "train.eval_batch_size": 32,
+    "train.checkpoint_every": 2,
+    "train.log_every": 1,
+    "train.quick_compile": True,
+}
 
 
 def set_epochs(config: ConfigDict, n: int, epochs: int = 200):

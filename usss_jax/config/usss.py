@@ -89,6 +89,9 @@ FIELDS: dict[str, Field] = {
     "usss.embedding_lr_scale": universal(
         1.0, POSITIVE, "factor on the learning rate of the entropy module", makes=_WITH_EMBEDDINGS
     ),
+    "usss.embedding_decay_scale": universal(
+        1.0, NOT_NEGATIVE, "factor on the weight decay of the entropy module", makes=_WITH_EMBEDDINGS
+    ),
     "usss.embedding_bias": universal(
         True, BOOL, "whether the entropy module's linear map has a bias", makes=_WITH_EMBEDDINGS
     ),
@@ -114,21 +117,7 @@ METHOD = Method(
     },
     own=FIELDS,
     shared=tuple(SHARED),
-    tiny={
-        "model.width": 0.0625,
-        "usss.embed_dim": 8,
-        "data.labeled_per_domain": 4,
-        "data.image_size": "32x48",
-        "data.crop_size": "32x48",
-        "train.batch_size": 2,
-        "train.unlabeled_batch_size": 2,
-        "train.unlabeled_batches": 1,
-        "train.steps": 4,
-        "usss.single_steps": 4,
-        "train.eval_every": 2,
-        "train.checkpoint_every": 2,
-        "train.eval_batch_size": 32,
-    },
+    tiny={"usss.embed_dim": 8, "usss.single_steps": 4},
     variants=VARIANTS,
     check=_check,
 )

@@ -97,7 +97,7 @@ def palette_ids(
 def _contradicted(entries, table, classes):
     """Indices with the colour of another class than theirs.
 
-    Except ignored indices whose colour also occurs at its own class, as licence plates have the colour of cars.
+    Ignored indices do not count if a class has the same colour, as licence plates have the colour of cars.
     """
     right = {color for i, color in enumerate(entries) if color in classes and int(table[i]) in classes[color]}
     return [

@@ -104,7 +104,7 @@ def _encoder_program(model: UniversalModel, mesh: Mesh, split: bool) -> tuple[Ca
 
 
 def _merged(encoder: Mapping, heads: Mapping) -> dict:
-    """Variables of both."""
+    """Merge the variables of encoder and heads."""
     return {kind: {**encoder[kind], **heads[kind]} for kind in encoder}
 
 

@@ -185,7 +185,7 @@ def is_finished(command: Command) -> bool:
 
 
 def read_overrides(arguments: Sequence[str]) -> dict[str, str]:
-    """Parse --config.FIELD=VALUE arguments, which go to every command.
+    """Parse --config.SECTION.FIELD=VALUE arguments, which go to every command.
 
     >>> read_overrides(["--config.optim.lr=0.1"])
     {'optim.lr': '0.1'}
@@ -194,7 +194,7 @@ def read_overrides(arguments: Sequence[str]) -> dict[str, str]:
     for argument in arguments:
         field, equals, value = argument.lstrip("-").removeprefix("config.").partition("=")
         if not equals:
-            raise InputError(f"{argument}: give --config.FIELD=VALUE")
+            raise InputError(f"{argument}: give --config.SECTION.FIELD=VALUE")
         if field not in fields():
             raise InputError(f"{argument}: {no_such_field(field, fields())}")
         if fields()[field].sweep == "set":

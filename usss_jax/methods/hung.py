@@ -89,13 +89,13 @@ def create_objective(config: ConfigDict) -> Adversarial:
 def fits(run: Run, unlabeled_batches: Mapping[str, Mapping[str, int]]) -> Iterator[Fit]:
     """Train each domain of `unlabeled_batches` separately, as hung_DOMAIN, with its micro-batches per step."""
     train, steps = run.config.train, run.config.usss.single_steps
-    setting: dict[str, Any] = {"objective": create_objective(run.config), "steps": steps}
-    make_extra = partial(create_discriminator, mesh=run.mesh, seed=train.seed, split=train.shard_parameters, **setting)
+    shared: dict[str, Any] = {"objective": create_objective(run.config), "steps": steps}
+    make_extra = partial(create_discriminator, mesh=run.mesh, seed=train.seed, split=train.shard_parameters, **shared)
     for name, micro_batches in unlabeled_batches.items():
         yield fit(
             run,
             f"hung_{name}",
-            partial(compute, **setting),
+            partial(compute, **shared),
             pools={name: run.pools[name]},
             steps=steps,
             unlabeled_batches=micro_batches,

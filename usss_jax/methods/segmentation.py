@@ -91,7 +91,7 @@ def fit(
     network = describe_network(config, {d: pool.domain for d, pool in with_labels(pools).items()}, **head)
     model = build_network(network, config.model.remat)
     lr, lr_line = optim.learning_rate(config.optim.lr, config.optim.lr_rule, train.batch_size)
-    tx = make_optimizer(config, lr, steps, config.usss.embedding_lr_scale if entropy_module else 1.0, trainable)
+    tx = make_optimizer(config, lr, steps, entropy_module, trainable)
     compute = partial(compute, model=model, augment=device_augment(config), seed=seed, mesh=mesh)
     shardings = sharding.step_batch_shardings(mesh)
     if not unlabeled_batches:
@@ -140,10 +140,15 @@ def fit(
 
 
 def make_optimizer(
-    config: ConfigDict, lr: float, steps: int, embedding_lr_scale: float, trainable: Callable[[str], bool] | None
+    config: ConfigDict, lr: float, steps: int, entropy_module: bool, trainable: Callable[[str], bool] | None
 ) -> optax.GradientTransformation:
-    """Create the optimiser and schedule of the config's `optim` section; `trainable` as in `optim.create_optimizer`."""
+    """Create the optimiser and schedule of the config's `optim` section; arguments as for `fit`."""
     fields = config.optim
+    lr_scales = {"encoder": fields.encoder_lr_scale, "heads": fields.heads_lr_scale}
+    decay_scales = {"encoder": fields.encoder_decay_scale, "heads": fields.heads_decay_scale}
+    if entropy_module:
+        lr_scales["embedding"] = config.usss.embedding_lr_scale
+        decay_scales["embedding"] = config.usss.embedding_decay_scale
     return optim.create_optimizer(
         optim.create_schedule(
             lr, steps, kind=fields.schedule, power=fields.poly_power, warmup_steps=fields.warmup_steps
@@ -151,12 +156,8 @@ def make_optimizer(
         name=fields.name,
         momentum=fields.momentum,
         weight_decay=fields.weight_decay,
-        lr_scales={
-            "encoder": fields.encoder_lr_scale,
-            "heads": fields.heads_lr_scale,
-            "embedding": embedding_lr_scale,
-        },
-        decay_scales={"encoder": fields.encoder_decay_scale, "heads": fields.heads_decay_scale},
+        lr_scales=lr_scales,
+        decay_scales=decay_scales,
         trainable=trainable,
     )
 

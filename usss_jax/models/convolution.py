@@ -148,7 +148,8 @@ def winograd(x, kernel, *, dilation: int = 1, precision=None):
 
 
 def known_after(array, value):
-    """Return `value` unchanged with a data dependency on `array`, so that XLA computes what uses it later, and again.
+    """Return `value` unchanged with a data dependency on `array`, so that XLA schedules its users after
+    `array`, and does not share them with earlier ones.
 
     For CPU only, where XLA ignores `optimization_barrier`. The result is 0 if the first element of `array` is not
     finite.

@@ -25,7 +25,7 @@ from usss_jax.runs import logs
 
 
 def read_summary(path: pathlib.Path) -> dict[str, Any] | None:
-    """Read a job's summary.json; None if it is missing or damaged, that is if the job is not finished."""
+    """Read a job's summary.json; None if it is missing or damaged, which means that the job is unfinished."""
     if not path.exists():
         return None
     try:
@@ -155,7 +155,7 @@ def _identity(value: str) -> str:
 
 
 def _is_gone(mine: str, theirs: str) -> bool:
-    """Whether a field is unchanged and its file is gone; what was derived from it is in the workdir."""
+    """Whether a field is unchanged but its file is missing; the workdir keeps what was computed from it."""
     return mine == theirs and _identity(mine) == mine
 
 

@@ -6,8 +6,8 @@ python -m usss_jax.data.check --domain=mine.yaml [--data_root=DATA]
 Exit code 1: there are faults, which must be fixed: whatever would stop training, an image without its mask or a mask
 without its image, an unreadable file, an image twice in a split or in both training and evaluation, a labeled image
 among the unlabeled ones despite data.unlabeled_includes_labeled=False, a class without a pixel in any mask. Exit code
-0: there are none. Warnings, which may be intended, keep it 0: classes that one split or the chosen labeled images
-lack, mostly ignored masks, other images that two splits share. Exit code 2: the flags are wrong.
+0: there are none. Warnings alone leave the exit code at 0: classes missing from one split or from the chosen labeled
+images, mostly ignored masks, other images that two splits share. Exit code 2: the flags are wrong.
 
 A domain without labels in the config (data.labeled_per_domain=NAME=0) needs no masks. Unlike training, the check opens
 every mask of every split, also those of unlabeled images.
@@ -97,7 +97,7 @@ def main(argv: list[str]) -> int:
 def read_tasks(argv: list[str]) -> list[Task]:
     """Read the flags; raise InputError for wrong ones."""
     if len(argv) > 1:
-        raise InputError(f"{argv[1]!r} is not a flag; fields are set by --config.FIELD=VALUE")
+        raise InputError(f"{argv[1]!r} is not a flag; fields are set by --config.SECTION.FIELD=VALUE")
     by_config = bool(flags.FLAGS["config"].present)
     if by_config == bool(names(DOMAIN.value or "")):
         raise InputError("give either --config=configs/cs_cvd.py or --domain=camvid (a name or a YAML file)")

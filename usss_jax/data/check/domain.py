@@ -24,7 +24,7 @@ class SplitReport:
 
     Attributes:
       name: of the split.
-      uses: some of USES.
+      uses: a subset of USES.
       ids: of its images; `images` and `masks` are their files (empty for records and synthetic domains).
       error: why it could not be listed, or ""; `no_masks`: why it has no masks, or "".
       missing: images of its list that do not exist.

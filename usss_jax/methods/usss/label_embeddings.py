@@ -34,7 +34,7 @@ KEEP_BYTES = 2**31  # of encoder outputs to keep on the device between the itera
 
 @dataclasses.dataclass(frozen=True)
 class LabelEmbeddings:
-    """Label embeddings of one domain: the least that a file must have.
+    """Label embeddings of one domain: the required content of a file.
 
     Attributes:
       embeddings: float32 [n, d], rows of unit length.
@@ -102,10 +102,10 @@ def extract(
         raise InputError(str(e)) from e
 
 
-def jitted(function, mesh: Mesh, **setting):
+def jitted(function, mesh: Mesh, **arguments):
     """Jit function(variables, batch) for the mesh: the batch split over the devices, everything else replicated."""
     return jax.jit(
-        partial(function, **setting),
+        partial(function, **arguments),
         in_shardings=(replicated(mesh), batch_sharding(mesh)),
         out_shardings=replicated(mesh),
     )

@@ -5,29 +5,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from usss_jax import config as config_lib
 from usss_jax.config import per_domain, read_count
-from usss_jax.data.notices import about_data
-from usss_jax.data.pools import Pools, open_all, with_labels
+from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.streams import epoch_steps, micro_batches
 from usss_jax.engine.job import Fit, Job, Pass
 from usss_jax.errors import InputError
 from usss_jax.local_files import write_whole
 from usss_jax.methods import hung, supervised
+from usss_jax.methods.opening import claimed, create_encoder, open_run
 from usss_jax.methods.run import run_plan
-from usss_jax.methods.segmentation import Run, device_augment, fit
+from usss_jax.methods.segmentation import Run, fit
 from usss_jax.methods.usss import label_embeddings, label_sources, terms
 from usss_jax.methods.usss.results import draw_predictions, results_table
-from usss_jax.models.universal import UniversalModel, create_model
-from usss_jax.parallel import hosts, sharding
-from usss_jax.runs import encoder_weights, logs
+from usss_jax.parallel import hosts
+from usss_jax.runs import logs
 from usss_jax.runs.networks import load_best
-from usss_jax.runs.workdir import alone_in, claim_workdir, singles_folder, written_summaries
+from usss_jax.runs.workdir import singles_folder, written_summaries
 
 UNIVERSAL = ("basic", "cross", "full", "direct")  # variants that train one network for all domains
 EMBEDS = ("cross", "full")  # those with an entropy module
@@ -46,40 +42,14 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
     Raises:
       InputError: if config, data or workdir cannot be used; finished work is kept.
     """
-    mesh = sharding.widest_mesh(devices or jax.devices(), config.train.batch_size, config.train.unlabeled_batch_size)
-    model = check_before_data(config)
-    pools = open_pools(config)
-    labeled = with_labels(pools)
-    config = config_lib.with_absolute_paths(config, list(pools))
-    # Read all files before claiming the workdir, so that a bad file leaves no trace.
-    weights = encoder_weights.load(config.model.pretrained, model, mesh) if config.model.pretrained else None
-    embeddings = embeddings_without_networks(config, workdir, labeled)
-    content = {name: pool.content for name, pool in pools.items()}
-    singles = singles_folder(config, workdir, {name: content[name] for name in labeled})
-    claim_workdir(config, workdir, content)
-    for line in notices(config, pools, mesh):
-        print(line)
-    with alone_in(workdir):
-        return finish(Run(config, workdir, mesh, pools, weights), singles, embeddings)
-
-
-def open_pools(config: ConfigDict) -> dict[str, Pools]:
-    """Open the data and print what is notable about it; raise InputError if it does not fit the config or the hosts."""
-    pools = hosts.together(open_all, config)
-    for line in hosts.together(lambda: list(about_data(pools, config.data.min_classes))):
-        print(line, flush=True)
-    check_same_run(config, pools)
-    check_with_data(config, pools)
-    return pools
-
-
-def notices(config: ConfigDict, pools: Mapping[str, Pools], mesh: Mesh) -> Iterator[str]:
-    """Lines to print before training: what the settings of the run imply."""
-    yield from (about_unlabeled(pool) for name, pool in pools.items() if name not in with_labels(pools))
-    if not config.model.pretrained:
-        yield "model.pretrained is empty: the encoder starts from random weights; the paper's starts from ImageNet's"
-    if config.model.remat and sharding.on_cpu(mesh):
-        yield f"model.remat={config.model.remat} saves no memory on CPU, where XLA recomputes nothing"
+    check_before_data(config)
+    run = open_run(config, workdir, devices)
+    check_with_data(config, run.pools)
+    labeled = with_labels(run.pools)
+    embeddings = embeddings_without_networks(run.config, workdir, labeled)
+    singles = singles_folder(run.config, workdir, {name: pool.content for name, pool in labeled.items()})
+    with claimed(run):
+        return finish(run, singles, embeddings)
 
 
 def finish(run: Run, singles: pathlib.Path, embeddings: Embeddings | None = None) -> dict[str, dict[str, Any]]:
@@ -243,23 +213,12 @@ def prototypes_of_networks(run: Run, singles: pathlib.Path) -> Embeddings:
 # ---- Checks before anything is trained ----
 
 
-def check_before_data(config: ConfigDict) -> UniversalModel:
-    """Create a model with the config's encoder; raise InputError for errors that show without data."""
-    model = create_model(
-        config.model.encoder,
-        {"any": 1},
-        width=config.model.width,
-        precision=config.model.precision,
-        upsample=config.model.upsample,
-        normalize=config.data.normalize,
-        remat=config.model.remat,
-    )
-    usss, channels = config.usss, model.encoder.out_channels
+def check_before_data(config: ConfigDict):
+    """Raise InputError for errors of the config that show without data."""
+    usss, channels = config.usss, create_encoder(config).encoder.out_channels
     label_sources.check_field(usss.label_embeddings, usss.embeddings_per_class)
     if of_networks(config) and set(config.variants) & set(EMBEDS) and not 1 <= usss.embed_dim <= channels:
         raise InputError(f"usss.embed_dim={usss.embed_dim} must be from 1 to the encoder's {channels} channels (PCA)")
-    device_augment(config)
-    return model
 
 
 def check_with_data(config: ConfigDict, pools: Mapping[str, Pools]):
@@ -272,24 +231,3 @@ def check_with_data(config: ConfigDict, pools: Mapping[str, Pools]):
             f"remove {transfers[0]}, or add a domain"
         )
     unlabeled_passes(config, pools, list(pools))
-
-
-def check_same_run(config: ConfigDict, pools: Mapping[str, Pools]):
-    """Raise InputError unless all hosts have the same config and images; each host reads a part of every batch."""
-    what = config_lib.same_on_hosts(config)
-    for name, pool in pools.items():
-        for use in ("labeled", "unlabeled", "val", "test"):
-            what[f"list of {use} images of {name}"] = list(getattr(pool, use).ids)
-        what[f"content of domain {name}"] = pool.content
-    hosts.check_same(what, "give every host the same flags and the same images")
-
-
-def about_unlabeled(pool: Pools) -> str:
-    """Line on how a run uses a domain without labels."""
-    name, split = pool.domain.name, pool.domain.test_split
-    scores = f"the decoder of {pool.scored_by} is scored on its {split} split, which never selects a checkpoint"
-    if not len(pool.test):
-        scores = f"its {split} split has no masks, so it has no score"
-    elif not pool.scored_by:
-        scores = "it has no score, since no labeled domain has all of its classes"
-    return f"{name} has no labels: only cross, full and direct train on its {len(pool.unlabeled)} images; {scores}"

@@ -1,0 +1,97 @@
+"""What every segmentation run does before its first job: open data and weights, check them, claim the workdir."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator, Mapping
+
+import jax
+from ml_collections import ConfigDict
+
+from usss_jax.config import same_on_hosts, with_absolute_paths
+from usss_jax.data.notices import about_data
+from usss_jax.data.pools import Pools, open_all, with_labels
+from usss_jax.methods.segmentation import Run, device_augment
+from usss_jax.models.universal import UniversalModel, create_model
+from usss_jax.parallel import hosts, sharding
+from usss_jax.runs import encoder_weights
+from usss_jax.runs.workdir import alone_in, claim_workdir
+
+
+def open_run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> Run:
+    """Open the data and the pretrained weights of a run; print what is notable about them.
+
+    Args:
+      config: a checked config.
+      workdir: of the run; nothing is written to it yet, so that bad input leaves no trace.
+      devices: to train on; None: all.
+
+    Raises:
+      InputError: if config, data or weights cannot be used, or differ between hosts.
+    """
+    mesh = sharding.widest_mesh(devices or jax.devices(), config.train.batch_size, config.train.unlabeled_batch_size)
+    model = create_encoder(config)
+    device_augment(config)
+    pools = hosts.together(open_all, config)
+    for line in hosts.together(lambda: list(about_data(pools, config.data.min_classes))):
+        print(line, flush=True)
+    check_same_run(config, pools)
+    weights = encoder_weights.load(config.model.pretrained, model, mesh) if config.model.pretrained else None
+    return Run(with_absolute_paths(config, list(pools)), workdir, mesh, pools, weights)
+
+
+@contextlib.contextmanager
+def claimed(run: Run) -> Iterator[None]:
+    """Context in which this process alone uses the workdir, which belongs to the run's config and data from then on.
+
+    Raises:
+      InputError: if the workdir belongs to another run, or another process uses it.
+    """
+    claim_workdir(run.config, run.workdir, {name: pool.content for name, pool in run.pools.items()})
+    for line in notices(run):
+        print(line)
+    with alone_in(run.workdir):
+        yield
+
+
+def create_encoder(config: ConfigDict) -> UniversalModel:
+    """Create a model with the config's encoder and one decoder; raise InputError for wrong fields of it."""
+    return create_model(
+        config.model.encoder,
+        {"any": 1},
+        width=config.model.width,
+        precision=config.model.precision,
+        upsample=config.model.upsample,
+        normalize=config.data.normalize,
+        remat=config.model.remat,
+    )
+
+
+def check_same_run(config: ConfigDict, pools: Mapping[str, Pools]):
+    """Raise InputError unless all hosts have the same config and images; each host reads a part of every batch."""
+    what = same_on_hosts(config)
+    for name, pool in pools.items():
+        for use in ("labeled", "unlabeled", "val", "test"):
+            what[f"list of {use} images of {name}"] = list(getattr(pool, use).ids)
+        what[f"content of domain {name}"] = pool.content
+    hosts.check_same(what, "give every host the same flags and the same images")
+
+
+def notices(run: Run) -> Iterator[str]:
+    """Lines to print before training: what the config implies."""
+    yield from (about_unlabeled(pool) for name, pool in run.pools.items() if name not in with_labels(run.pools))
+    model = run.config.model
+    if not model.pretrained:
+        yield "model.pretrained is empty: the encoder starts from random weights; the paper's starts from ImageNet's"
+    if model.remat and sharding.on_cpu(run.mesh):
+        yield f"model.remat={model.remat} saves no memory on CPU, where XLA recomputes nothing"
+
+
+def about_unlabeled(pool: Pools) -> str:
+    """Line on how a run uses a domain without labels."""
+    name, split = pool.domain.name, pool.domain.test_split
+    scores = f"the decoder of {pool.scored_by} is scored on its {split} split, which never selects a checkpoint"
+    if not len(pool.test):
+        scores = f"its {split} split has no masks, so it has no score"
+    elif not pool.scored_by:
+        scores = "it has no score, since no labeled domain has all of its classes"
+    return f"{name} has no labels: only cross, full and direct train on its {len(pool.unlabeled)} images; {scores}"
