@@ -5,7 +5,7 @@
 `city_street` and `town_street` (usss_jax/data/synthetic.py) look different and have partly overlapping label spaces.
 Unlike the paper: a narrow network from scratch, a higher learning rate, a short schedule. Arguments: `room` adds an
 indoor domain, whose labels do not overlap with those of the streets; `tiny` trains a few steps of every job. Takes
-about two minutes on two cores; scores are in docs/results.md.
+a few minutes on two cores; scores are in docs/results.md.
 """
 
 from usss_jax.config import default_config, parse_arg, shrink_to_tiny
