@@ -355,7 +355,6 @@ def test_jobs_of_equal_name_are_told_apart_by_their_run(tmp_path):
 @pytest.mark.slow
 def test_entry_tells_wrong_flags_in_one_line(tmp_path):
     for flags, message in (
-        ((), "--jobs is missing"),
         ((f"--jobs={tmp_path}",), "not a job of a run"),
         (("--split=train", "--jobs=x"), "split"),
     ):

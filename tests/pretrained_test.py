@@ -302,7 +302,7 @@ def bits(array):
     return np.asarray(array).dtype, np.shape(array), np.asarray(array).tobytes()
 
 
-@pytest.mark.parametrize("arch", ["drn_d_22", "drn_d_54", "drn_d_105"])
+@pytest.mark.parametrize("arch", ["drn_d_22", "drn_d_54"])
 def test_our_variables_return_bit_by_bit_through_the_references_names(tmp_path, arch):
     ours = random_variables(arch)
     ours["params"]["decoder_city"]["bias"][:2] = np.nan, -0.0  # comparison by value would not see these
@@ -313,10 +313,9 @@ def test_our_variables_return_bit_by_bit_through_the_references_names(tmp_path, 
     assert [path.name for path in tmp_path.iterdir()] == ["ours.safetensors"]
 
 
-@pytest.mark.parametrize("arch", ["drn_d_22", "drn_d_105"])
-def test_a_state_dict_of_the_reference_returns_without_its_fixed_tensors(arch):
-    given = random_tensors(arch)
-    variables, report = from_state_dict(given, variables_of(arch), list(CLASSES))
+def test_a_state_dict_of_the_reference_returns_without_its_fixed_tensors():
+    given = random_tensors("drn_d_22")
+    variables, report = from_state_dict(given, variables_of("drn_d_22"), list(CLASSES))
     got = to_state_dict(jax.tree.map(jax.numpy.asarray, variables), list(CLASSES))
     assert {n: bits(t) for n, t in got.items()} == {n: bits(given[n]) for n in report.matched}
     assert all(t.flags.c_contiguous for t in got.values())

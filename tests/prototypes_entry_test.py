@@ -113,8 +113,9 @@ def test_workdir_that_a_process_trains_is_left_alone(tmp_path):
 def test_data_that_was_moved_is_given_by_a_flag(tmp_path):
     tiny_data.write_camvid(tmp_path / "data" / "camvid")
     (tmp_path / "config.json").write_text(json.dumps({"data": {"domains": ["camvid"], "labeled_per_domain": 4}}))
-    told = error_of(f"--workdir={tmp_path}")
-    assert "as --data_root=PATH, or its own as camvid=PATH" in told and "--config.data.root" not in told
+    config = prototypes.config_of(tmp_path)
+    with pytest.raises(InputError, match="as --data_root=PATH, or its own as camvid=PATH"):
+        prototypes.make(config, tmp_path, None)
     for root in (tmp_path / "data", f"camvid={tmp_path / 'data' / 'camvid'}"):
         told = error_of(f"--workdir={tmp_path}", f"--data_root={root}")
         assert "single_camvid is not finished there" in told  # so its images were found

@@ -125,7 +125,7 @@ def test_remaining_time_is_by_the_mean_of_the_same_row():
     assert execute.remaining(["cross"], seconds) == 30
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_results_are_the_summaries_and_a_failing_command_stops_no_other(toy_pair):
     """`words` fails, since its file is not there; the rest is trained once."""
     pair, given = toy_pair, ["--rows=words,basic", "--words=nowhere.txt", "--config.optim.lr=0.05"]

@@ -44,14 +44,20 @@ def words(data):
     return ("main", *TINY, *batches, "--config.variants=single,full", f"--config.data.root={data}")
 
 
-CAMVID = "--config.data.domains=camvid"  # one domain: several in two processes are nightly, and in sharding_test.py
+# In two processes: one domain, without networks before it. Several domains and label embeddings from networks are
+# nightly; several domains on several devices are in sharding_test.py.
+SMALL = (
+    "--config.data.domains=camvid",
+    "--config.variants=full",
+    "--config.usss.label_embeddings=random",
+)
 
 
 @pytest.fixture(scope="module")
 def one(words, tmp_path_factory):
     """Workdir of a run of one process."""
     workdir = tmp_path_factory.mktemp("one")
-    code, _, err = run([*words, CAMVID, f"--workdir={workdir}"])
+    code, _, err = run([*words, *SMALL, f"--workdir={workdir}"])
     assert code == 0, err
     return workdir
 
@@ -63,7 +69,7 @@ def two(words, tmp_path_factory):
     python.write_text(f'#!/bin/sh\nshift 2 # -m usss_jax.main\nexec "{sys.executable}" "{SCRIPT}" main "$@"\n')
     python.chmod(0o755)
     result = subprocess.run(
-        [REPO / "docs/launch/two_hosts.sh", *words[1:], CAMVID, f"--workdir={workdir}"],
+        [REPO / "docs/launch/two_hosts.sh", *words[1:], *SMALL, f"--workdir={workdir}"],
         env={**environment(devices=2), "PYTHON": str(python), "COORDINATOR": f"localhost:{free_port()}"},
         capture_output=True,
         text=True,
@@ -76,21 +82,10 @@ def two(words, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", ["single_camvid", "full"])
-def test_two_processes_train_and_evaluate_as_one_does(one, two, job):
+def test_two_processes_train_and_evaluate_as_one_does(one, two):
     """Every scalar of every step to 1e-10 in float64, all scores exactly."""
-    assert_same_training(one / job, two / job)
-    assert len({step for step, _ in scalars(two / job)}) == (8 if job == "full" else 4)
-
-
-@pytest.mark.slow
-def test_two_processes_make_the_label_embeddings_of_one(one, two):
-    with np.load(one / "prototypes/label_embeddings.npz") as a, np.load(two / "prototypes/label_embeddings.npz") as b:
-        assert a.files == b.files and any("embeddings" in name for name in a.files)
-        for name in set(a.files) - {"meta"}:
-            np.testing.assert_allclose(b[name], a[name], rtol=1e-6, atol=1e-7, err_msg=name)
-            if a[name].dtype.kind in "iu":
-                np.testing.assert_array_equal(b[name], a[name])
+    assert_same_training(one / "full", two / "full")
+    assert len({step for step, _ in scalars(two / "full")}) == 8
 
 
 @pytest.mark.slow
@@ -101,7 +96,10 @@ def test_two_processes_leave_the_files_of_one(one, two):
 
 
 @pytest.mark.nightly
-def test_k_means_of_two_processes_is_that_of_one(one, data, tmp_path):
+def test_k_means_of_two_processes_is_that_of_one(words, tmp_path):
+    one = tmp_path / "run"
+    code, _, err = run([*words, "--config.variants=single", f"--workdir={one}"])
+    assert code == 0, err
     given = ["prototypes", f"--workdir={one}", "--embeddings_per_class=3"]
     code, _, err = run([*given, f"--out={tmp_path}/one"])
     assert code == 0, err
@@ -142,6 +140,13 @@ def test_fine_tuning_moving_embeddings_and_rare_sampling_of_two_processes_are_th
     for job in jobs:
         assert_same_training(tmp_path / "one" / job, tmp_path / "two" / job)
     assert files(tmp_path / "one") == files(tmp_path / "two")
+    path = "prototypes/label_embeddings.npz"
+    with np.load(tmp_path / "one" / path) as a, np.load(tmp_path / "two" / path) as b:
+        assert a.files == b.files and any("embeddings" in name for name in a.files)
+        for name in set(a.files) - {"meta"}:
+            np.testing.assert_allclose(b[name], a[name], rtol=1e-6, atol=1e-7, err_msg=name)
+            if a[name].dtype.kind in "iu":
+                np.testing.assert_array_equal(b[name], a[name])
 
 
 @pytest.mark.nightly
@@ -173,7 +178,7 @@ def test_pretraining_in_two_processes_is_that_in_one_and_leaves_the_same_files(t
 @pytest.mark.nightly
 def test_sigterm_to_one_process_saves_and_stops_both_and_they_go_on(words, one, tmp_path):
     """The run that is continued with one process ends with the very numbers of an unbroken one."""
-    given = [*words, CAMVID, f"--workdir={tmp_path}", "--config.train.checkpoint_every=1000"]
+    given = [*words, *SMALL, f"--workdir={tmp_path}", "--config.train.checkpoint_every=1000"]
     processes = start_two(given)
     metrics, deadline = tmp_path / "full" / "metrics.jsonl", time.monotonic() + 600
     while not (metrics.exists() and metrics.read_text().count("\n") >= 3) and time.monotonic() < deadline:
@@ -211,8 +216,8 @@ def test_damaged_file_on_one_host_ends_both_processes(words, data, tmp_path):
 
 @pytest.mark.slow
 def test_killed_process_ends_the_other(words, tmp_path):
-    processes = start_two([*words, CAMVID, f"--workdir={tmp_path}", "--config.variants=single"], devices=1)
-    while not (tmp_path / "single_camvid" / "metrics.jsonl").exists() and processes[1].poll() is None:
+    processes = start_two([*words, *SMALL, f"--workdir={tmp_path}"], devices=1)
+    while not (tmp_path / "full" / "metrics.jsonl").exists() and processes[1].poll() is None:
         time.sleep(0.05)
     processes[1].send_signal(signal.SIGKILL)
     killed = time.monotonic()

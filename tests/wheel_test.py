@@ -45,6 +45,7 @@ def test_wheel_holds_package_configs_and_data_prep_and_nothing_else(site):
     assert {name for name in found if ".dist-info/" not in name} == expected
 
 
+@pytest.mark.nightly
 def test_commands_run_from_any_folder(site, tmp_path):
     """Up to where a training would begin to compile: what takes seconds is tested in the checkout."""
     demo, imagenet = "--config=configs/demo.py", "--config=configs/imagenet.py"
