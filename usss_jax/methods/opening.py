@@ -11,9 +11,10 @@ from usss_jax.config import same_on_hosts, with_absolute_paths
 from usss_jax.data.notices import about_data
 from usss_jax.data.pools import Pools, open_all, with_labels
 from usss_jax.methods.segmentation import Run, device_augment
-from usss_jax.models.universal import UniversalModel, create_model
+from usss_jax.models.universal import UniversalModel
 from usss_jax.parallel import hosts, sharding
 from usss_jax.runs import encoder_weights
+from usss_jax.runs.networks import build_network, describe_network
 from usss_jax.runs.workdir import alone_in, claim_workdir
 
 
@@ -55,15 +56,7 @@ def claimed(run: Run) -> Iterator[None]:
 
 def create_encoder(config: ConfigDict) -> UniversalModel:
     """Create a model with the config's encoder and one decoder; raise InputError for wrong fields of it."""
-    return create_model(
-        config.model.encoder,
-        {"any": 1},
-        width=config.model.width,
-        precision=config.model.precision,
-        upsample=config.model.upsample,
-        normalize=config.data.normalize,
-        remat=config.model.remat,
-    )
+    return build_network(describe_network(config, {"any": ["any"]}), config.model.remat)
 
 
 def check_same_run(config: ConfigDict, pools: Mapping[str, Pools]):
