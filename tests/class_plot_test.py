@@ -21,6 +21,7 @@ from usss_jax.config import default_config
 from usss_jax.data.domains import get_domain
 from usss_jax.data.options import read_options
 from usss_jax.errors import InputError
+from usss_jax.models.encoder import Encoder
 from usss_jax.models.universal import UniversalModel
 from usss_jax.models.upsample import upsample
 from usss_jax.parallel import sharding
@@ -33,11 +34,10 @@ pytestmark = pytest.mark.usefixtures("toy_encoder")
 TWO = {"a": ("road", "sidewalk", "car", "sky"), "b": ("sky", "pavement", "road", "tree")}
 
 
-class MeanColor(nn.Module):
+class MeanColor(Encoder):
     """Stands for an encoder: the mean colour of every 8x8 block, in [0, 1]; no parameters."""
 
     out_channels = 3
-    stride = 8
 
     @nn.compact
     def __call__(self, x, train, groups):

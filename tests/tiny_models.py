@@ -1,23 +1,18 @@
 """Encoders that compile quickly, and comparisons of trees."""
 
-from collections.abc import Sequence
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jax.typing import DTypeLike
 
 from usss_jax.models.drn_names import NAMES
+from usss_jax.models.encoder import Encoder
 from usss_jax.models.layers import Convolution, GroupedBatchNorm, apply_levels, scaled
 
 
-class OneLayer(nn.Module):
+class OneLayer(Encoder):
     """Stands in for the encoder where one with the layers of interest will do, since it compiles quickly."""
 
-    out_channels = 6
-    stride = 8
     out_channels = 6
 
     @nn.compact
@@ -25,16 +20,10 @@ class OneLayer(nn.Module):
         return nn.relu(GroupedBatchNorm(groups, name="bn")(Convolution(self.out_channels, 3, 8, name="conv")(x), train))
 
 
-class ThreeLayers(nn.Module):
+class ThreeLayers(Encoder):
     """Whole encoder by the interface of models/encoder.py, its tensors named as the first levels of DRN."""
 
-    width: float = 1.0
-    dtype: DTypeLike | None = None
-    precision: lax.Precision | None = None
-    remat: Sequence[int] = ()
-
     levels = 3
-    stride = 8
     tensor_names = NAMES
 
     @property
@@ -50,7 +39,7 @@ class ThreeLayers(nn.Module):
             x = Convolution(channels, 3, 2, name=f"level{level}_conv", parent=module, **numerics)(x)
             return nn.relu(GroupedBatchNorm(groups, name=f"level{level}_bn", parent=module)(x, train))
 
-        return apply_levels(self, run, x, self.levels, self.remat)
+        return apply_levels(self, run, x)[-1]
 
 
 def encode(model, params, stats, images):

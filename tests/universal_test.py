@@ -13,6 +13,7 @@ from usss_jax.errors import InputError
 from usss_jax.evaluation.evaluate import predict
 from usss_jax.models import universal
 from usss_jax.models.drn import DRN
+from usss_jax.models.encoder import Encoder
 from usss_jax.models.layers import Convolution, GroupedBatchNorm
 from usss_jax.models.universal import UniversalModel, create_model, encode_groups
 from usss_jax.models.upsample import upsample
@@ -20,7 +21,7 @@ from usss_jax.models.upsample import upsample
 CLASSES = {"camvid": 3, "city": 5, "sun": 4}
 
 
-class Given(nn.Module):
+class Given(Encoder):
     """Stands in for the encoder and returns the very images that it is given."""
 
     @nn.compact
@@ -28,10 +29,8 @@ class Given(nn.Module):
         return x
 
 
-class TwoLayers(nn.Module):
+class TwoLayers(Encoder):
     """Stands in for the encoder where one with the layers of interest will do, since it compiles quickly."""
-
-    stride = 8
 
     @nn.compact
     def __call__(self, x, train, groups):
@@ -40,15 +39,11 @@ class TwoLayers(nn.Module):
         return x
 
 
-class Patches(nn.Module):
+class Patches(Encoder):
     """An encoder of any stride: one linear layer on every patch, zeros beyond the lower and right border."""
 
-    stride: int
-    width: float = 1.0
-    dtype: str | None = None
-    precision: str | None = None
-    remat: tuple[int, ...] = ()
     levels = 1
+    strides = (8, 14, 16, 32)
     out_channels = 6
 
     @nn.compact
@@ -197,8 +192,8 @@ def test_features_are_float32_although_the_encoder_computes_in_bfloat16():
 
 @pytest.mark.parametrize("stride", [8, 14, 16, 32])
 def test_an_encoder_states_its_stride_and_predictions_have_the_size_of_the_image(stride, monkeypatch):
-    monkeypatch.setitem(universal.ENCODERS, "mine", partial(Patches, stride))
-    model = create_model("mine", CLASSES, embed_dim=4)
+    monkeypatch.setitem(universal.ENCODERS, "mine", Patches)
+    model = create_model("mine", CLASSES, embed_dim=4, stride=stride)
     assert model.stride == stride
     variables = random_variables(model, dtype=np.float32)
     images = np.random.default_rng(0).standard_normal((2, 45, 70, 3)).astype(np.float32)

@@ -26,6 +26,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from usss_jax.models.convnext_names import NAMES
+from usss_jax.models.encoder import Encoder
 from usss_jax.models.layers import Conv, Dense, apply_levels, scaled
 
 STAGES = (  # stride, dilation and padding of the downsampling (None: as the size needs), dilation of the blocks
@@ -71,27 +72,18 @@ class Block(nn.Module):
         return x + y * self.param("scale", nn.initializers.constant(LAYER_SCALE), (channels,))
 
 
-class ConvNeXt(nn.Module):
+class ConvNeXt(Encoder):
     """Encoder: image -> features at one eighth of its size.
 
     Attributes:
       blocks: number of blocks of stages 0 to 3.
       channels: channels of stages 0 to 3, before `width`.
-      width: factor on every channel count; 1 is the published network.
-      dtype: dtype of the convolutions; None follows the input.
-      precision: precision of the convolutions (see `jax.lax.Precision`).
-      remat: stages (0 to 3) to recompute in the backward pass, for which only their input is kept.
     """
 
     blocks: Sequence[int]
     channels: Sequence[int]
-    width: float = 1.0
-    dtype: DTypeLike | None = None
-    precision: lax.Precision | None = None
-    remat: Sequence[int] = ()
 
     levels = len(STAGES)
-    stride = 8
     tensor_names = NAMES  # of timm, torchvision, the original and Hugging Face
 
     @property
@@ -127,7 +119,7 @@ class ConvNeXt(nn.Module):
                 x = Block(block_dilation, name=f"stage{stage}_block{i}", parent=module, **numerics)(x)
             return x
 
-        x = apply_levels(self, run, x, self.levels, self.remat)
+        x = apply_levels(self, run, x)[-1]
         return layer_norm(name="norm")(x)
 
 

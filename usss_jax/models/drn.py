@@ -9,6 +9,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from usss_jax.models.drn_names import NAMES
+from usss_jax.models.encoder import Encoder
 from usss_jax.models.layers import Convolution, GroupedBatchNorm, apply_levels, scaled
 
 CHANNELS = (16, 16, 32, 64, 128, 256, 512, 512, 512)  # before `width` and the bottlenecks' factor 4
@@ -62,27 +63,18 @@ class ResidualBlock(nn.Module):
         return nn.relu(y + x)
 
 
-class DRN(nn.Module):
+class DRN(Encoder):
     """Encoder F of the paper: image -> features at one eighth of its size.
 
     Attributes:
       blocks: number of residual blocks of levels 3 to 6.
       bottleneck: whether the blocks are bottlenecks.
-      width: factor on every channel count; 1 is the published network.
-      dtype: dtype of the convolutions; None follows the input.
-      precision: precision of the convolutions (see `jax.lax.Precision`).
-      remat: levels (0 to 8) to recompute in the backward pass, for which only their input is kept.
     """
 
     blocks: Sequence[int]
     bottleneck: bool = False
-    width: float = 1.0
-    dtype: DTypeLike | None = None
-    precision: lax.Precision | None = None
-    remat: Sequence[int] = ()
 
     levels = len(LEVELS)
-    stride = 8
     tensor_names = NAMES  # of the reference implementation and of the DRN release
 
     @property
@@ -101,12 +93,12 @@ class DRN(nn.Module):
         def run(module, x, level):
             """One level; `module` is self, or its stand-in where the level is recomputed (`apply_levels`)."""
             kind, kernel, stride, dilation = LEVELS[level]
-            channels = scaled(CHANNELS[level], self.width)
+            channels, train_level = scaled(CHANNELS[level], self.width), train and level >= self.frozen
             if kind == "plain":
                 layer = Convolution(
                     channels, kernel, stride, dilation, name=f"level{level}_conv", parent=module, **numerics
                 )
-                return nn.relu(GroupedBatchNorm(groups, name=f"level{level}_bn", parent=module)(layer(x), train))
+                return nn.relu(GroupedBatchNorm(groups, name=f"level{level}_bn", parent=module)(layer(x), train_level))
             for i in range(self.blocks[level - 3]):
                 block = ResidualBlock(
                     channels,
@@ -118,10 +110,10 @@ class DRN(nn.Module):
                     parent=module,
                     **numerics,
                 )
-                x = block(x, train)
+                x = block(x, train_level)
             return x
 
-        return apply_levels(self, run, x, self.levels, self.remat)
+        return apply_levels(self, run, x)[-1]
 
 
 ENCODERS = {  # by their names in the DRN release

@@ -1,10 +1,19 @@
-"""The interface of encoders; docs/encoders.md explains how to add one."""
+"""The base class of encoders; docs/encoders.md explains how to add one."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Protocol
+import re
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
-import jax
+import flax.linen as nn
+from jax import lax
+from jax.typing import DTypeLike
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Mean and standard deviation of every channel, for images in [0, 1].
+Normalization = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,33 +32,65 @@ class TensorNames:
     theirs: Callable[[str], str]
 
 
-class Encoder(Protocol):
-    """Encoder F of the paper: a linen module that `create_model` builds with width, dtype and precision.
+class Encoder(nn.Module, kw_only=True):
+    """Encoder F of the paper: maps images to features.
 
-    Its field `remat` holds the levels to recompute in the backward pass, for which only their input is kept. Parameters
+    A subclass defines `levels`, `out_channels` and `__call__`, and whatever differs from the defaults here. Parameters
     are float32 whatever `dtype` the layers compute in; batch statistics, if any, are in the collection "batch_stats".
+
+    Attributes:
+      width: factor on every channel count; 1 is the published network.
+      dtype: dtype of the layers; None follows the input.
+      precision: precision of the layers (see `jax.lax.Precision`).
+      remat: levels to recompute in the backward pass, for which only their input is kept.
+      frozen: number of first levels that are not trained: they get no gradient and use the running statistics.
+      stride: pixels per cell along each axis, one of `strides`.
+      finer: stride of an earlier level whose features are returned, too, one of `finer_strides`; 0: none.
+      levels: number of levels that `remat` and `frozen` choose from.
+      strides: strides that the encoder can have.
+      finer_strides: strides of earlier levels whose features it can return.
+      normalization: of the images that its published weights were trained with.
+      tensor_names: names in weight files; needed only to read and write those.
     """
 
-    @property
-    def levels(self) -> int:
-        """Number of levels that `remat` chooses from."""
+    width: float = 1.0
+    dtype: DTypeLike | None = None
+    precision: lax.Precision | None = None
+    remat: Sequence[int] = ()
+    frozen: int = 0
+    stride: int = 8
+    finer: int = 0
+
+    levels: ClassVar[int]
+    strides: ClassVar[tuple[int, ...]] = (8,)
+    finer_strides: ClassVar[tuple[int, ...]] = ()
+    normalization: ClassVar[Normalization] = (IMAGENET_MEAN, IMAGENET_STD)
 
     @property
     def out_channels(self) -> int:
         """Channels C of the features."""
-
-    @property
-    def stride(self) -> int:
-        """Pixels per cell along each axis."""
+        raise NotImplementedError
 
     @property
     def tensor_names(self) -> TensorNames:
-        """Needed only to read and write weight files."""
+        """See above."""
+        raise NotImplementedError
 
-    def __call__(self, images, /, train: bool = False, groups: int = 1) -> jax.Array:
+    def level_of(self, name: str) -> int:
+        """Level of the variables below a name in the encoder's parameters, by the first number in it.
+
+        Names without a number belong to what follows the last level.
+        """
+        found = re.match(r"[a-z]+(\d+)_", name)
+        return int(found[1]) if found else self.levels
+
+    def __call__(self, images, /, train: bool = False, groups: int = 1):
         """Map images [B, H, W, 3], floating point, to features [B, ceil(H / stride), ceil(W / stride), C], any H and W.
+
+        With `finer`, the result is a pair of these and features [B, ceil(H / finer), ceil(W / finer), channels].
 
         In training, `groups` batches are interleaved on the first axis: example i belongs to batch i % groups. An
         encoder with batch statistics must keep the batches apart (`GroupedBatchNorm` in models/layers.py); one that
         treats examples independently ignores `groups`.
         """
+        raise NotImplementedError

@@ -1,6 +1,6 @@
 """Layers that encoders share: convolutions, grouped batch norm, and levels that can be recomputed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from usss_jax.models.convolution import convolve
+from usss_jax.models.depthwise import depthwise
 from usss_jax.models.device_sums import apply_kernel
 
 
@@ -23,20 +24,24 @@ def scaled(channels: int, width: float) -> int:
     return max(1, round(channels * width))
 
 
-def apply_levels(module: nn.Module, run: Callable, x, count: int, remat: Sequence[int]):
-    """Apply levels 0 to count - 1 of an encoder in order; to be called inside its `nn.compact` method.
+def apply_levels(module, run: Callable, x) -> list:
+    """Apply all levels of an encoder in order, and return the output of each; for its `nn.compact` method.
+
+    Levels of the encoder's field `remat` are recomputed in the backward pass. No gradient reaches the first levels that
+    its field `frozen` counts.
 
     Args:
       module: the encoder.
       run: (module, x, level) -> x. Its layers need `parent=module`: the encoder, or a stand-in for it where the level
         is recomputed. Names of variables do not depend on `remat`.
       x: input of level 0.
-      count: number of levels.
-      remat: levels to recompute in the backward pass, for which only their input is kept.
     """
-    for level in range(count):
-        x = (nn.remat(run, static_argnums=2) if level in remat else run)(module, x, level)
-    return x
+    outputs = []
+    for level in range(module.levels):
+        x = (nn.remat(run, static_argnums=2) if level in module.remat else run)(module, x, level)
+        x = lax.stop_gradient(x) if level == module.frozen - 1 else x
+        outputs.append(x)
+    return outputs
 
 
 class Convolution(nn.Module):
@@ -71,7 +76,10 @@ class Convolution(nn.Module):
 
 
 class Conv(nn.Module):
-    """`flax.linen.Conv` for images, with its attributes; the gradient of the kernel may go to a `DeviceSums`."""
+    """`flax.linen.Conv` for images, with its attributes; the gradient of the kernel may go to a `DeviceSums`.
+
+    A depthwise convolution needs explicit padding.
+    """
 
     features: int
     kernel_size: tuple[int, int]
@@ -93,6 +101,9 @@ class Conv(nn.Module):
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
 
         def function(x, kernel):
+            if self.feature_group_count == self.features == x.shape[-1]:
+                zeros = tuple(tuple(pair) for pair in self.padding)
+                return depthwise(x, kernel, self.strides, self.kernel_dilation, zeros, self.precision)
             return lax.conv_general_dilated(
                 x,
                 kernel,

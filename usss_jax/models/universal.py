@@ -8,17 +8,19 @@ import jax.numpy as jnp
 from jax import lax
 
 from usss_jax.errors import InputError
-from usss_jax.models import convnext, drn, heads
+from usss_jax.models import convnext, drn, heads, mobile
 from usss_jax.models.drn import PAPER_NAMES
-from usss_jax.models.encoder import Encoder
+from usss_jax.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, Normalization
+from usss_jax.models.lateral import Lateral
+from usss_jax.models.layers import scaled
 from usss_jax.models.upsample import MODES
 
-# Every encoder by its name in the config, made with width, dtype and precision (models/encoder.py).
-ENCODERS: dict[str, Callable[..., Encoder]] = {**drn.ENCODERS, **convnext.ENCODERS}
+# Every encoder by its name in the config, made with the fields of models/encoder.py.
+ENCODERS: dict[str, Callable[..., Encoder]] = {**drn.ENCODERS, **convnext.ENCODERS, **mobile.ENCODERS}
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-NORMALIZE = ("imagenet", "none")
+NORMALIZE = ("encoder", "imagenet", "none")
+BATCH_STATS = ("batch", "frozen")
+LATERAL_CHANNELS = 256  # before `width`
 PRECISIONS = {
     "float32": (None, lax.Precision.HIGHEST),  # HIGHEST: no TF32 on GPUs
     "tf32": (None, lax.Precision.DEFAULT),
@@ -36,26 +38,48 @@ class UniversalModel(nn.Module):
       num_classes: number of classes of every domain, keyed by the domain's name.
       embed_dim: d of the label embeddings; 0 builds no entropy module (single-domain networks, Univ-basic).
       upsample: "bilinear" or "drn", the upsampling of scores to image size (models/upsample.py).
-      normalize: "imagenet" (subtract the mean, divide by the standard deviation) or "none", for images in [0, 1].
+      normalize: "encoder" (as its published weights expect), "imagenet" (subtract the mean, divide by the standard
+        deviation of ImageNet) or "none", for images in [0, 1].
       embed_bias: whether E has a bias, as in the paper; with it E can map every pixel to one label embedding.
       head: makes a decoder from its number of classes (models/heads.py).
+      lateral: channels of the features that combine the encoder's with those of its field `finer` (models/lateral.py);
+        0: the encoder's own features.
+      batch_stats: in training, "batch" normalises by the statistics of the batch, "frozen" by the running ones, which
+        then do not change.
     """
 
     encoder: Encoder
     num_classes: Mapping[str, int]
     embed_dim: int = 0
     upsample: str = "bilinear"
-    normalize: str = "none"
+    normalize: str = "encoder"
     embed_bias: bool = True
     head: Callable[[int], nn.Module] = heads.linear
+    lateral: int = 0
+    batch_stats: str = "batch"
 
     @property
     def stride(self) -> int:
         """Pixels per cell of features, logits and embedding, along each axis."""
-        return self.encoder.stride
+        return self.encoder.finer if self.lateral else self.encoder.stride
+
+    @property
+    def out_channels(self) -> int:
+        """Channels C of the features."""
+        return self.lateral or self.encoder.out_channels
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """Mean and standard deviation that images in [0, 1] are normalised by."""
+        by_name = {"encoder": self.encoder.normalization, "imagenet": (IMAGENET_MEAN, IMAGENET_STD), "none": None}
+        return by_name[self.normalize]
 
     def setup(self):
-        """Build the heads, with parameters under "decoder_DOMAIN" and "embedding"."""
+        """Build the other parts, with parameters under "lateral", "decoder_DOMAIN" and "embedding"."""
+        if self.lateral:
+            factor = self.encoder.stride // self.encoder.finer
+            numerics = {"dtype": self.encoder.dtype, "precision": self.encoder.precision}
+            self.combine = Lateral(self.lateral, factor, **numerics, name="lateral")
         self.decoder = {domain: self.head(n) for domain, n in self.num_classes.items()}
         if self.embed_dim:
             self.embedding = heads.linear(self.embed_dim, self.embed_bias)
@@ -73,9 +97,13 @@ class UniversalModel(nn.Module):
         """F: images [B, H, W, 3], uint8 or floating point in [0, 1] -> features [B, h, w, C], at least float32."""
         if not jnp.issubdtype(images.dtype, jnp.floating):
             images = images.astype(jnp.float32) / 255
-        if self.normalize == "imagenet":
-            images = (images - jnp.asarray(IMAGENET_MEAN, images.dtype)) / jnp.asarray(IMAGENET_STD, images.dtype)
+        if self.normalization:
+            mean, std = (jnp.asarray(values, images.dtype) for values in self.normalization)
+            images = (images - mean) / std
+        train = train and self.batch_stats == "batch"
         features = self.encoder(images, train, groups)
+        if self.lateral:
+            features = self.combine(*features, train, groups)
         return features.astype(jnp.promote_types(features.dtype, jnp.float32))
 
     def decode(self, features, domain: str):
@@ -91,15 +119,22 @@ def create_model(
     encoder: str,
     num_classes: Mapping[str, int],
     *,
+    stride: int = 0,
+    lateral: int = 0,
     embed_dim: int = 0,
     width: float = 1.0,
     precision: str = "float32",
     upsample: str = "bilinear",
-    normalize: str = "none",
+    normalize: str = "encoder",
     embed_bias: bool = True,
     remat: str = "",
+    frozen_levels: int = 0,
+    batch_stats: str = "batch",
 ) -> UniversalModel:
     """Build a universal model from values of the config (docs/config.md).
+
+    `stride` is the encoder's, 0 for its default; `lateral` is the stride of a finer level to combine its features with,
+    0 for none.
 
     Raises:
       InputError: if a name is unknown (the message lists the known ones) or another value is invalid.
@@ -114,6 +149,7 @@ def create_model(
         ("precision", precision, tuple(PRECISIONS)),
         ("upsample", upsample, MODES),
         ("normalize", normalize, NORMALIZE),
+        ("batch_stats", batch_stats, BATCH_STATS),
     ):
         if value not in known:
             raise InputError(f"{field}={value!r} is not one of {', '.join(known)}")
@@ -121,9 +157,36 @@ def create_model(
         raise InputError(f"width={width} must be positive")
     dtype, lax_precision = PRECISIONS[precision]
     create = ENCODERS[PAPER_NAMES.get(encoder, encoder)]
-    levels = read_levels(remat, create().levels)
-    net = create(width=width, dtype=dtype, precision=lax_precision, remat=levels)
-    return UniversalModel(net, dict(num_classes), embed_dim, upsample, normalize, embed_bias)
+    known_net = create()
+    stride = stride or known_net.stride
+    if stride not in known_net.strides:
+        raise InputError(f"stride={stride}: {encoder} has {' or '.join(map(str, known_net.strides))}")
+    finer = [s for s in known_net.finer_strides if s < stride]
+    if lateral not in (0, *finer):
+        text = f"give {' or '.join(map(str, finer))}" if finer else "leave it at 0"
+        raise InputError(f"lateral={lateral}: {encoder} of stride {stride} has no such features; {text}")
+    if not 0 <= frozen_levels <= known_net.levels:
+        raise InputError(f"frozen_levels={frozen_levels}: {encoder} has levels 0 to {known_net.levels - 1}")
+    net = create(
+        width=width,
+        dtype=dtype,
+        precision=lax_precision,
+        remat=read_levels(remat, known_net.levels),
+        frozen=frozen_levels,
+        stride=stride,
+        finer=lateral,
+    )
+    channels = scaled(LATERAL_CHANNELS, width) if lateral else 0
+    return UniversalModel(
+        net,
+        dict(num_classes),
+        embed_dim,
+        upsample,
+        normalize,
+        embed_bias,
+        lateral=channels,
+        batch_stats=batch_stats,
+    )
 
 
 def read_levels(text: str, count: int) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ def random_variables(model: nn.Module, bits) -> dict:
 
 def random_heads(model: UniversalModel, bits) -> dict:
     """The heads' part of `random_variables`."""
-    features = np.zeros((1, 1, 1, model.encoder.out_channels), np.float32)
+    features = np.zeros((1, 1, 1, model.out_channels), np.float32)
     return {"params": {}, "batch_stats": {}, **seeded(model, method="score")(bits, features)}
 
 

@@ -215,7 +215,7 @@ def prototypes_of_networks(run: Run, singles: pathlib.Path) -> Embeddings:
 
 def check_before_data(config: ConfigDict):
     """Raise InputError for errors of the config that show without data."""
-    usss, channels = config.usss, create_encoder(config).encoder.out_channels
+    usss, channels = config.usss, create_encoder(config).out_channels
     label_sources.check_field(usss.label_embeddings, usss.embeddings_per_class)
     if of_networks(config) and set(config.variants) & set(EMBEDS) and not 1 <= usss.embed_dim <= channels:
         raise InputError(f"usss.embed_dim={usss.embed_dim} must be from 1 to the encoder's {channels} channels (PCA)")
