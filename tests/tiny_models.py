@@ -35,6 +35,7 @@ class ThreeLayers(nn.Module):
 
     levels = 3
     stride = 8
+    strides = (8,)
     tensor_names = NAMES
 
     @property

@@ -7,7 +7,7 @@ from usss_jax.config.methods import METHODS
 from usss_jax.config.reading import names
 from usss_jax.errors import InputError
 
-ENCODER_FAMILIES = ("drn_", "resnet", "convnext_")  # prefixes of the names in models.universal.ENCODERS
+ENCODER_FAMILIES = ("drn_", "resnet", "convnext_", "dinov2_")  # prefixes of the names in models.universal.ENCODERS
 
 # A variation of the paper's objective: supervised similarities, and a tenth of the weight on the entropy terms.
 # docs/claims.md lists the candidates that it was selected from, on val.

@@ -83,6 +83,7 @@ class DRN(nn.Module):
 
     levels = len(LEVELS)
     stride = 8
+    strides = (8,)
     tensor_names = NAMES  # of the reference implementation and of the DRN release
 
     @property

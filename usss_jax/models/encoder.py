@@ -1,10 +1,18 @@
 """The interface of encoders; docs/encoders.md explains how to add one."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import jax
+import numpy as np
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def _unchanged(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    return tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,10 +25,13 @@ class TensorNames:
       ours: name in a file -> path; None for a tensor that the encoder does not use, such as the ImageNet head. An
         unknown name may give any path that is not a variable's.
       theirs: path of a variable of the encoder -> its name in the files to write.
+      prepare: state dict of a file -> the state dict with the tensors that `ours` names, for files that split or join
+        tensors otherwise.
     """
 
     ours: Callable[[str], str | None]
     theirs: Callable[[str], str]
+    prepare: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = _unchanged
 
 
 class Encoder(Protocol):
@@ -41,6 +52,10 @@ class Encoder(Protocol):
     @property
     def stride(self) -> int:
         """Pixels per cell along each axis."""
+
+    @property
+    def strides(self) -> Sequence[int]:
+        """The strides that the encoder can have."""
 
     @property
     def tensor_names(self) -> TensorNames:

@@ -8,16 +8,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from usss_jax.errors import InputError
-from usss_jax.models import convnext, drn, heads
+from usss_jax.models import convnext, dinov2, drn, heads
 from usss_jax.models.drn import PAPER_NAMES
-from usss_jax.models.encoder import Encoder
+from usss_jax.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder
 from usss_jax.models.upsample import MODES
 
 # Every encoder by its name in the config, made with width, dtype and precision (models/encoder.py).
-ENCODERS: dict[str, Callable[..., Encoder]] = {**drn.ENCODERS, **convnext.ENCODERS}
+ENCODERS: dict[str, Callable[..., Encoder]] = {**drn.ENCODERS, **convnext.ENCODERS, **dinov2.ENCODERS}
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 NORMALIZE = ("imagenet", "none")
 PRECISIONS = {
     "float32": (None, lax.Precision.HIGHEST),  # HIGHEST: no TF32 on GPUs
