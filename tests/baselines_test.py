@@ -97,7 +97,7 @@ def test_networks_of_a_run_with_another_config_are_refused(toy_run, tmp_path, fi
 def test_encoder_of_a_finished_job_is_taken_bit_by_bit(toy_run):
     mesh = create_mesh(jax.devices()[:1])
     model = network(toy.config(), embed_dim=8)
-    weights = encoder_weights.load(str(toy_run / "single_city_street"), model, mesh)
+    weights = encoder_weights.load(str(toy_run / "single_city_street"), "toy", model, mesh)
     theirs = variables(toy_run / "single_city_street")
     state, report = create_state(model, optax.sgd(0.1), 5, mesh, None, weights)
     ours = jax.device_get(state.variables)
@@ -110,9 +110,9 @@ def test_other_folders_are_refused_as_weights(toy_run, tmp_path):
     mesh = create_mesh(jax.devices()[:1])
     model = network(toy.config())
     with pytest.raises(InputError, match=r"pretrained: .* is a whole run; give one of its jobs: .*single_city_street"):
-        encoder_weights.load(str(toy_run), model, mesh)
+        encoder_weights.load(str(toy_run), "toy", model, mesh)
     with pytest.raises(InputError, match=r"pretrained: .* is not a job of a run"):
-        encoder_weights.load(str(tmp_path), model, mesh)
+        encoder_weights.load(str(tmp_path), "toy", model, mesh)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_workdir_of_pretraining_is_refused_as_weights_and_its_file_named(tmp_pat
     (tmp_path / "encoder.safetensors").write_bytes(b"")
     model = network(toy.config())
     with pytest.raises(InputError, match=r"is a run of configs/imagenet\.py; give its file .*encoder\.safetensors"):
-        encoder_weights.load(str(tmp_path), model, create_mesh(jax.devices()[:1]))
+        encoder_weights.load(str(tmp_path), "toy", model, create_mesh(jax.devices()[:1]))
 
 
 @pytest.mark.parametrize("bias", [True, False])

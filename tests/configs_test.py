@@ -88,8 +88,9 @@ def test_anchored_argument_changes_the_objective_alone(name):
 
 
 @pytest.mark.parametrize("name", [*WITH_CPU, "imagenet"])
-def test_a_bare_word_chooses_convnext(name):
-    assert get_config(name, "convnext_tiny").model.encoder == "convnext_tiny"
+def test_a_bare_word_chooses_another_encoder(name):
+    for encoder in ("convnext_tiny", "dinov2_vits14"):
+        assert get_config(name, encoder).model.encoder == encoder
 
 
 def test_idd_row_with_resnet50():

@@ -17,6 +17,7 @@ from usss_jax.models.universal import create_model
 def test_every_encoder_keeps_the_interface(name):
     model = create_model(name, {"a": 2}, width=0.0625)
     stride = model.encoder.stride
+    assert stride in model.encoder.strides
     variables = jax.eval_shape(model.encoder.init, jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
     images = np.zeros((4, 21, 40, 3), np.float32)
     run = partial(model.encoder.apply, train=True, groups=2, mutable=["batch_stats"])

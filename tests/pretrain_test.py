@@ -173,9 +173,9 @@ def test_segmentation_starts_from_the_weights(finished, tmp_path, capsys):
 def test_normalisation_of_the_weights_is_compared_with_the_configs(finished):
     path, mesh = str(finished[0] / "encoder.safetensors"), sharding.create_mesh(jax.devices()[:1])
     same, other = (create_model("toy", {"a": 5}, width=0.125, normalize=n) for n in ("imagenet", "none"))
-    assert encoder_weights.load(path, same, mesh)
+    assert encoder_weights.load(path, "toy", same, mesh)
     with pytest.raises(InputError, match=r"trained with data\.normalize=imagenet, this config has none"):
-        encoder_weights.load(path, other, mesh)
+        encoder_weights.load(path, "toy", other, mesh)
 
 
 def test_workdir_whose_config_is_no_object_is_told(folders, tmp_path):

@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from usss_jax.data.domains import get_domain
+    from usss_jax.inference.encoder import encoder
     from usss_jax.inference.predictor import load
     from usss_jax.inference.scores import evaluate
     from usss_jax.methods.train import train
     from usss_jax.models.universal import create_model
 
-__all__ = ["__version__", "create_model", "evaluate", "get_domain", "load", "train"]
+__all__ = ["__version__", "create_model", "encoder", "evaluate", "get_domain", "load", "train"]
 __version__ = "0.1.0"
 
 _MODULES = {
     "create_model": "usss_jax.models.universal",
+    "encoder": "usss_jax.inference.encoder",
     "evaluate": "usss_jax.inference.scores",
     "get_domain": "usss_jax.data.domains",
     "load": "usss_jax.inference.predictor",

@@ -42,6 +42,7 @@ METHOD = Method(
         "data.normalize",
         "model.encoder",
         "model.width",
+        "model.stride",
         "model.precision",
         "optim.lr",
         "optim.momentum",

@@ -131,19 +131,30 @@ SHARED: dict[str, Field] = {
     "data.blur": Field(0.0, SHARE, "probability of a blurred image"),
     "data.mix": Field("none", one_of("none", "cutmix", "classmix"), "mixing of labeled images"),
     "data.normalize": Field(
-        "imagenet",
-        one_of("imagenet", "none"),
-        "imagenet: by its mean and standard deviation; none: only divide by 255",
+        "encoder",
+        one_of("encoder", "imagenet", "none"),
+        "encoder: as its published weights expect; imagenet: by its mean and standard deviation; none: divide by 255",
     ),
     # ---- model ----
     "model.encoder": Field("drn_d_22", ENCODER, "name of the encoder", sweep="set"),
     "model.width": Field(1.0, POSITIVE, "factor on the channels of the encoder"),
     "model.pretrained": Field(
         "",
-        PATH,
-        "pretrained weights of the encoder: .safetensors, .npz, .pth, or the folder of a finished job",
+        Range('"imagenet", a path, or empty'),
+        "pretrained weights of the encoder: imagenet (of an installed package), a file .safetensors, .npz or .pth, or the "
+        "folder of a finished job",
         path=True,
         changes=FILE,
+    ),
+    "model.stride": Field(0, NOT_NEGATIVE, "output stride of the encoder; 0: its default (docs/encoders.md)"),
+    "model.lateral": Field(
+        0, NOT_NEGATIVE, "stride of a finer level of the encoder whose features are combined with the last; 0: none"
+    ),
+    "model.frozen_levels": Field(0, NOT_NEGATIVE, "number of the encoder's first levels that are not trained"),
+    "model.batch_stats": Field(
+        "batch",
+        one_of("batch", "frozen"),
+        "statistics of batch norms in training; frozen: the running ones, which then stay as they are",
     ),
     "model.upsample": Field(
         "bilinear",

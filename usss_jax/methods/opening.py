@@ -14,7 +14,7 @@ from usss_jax.methods.segmentation import Run, device_augment
 from usss_jax.models.universal import UniversalModel
 from usss_jax.parallel import hosts, sharding
 from usss_jax.runs import encoder_weights
-from usss_jax.runs.networks import build_network, describe_network
+from usss_jax.runs.networks import build_network, describe_network, of_training
 from usss_jax.runs.workdir import alone_in, claim_workdir
 
 
@@ -36,7 +36,9 @@ def open_run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> Run:
     for line in hosts.together(lambda: list(about_data(pools, config.data.min_classes))):
         print(line, flush=True)
     check_same_run(config, pools)
-    weights = encoder_weights.load(config.model.pretrained, model, mesh) if config.model.pretrained else None
+    weights = None
+    if config.model.pretrained:
+        weights = encoder_weights.load(config.model.pretrained, config.model.encoder, model, mesh)
     return Run(with_absolute_paths(config, list(pools)), workdir, mesh, pools, weights)
 
 
@@ -56,7 +58,7 @@ def claimed(run: Run) -> Iterator[None]:
 
 def create_encoder(config: ConfigDict) -> UniversalModel:
     """Create a model with the config's encoder and one decoder; raise InputError for wrong fields of it."""
-    return build_network(describe_network(config, {"any": ["any"]}), config.model.remat)
+    return build_network(describe_network(config, {"any": ["any"]}), **of_training(config))
 
 
 def check_same_run(config: ConfigDict, pools: Mapping[str, Pools]):

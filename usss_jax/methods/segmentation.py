@@ -25,7 +25,7 @@ from usss_jax.evaluation.evaluate import create_evaluator
 from usss_jax.models.universal import UniversalModel
 from usss_jax.parallel import hosts, sharding
 from usss_jax.runs.logs import say
-from usss_jax.runs.networks import build_network, describe_network
+from usss_jax.runs.networks import build_network, describe_network, of_training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ def fit(
     unlabeled_batches = dict(unlabeled_batches or {})
     head = {"embed_dim": config.usss.embed_dim, "embed_bias": config.usss.embedding_bias} if entropy_module else {}
     network = describe_network(config, {d: pool.domain for d, pool in with_labels(pools).items()}, **head)
-    model = build_network(network, config.model.remat)
+    model = build_network(network, **of_training(config))
     lr, lr_line = optim.learning_rate(config.optim.lr, config.optim.lr_rule, train.batch_size)
     tx = make_optimizer(config, lr, steps, entropy_module, trainable)
     compute = partial(compute, model=model, augment=device_augment(config), seed=seed, mesh=mesh)

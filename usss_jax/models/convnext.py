@@ -27,7 +27,7 @@ from jax.typing import DTypeLike
 
 from usss_jax.models.convnext_names import NAMES
 from usss_jax.models.encoder import Encoder
-from usss_jax.models.layers import Conv, Dense, apply_levels, scaled
+from usss_jax.models.layers import Conv, Dense, apply_levels, layer_norm, scaled
 
 STAGES = (  # stride, dilation and padding of the downsampling (None: as the size needs), dilation of the blocks
     (4, 1, None, 1),  # kernel 4x4: the stem
@@ -37,9 +37,6 @@ STAGES = (  # stride, dilation and padding of the downsampling (None: as the siz
 )
 LAYER_SCALE = 1e-6  # initial value
 INIT = nn.initializers.normal(0.02)  # the original truncates at 2, a hundred standard deviations away
-
-# At least float32, whatever the convolutions compute in: dtype=None promotes with the parameters.
-layer_norm = partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
 
 
 class Block(nn.Module):

@@ -2,10 +2,11 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import flax.linen as nn
+import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
@@ -14,6 +15,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # Mean and standard deviation of every channel, for images in [0, 1].
 Normalization = tuple[tuple[float, float, float], tuple[float, float, float]]
+
+
+def _unchanged(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    return tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +31,13 @@ class TensorNames:
       ours: name in a file -> path; None for a tensor that the encoder does not use, such as the ImageNet head. An
         unknown name may give any path that is not a variable's.
       theirs: path of a variable of the encoder -> its name in the files to write.
+      prepare: state dict of a file -> the state dict with the tensors that `ours` names, for files that split or join
+        tensors otherwise.
     """
 
     ours: Callable[[str], str | None]
     theirs: Callable[[str], str]
+    prepare: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = _unchanged
 
 
 class Encoder(nn.Module, kw_only=True):
@@ -46,11 +54,9 @@ class Encoder(nn.Module, kw_only=True):
       frozen: number of first levels that are not trained: they get no gradient and use the running statistics.
       stride: pixels per cell along each axis, one of `strides`.
       finer: stride of an earlier level whose features are returned, too, one of `finer_strides`; 0: none.
-      levels: number of levels that `remat` and `frozen` choose from.
       strides: strides that the encoder can have.
       finer_strides: strides of earlier levels whose features it can return.
       normalization: of the images that its published weights were trained with.
-      tensor_names: names in weight files; needed only to read and write those.
     """
 
     width: float = 1.0
@@ -61,10 +67,14 @@ class Encoder(nn.Module, kw_only=True):
     stride: int = 8
     finer: int = 0
 
-    levels: ClassVar[int]
     strides: ClassVar[tuple[int, ...]] = (8,)
     finer_strides: ClassVar[tuple[int, ...]] = ()
     normalization: ClassVar[Normalization] = (IMAGENET_MEAN, IMAGENET_STD)
+
+    @property
+    def levels(self) -> int:
+        """Number of levels that `remat` and `frozen` choose from."""
+        raise NotImplementedError
 
     @property
     def out_channels(self) -> int:
@@ -73,7 +83,7 @@ class Encoder(nn.Module, kw_only=True):
 
     @property
     def tensor_names(self) -> TensorNames:
-        """See above."""
+        """Names in weight files; needed only to read and write those."""
         raise NotImplementedError
 
     def level_of(self, name: str) -> int:
@@ -81,7 +91,7 @@ class Encoder(nn.Module, kw_only=True):
 
         Names without a number belong to what follows the last level.
         """
-        found = re.match(r"[a-z]+(\d+)_", name)
+        found = re.match(r"[a-z]+(\d+)", name)
         return int(found[1]) if found else self.levels
 
     def __call__(self, images, /, train: bool = False, groups: int = 1):

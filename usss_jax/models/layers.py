@@ -1,4 +1,4 @@
-"""Layers that encoders share: convolutions, grouped batch norm, and levels that can be recomputed."""
+"""Layers that encoders share: convolutions, norms, and levels that can be recomputed."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +13,9 @@ from jax.typing import DTypeLike
 from usss_jax.models.convolution import convolve
 from usss_jax.models.depthwise import depthwise
 from usss_jax.models.device_sums import apply_kernel
+
+# At least float32, whatever the other layers compute in: dtype=None promotes with the parameters.
+layer_norm = partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
 
 
 def scaled(channels: int, width: float) -> int:

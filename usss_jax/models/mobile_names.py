@@ -1,6 +1,10 @@
 """Names of the tensors of EfficientNet-Lite (the names of `efficientnet_lite_pytorch`) and of MobileNetV2."""
 
+import dataclasses
+import re
 from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from usss_jax.models.encoder import TensorNames
 
@@ -27,7 +31,7 @@ def lite_names(repeats: Sequence[int]) -> TensorNames:
 
 
 def mobilenet_names(repeats: Sequence[int]) -> TensorNames:
-    """Names of a MobileNetV2 whose layers are numbered within a block, activations included.
+    """Names of a MobileNetV2 whose layers are numbered within a block, activations included, and torchvision's.
 
     >>> mobilenet_names((1, 2, 3, 4, 3, 3, 1)).ours("features.1.conv.3.weight")
     'params/encoder/level1_block0/project_conv/kernel'
@@ -38,7 +42,24 @@ def mobilenet_names(repeats: Sequence[int]) -> TensorNames:
         for i, part in enumerate(parts):
             modules[f"features.{n}.conv.{3 * i}"] = f"{block}/{part}_conv"
             modules[f"features.{n}.conv.{3 * i + 1}"] = f"{block}/{part}_bn"
-    return _names(modules, unused=("features.18.", "classifier."))
+    return dataclasses.replace(_names(modules, unused=("features.18.", "classifier.")), prepare=_flat)
+
+
+def _flat(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Rename torchvision's tensors, whose layers are grouped by convolution within a block."""
+    if "features.1.conv.0.0.weight" not in tensors:
+        return tensors
+
+    def rename(name: str) -> str:
+        found = re.fullmatch(r"features\.(\d+)\.conv\.(\d)(?:\.(\d))?\.(\w+)", name)
+        if not found:
+            return name
+        n, place, inside, leaf = found.groups()
+        groups = 1 if n == "1" else 2  # of convolution, norm and activation; then the last convolution and its norm
+        index = 3 * int(place) + int(inside) if inside else 2 * groups + int(place)
+        return f"features.{n}.conv.{index}.{leaf}"
+
+    return {rename(name): tensor for name, tensor in tensors.items()}
 
 
 def _blocks(repeats: Sequence[int]) -> list[str]:

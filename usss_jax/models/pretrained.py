@@ -23,6 +23,9 @@ from usss_jax.models.encoder import TensorNames
 
 _HEADS = ("seg.", "en_map.")
 _FIXED = ("up.", "en_up.")  # the reference's upsampling kernels
+# Axes of convolutions and linear layers in the other layout, by their number; others are equal in both layouts.
+_OUR_AXES = {2: (1, 0), 4: (2, 3, 1, 0)}  # OIHW -> HWIO
+_THEIR_AXES = {2: (1, 0), 4: (3, 2, 0, 1)}  # HWIO -> OIHW
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +199,7 @@ def from_state_dict(
       InputError: if a tensor has no place in the model or the wrong shape, or if a variable of the encoder is missing.
         The message gives the first one with its shapes in file and model, both in PyTorch's layout.
     """
+    state_dict = names.prepare(state_dict)
     flat = flax.traverse_util.flatten_dict(dict(variables), sep="/")
     matched, unused, reshaped, given = [], [], [], set()
     for full_name, tensor in state_dict.items():
@@ -220,7 +224,7 @@ def from_state_dict(
                 f"weights: {name} is {tensor.shape}, the model's {ours} takes {wanted}; give the `encoder` and `width` "
                 "of the weights"
             )
-        if extra or len(wanted) > 1:
+        if extra or len(wanted) in _OUR_AXES:
             tensor = _to_our_layout(tensor.reshape(wanted))
             reshaped.append(name)
         flat[ours] = tensor
@@ -294,15 +298,15 @@ def _their_name(ours: str, domains: Sequence[str], names: TensorNames) -> str | 
 
 def _their_shape(shape: Sequence[int]) -> tuple[int, ...]:
     """HWIO -> OIHW and [in, out] -> [out, in]; other shapes are equal in both layouts."""
-    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else tuple(reversed(shape))
+    return tuple(shape[axis] for axis in _THEIR_AXES.get(len(shape), range(len(shape))))
 
 
 def _to_our_layout(tensor: np.ndarray) -> np.ndarray:
-    return tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
+    return tensor.transpose(_OUR_AXES.get(tensor.ndim, range(tensor.ndim)))
 
 
 def _to_their_layout(tensor: np.ndarray) -> np.ndarray:
-    return tensor.transpose(3, 2, 0, 1) if tensor.ndim == 4 else tensor.T
+    return tensor.transpose(_THEIR_AXES.get(tensor.ndim, range(tensor.ndim)))
 
 
 def _order(name: str) -> tuple[bool, list[str]]:

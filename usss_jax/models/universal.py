@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from usss_jax.errors import InputError
-from usss_jax.models import convnext, drn, heads, mobile
+from usss_jax.models import convnext, dinov2, drn, heads, mobile
 from usss_jax.models.drn import PAPER_NAMES
 from usss_jax.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, Normalization
 from usss_jax.models.lateral import Lateral
@@ -16,7 +16,12 @@ from usss_jax.models.layers import scaled
 from usss_jax.models.upsample import MODES
 
 # Every encoder by its name in the config, made with the fields of models/encoder.py.
-ENCODERS: dict[str, Callable[..., Encoder]] = {**drn.ENCODERS, **convnext.ENCODERS, **mobile.ENCODERS}
+ENCODERS: dict[str, Callable[..., Encoder]] = {
+    **drn.ENCODERS,
+    **convnext.ENCODERS,
+    **mobile.ENCODERS,
+    **dinov2.ENCODERS,
+}
 
 NORMALIZE = ("encoder", "imagenet", "none")
 BATCH_STATS = ("batch", "frozen")

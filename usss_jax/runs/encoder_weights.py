@@ -7,7 +7,7 @@ import safetensors
 from jax.sharding import Mesh
 
 from usss_jax.errors import InputError
-from usss_jax.models import pretrained
+from usss_jax.models import packages, pretrained
 from usss_jax.models.universal import UniversalModel
 from usss_jax.runs.finished import open_job
 from usss_jax.runs.networks import abstract_variables
@@ -15,27 +15,30 @@ from usss_jax.runs.networks import abstract_variables
 PRETRAINED = "encoder.safetensors"  # the result of ImageNet pretraining, in its workdir
 
 
-def load(path: str, model: UniversalModel, mesh: Mesh) -> dict[str, np.ndarray]:
+def load(path: str, encoder: str, model: UniversalModel, mesh: Mesh) -> dict[str, np.ndarray]:
     """Load a state dict from a weight file (models/pretrained.py) or from a finished job's best checkpoint.
 
     Args:
-      path: a .safetensors, .npz or .pth file, or the folder of a job, such as runs/cs_idd/basic.
+      path: "imagenet" (models/packages.py), a .safetensors, .npz or .pth file, or the folder of a job, such as
+        runs/cs_idd/basic.
+      encoder: name of the encoder.
       model: model with the encoder to initialise.
       mesh: devices to restore a checkpoint on.
 
     Raises:
-      InputError: if the path cannot be read, if the weights do not fit the encoder, or if they are known to be trained
-        with another `normalize`.
+      InputError: if the weights are not found or cannot be read, if they do not fit the encoder, or if they are known
+        to be trained with another `normalize`.
     """
-    place = pathlib.Path(path).expanduser()
     normalize: str | None
-    if place.is_dir():
+    if path == packages.IMAGENET:
+        weights, normalize = pretrained.load_file(str(packages.find(encoder))), "encoder"
+    elif (place := pathlib.Path(path).expanduser()).is_dir():
         weights, normalize = _of_job(place, mesh)
     else:
         weights, normalize = pretrained.load_file(path), _normalize_of(place)
     names = model.encoder.tensor_names
     pretrained.from_state_dict(weights, abstract_variables(model, mesh), encoder_only=True, names=names)  # may raise
-    if normalize not in (None, model.normalize):
+    if normalize and model.clone(normalize=normalize).normalization != model.normalization:
         raise InputError(
             f"model.pretrained={path} was trained with data.normalize={normalize}, this config has {model.normalize}; "
             f"give --config.data.normalize={normalize}, or other weights"

@@ -30,7 +30,8 @@ def describe_network(
       embed_bias: whether the entropy module has a bias.
     """
     return {
-        **{field: config.model[field] for field in ("encoder", "width", "precision")},
+        **{field: config.model[field] for field in ("encoder", "width", "stride", "precision")},
+        "lateral": config.model.get("lateral", 0),
         "upsample": config.model.get("upsample", "bilinear"),
         "normalize": config.data.normalize,
         "embed_dim": embed_dim,
@@ -46,18 +47,20 @@ def _describe_decoder(of: Domain | Sequence[str]) -> dict[str, Any]:
     return {"classes": list(of.class_names), "colors": colors, "size": list(of.size)}
 
 
-def build_network(network: Mapping[str, Any], remat: str = "") -> UniversalModel:
-    """Build a model from the description of `describe_network`."""
+def build_network(network: Mapping[str, Any], **training: Any) -> UniversalModel:
+    """Build a model from the description of `describe_network`, and arguments of `create_model` only for training."""
     return create_model(
         network["encoder"],
         {name: len(decoder["classes"]) for name, decoder in network["decoders"].items()},
         embed_dim=network["embed_dim"],
+        stride=network["stride"],
+        lateral=network["lateral"],
         width=network["width"],
         precision=network["precision"],
         upsample=network["upsample"],
         normalize=network["normalize"],
         embed_bias=network["embed_bias"],
-        remat=remat,
+        **training,
     )
 
 
@@ -65,6 +68,11 @@ def abstract_variables(model: UniversalModel, mesh: Mesh) -> dict:
     """Shapes, dtypes and sharding of {"params", "batch_stats"}, to restore a checkpoint."""
     shapes = variables_lib.abstract_variables(model)
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)), shapes)
+
+
+def of_training(config: ConfigDict) -> dict[str, Any]:
+    """Arguments of `create_model` that only training needs, from a config."""
+    return {field: config.model[field] for field in ("remat", "frozen_levels", "batch_stats")}
 
 
 def read_network(folder: pathlib.Path, step: int) -> dict[str, Any]:
