@@ -1,6 +1,6 @@
 """Time and peak memory of one training step: ours against the same step in plain PyTorch (benchmarks/torch_step.py).
 
-    pip install -e '.[torch]'
+    pip install -e . torch
     python -m benchmarks.step_cpu --out=benchmarks/results/step_cpu.json
 
 Two domains (19 and 11 classes), one labeled and one unlabeled batch each, supervised + within + cross, SGD. Each

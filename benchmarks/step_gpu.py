@@ -1,6 +1,6 @@
 """Images per second and memory of one training step on a GPU: ours against PyTorch, plain and tuned.
 
-    pip install -e '.[torch]'     # with CUDA builds of JAX and PyTorch
+    pip install -e . torch     # with CUDA builds of JAX and PyTorch
     python -m benchmarks.step_gpu --out=benchmarks/results/step_gpu.json
     python -m benchmarks.step_gpu --sizes 64x64 --batch=1 --width=0.5 --steps=2    # a trial on a CPU
 

@@ -139,7 +139,7 @@ def test_sums_are_of_all_labeled_pixels(batch_size):
     source = Memory(
         [example([[red, red]], [[0, 255]]), example([[green, green]], [[0, 1]]), example([[red, red]], [[1, 1]])]
     )
-    model = UniversalModel(MeanColor(), {"d": 3})
+    model = UniversalModel(MeanColor(), {"d": 3}, normalize="none")
     totals = class_centroids.sum_classes(model, {}, source, 3, batch_size=batch_size, mesh=sharding.create_mesh())
     np.testing.assert_array_equal(totals["count"], [128, 192, 0])
     np.testing.assert_allclose(totals["sum"], [[64, 64, 0], [128, 64, 0], [0, 0, 0]], atol=1e-3)
@@ -178,7 +178,7 @@ def test_features_at_pixels_are_the_upsampled_ones():
     """Along a row of cells with red 0 and 1, pixel x has max(0, min(1, (x - 3.5) / 8)): half-pixel bilinear."""
     source = Memory([example([[[255, 255, 0]] * 2], [[0, 0]]), example([[[0, 0, 0], [255, 0, 0]]], [[0, 0]])])
     pixels = np.array([[1, 0, 3], [0, 7, 9], [1, 5, 4], [1, 2, 8], [1, 2, 15]])
-    model = UniversalModel(MeanColor(), {"d": 3})
+    model = UniversalModel(MeanColor(), {"d": 3}, normalize="none")
     for batch_size in (1, 2, 3):
         got = pixel_features(model, {}, source, pixels, batch_size=batch_size, mesh=sharding.create_mesh())
         np.testing.assert_allclose(got[:, 0], [0, 1, 0.5 / 8, 4.5 / 8, 1], atol=1e-6)

@@ -140,7 +140,7 @@ def test_opening_reads_no_record_and_masks_are_left_alone(made, monkeypatch):
 
 
 def test_reading_and_preparing_do_without_tensorflow(made):
-    """In a process of its own, since other tests may import torch."""
+    """In a process of its own, since other tests import jax."""
     code = "\n".join(
         (
             "import sys",

@@ -141,8 +141,8 @@ SHARED: dict[str, Field] = {
     "model.pretrained": Field(
         "",
         Range('"imagenet", a path, or empty'),
-        "pretrained weights of the encoder: imagenet (of an installed package), a file .safetensors, .npz or .pth, or the "
-        "folder of a finished job",
+        "pretrained weights of the encoder: imagenet (of an installed package), a file .safetensors, .npz or .pth, or "
+        "the folder of a finished job",
         path=True,
         changes=FILE,
     ),

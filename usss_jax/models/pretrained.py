@@ -1,14 +1,13 @@
 """Conversion between state dicts of PyTorch and our variables, with a report of what matched; reading of weight files.
 
 The names of an encoder's tensors come from its `tensor_names` (models/encoder.py); heads have the names of the
-reference implementation (`seg.<i>`, `en_map`). Tensors are in PyTorch's layout. Files are .safetensors,
-.npz, or .pth with the extra `torch` (`weights_only=True`: nothing in the file is executed).
+reference implementation (`seg.<i>`, `en_map`). Tensors are in PyTorch's layout. Files are .safetensors, .npz or .pth
+(models/torch_files.py).
 """
 
 import dataclasses
 import hashlib
 import pathlib
-import pickle
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ import safetensors.numpy
 from usss_jax.errors import InputError
 from usss_jax.local_files import reason, write_whole
 from usss_jax.models.encoder import TensorNames
+from usss_jax.models.torch_files import read_state_dict
 
 _HEADS = ("seg.", "en_map.")
 _FIXED = ("up.", "en_up.")  # the reference's upsampling kernels
@@ -68,8 +68,8 @@ def load_file(path: str) -> dict[str, np.ndarray]:
     (drn_d_22-4bd2f8ea.pth), they must be the first digits of its SHA-256.
 
     Raises:
-      InputError: if the file is missing, of an unknown type, unreadable or does not match the hash in its name, if it
-        holds anything but tensors, or if torch is needed but not installed.
+      InputError: if the file is missing, of an unknown type, unreadable or does not match the hash in its name, or if
+        it holds anything but tensors.
     """
     file = pathlib.Path(path).expanduser()
     if not file.is_file():
@@ -103,39 +103,9 @@ def _load_npz(file: pathlib.Path) -> dict[str, np.ndarray]:
 def _load_torch(file: pathlib.Path) -> dict[str, np.ndarray]:
     _check_hash(file)
     try:
-        import torch
-    except ImportError as e:
-        raise InputError(
-            f"model.pretrained={file}: reading .pth needs torch: pip install 'usss_jax[torch]', or convert the file to "
-            ".safetensors where torch is installed"
-        ) from e
-    if torch.__version__ < "2.6":  # CVE-2025-32434: older versions may execute code despite weights_only=True
-        text = f"model.pretrained={file}: torch {torch.__version__} reads .pth unsafely: pip install 'torch>=2.6'"
-        raise InputError(text)
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as e:
-        if "weights_only" not in str(e):
-            raise
-        # torch's message advises weights_only=False: replace it.
-        found = re.search(r"GLOBAL (\S+)", str(e))
-        what = f"asks for {found[1]}" if found else "is damaged or holds more than tensors"
-        raise InputError(
-            f"model.pretrained={file}: refused, nothing in it was executed: the file {what}; give a state dict of "
-            "tensors"
-        ) from e
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    if not isinstance(content, Mapping) or not content:
-        raise InputError(f"model.pretrained={file}: not a mapping of names to tensors; give a state dict of tensors")
-    for name, tensor in content.items():
-        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise InputError(f"model.pretrained={file}: {name!r} is not a tensor; give a state dict of tensors")
-    # NumPy has no bfloat16; float32 represents all its values.
-    tensors = {name: t.detach().float() if t.dtype == torch.bfloat16 else t.detach() for name, t in content.items()}
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
+        return read_state_dict(file)
+    except InputError as e:
+        raise InputError(f"model.pretrained={e}") from e
 
 
 def _check_hash(file: pathlib.Path):
