@@ -5,7 +5,7 @@
 
 Two domains (19 and 11 classes), one labeled and one unlabeled batch each, supervised + within + cross, SGD. Each
 implementation runs in its own process, alternately, on the same weights and images; their first losses must agree.
-`ratio.<width>.<batch>x<size>` is the time of the faster PyTorch layout over ours: above 1, ours is faster. Likewise
+`ratio.<network>.<batch>x<size>` is the time of the faster PyTorch layout over ours: above 1, ours is faster. Likewise
 `memory_ratio`, of the process's peak memory during the steps (Linux), and `whole_memory_ratio`, since its start, with
 imports and compilation. An implementation that crashes has the key `failed` and is not compared.
 """
@@ -27,7 +27,13 @@ CLASSES = {"cityscapes": 19, "camvid": 11}
 EMBED_DIM = 128
 LR, MOMENTUM, WEIGHT_DECAY = 1e-3, 0.9, 1e-4
 IMPLEMENTATIONS = ("ours", "torch_nchw", "torch_channels_last")
-CASES = ((1.0, 4, 128), (1.0, 2, 256), (0.25, 4, 128), (0.25, 2, 256))  # width, batch, size
+CASES = (  # encoder, width, batch, size
+    ("drn_d_22", 1.0, 4, 128),
+    ("drn_d_22", 1.0, 2, 256),
+    ("drn_d_22", 0.25, 4, 128),
+    ("drn_d_22", 0.25, 2, 256),
+    ("efficientnet_lite0", 1.0, 4, 256),  # of stride 16
+)
 
 
 def make_batch(batch: int, size: tuple[int, int]) -> dict:
@@ -53,7 +59,12 @@ def make_label_embeddings() -> dict[str, np.ndarray]:
 
 
 def prepare_ours(
-    width: float, batch: int, size: tuple[int, int], weights: pathlib.Path, precision: str = "float32"
+    encoder: str,
+    width: float,
+    batch: int,
+    size: tuple[int, int],
+    weights: pathlib.Path,
+    precision: str = "float32",
 ) -> Callable[[], float]:
     """Return a function that runs a step and returns its loss; write the initial weights if missing."""
     import jax
@@ -67,7 +78,9 @@ def prepare_ours(
     from usss_jax.parallel import sharding
 
     mesh = sharding.create_mesh(jax.devices()[:1])
-    model = create_model("drn_d_22", CLASSES, embed_dim=EMBED_DIM, width=width, precision=precision)
+    model = create_model(
+        encoder, CLASSES, embed_dim=EMBED_DIM, width=width, precision=precision, normalize="none"
+    )
     tx = optim.create_optimizer(optim.create_schedule(LR, 10**6), momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     state, _ = create_state(model, tx, 0, mesh, {"label_embeddings": make_label_embeddings()})
     if not weights.exists():
@@ -87,7 +100,13 @@ def prepare_ours(
 
 
 def prepare_torch(
-    width: float, batch: int, size: tuple[int, int], weights: pathlib.Path, channels_last: bool, device: str = "cpu"
+    encoder: str,
+    width: float,
+    batch: int,
+    size: tuple[int, int],
+    weights: pathlib.Path,
+    channels_last: bool,
+    device: str = "cpu",
 ) -> Callable[..., float]:
     """Return a function that runs a step, `train_step` of torch_step.py or its argument, and returns its loss."""
     import torch
@@ -96,8 +115,11 @@ def prepare_torch(
     from benchmarks import torch_step
 
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    model = torch_step.Universal(list(CLASSES.values()), EMBED_DIM, width).train()
-    wrong = model.load_state_dict(load_file(weights), strict=False)
+    net = torch_step.Lite0() if encoder == "efficientnet_lite0" else torch_step.DRN(width)
+    model = torch_step.Universal(net, list(CLASSES.values()), EMBED_DIM).train()
+    heads = ("seg.", "en_map.")
+    tensors = {n if n.startswith(heads) else f"encoder.{n}": t for n, t in load_file(weights).items()}
+    wrong = model.load_state_dict(tensors, strict=False)
     assert all(name.endswith("num_batches_tracked") for name in wrong.missing_keys) and not wrong.unexpected_keys
     model = model.to(device, memory_format=layout)
     optimizer = torch.optim.SGD(model.parameters(), LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
@@ -118,13 +140,13 @@ def prepare_torch(
     return lambda train_step=torch_step.train_step: float(train_step(model, optimizer, data, constants))
 
 
-def measure(implementation: str, width: float, batch: int, side: int, steps: int, weights: pathlib.Path) -> dict:
+def measure(implementation: str, encoder: str, width: float, batch: int, side: int, steps: int, weights: pathlib.Path) -> dict:
     """Measure the losses of two steps, the seconds of the first and of `steps` further ones, and peak memory."""
     began, size = time.perf_counter(), (side, side)
     if implementation == "ours":
-        run = prepare_ours(width, batch, size, weights)
+        run = prepare_ours(encoder, width, batch, size, weights)
     else:
-        run = prepare_torch(width, batch, size, weights, implementation == "torch_channels_last")
+        run = prepare_torch(encoder, width, batch, size, weights, implementation == "torch_channels_last")
     losses = [run()]
     first = time.perf_counter() - began
     losses.append(run())
@@ -157,15 +179,15 @@ def measure_apart(implementation: str, *case, steps: int, weights: pathlib.Path)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(width: float, batch: int, size: int, steps: int, rounds: int) -> dict:
+def compare(encoder: str, width: float, batch: int, size: int, steps: int, rounds: int) -> dict:
     """Measure all implementations of one case alternately; medians over all steps of all rounds."""
     with tempfile.TemporaryDirectory() as folder:
         weights = pathlib.Path(folder) / "weights.safetensors"
-        measure_apart("ours", width, batch, size, steps=0, weights=weights)  # writes the weights, which takes memory
+        measure_apart("ours", encoder, width, batch, size, steps=0, weights=weights)  # writes the weights, which takes memory
         runs: dict[str, list[dict]] = {name: [] for name in IMPLEMENTATIONS}
         for _ in range(rounds):
             for name in IMPLEMENTATIONS:
-                runs[name].append(measure_apart(name, width, batch, size, steps=steps, weights=weights))
+                runs[name].append(measure_apart(name, encoder, width, batch, size, steps=steps, weights=weights))
     out: dict = {}
     for name, each in runs.items():
         if failures := [run["failed"] for run in each if "failed" in run]:
@@ -185,15 +207,15 @@ def compare(width: float, batch: int, size: int, steps: int, rounds: int) -> dic
 def markdown(result: dict) -> str:
     """Render the result as a table; a dash where PyTorch crashed."""
     lines = [
-        "| width | images | ours | PyTorch NCHW | PyTorch channels_last | ratio | memory, ours | PyTorch's | ratio |",
+        "| network | images | ours | PyTorch NCHW | PyTorch channels_last | ratio | memory, ours | PyTorch's | ratio |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for width, cases in result["cases"].items():
+    for network, cases in result["cases"].items():
         for case, measured in cases.items():
             seconds = [f"{m['seconds']:.3f} s" if "seconds" in m else "-" for m in measured.values()]
-            ours, memory = measured["ours"]["peak_bytes"], result["memory_ratio"][width][case]
-            numbers = [f"{result['ratio'][width][case]:.2f}", f"{ours / 1e9:.2f} GB", f"{ours * memory / 1e9:.2f} GB"]
-            lines.append(f"| {width} | {case} | " + " | ".join([*seconds, *numbers, f"{memory:.2f}"]) + " |")
+            ours, memory = measured["ours"]["peak_bytes"], result["memory_ratio"][network][case]
+            numbers = [f"{result['ratio'][network][case]:.2f}", f"{ours / 1e9:.2f} GB", f"{ours * memory / 1e9:.2f} GB"]
+            lines.append(f"| {network} | {case} | " + " | ".join([*seconds, *numbers, f"{memory:.2f}"]) + " |")
     return "\n".join(lines)
 
 
@@ -202,14 +224,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--widths", type=float, nargs="*", default=sorted({case[0] for case in CASES}))
-    parser.add_argument("--sizes", type=int, nargs="*", default=sorted({case[2] for case in CASES}))
+    parser.add_argument("--cases", type=int, nargs="*", default=range(len(CASES)), help="indices into CASES")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results/step_cpu.json"))
-    parser.add_argument("--measure", nargs=6, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=7, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        name, width, batch, size, steps, weights = args.measure
-        print(json.dumps(measure(name, float(width), int(batch), int(size), int(steps), pathlib.Path(weights))))
+        name, encoder, width, batch, size, steps, weights = args.measure
+        print(json.dumps(measure(name, encoder, float(width), int(batch), int(size), int(steps), pathlib.Path(weights))))
         return
 
     import torch
@@ -219,17 +240,15 @@ def main():
     result: dict = {"classes": CLASSES, "embed_dim": EMBED_DIM, "steps": args.steps, "rounds": args.rounds}
     ratios = {"ratio": "seconds", "memory_ratio": "peak_bytes", "whole_memory_ratio": "whole_peak_bytes"}
     result |= {"cases": {}, **{ratio: {} for ratio in ratios}}
-    for width, batch, size in CASES:
-        if width not in args.widths or size not in args.sizes:
-            continue
-        case = f"{batch}x{size}"
-        measured = compare(width, batch, size, args.steps, args.rounds)
+    for encoder, width, batch, size in (CASES[i] for i in args.cases):
+        network, case = f"{encoder}, width {width:g}", f"{batch}x{size}"
+        measured = compare(encoder, width, batch, size, args.steps, args.rounds)
         faster = min((m for n, m in measured.items() if n != "ours" and "failed" not in m), key=lambda m: m["seconds"])
-        result["cases"].setdefault(f"{width:g}", {})[case] = measured
+        result["cases"].setdefault(network, {})[case] = measured
         for ratio, key in ratios.items():
-            result[ratio].setdefault(f"{width:g}", {})[case] = faster[key] / measured["ours"][key]
+            result[ratio].setdefault(network, {})[case] = faster[key] / measured["ours"][key]
         print(
-            f"width {width:g}, {case}: " + ", ".join(f"{n} {m.get('seconds', 'failed')} s" for n, m in measured.items())
+            f"{network}, {case}: " + ", ".join(f"{n} {m.get('seconds', 'failed')} s" for n, m in measured.items())
         )
         write_json(args.out, {**result, **environment(), "torch": torch.__version__})
     print(json.dumps({ratio: result[ratio] for ratio in ratios}, indent=2))

@@ -34,10 +34,12 @@ class Block(nn.Module):
         return F.relu(y + (x if self.downsample is None else self.downsample(x)), inplace=True)
 
 
-class Universal(nn.Module):
-    """DRN-D-22 with one 1x1 decoder per domain and the linear map of the entropy module."""
+class DRN(nn.Module):
+    """DRN-D-22."""
 
-    def __init__(self, num_classes: list[int], embed_dim: int, width: float):
+    stride = 8
+
+    def __init__(self, width: float):
         super().__init__()
         c = [max(1, round(n * width)) for n in CHANNELS]
 
@@ -59,13 +61,78 @@ class Universal(nn.Module):
             plain(c[6], c[7], dilation=2),
             plain(c[7], c[8]),
         )
-        self.seg = nn.ModuleList(nn.Conv2d(c[8], n, 1) for n in num_classes)
-        self.en_map = nn.Conv2d(c[8], embed_dim, 1)
+        self.out_channels = c[8]
+
+    def forward(self, x):
+        """Map images [B, 3, H, W] to features [B, C, H / 8, W / 8]."""
+        return self.base(x)
 
 
-def upsample(x):
-    """Upsample by 8, bilinearly."""
-    return F.interpolate(x, scale_factor=8, mode="bilinear", align_corners=False)
+class InvertedResidual(nn.Module):
+    """Inverted residual block; `zeros` pads the depthwise convolution at the left, right, upper and lower border."""
+
+    def __init__(self, inputs: int, features: int, expansion: int, kernel: int, stride: int, dilation: int, zeros):
+        super().__init__()
+        c = inputs * expansion
+        self.zeros, self.residual = zeros, stride == 1 and inputs == features and len(set(zeros)) == 1
+        if expansion > 1:
+            self._expand_conv, self._bn0 = nn.Conv2d(inputs, c, 1, bias=False), nn.BatchNorm2d(c, 1e-3, 0.01)
+        self.expands = expansion > 1
+        self._depthwise_conv = nn.Conv2d(c, c, kernel, stride, 0, dilation, groups=c, bias=False)
+        self._bn1 = nn.BatchNorm2d(c, 1e-3, 0.01)
+        self._project_conv, self._bn2 = nn.Conv2d(c, features, 1, bias=False), nn.BatchNorm2d(features, 1e-3, 0.01)
+
+    def forward(self, x):
+        """Map [B, C, H, W] to [B, features, H / stride, W / stride]."""
+        y = F.relu6(self._bn0(self._expand_conv(x)), inplace=True) if self.expands else x
+        y = F.relu6(self._bn1(self._depthwise_conv(F.pad(y, self.zeros))), inplace=True)
+        y = self._bn2(self._project_conv(y))
+        return x + y if self.residual else y
+
+
+class Lite0(nn.Module):
+    """EfficientNet-Lite0 of stride 16, for even sides."""
+
+    stride, out_channels = 16, 320
+
+    def __init__(self):
+        super().__init__()
+        self._conv_stem, self._bn0 = nn.Conv2d(3, 32, 3, 2, bias=False), nn.BatchNorm2d(32, 1e-3, 0.01)
+        self._blocks, inputs, dilation = nn.ModuleList(), 32, 1
+        stages = zip((3, 3, 5, 3, 5, 5, 3), (1, 2, 2, 2, 1, 2, 1), (1, 2, 2, 3, 3, 4, 1), strict=True)
+        for features, (kernel, stride, repeats) in zip((16, 24, 40, 80, 112, 192, 320), stages, strict=True):
+            for i in range(repeats):
+                strided = i == 0 and stride == 2
+                kept = 1 if len(self._blocks) == 11 else stride if strided else 1  # block 11 would make stride 32
+                reach = dilation * (kernel - 1)
+                before = dilation * ((kernel - 2) // 2) if strided else reach // 2
+                zeros = (before, (reach - 1 if kept == 2 else reach) - before) * 2
+                expansion = 6 if self._blocks else 1
+                block = InvertedResidual(inputs, features, expansion, kernel, kept, dilation, zeros)
+                self._blocks.append(block)
+                dilation, inputs = dilation * (2 if strided and kept == 1 else 1), features
+
+    def forward(self, x):
+        """Map images [B, 3, H, W] to features [B, 320, H / 16, W / 16]."""
+        x = F.relu6(self._bn0(self._conv_stem(F.pad(x, (0, 1, 0, 1)))), inplace=True)
+        for block in self._blocks:
+            x = block(x)
+        return x
+
+
+class Universal(nn.Module):
+    """An encoder with one 1x1 decoder per domain and the linear map of the entropy module."""
+
+    def __init__(self, encoder: nn.Module, num_classes: list[int], embed_dim: int):
+        super().__init__()
+        self.encoder = encoder
+        self.seg = nn.ModuleList(nn.Conv2d(encoder.out_channels, n, 1) for n in num_classes)
+        self.en_map = nn.Conv2d(encoder.out_channels, embed_dim, 1)
+
+
+def upsample(x, factor: int):
+    """Upsample bilinearly."""
+    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
 def pixel_entropy(scores):
@@ -84,10 +151,10 @@ def loss(model: Universal, batch, label_embeddings):
     """
     total = 0.0
     for head, part in zip(model.seg, batch, strict=True):
-        logits = upsample(head(model.base(part["image"])))
+        logits = upsample(head(model.encoder(part["image"])), model.encoder.stride)
         total = total + F.cross_entropy(logits.float(), part["label"], ignore_index=255)
     for part in batch:
-        embedding = upsample(model.en_map(model.base(part["unlabeled"])))
+        embedding = upsample(model.en_map(model.encoder(part["unlabeled"])), model.encoder.stride)
         for constants in label_embeddings:
             scores = torch.einsum("bdhw,nd->bnhw", embedding, constants.to(embedding.dtype))
             total = total + pixel_entropy(scores.float())

@@ -32,6 +32,13 @@ PARAMETERS = {  # of the encoder: as published, without the last convolution, it
 }
 
 
+# The others differ from lite0 only in the number of blocks and channels.
+SOME = [
+    pytest.param(name, marks=pytest.mark.nightly) if name in ("efficientnet_lite1", "efficientnet_lite2") else name
+    for name in ENCODERS
+]
+
+
 def drawn(name, shape):
     """One tensor by the rule of tests/fixtures/README.md."""
     z = np.random.RandomState(zlib.crc32(name.encode()) & 0x7FFFFFFF).standard_normal(shape).astype(np.float32)
@@ -97,14 +104,14 @@ def check_against_pytorch(name, tag, size, weights, tolerance):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", SOME)
 def test_features_and_gradients_are_those_of_pytorch(name):
     """Images of odd sides; weights by the rule of tests/fixtures/README.md."""
     check_against_pytorch(name, "drawn", (61, 90), drawn_weights(create_model(name, {}, stride=32)), 1e-6)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", SOME)
 def test_features_and_gradients_of_the_published_weights_are_those_of_pytorch(name):
     """Also shows that every tensor of the encoder in the file is used, and that all of ours are given."""
     if not packages.installed(name):
@@ -113,7 +120,7 @@ def test_features_and_gradients_of_the_published_weights_are_those_of_pytorch(na
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in ENCODERS if "lite" in name])
+@pytest.mark.parametrize("name", [name for name in SOME if name != "mobilenet_v2"])
 def test_classes_of_a_hundred_real_images_are_those_of_pytorch(name):
     """Images of CamVid's val split, cropped to 352x480, through the encoder in float32 and the file's classifier."""
     if not (packages.installed(name) and CAMVID.is_dir()):
@@ -195,6 +202,7 @@ def test_encoder_without_finer_levels_takes_no_lateral():
 # ---- Freezing ----
 
 
+@pytest.mark.slow
 def test_frozen_levels_get_no_gradient_and_keep_their_statistics():
     model = create_model("efficientnet_lite0", {"a": 2}, width=0.125, frozen_levels=3)
     variables = filled_at_random(model)

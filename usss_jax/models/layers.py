@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from usss_jax.models.convolution import convolve
+from usss_jax.models.convolution import convolve, pointwise
 from usss_jax.models.depthwise import depthwise
 from usss_jax.models.device_sums import apply_kernel
 
@@ -73,6 +73,8 @@ class Convolution(nn.Module):
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
 
         def function(x, kernel):
+            if self.kernel == 1:
+                return pointwise(x[:, :: self.stride, :: self.stride], kernel[0, 0], self.precision)
             return convolve(x, kernel, self.stride, self.dilation, self.precision)
 
         return apply_kernel(self, function, x, kernel)
@@ -104,6 +106,8 @@ class Conv(nn.Module):
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
 
         def function(x, kernel):
+            if self.kernel_size == (1, 1) and self.strides == self.feature_group_count == 1:
+                return pointwise(x, kernel[0, 0], self.precision)
             if self.feature_group_count == self.features == x.shape[-1]:
                 zeros = tuple(tuple(pair) for pair in self.padding)
                 return depthwise(x, kernel, self.strides, self.kernel_dilation, zeros, self.precision)
@@ -136,7 +140,7 @@ class Dense(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = apply_kernel(self, lambda x, kernel: jnp.dot(x, kernel, precision=self.precision), x, kernel)
+        y = apply_kernel(self, lambda x, kernel: pointwise(x, kernel, self.precision), x, kernel)
         return y + bias
 
 
