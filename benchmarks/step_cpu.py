@@ -78,9 +78,7 @@ def prepare_ours(
     from usss_jax.parallel import sharding
 
     mesh = sharding.create_mesh(jax.devices()[:1])
-    model = create_model(
-        encoder, CLASSES, embed_dim=EMBED_DIM, width=width, precision=precision, normalize="none"
-    )
+    model = create_model(encoder, CLASSES, embed_dim=EMBED_DIM, width=width, precision=precision, normalize="none")
     tx = optim.create_optimizer(optim.create_schedule(LR, 10**6), momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     state, _ = create_state(model, tx, 0, mesh, {"label_embeddings": make_label_embeddings()})
     if not weights.exists():
@@ -140,7 +138,9 @@ def prepare_torch(
     return lambda train_step=torch_step.train_step: float(train_step(model, optimizer, data, constants))
 
 
-def measure(implementation: str, encoder: str, width: float, batch: int, side: int, steps: int, weights: pathlib.Path) -> dict:
+def measure(
+    implementation: str, encoder: str, width: float, batch: int, side: int, steps: int, weights: pathlib.Path
+) -> dict:
     """Measure the losses of two steps, the seconds of the first and of `steps` further ones, and peak memory."""
     began, size = time.perf_counter(), (side, side)
     if implementation == "ours":
@@ -183,7 +183,9 @@ def compare(encoder: str, width: float, batch: int, size: int, steps: int, round
     """Measure all implementations of one case alternately; medians over all steps of all rounds."""
     with tempfile.TemporaryDirectory() as folder:
         weights = pathlib.Path(folder) / "weights.safetensors"
-        measure_apart("ours", encoder, width, batch, size, steps=0, weights=weights)  # writes the weights, which takes memory
+        measure_apart(
+            "ours", encoder, width, batch, size, steps=0, weights=weights
+        )  # writes the weights, which takes memory
         runs: dict[str, list[dict]] = {name: [] for name in IMPLEMENTATIONS}
         for _ in range(rounds):
             for name in IMPLEMENTATIONS:
@@ -230,7 +232,9 @@ def main():
     args = parser.parse_args()
     if args.measure:
         name, encoder, width, batch, size, steps, weights = args.measure
-        print(json.dumps(measure(name, encoder, float(width), int(batch), int(size), int(steps), pathlib.Path(weights))))
+        print(
+            json.dumps(measure(name, encoder, float(width), int(batch), int(size), int(steps), pathlib.Path(weights)))
+        )
         return
 
     import torch
@@ -247,9 +251,7 @@ def main():
         result["cases"].setdefault(network, {})[case] = measured
         for ratio, key in ratios.items():
             result[ratio].setdefault(network, {})[case] = faster[key] / measured["ours"][key]
-        print(
-            f"{network}, {case}: " + ", ".join(f"{n} {m.get('seconds', 'failed')} s" for n, m in measured.items())
-        )
+        print(f"{network}, {case}: " + ", ".join(f"{n} {m.get('seconds', 'failed')} s" for n, m in measured.items()))
         write_json(args.out, {**result, **environment(), "torch": torch.__version__})
     print(json.dumps({ratio: result[ratio] for ratio in ratios}, indent=2))
 

@@ -149,7 +149,7 @@ def _after(gradients, batch):
     They are independent, and XLA's CPU scheduler would keep the activations of all passes at once. If a gradient is not
     finite, the batch becomes 0; the gradient norm of the step is then not finite, which ends the run.
     """
-    # Sorted, since XLA would fuse a sum of hundreds of scalars into the copy of the batch, and repeat it for every value.
+    # Sorted: XLA would fuse a sum of hundreds of scalars into the copy of the batch, and repeat it for every value.
     sums = jnp.sort(jnp.stack([g.sum() for g in jax.tree.leaves(gradients)]))
     total = sums[0] + sums[-1]  # not finite if one of them is not
     return jax.tree.map(partial(known_after, total), batch)

@@ -11,7 +11,7 @@ import optax
 from usss_jax.config import PAPER_BATCH
 from usss_jax.errors import InputError
 
-PARTS = ("encoder", "heads", "embedding")  # of a model; heads are the decoders
+PARTS = ("encoder", "heads", "embedding")  # of a model; heads are the decoders and the lateral connection
 SAME: Mapping[str, float] = {}  # factor 1 for every part
 
 
@@ -83,8 +83,8 @@ def create_optimizer(
       weight_decay: see above.
       lr_scales: {part: factor on the learning rate}, parts from PARTS; 1 by default.
       decay_scales: the same for the decay.
-      trainable: whether to change the parameters below a top-level name (encoder, decoder_DOMAIN, embedding), decay
-        included; None: change all.
+      trainable: whether to change the parameters below a name of two levels (encoder/level0_conv,
+        decoder_DOMAIN/kernel, embedding/bias), decay included; None: change all.
 
     Raises:
       InputError: if the name is unknown.
@@ -128,8 +128,9 @@ def _decays(
 
 
 def _part(name: str) -> str:
-    """Part of the model to which a top-level name of the parameters belongs."""
-    return "heads" if name.startswith("decoder_") else name
+    """Part of the model to which a name of the parameters belongs."""
+    top = name.partition("/")[0]
+    return "heads" if top.startswith(("decoder_", "lateral")) else top
 
 
 def _is_in(part: str, name: str, leaf) -> bool:
@@ -137,5 +138,7 @@ def _is_in(part: str, name: str, leaf) -> bool:
 
 
 def _leaves(chosen: Callable[[str, Any], bool]) -> Callable:
-    """Mask of the leaves with chosen(top-level name, leaf)."""
-    return lambda params: {name: jax.tree.map(partial(chosen, name), part) for name, part in params.items()}
+    """Mask of the leaves with chosen(name of two levels, leaf)."""
+    return lambda params: jax.tree_util.tree_map_with_path(
+        lambda path, leaf: chosen("/".join(key.key for key in path[:2]), leaf), params
+    )

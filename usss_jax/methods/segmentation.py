@@ -78,7 +78,8 @@ def fit(
       entropy_module: whether the network has the embedding head E, as `usss.embed*` of the config describes it.
       make_extra: returns `state.extra`.
       initial: loads the variables of a finished network to start from; None: start from `run.weights`, or at random.
-      trainable: whether a part of the model (encoder, decoder_DOMAIN, embedding) is trained; None: all are.
+      trainable: whether parameters are trained, by name (`engine.optim.create_optimizer`); None: all are. Frozen levels
+        of the encoder never are.
       warnings: see `Fit`.
     """
     config, mesh = run.config, run.mesh
@@ -91,7 +92,7 @@ def fit(
     network = describe_network(config, {d: pool.domain for d, pool in with_labels(pools).items()}, **head)
     model = build_network(network, **of_training(config))
     lr, lr_line = optim.learning_rate(config.optim.lr, config.optim.lr_rule, train.batch_size)
-    tx = make_optimizer(config, lr, steps, entropy_module, trainable)
+    tx = make_optimizer(config, lr, steps, entropy_module, trained_names(model, trainable))
     compute = partial(compute, model=model, augment=device_augment(config), seed=seed, mesh=mesh)
     shardings = sharding.step_batch_shardings(mesh)
     if not unlabeled_batches:
@@ -137,6 +138,20 @@ def fit(
         summarize=partial(summarize, name, pools, lr=lr, unlabeled_batches=unlabeled_batches),
         warnings=warnings,
     )
+
+
+def trained_names(model: UniversalModel, trainable: Callable[[str], bool] | None) -> Callable[[str], bool] | None:
+    """Return whether parameters are trained, by name, if also frozen levels of the encoder are not."""
+    encoder = model.encoder
+    if not encoder.frozen:
+        return trainable
+
+    def trained(name: str) -> bool:
+        part, _, inside = name.partition("/")
+        frozen = part == "encoder" and encoder.level_of(inside) < encoder.frozen
+        return not frozen and (trainable is None or trainable(name))
+
+    return trained
 
 
 def make_optimizer(

@@ -1,7 +1,6 @@
 """Supervised training: one network per domain, fine-tuning on another domain, and one network for all (Univ-basic)."""
 
 import itertools
-import operator
 import pathlib
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -106,7 +105,7 @@ def frozen_fits(run: Run, singles: pathlib.Path) -> Iterator[Fit]:
             f"frozen_{source}_{target}",
             partial(compute, frozen_encoder=True),
             pools={target: run.pools[target]},
-            trainable=lambda part: part != "encoder",
+            trainable=lambda name: not name.startswith("encoder/"),
             **_from_single(run, singles, source),
         )
 
@@ -121,7 +120,7 @@ def finetune_fits(run: Run, singles: pathlib.Path) -> Iterator[Fit]:
             compute,
             pools={source: run.pools[source], **train_on},
             train_on=train_on,
-            trainable=partial(operator.ne, f"decoder_{source}"),
+            trainable=lambda name, source=source: not name.startswith(f"decoder_{source}/"),
             **_from_single(run, singles, source),
         )
 
