@@ -12,17 +12,22 @@ objective, docs/claims.md), `tiny` (a few steps of every job). Time and scores o
 size: n/a, not measured.
 """
 
-from usss_jax.config import apply_arg, default_config, parse_arg
+from usss_jax.config import apply_arg, default_config, light_encoder, parse_arg
 
 CAMVID_TRAIN = 367
 
 
 def get_config(arg=None):
-    arg = parse_arg(arg, cpu=False, tiny=False, anchored=False, n=100, encoder="drn_d_22")
+    arg = parse_arg(arg, cpu=False, tiny=False, anchored=False, n=100, encoder=light_encoder())
     config = default_config()
     config.data.domains = ["camvid", "idd_lite"]
     config.data.labeled_per_domain = f"camvid=all,idd_lite={arg.n}" if arg.n > CAMVID_TRAIN else arg.n
     config.optim.lr = 0.02
     config.model.precision = "bfloat16"
-    apply_arg(config, arg, cpu_image_size="camvid=176x240,idd_lite=114x160")
+    apply_arg(
+        config,
+        arg,
+        cpu_image_size="camvid=176x240,idd_lite=114x160",
+        light_image_size="camvid=240x320,idd_lite=227x320",
+    )
     return config

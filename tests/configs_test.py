@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 
+from usss_jax import packages
 from usss_jax.config import ANCHORED, checked, default_config, flat
 from usss_jax.data.domains import get_domain
 from usss_jax.errors import InputError
@@ -28,10 +29,21 @@ def test_config_has_exactly_the_known_fields_and_known_domains(name):
 
 @pytest.mark.parametrize("name", WITH_CPU)
 def test_cpu_argument_shrinks_width_and_schedule(name):
-    full, cpu = get_config(name), get_config(name, "cpu")
+    full, cpu = get_config(name, "drn_d_22"), get_config(name, "drn_d_22,cpu")
     assert cpu.model.width < full.model.width and cpu.train.steps < full.train.steps
     assert cpu.train.batch_size < full.train.batch_size and cpu.train.unlabeled_batches == 1
     assert cpu.data.image_size
+
+
+@pytest.mark.parametrize("name", ["cs256_cvd", "cvd_iddlite"])
+def test_small_images_get_the_light_encoder_if_its_weights_are_installed(name, monkeypatch):
+    monkeypatch.setattr(packages, "installed", lambda encoder: encoder == "efficientnet_lite0")
+    config = get_config(name, "cpu")
+    assert (config.model.encoder, config.model.pretrained, config.model.width) == ("efficientnet_lite0", "imagenet", 1)
+    assert config.model.precision == "float32" and config.train.batch_size == 4 and config.data.crop_size == "192x192"
+    monkeypatch.setattr(packages, "installed", lambda encoder: False)
+    config = get_config(name, "cpu")
+    assert (config.model.encoder, config.model.pretrained, config.model.stride) == ("drn_d_22", "", 0)
 
 
 @pytest.mark.parametrize("name", [*NAMES, "imagenet"])

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import usss_jax
+from usss_jax import packages
 from usss_jax.errors import InputError
-from usss_jax.models import packages, pretrained
+from usss_jax.models import pretrained
 from usss_jax.models.lateral import Lateral
 from usss_jax.models.mobile import ENCODERS
 from usss_jax.models.universal import create_model

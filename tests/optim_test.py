@@ -96,7 +96,8 @@ def test_the_entropy_module_may_have_a_learning_rate_of_its_own():
 
 def test_parts_that_are_not_trained_stay_and_do_not_decay():
     params = {"encoder": {"w": jnp.ones(2)}, "decoder_camvid": {"kernel": jnp.ones(3)}}
-    tx = create_optimizer(create_schedule(0.5, 10), weight_decay=0.1, trainable=lambda part: part == "decoder_camvid")
+    schedule = create_schedule(0.5, 10)
+    tx = create_optimizer(schedule, weight_decay=0.1, trainable=lambda name: name == "decoder_camvid/kernel")
     updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
     assert (updates["encoder"]["w"] == 0).all()
     everything = create_optimizer(create_schedule(0.5, 10), weight_decay=0.1)

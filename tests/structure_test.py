@@ -10,7 +10,7 @@ REPO = pathlib.Path(__file__).parent.parent
 PACKAGE = REPO / "usss_jax"
 
 # What a subpackage may import besides itself and ALL: each line names subpackages of earlier lines only.
-ALL = {"errors", "local_files", "signals"}
+ALL = {"errors", "local_files", "packages", "signals"}
 SUBPACKAGES = {
     "objectives": set(),
     "config": set(),

@@ -14,7 +14,15 @@ from usss_jax.config.checking import (
     with_absolute_paths,
 )
 from usss_jax.config.methods import FIELDS, METHODS
-from usss_jax.config.presets import ANCHORED, apply_arg, parse_arg, set_epochs, shrink_for_cpu, shrink_to_tiny
+from usss_jax.config.presets import (
+    ANCHORED,
+    apply_arg,
+    light_encoder,
+    parse_arg,
+    set_epochs,
+    shrink_for_cpu,
+    shrink_to_tiny,
+)
 from usss_jax.config.reading import (
     names,
     per_domain,
@@ -39,6 +47,7 @@ __all__ = [
     "fields",
     "filled",
     "flat",
+    "light_encoder",
     "names",
     "nearest",
     "nested",

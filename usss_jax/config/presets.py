@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from usss_jax import packages
 from usss_jax.config.checking import fields
 from usss_jax.config.methods import METHODS
 from usss_jax.config.reading import names
@@ -45,8 +46,15 @@ def parse_arg(arg: str | None, **defaults) -> ConfigDict:
     return ConfigDict(values)
 
 
-def apply_arg(config: ConfigDict, arg: ConfigDict, cpu_image_size: str):
+def light_encoder() -> str:
+    """Name of the encoder that starts from ImageNet weights if these are installed, else of the paper's."""
+    return packages.DEFAULT if packages.installed(packages.DEFAULT) else "drn_d_22"
+
+
+def apply_arg(config: ConfigDict, arg: ConfigDict, cpu_image_size: str, light_image_size: str = ""):
     """Change a config by the arguments that the configs of two data sets share: encoder, n, anchored, cpu and tiny.
+
+    `cpu_image_size` is that of `cpu`, `light_image_size` that of `cpu` with an encoder that has weights in a package.
 
     >>> from usss_jax.config import default_config
     >>> config = default_config()
@@ -59,10 +67,40 @@ def apply_arg(config: ConfigDict, arg: ConfigDict, cpu_image_size: str):
     set_epochs(config, arg.n)
     if arg.anchored:
         config.update_from_flattened_dict(ANCHORED)
-    if arg.cpu:
+    light = arg.encoder in packages.WEIGHTS
+    if light:
+        use_light_encoder(config)
+    if arg.cpu and light:
+        shorten_for_cpu(config, light_image_size or cpu_image_size)
+    elif arg.cpu:
         shrink_for_cpu(config, cpu_image_size)
     if arg.tiny:
         shrink_to_tiny(config)
+
+
+def use_light_encoder(config: ConfigDict):
+    """Start a light encoder from its ImageNet weights, with values selected on val (docs/encoders.md)."""
+    config.update_from_flattened_dict(
+        {
+            "model.pretrained": packages.IMAGENET,
+            "model.stride": 16,
+            "model.lateral": 8,
+            "model.frozen_levels": 3,
+            "data.scale": "0.75-2.0",
+            "optim.lr": 0.1,
+            "optim.encoder_lr_scale": 0.1,
+        }
+    )
+
+
+def shorten_for_cpu(config: ConfigDict, image_size: str):
+    """Reduce batches, crops and schedule of a config with a light encoder to what two CPU cores train in minutes."""
+    config.model.precision = "float32"
+    config.data.image_size, config.data.crop_size = image_size, "192x192"
+    config.train.batch_size = config.train.unlabeled_batch_size = 4
+    config.train.unlabeled_batches = 1
+    config.train.steps = config.usss.single_steps = 1000
+    config.train.eval_every = config.train.checkpoint_every = 250
 
 
 def shrink_for_cpu(config: ConfigDict, image_size: str):
@@ -97,7 +135,10 @@ _TINY = {
     "data.image_size": "32x48",
     "data.crop_size": "32x48",
     "data.loader_threads": 2,
+    "data.scale": "",
     "model.width": 0.0625,
+    "model.pretrained": "",
+    "model.frozen_levels": 0,
     "model.precision": "float32",
     "train.steps": 4,
     "train.batch_size": 2,

