@@ -54,7 +54,7 @@ def test_tiny_argument_leaves_a_few_small_steps_of_every_job(name):
         tiny.data.root = "somewhere"
         assert tiny.imagenet.epochs < 1e-3
     else:
-        assert tiny.variants == full.variants and tiny.train.steps == tiny.usss.single_steps == 4
+        assert tiny.variants == full.variants and tiny.train.steps == tiny.usss.single_steps == 2
         assert tiny.train.eval_every == 2 and tiny.data.labeled_per_domain == 4
     checked(tiny)
 

@@ -15,7 +15,10 @@ import pytest
 
 import usss_jax
 from usss_jax import packages
+from usss_jax.config import checked
+from usss_jax.config.files import read_named
 from usss_jax.errors import InputError
+from usss_jax.methods.train import train
 from usss_jax.models import pretrained
 from usss_jax.models.lateral import Lateral
 from usss_jax.models.mobile import ENCODERS
@@ -310,3 +313,20 @@ def test_torchvisions_names_give_the_same_network():
 def test_image_smaller_than_a_cell_is_refused():
     with pytest.raises(InputError, match=r"images: 16x64 is smaller than one cell of the encoder, 32 pixels"):
         usss_jax.encoder("mobilenet_v2", width=0.125, stride=32)(np.zeros((1, 16, 64, 3), np.uint8))
+
+
+@pytest.mark.slow
+def test_run_with_a_light_encoder_keeps_its_frozen_levels_and_predicts(tmp_path):
+    config = read_named("configs/demo.py:tiny,efficientnet_lite0")
+    config.variants = ["basic"]
+    config.model.frozen_levels = 3
+    summary = train(checked(config), tmp_path)["basic"]
+    assert 0 <= summary["average_best"] <= 1
+    predictor = usss_jax.load(tmp_path / "basic")
+    assert (predictor.model.stride, predictor.model.encoder.stride) == (8, 16)
+    scores = usss_jax.evaluate(tmp_path / "basic", "city_street")
+    assert scores["miou"] == pytest.approx(summary["domains"]["city_street"]["miou_best"])
+    start = random_variables(predictor.model, seed_bits(config.train.seed))["params"]
+    for name, values in predictor.variables["params"]["encoder"].items():
+        same = all(jax.tree.leaves(jax.tree.map(np.array_equal, values, start["encoder"][name])))
+        assert same == (predictor.model.encoder.level_of(name) < 3), name

@@ -22,6 +22,7 @@ from usss_jax.config.presets import (
     set_epochs,
     shrink_for_cpu,
     shrink_to_tiny,
+    use_light_encoder,
 )
 from usss_jax.config.reading import (
     names,
@@ -64,5 +65,6 @@ __all__ = [
     "set_epochs",
     "shrink_for_cpu",
     "shrink_to_tiny",
+    "use_light_encoder",
     "with_absolute_paths",
 ]

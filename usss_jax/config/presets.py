@@ -123,7 +123,7 @@ def shrink_to_tiny(config: ConfigDict):
     >>> config = default_config()
     >>> shrink_to_tiny(config)
     >>> config.train.steps
-    4
+    2
     """
     known = fields(config.method)
     config.update_from_flattened_dict({name: value for name, value in _TINY.items() if name in known})
@@ -140,7 +140,7 @@ _TINY = {
     "model.pretrained": "",
     "model.frozen_levels": 0,
     "model.precision": "float32",
-    "train.steps": 4,
+    "train.steps": 2,
     "train.batch_size": 2,
     "train.unlabeled_batch_size": 2,
     "train.unlabeled_batches": 1,

@@ -117,7 +117,7 @@ METHOD = Method(
     },
     own=FIELDS,
     shared=tuple(SHARED),
-    tiny={"usss.embed_dim": 8, "usss.single_steps": 4},
+    tiny={"usss.embed_dim": 8, "usss.single_steps": 2},
     variants=VARIANTS,
     check=_check,
 )

@@ -85,7 +85,7 @@ def create_evaluator(mesh: Mesh, domain: str, *, model: UniversalModel, classes:
     """
     part = model.clone(num_classes=FrozenDict({domain: model.num_classes[domain]}), embed_dim=0)
     count = _counter(mesh, part, None if classes is None else tuple(classes))
-    used = ("encoder", f"decoder_{domain}")
+    used = ("encoder", "lateral", f"decoder_{domain}")
 
     def evaluate(variables, source, batch_size: int) -> np.ndarray:
         variables = {kind: {name: v for name, v in tree.items() if name in used} for kind, tree in variables.items()}

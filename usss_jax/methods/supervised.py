@@ -105,7 +105,7 @@ def frozen_fits(run: Run, singles: pathlib.Path) -> Iterator[Fit]:
             f"frozen_{source}_{target}",
             partial(compute, frozen_encoder=True),
             pools={target: run.pools[target]},
-            trainable=partial(_outside, "encoder"),
+            trainable=partial(_outside, ("encoder", "lateral")),
             **_from_single(run, singles, source),
         )
 
@@ -120,7 +120,7 @@ def finetune_fits(run: Run, singles: pathlib.Path) -> Iterator[Fit]:
             compute,
             pools={source: run.pools[source], **train_on},
             train_on=train_on,
-            trainable=partial(_outside, f"decoder_{source}"),
+            trainable=partial(_outside, (f"decoder_{source}",)),
             **_from_single(run, singles, source),
         )
 
@@ -137,6 +137,6 @@ def joint_fit(run: Run) -> Fit:
     return fit(run, "basic", compute)
 
 
-def _outside(part: str, name: str) -> bool:
-    """Whether a parameter's name is not below a part of the model."""
-    return not name.startswith(f"{part}/")
+def _outside(parts: tuple[str, ...], name: str) -> bool:
+    """Whether a parameter, by its name, is in none of these parts of the model."""
+    return name.partition("/")[0] not in parts
