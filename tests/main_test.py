@@ -185,11 +185,13 @@ def test_domain_of_ones_own_trains_from_the_yaml_file_of_the_readme(tmp_path, mo
         "--config.data.image_size=40x56",
     ]
     options += ["--config.train.steps=2", "--config.usss.single_steps=1", *QUICK]
-    told = error_of(run_toy("configs/demo.py", tmp_path / "strict", *options, "--config.train.unlabeled_batches=12"))
+    told = error_of(
+        run_toy("configs/demo.py:drn_d_22", tmp_path / "strict", *options, "--config.train.unlabeled_batches=12")
+    )
     assert "more_images/5.jpg: is empty; restore this file" in told
     options += ["--config.data.on_bad_example=skip", "--config.model.remat=0-2"]
     compiled = tmp_path / "compiled"
-    result = run_toy("configs/demo.py", tmp_path / "w", *options, f"--compilation_cache={compiled}")
+    result = run_toy("configs/demo.py:drn_d_22", tmp_path / "w", *options, f"--compilation_cache={compiled}")
     assert result.returncode == 0, result.stderr
     assert [path for path in compiled.iterdir() if "train_step" in path.name]
     assert "step compiled in" in result.stdout

@@ -159,7 +159,7 @@ def test_weights_give_segmentation_the_same_features_bit_by_bit(finished):
 
 @pytest.mark.slow
 def test_segmentation_starts_from_the_weights(finished, tmp_path, capsys):
-    config = importlib.import_module("configs.demo").get_config()
+    config = importlib.import_module("configs.demo").get_config("drn_d_22")
     config.variants, config.data.domains, config.data.labeled_per_domain = ["single"], ["city_street"], 2
     config.data.image_size = config.data.crop_size = "16x24"
     config.data.normalize, config.model.encoder, config.model.width = "imagenet", "toy", 0.125

@@ -20,7 +20,7 @@ from usss_jax.config import parse_arg
 
 def get_config(arg=None):
     arg = parse_arg(arg, cpu=False, n=4, encoder="drn_d_22")
-    config = demo()
+    config = demo("drn_d_22")
     config.data.labeled_per_domain = arg.n
     config.data.image_size, config.model.width, config.usss.embed_dim = "16x24", 0.0625, 8
     config.train.steps = config.usss.single_steps = config.train.eval_every = config.train.checkpoint_every = 2

@@ -60,7 +60,7 @@ def folder(tmp_path_factory):
 
 
 def tiny(folder, **fields):
-    config = demo.get_config()
+    config = demo.get_config("drn_d_22")
     config.data.domains = ["city_street", str(folder / "target.yaml")]
     config.data.image_size, config.model.encoder = "24x32", "toy"
     config.model.width, config.usss.embed_dim = 0.0625, 8
