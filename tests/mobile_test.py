@@ -339,3 +339,13 @@ def test_run_with_a_light_encoder_keeps_its_frozen_levels_and_predicts(tmp_path,
     for name, values in predictor.variables["params"]["encoder"].items():
         same = all(jax.tree.leaves(jax.tree.map(np.array_equal, values, start["encoder"][name])))
         assert same == (predictor.model.encoder.level_of(name) < 3), name
+
+
+def test_run_on_images_smaller_than_a_cell_is_refused(tmp_path):
+    config = read_named("configs/demo.py:tiny,efficientnet_lite0")
+    config.data.image_size = "12x24"
+    with pytest.raises(
+        InputError, match=r"data\.image_size: 12x24 of city_street is smaller than one cell .* 16 pixels"
+    ):
+        train(checked(config), tmp_path / "w")
+    assert not (tmp_path / "w").exists()
