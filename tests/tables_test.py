@@ -79,7 +79,7 @@ def test_named_rows_are_valid_configs():
         assert set(row.jobs) <= set(domains)
         loaded = importlib.import_module(f"configs.{pair}").get_config(argument)
         assert str(n) in str(loaded.data.labeled_per_domain)
-        assert loaded.model.encoder == (rows.ENCODERS[int(name[5])][n] or "drn_d_22")
+        assert loaded.model.encoder == rows.ENCODERS[int(name[5])][n]
         given = {field: type(flat(loaded)[field])(value) for field, value in row.overrides.items()}
         loaded.update_from_flattened_dict(given)
         loaded.variants = list(row.variants) or ["single"]

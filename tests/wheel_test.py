@@ -54,7 +54,10 @@ def test_commands_run_from_any_folder(site, tmp_path):
         ("usss_jax.main", imagenet, "--config.data.root=absent", "--workdir=w"): (2, "absent/train"),
         ("usss_jax.data.check", demo, "--limit=1"): (0, "0 faults"),
         ("usss_jax.sweep", "--list"): (0, "--config=configs/cs_sun.py:resnet50,n=1500"),
-        ("usss_jax.sweep", "--pair=cs256_cvd", "--dry_run"): (0, f"={site}/usss_jax/configs/cs256_cvd.py:n=100"),
+        ("usss_jax.sweep", "--pair=cs256_cvd", "--dry_run"): (
+            0,
+            f"={site}/usss_jax/configs/cs256_cvd.py:drn_d_22,n=100",
+        ),
         ("usss_jax.tables", "--table=6"): (0, "58.01"),
         ("data_prep.own", "--help"): (1, "--size: HEIGHTxWIDTH"),  # absl's exit code for help
     }

@@ -23,7 +23,7 @@ from usss_jax.local_files import check_paths
 
 TABLE = flags.DEFINE_list("table", ["3"], "Tables of the paper, from 2 to 8.")
 PAIR = flags.DEFINE_string("pair", None, "Config of the domains: name in configs/ or path. Default: the table's.")
-SCALE = flags.DEFINE_enum("scale", "full", layout.SCALES, "cpu: pass the argument cpu to the config.")
+SCALE = flags.DEFINE_enum("scale", "full", layout.SCALES, "cpu: for two cores; light: and a light encoder.")
 N = flags.DEFINE_list("n", [], "Numbers of labeled images per domain. Default: the table's.")
 SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds.")
 ROWS = flags.DEFINE_list("rows", [], "Rows: basic, full ..., or full names as in --list. Default: the table's.")

@@ -14,7 +14,7 @@ from typing import Any
 from usss_jax.errors import InputError
 from usss_jax.local_files import read_object, reason, write_whole
 
-SCALES = ("cpu", "full")
+SCALES = ("cpu", "light", "full")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from usss_jax.data.domains import BUILTIN
 from usss_jax.experiments import collect, paper
 from usss_jax.experiments.collect import Found
-from usss_jax.experiments.rows import CONFIGS_ENCODER, ENCODERS, SAME_ENCODER, Row, all_rows, rows_of_table
+from usss_jax.experiments.rows import ENCODERS, SAME_ENCODER, Row, all_rows, rows_of_table
 
 NOT_RUN = "not run"
 HEAD = "mIoU in %, best checkpoint (chosen on the val split) / last step"
@@ -64,10 +64,10 @@ def comparable_scores(table: int, found: Found) -> tuple[dict[str, dict[str, flo
     numbers = paper.table_scores(table, experiment.pair, experiment.n, experiment.scale)
     if numbers is None:
         return None, ""
-    encoder = ENCODERS[table][experiment.n] or CONFIGS_ENCODER[experiment.pair]
+    encoder = ENCODERS[table][experiment.n]
     for _, path, summary in found.all():
         theirs, width = collect.value(summary, "model.encoder"), collect.value(summary, "model.width")
-        if theirs not in (encoder, SAME_ENCODER[encoder]) or width != 1:
+        if SAME_ENCODER.get(theirs, theirs) != SAME_ENCODER.get(encoder, encoder) or width != 1:
             return None, f"{path.name} of {path.parent.name}, {theirs} of width {width:g},"
         if other := set(summary["domains"]) - set(paper.domains_of(table)):
             return None, f"{path.name} of {path.parent.name}, with {', '.join(sorted(other))},"

@@ -8,23 +8,24 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
+from usss_jax import packages
 from usss_jax.config import ANCHORED, fields, no_such_field
 from usss_jax.errors import InputError
 
-# Config of every table of the paper; and its encoder by N, the labeled images per domain ("": the config's, ResNet-18).
+RESNET18 = "drn_d_22"  # as the configs call the paper's ResNet-18
+# Config of every table of the paper; and its encoder by N, the labeled images per domain.
 PAPER_PAIR = {2: "cs_cvd", 3: "cs_cvd", 4: "cs_cvd", 5: "cs_idd", 6: "cs_sun", 7: "cs_cvd", 8: "cs_cvd"}
 ENCODERS = {
-    2: {100: ""},
-    3: {50: "", 100: ""},
+    2: {100: RESNET18},
+    3: {50: RESNET18, 100: RESNET18},
     4: {375: "resnet101"},
-    5: {100: "", 1500: "resnet50"},
+    5: {100: RESNET18, 1500: "resnet50"},
     6: {1500: "resnet50"},
-    7: {50: "", 100: ""},
-    8: {100: ""},
+    7: {50: RESNET18, 100: RESNET18},
+    8: {100: RESNET18},
 }
 
-CONFIGS_ENCODER = {"cs_cvd": "resnet18", "cs_idd": "resnet18", "cs_sun": "resnet50"}
-SAME_ENCODER = {"resnet18": "drn_d_22", "resnet50": "drn_d_54", "resnet101": "drn_d_105"}  # two names of one network
+SAME_ENCODER = {"resnet18": RESNET18, "resnet50": "drn_d_54", "resnet101": "drn_d_105"}  # two names of one network
 
 # Rows of every table, in order; those in brackets are ours and not the paper's. A name that ends in _* stands for
 # a row per domain. `souly` and `scenenet` are cited scores of other works, which cannot be run.
@@ -259,13 +260,15 @@ def requested_rows(
 def config_argument(table: int, n: int, scale: str) -> str:
     """Return the argument of the config for a table and N labeled images per domain.
 
-    An N that the table lacks gets the table's encoder.
+    An N that the table lacks gets the table's encoder. The scale "light" has a light encoder with ImageNet weights.
 
     Raises:
       InputError: for such an N if the table has several encoders.
 
     >>> config_argument(5, 1500, "cpu")
     'resnet50,n=1500,cpu'
+    >>> config_argument(3, 100, "light")
+    'efficientnet_lite0,n=100,cpu'
     """
     encoders = ENCODERS[table]
     if n not in encoders and len(set(encoders.values())) > 1:
@@ -273,7 +276,8 @@ def config_argument(table: int, n: int, scale: str) -> str:
             f"n={n}: table {table} has a different encoder for each n; give {', '.join(map(str, encoders))}"
         )
     encoder = encoders.get(n, next(iter(encoders.values())))
-    return ",".join(part for part in (encoder, f"n={n}", "cpu" if scale == "cpu" else "") if part)
+    encoder = packages.DEFAULT if scale == "light" else encoder
+    return ",".join([encoder, f"n={n}", *([] if scale == "full" else ["cpu"])])
 
 
 def named_rows(domains: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, Row]]:
