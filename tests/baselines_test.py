@@ -119,7 +119,7 @@ def test_other_folders_are_refused_as_weights(toy_run, tmp_path):
     ("fields", "message"),
     [
         ({"model.width": 0.125}, r"base\.0\.0\.weight is .*`width` of the weights"),
-        ({"data.normalize": "imagenet"}, "trained with data.normalize=none, this config has imagenet"),
+        ({"data.normalize": "imagenet"}, "trained with data.normalize=none, here it is imagenet"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_before_the_workdir_is_claimed(toy_run, tmp_path, fields, message):

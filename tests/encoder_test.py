@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from usss_jax.config import parse_arg
+from usss_jax.config import default_config, parse_arg
 from usss_jax.errors import InputError
+from usss_jax.methods.imagenet import classify
 from usss_jax.models import universal
 from usss_jax.models.universal import create_model
+from usss_jax.runs.networks import build_network, describe_network
 
 
 @pytest.mark.parametrize("name", universal.ENCODERS)
@@ -23,6 +25,7 @@ def test_every_encoder_keeps_the_interface(name):
     run = partial(model.encoder.apply, train=True, groups=2, mutable=["batch_stats"])
     out, _ = jax.eval_shape(run, variables, images)
     assert out.shape == (4, -(-21 // stride), -(-40 // stride), model.encoder.out_channels)
+    assert model.encoder.tensor_names.ours(f"{classify.HEAD}.weight") is None  # of ImageNet pretraining
     for path in flatten_dict(variables, sep="/"):
         if "batch_stats" in path or "params" in path:
             inside = path.replace("/", "/encoder/", 1)
@@ -37,3 +40,9 @@ def test_every_encoder_is_a_bare_word_of_a_configs_argument(name):
 def test_an_unknown_encoder_lists_the_known_ones():
     with pytest.raises(InputError, match=r"'convnext_huge' is not one of .*drn_d_22.*convnext_tiny, .*resnet18"):
         create_model("convnext_huge", {"a": 2})
+
+
+def test_a_network_described_before_strides_were_is_built_with_the_default():
+    network = describe_network(default_config(), {"a": ["road"]})
+    old = {name: value for name, value in network.items() if name not in ("stride", "lateral")}
+    assert network["stride"] == 8 and build_network(old) == build_network(network)

@@ -174,7 +174,7 @@ def test_normalisation_of_the_weights_is_compared_with_the_configs(finished):
     path, mesh = str(finished[0] / "encoder.safetensors"), sharding.create_mesh(jax.devices()[:1])
     same, other = (create_model("toy", {"a": 5}, width=0.125, normalize=n) for n in ("imagenet", "none"))
     assert encoder_weights.load(path, "toy", same, mesh)
-    with pytest.raises(InputError, match=r"trained with data\.normalize=encoder, this config has none"):
+    with pytest.raises(InputError, match=r"trained with data\.normalize=encoder, here it is none"):
         encoder_weights.load(path, "toy", other, mesh)
 
 

@@ -21,8 +21,8 @@ from usss_jax.parallel.sharding import batch_sharding, replicated
 CONVENTION = (
     "centroid = mean of the encoder's output (evaluation mode, upsampled) over all labeled pixels of a class in the "
     "split; pairs = classes of two different domains; matching, other = mean cosine over the pairs whose classes match "
-    "and over the remaining ones, difference = matching - other; raw = of the centroids as they are: their coordinates "
-    "are not negative after the last ReLU, which biases all raw cosines towards 1; centred = of the centroids minus a "
+    "and over the remaining ones, difference = matching - other; raw = of the centroids as they are: after a last "
+    "ReLU their coordinates are not negative, which biases raw cosines towards 1; centred = of the centroids minus a "
     "common mean: the mean over the domains of the mean over a domain's labeled pixels (of all its classes), so that a "
     "domain with more pixels has no more weight; a shift between the domains is not removed and lowers matching and "
     "other alike"

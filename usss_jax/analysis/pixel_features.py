@@ -64,7 +64,7 @@ def pixel_features(
     gather = jax.jit(upsample_at)
     batch_size = -(-batch_size // mesh.size) * mesh.size
     most = int(np.bincount(pixels[:, 0] // batch_size).max(initial=0))  # one shape for all batches: compiled once
-    found = [np.zeros((0, model.encoder.out_channels), np.float32)] * len(pixels)
+    found = [np.zeros((0, model.out_channels), np.float32)] * len(pixels)
     for number, batch in enumerate(placed_batches(source, batch_size, mesh)):
         here = np.flatnonzero(pixels[:, 0] // batch_size == number)
         if not len(here):
@@ -76,4 +76,4 @@ def pixel_features(
         values = to_host(gather(features, wanted, rows, columns))
         for place, value in zip(here, values, strict=False):  # the rest of `values` is padding
             found[place] = value
-    return np.stack(found) if len(pixels) else np.zeros((0, model.encoder.out_channels), np.float32)
+    return np.stack(found) if len(pixels) else np.zeros((0, model.out_channels), np.float32)

@@ -45,7 +45,7 @@ def read_named(text: str) -> ConfigDict:
     """Find and read PATH[:ARGUMENT]; raises InputError as `find_config` and `read_config` do.
 
     >>> read_named("configs/demo.py:tiny").train.steps
-    4
+    2
     """
     path, argument = split_argument(text)
     return read_config(find_config(path), argument)

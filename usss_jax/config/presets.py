@@ -71,7 +71,7 @@ def apply_arg(config: ConfigDict, arg: ConfigDict, cpu_image_size: str, light_im
     if light:
         use_light_encoder(config)
     if arg.cpu and light:
-        shorten_for_cpu(config, light_image_size or cpu_image_size)
+        shorten_light_for_cpu(config, light_image_size or cpu_image_size, "192x192" if light_image_size else "")
     elif arg.cpu:
         shrink_for_cpu(config, cpu_image_size)
     if arg.tiny:
@@ -79,7 +79,7 @@ def apply_arg(config: ConfigDict, arg: ConfigDict, cpu_image_size: str, light_im
 
 
 def use_light_encoder(config: ConfigDict):
-    """Start a light encoder from its ImageNet weights, with values selected on val (docs/encoders.md)."""
+    """Start a light encoder from its ImageNet weights, with a learning rate that suits them."""
     config.update_from_flattened_dict(
         {
             "model.pretrained": packages.IMAGENET,
@@ -93,10 +93,10 @@ def use_light_encoder(config: ConfigDict):
     )
 
 
-def shorten_for_cpu(config: ConfigDict, image_size: str):
+def shorten_light_for_cpu(config: ConfigDict, image_size: str, crop_size: str):
     """Reduce batches, crops and schedule of a config with a light encoder to what two CPU cores train in minutes."""
     config.model.precision = "float32"
-    config.data.image_size, config.data.crop_size = image_size, "192x192"
+    config.data.image_size, config.data.crop_size = image_size, crop_size
     config.train.batch_size = config.train.unlabeled_batch_size = 4
     config.train.unlabeled_batches = 1
     config.train.steps = config.usss.single_steps = 1000

@@ -154,7 +154,7 @@ SHARED: dict[str, Field] = {
     "model.batch_stats": Field(
         "batch",
         one_of("batch", "frozen"),
-        "statistics of batch norms in training; frozen: the running ones, which then stay as they are",
+        "statistics of the encoder's batch norms in training; frozen: the running ones, which then stay as they are",
     ),
     "model.upsample": Field(
         "bilinear",
@@ -184,9 +184,9 @@ SHARED: dict[str, Field] = {
     "optim.poly_power": Field(0.9, NOT_NEGATIVE, "power of poly: lr * (1 - step / steps) ^ power"),
     "optim.warmup_steps": Field(0, NOT_NEGATIVE, "steps over which the learning rate rises linearly"),
     "optim.encoder_lr_scale": Field(1.0, POSITIVE, "factor on the learning rate of the encoder"),
-    "optim.heads_lr_scale": Field(1.0, POSITIVE, "factor on the learning rate of the decoders"),
+    "optim.heads_lr_scale": Field(1.0, POSITIVE, "factor on the learning rate of decoders and lateral"),
     "optim.encoder_decay_scale": Field(1.0, NOT_NEGATIVE, "factor on the weight decay of the encoder"),
-    "optim.heads_decay_scale": Field(1.0, NOT_NEGATIVE, "factor on the weight decay of the decoders"),
+    "optim.heads_decay_scale": Field(1.0, NOT_NEGATIVE, "factor on the weight decay of decoders and lateral"),
     # ---- train ----
     "train.steps": universal(2000, AT_LEAST_1, "steps of the universal networks; the paper's: 200 epochs"),
     "train.batch_size": Field(10, AT_LEAST_1, "labeled images per domain and step"),

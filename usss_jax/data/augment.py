@@ -13,7 +13,7 @@ from usss_jax.data.decode import resize_image, resize_label
 from usss_jax.data.domain import IGNORE
 from usss_jax.errors import InputError
 
-PADDING = (124, 116, 104)  # mean colour of ImageNet: zero after normalisation
+PADDING = (124, 116, 104)  # mean colour of ImageNet: about zero after normalisation
 
 
 @dataclasses.dataclass(frozen=True)

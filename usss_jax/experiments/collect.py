@@ -208,8 +208,13 @@ def comparable(job: str, summary: Mapping) -> dict[tuple, Any]:
         values["unlabeled_hash", " and ".join(trained)] = summary["unlabeled_hash"]
     encoder = value(summary, "model.encoder")
     values["model.encoder",] = SAME_ENCODER.get(encoder, encoder)
-    for name in ("model.width", "data.normalize", "model.upsample"):
+    for name in ("model.width", "model.upsample"):
         values[name,] = value(summary, name)
+    normalize = value(summary, "data.normalize")
+    drn = values["model.encoder",].startswith("drn_")  # which "encoder" normalises as "imagenet"
+    values["data.normalize",] = "imagenet" if drn and normalize == "encoder" else normalize
+    for name, default in (("stride", 0), ("lateral", 0), ("frozen_levels", 0), ("batch_stats", "batch")):
+        values[f"model.{name}",] = summary["config"]["model"].get(name, default)
     for domain, about in summary["domains"].items():
         values["image size", domain] = about.get("image_size")
         values["split", domain] = about.get("split")

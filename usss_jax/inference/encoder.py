@@ -58,11 +58,15 @@ class FeatureExtractor:
 
 
 def encoder(
-    name: str, *, pretrained: str = "", stride: int = 0, width: float = 1.0, precision: str = "float32"
+    name: str,
+    *,
+    pretrained: str = "",
+    stride: int = 0,
+    width: float = 1.0,
+    precision: str = "float32",
+    normalize: str = "encoder",
 ) -> FeatureExtractor:
     """Create an encoder as a function from images to the features of its last block, on one device.
-
-    Images are normalised as the encoder's published weights expect.
 
     Args:
       name: name of the encoder (docs/encoders.md).
@@ -71,6 +75,7 @@ def encoder(
       stride: output stride; 0: the encoder's default.
       width: factor on the channels; 1 is the published network.
       precision: "float32", "tf32" or "bfloat16".
+      normalize: how images are normalised: "encoder" (as its published weights expect), "imagenet" or "none".
 
     Raises:
       InputError: for an unknown name, a stride that the encoder does not have, or weights that are missing, damaged or
@@ -81,7 +86,7 @@ def encoder(
     >>> features(np.zeros((1, 64, 96, 3), np.uint8)).shape
     (1, 2, 3, 320)
     """
-    model = create_model(name, {}, stride=stride, width=width, precision=precision)
+    model = create_model(name, {}, stride=stride, width=width, precision=precision, normalize=normalize)
     variables = jax.jit(lambda bits: random_variables(model, bits))(seed_bits(0))
     if pretrained:
         mesh = sharding.create_mesh(jax.local_devices()[:1])

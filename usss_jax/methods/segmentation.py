@@ -25,7 +25,7 @@ from usss_jax.evaluation.evaluate import create_evaluator
 from usss_jax.models.universal import UniversalModel
 from usss_jax.parallel import hosts, sharding
 from usss_jax.runs.logs import say
-from usss_jax.runs.networks import build_network, describe_network, of_training
+from usss_jax.runs.networks import build_network, describe_network, training_arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +90,9 @@ def fit(
     unlabeled_batches = dict(unlabeled_batches or {})
     head = {"embed_dim": config.usss.embed_dim, "embed_bias": config.usss.embedding_bias} if entropy_module else {}
     network = describe_network(config, {d: pool.domain for d, pool in with_labels(pools).items()}, **head)
-    model = build_network(network, **of_training(config))
+    model = build_network(network, **training_arguments(config))
     lr, lr_line = optim.learning_rate(config.optim.lr, config.optim.lr_rule, train.batch_size)
-    tx = make_optimizer(config, lr, steps, entropy_module, trained_names(model, trainable))
+    tx = make_optimizer(config, lr, steps, entropy_module, is_trained(model, trainable))
     compute = partial(compute, model=model, augment=device_augment(config), seed=seed, mesh=mesh)
     shardings = sharding.step_batch_shardings(mesh)
     if not unlabeled_batches:
@@ -140,8 +140,8 @@ def fit(
     )
 
 
-def trained_names(model: UniversalModel, trainable: Callable[[str], bool] | None) -> Callable[[str], bool] | None:
-    """Return whether parameters are trained, by name, if also frozen levels of the encoder are not."""
+def is_trained(model: UniversalModel, trainable: Callable[[str], bool] | None) -> Callable[[str], bool] | None:
+    """Return whether a parameter is trained, by name: `trainable`, without frozen levels of the encoder."""
     encoder = model.encoder
     if not encoder.frozen:
         return trainable

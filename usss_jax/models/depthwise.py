@@ -68,7 +68,9 @@ def plain(x, kernel, *, stride: int, dilation: int, padding: Padding, precision:
 
 def shifted(x, kernel, *, stride: int, dilation: int, padding: Padding):
     """Sum of shifted products; arguments and result as for `depthwise`."""
-    return sum(part * kernel[i, j, 0] for (i, j), part in _seen(x, kernel, stride, dilation, padding).items())
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    parts = _seen(x, kernel, stride, dilation, padding).items()
+    return sum(part.astype(wide) * kernel[i, j, 0].astype(wide) for (i, j), part in parts).astype(x.dtype)
 
 
 def shifted_gradients(x, kernel, gradient, *, stride: int, dilation: int, padding: Padding):
@@ -103,7 +105,8 @@ def _image_gradient(shape, kernel, gradient, stride: int, dilation: int, padding
     reach = dilation * (side - 1) // stride  # cells that the tap furthest from the first reaches back
     rows, columns = (-(-(n + sum(zeros)) // stride) for n, zeros in zip(shape[1:3], padding, strict=True))
     ends = ((reach, max(0, n - cells)) for n, cells in zip((rows, columns), gradient.shape[1:3], strict=True))
-    gradient = jnp.pad(gradient, ((0, 0), *ends, (0, 0)))
+    dtype, wide = gradient.dtype, jnp.promote_types(gradient.dtype, jnp.float32)
+    gradient, kernel = jnp.pad(gradient, ((0, 0), *ends, (0, 0))).astype(wide), kernel.astype(wide)
 
     def phase(a: int, b: int):
         parts = [
@@ -113,9 +116,9 @@ def _image_gradient(shape, kernel, gradient, stride: int, dilation: int, padding
             for j in taps
             if (i * dilation % stride, j * dilation % stride) == (a, b)
         ]
-        return sum(parts) if parts else jnp.zeros((shape[0], rows, columns, shape[3]), gradient.dtype)
+        return sum(parts) if parts else jnp.zeros((shape[0], rows, columns, shape[3]), wide)
 
     phases = jnp.stack([jnp.stack([phase(a, b) for b in range(stride)], 3) for a in range(stride)], 2)
     fine = phases.reshape(shape[0], rows * stride, columns * stride, shape[3])
     (above, _), (left, _) = padding
-    return fine[:, above : above + shape[1], left : left + shape[2]]
+    return fine[:, above : above + shape[1], left : left + shape[2]].astype(dtype)

@@ -42,7 +42,7 @@ def apply_levels(module, run: Callable, x) -> list:
     outputs = []
     for level in range(module.levels):
         x = (nn.remat(run, static_argnums=2) if level in module.remat else run)(module, x, level)
-        x = lax.stop_gradient(x) if level == module.frozen - 1 else x
+        x = lax.stop_gradient(x) if level < module.frozen else x
         outputs.append(x)
     return outputs
 
@@ -109,6 +109,8 @@ class Conv(nn.Module):
             if self.kernel_size == (1, 1) and self.strides == self.feature_group_count == 1:
                 return pointwise(x, kernel[0, 0], self.precision)
             if self.feature_group_count == self.features == x.shape[-1]:
+                if isinstance(self.padding, str):
+                    raise ValueError(f"padding={self.padding}: a depthwise convolution needs explicit padding")
                 zeros = tuple(tuple(pair) for pair in self.padding)
                 return depthwise(x, kernel, self.strides, self.kernel_dilation, zeros, self.precision)
             return lax.conv_general_dilated(

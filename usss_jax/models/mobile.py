@@ -195,7 +195,7 @@ class EfficientNetLite(Mobile):
 
     kernels = (3, 3, 5, 3, 5, 5, 3)
     symmetric = False
-    momentum, epsilon = 0.99, 1e-3
+    momentum, epsilon = 0.9, 1e-3  # its training took a momentum of 0.99, which is too slow for a short one
     normalization = ((127 / 255,) * 3, (128 / 255,) * 3)
 
     @property

@@ -27,7 +27,7 @@ def lite_names(repeats: Sequence[int]) -> TensorNames:
         for i, part in enumerate(("expand", "depthwise", "project")):
             modules[f"_blocks.{n}._{part}_conv"] = f"{block}/{part}_conv"
             modules[f"_blocks.{n}._bn{i}"] = f"{block}/{part}_bn"
-    return _names(modules, unused=("_conv_head.", "_bn1.", "_fc."))
+    return _names(modules, unused=("_conv_head.", "_bn1.", "_fc.", "fc."))
 
 
 def mobilenet_names(repeats: Sequence[int]) -> TensorNames:
@@ -42,7 +42,7 @@ def mobilenet_names(repeats: Sequence[int]) -> TensorNames:
         for i, part in enumerate(parts):
             modules[f"features.{n}.conv.{3 * i}"] = f"{block}/{part}_conv"
             modules[f"features.{n}.conv.{3 * i + 1}"] = f"{block}/{part}_bn"
-    return dataclasses.replace(_names(modules, unused=("features.18.", "classifier.")), prepare=_flat)
+    return dataclasses.replace(_names(modules, unused=("features.18.", "classifier.", "fc.")), prepare=_flat)
 
 
 def _flat(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:

@@ -1,6 +1,6 @@
 """The universal model (Figure 2 of the paper): one encoder, one decoder per domain, one embedding head."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -47,10 +47,10 @@ class UniversalModel(nn.Module):
         deviation of ImageNet) or "none", for images in [0, 1].
       embed_bias: whether E has a bias, as in the paper; with it E can map every pixel to one label embedding.
       head: makes a decoder from its number of classes (models/heads.py).
-      lateral: channels of the features that combine the encoder's with those of its field `finer` (models/lateral.py);
-        0: the encoder's own features.
-      batch_stats: in training, "batch" normalises by the statistics of the batch, "frozen" by the running ones, which
-        then do not change.
+      lateral_channels: channels of the features that combine the encoder's with those of its field `finer`
+        (models/lateral.py); 0: the encoder's own features.
+      batch_stats: in training, the encoder normalises by the statistics of the batch ("batch"), or by the running ones,
+        which then do not change ("frozen").
     """
 
     encoder: Encoder
@@ -60,18 +60,18 @@ class UniversalModel(nn.Module):
     normalize: str = "encoder"
     embed_bias: bool = True
     head: Callable[[int], nn.Module] = heads.linear
-    lateral: int = 0
+    lateral_channels: int = 0
     batch_stats: str = "batch"
 
     @property
     def stride(self) -> int:
         """Pixels per cell of features, logits and embedding, along each axis."""
-        return self.encoder.finer if self.lateral else self.encoder.stride
+        return self.encoder.finer if self.lateral_channels else self.encoder.stride
 
     @property
     def out_channels(self) -> int:
         """Channels C of the features."""
-        return self.lateral or self.encoder.out_channels
+        return self.lateral_channels or self.encoder.out_channels
 
     @property
     def normalization(self) -> Normalization | None:
@@ -81,10 +81,10 @@ class UniversalModel(nn.Module):
 
     def setup(self):
         """Build the other parts, with parameters under "lateral", "decoder_DOMAIN" and "embedding"."""
-        if self.lateral:
+        if self.lateral_channels:
             factor = self.encoder.stride // self.encoder.finer
             numerics = {"dtype": self.encoder.dtype, "precision": self.encoder.precision}
-            self.combine = Lateral(self.lateral, factor, **numerics, name="lateral")
+            self.combine = Lateral(self.lateral_channels, factor, **numerics, name="lateral")
         self.decoder = {domain: self.head(n) for domain, n in self.num_classes.items()}
         if self.embed_dim:
             self.embedding = heads.linear(self.embed_dim, self.embed_bias)
@@ -105,9 +105,8 @@ class UniversalModel(nn.Module):
         if self.normalization:
             mean, std = (jnp.asarray(values, images.dtype) for values in self.normalization)
             images = (images - mean) / std
-        train = train and self.batch_stats == "batch"
-        features = self.encoder(images, train, groups)
-        if self.lateral:
+        features = self.encoder(images, train and self.batch_stats == "batch", groups)
+        if self.lateral_channels:
             features = self.combine(*features, train, groups)
         return features.astype(jnp.promote_types(features.dtype, jnp.float32))
 
@@ -162,21 +161,21 @@ def create_model(
         raise InputError(f"width={width} must be positive")
     dtype, lax_precision = PRECISIONS[precision]
     create = ENCODERS[PAPER_NAMES.get(encoder, encoder)]
-    known_net = create()
-    stride = stride or known_net.stride
-    if stride not in known_net.strides:
-        raise InputError(f"stride={stride}: {encoder} has {' or '.join(map(str, known_net.strides))}")
-    finer = [s for s in known_net.finer_strides if s < stride]
+    default = create()
+    stride = stride or default.stride
+    if stride not in default.strides:
+        raise InputError(f"model.stride={stride}: {encoder} has {one_of(default.strides)}")
+    finer = [s for s in default.finer_strides if s < stride]
     if lateral not in (0, *finer):
-        text = f"give {' or '.join(map(str, finer))}" if finer else "leave it at 0"
-        raise InputError(f"lateral={lateral}: {encoder} of stride {stride} has no such features; {text}")
-    if not 0 <= frozen_levels <= known_net.levels:
-        raise InputError(f"frozen_levels={frozen_levels}: {encoder} has levels 0 to {known_net.levels - 1}")
+        text = f"give {one_of(finer)}" if finer else "leave it at 0"
+        raise InputError(f"model.lateral={lateral}: {encoder} of stride {stride} has no such features; {text}")
+    if not 0 <= frozen_levels <= default.levels:
+        raise InputError(f"model.frozen_levels={frozen_levels}: {encoder} has levels 0 to {default.levels - 1}")
     net = create(
         width=width,
         dtype=dtype,
         precision=lax_precision,
-        remat=read_levels(remat, known_net.levels),
+        remat=read_levels(remat, default.levels),
         frozen=frozen_levels,
         stride=stride,
         finer=lateral,
@@ -189,9 +188,19 @@ def create_model(
         upsample,
         normalize,
         embed_bias,
-        lateral=channels,
+        lateral_channels=channels,
         batch_stats=batch_stats,
     )
+
+
+def one_of(values: Sequence[int]) -> str:
+    """Join values for a message.
+
+    >>> one_of((8, 16, 32))
+    '8, 16 or 32'
+    """
+    *others, last = map(str, values)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def read_levels(text: str, count: int) -> tuple[int, ...]:

@@ -41,8 +41,8 @@ def load(path: str, encoder: str, model: UniversalModel, mesh: Mesh) -> dict[str
     pretrained.from_state_dict(weights, abstract_variables(model, mesh), encoder_only=True, names=names)  # may raise
     if normalize and model.clone(normalize=normalize).normalization != model.normalization:
         raise InputError(
-            f"model.pretrained={path} was trained with data.normalize={normalize}, this config has {model.normalize}; "
-            f"give --config.data.normalize={normalize}, or other weights"
+            f"model.pretrained={path} was trained with data.normalize={normalize}, here it is {model.normalize}; give "
+            f"the same, or other weights"
         )
     return weights
 

@@ -30,7 +30,8 @@ def describe_network(
       embed_bias: whether the entropy module has a bias.
     """
     return {
-        **{field: config.model[field] for field in ("encoder", "width", "stride", "precision")},
+        **{field: config.model[field] for field in ("encoder", "width", "precision")},
+        "stride": config.model.stride or create_model(config.model.encoder, {}).encoder.stride,
         "lateral": config.model.get("lateral", 0),
         "upsample": config.model.get("upsample", "bilinear"),
         "normalize": config.data.normalize,
@@ -53,8 +54,8 @@ def build_network(network: Mapping[str, Any], **training: Any) -> UniversalModel
         network["encoder"],
         {name: len(decoder["classes"]) for name, decoder in network["decoders"].items()},
         embed_dim=network["embed_dim"],
-        stride=network["stride"],
-        lateral=network["lateral"],
+        stride=network.get("stride", 0),
+        lateral=network.get("lateral", 0),
         width=network["width"],
         precision=network["precision"],
         upsample=network["upsample"],
@@ -70,7 +71,7 @@ def abstract_variables(model: UniversalModel, mesh: Mesh) -> dict:
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)), shapes)
 
 
-def of_training(config: ConfigDict) -> dict[str, Any]:
+def training_arguments(config: ConfigDict) -> dict[str, Any]:
     """Arguments of `create_model` that only training needs, from a config."""
     return {field: config.model[field] for field in ("remat", "frozen_levels", "batch_stats")}
 

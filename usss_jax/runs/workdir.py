@@ -15,6 +15,7 @@ except ImportError:  # Windows
 
 from ml_collections import ConfigDict
 
+from usss_jax import packages
 from usss_jax.config import FIELDS, default_config, fields, flat, nested, no_such_field
 from usss_jax.config.field import Changes
 from usss_jax.data.content import differences
@@ -145,6 +146,8 @@ def read_data(path: pathlib.Path) -> dict[str, Any] | None:
 
 def _identity(value: str) -> str:
     """Hash of the content if a field names a file or a job, else its value."""
+    if value == packages.IMAGENET:  # not a path; the file is known by its hash
+        return value
     kind, path = ("words:", value[6:]) if value.startswith("words:") else ("", value)
     file = pathlib.Path(os.path.expanduser(path))
     file = file / "summary.json" if file.is_dir() else file

@@ -218,7 +218,7 @@ def check_before_data(config: ConfigDict):
     usss, channels = config.usss, create_encoder(config).out_channels
     label_sources.check_field(usss.label_embeddings, usss.embeddings_per_class)
     if of_networks(config) and set(config.variants) & set(EMBEDS) and not 1 <= usss.embed_dim <= channels:
-        raise InputError(f"usss.embed_dim={usss.embed_dim} must be from 1 to the encoder's {channels} channels (PCA)")
+        raise InputError(f"usss.embed_dim={usss.embed_dim} must be from 1 to {channels}, the features' channels (PCA)")
 
 
 def check_with_data(config: ConfigDict, pools: Mapping[str, Pools]):
