@@ -103,6 +103,7 @@ def features(blocks, channels, weights, images):
 # ---- Numbers ----
 
 
+@pytest.mark.slow
 def test_agrees_with_timm_at_output_stride_8():
     with np.load(GOLDEN, allow_pickle=False) as file:
         meta, want = json.loads(str(file["meta"])), file["features"]

@@ -107,6 +107,7 @@ def random_images(*shape):
 # ---- Numbers ----
 
 
+@pytest.mark.slow
 def test_features_and_gradients_are_those_of_transformers():
     """Features of a non-square image, and gradients of their product with a random tensor.
 

@@ -172,6 +172,7 @@ def test_each_network_gets_the_gradient_of_its_own_loss_with_the_other_fixed(ste
         assert min(largest(v) for v in jax.tree.leaves((want, want_of_discriminator))) > 1e-6
 
 
+@pytest.mark.slow
 def test_with_all_weights_zero_it_is_supervised_training_and_the_discriminator_learns_the_same():
     with jax.enable_x64(True):
         state, batch = at_step(4), random_batch()

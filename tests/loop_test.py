@@ -149,6 +149,7 @@ def test_a_loss_that_is_not_finite_ends_it_before_a_checkpoint(tmp_path):
 # ---- Compiling and transfers ----
 
 
+@pytest.mark.slow
 def test_more_steps_compile_nothing_more(tmp_path, caplog):
     """Not after the second step, nor ever after the first."""
     counts = []

@@ -260,6 +260,7 @@ def test_index_outside_of_the_palette_is_damage(layout):
         decoded(png(INDICES, PALETTE, 8, [RED, GREEN]), layout)
 
 
+@pytest.mark.slow
 def test_palette_masks_may_be_as_large_as_grey_ones():
     """More pixels than Pillow opens."""
     pixels = np.zeros((13400, 13400), np.uint8)

@@ -123,6 +123,7 @@ def finished(toy_encoder, folders, tmp_path_factory):
 # ---- The whole run --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_separable_classes_are_learned(finished):
     """Three colours; 9 images in batches of 4 to evaluate, so that the last batch is filled up."""
     workdir, summary = finished

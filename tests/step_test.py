@@ -221,6 +221,7 @@ def test_every_batch_updates_the_running_statistics_labeled_ones_first():
         assert difference(stats, statistics_after(state, wrong)) > 1e-4  # the order can be told
 
 
+@pytest.mark.slow
 def test_domains_whose_micro_batches_differ_update_the_statistics_one_after_the_other():
     state, batch = case("all_different")
     _, stats, _, _ = ours(state, batch, unroll=True)

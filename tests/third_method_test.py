@@ -17,6 +17,7 @@ def test_a_method_takes_forty_lines():
     assert len([line for line in lines if line.strip()]) <= 40
 
 
+@pytest.mark.slow
 def test_fits_and_passes_run_once(monkeypatch, tmp_path, toy_encoder, capsys):
     """With the two places that the design page names: the declaration, and a module methods/NAME/plan.py."""
     monkeypatch.setitem(METHODS, "penalized", third_method.METHOD)

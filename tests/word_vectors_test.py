@@ -136,6 +136,7 @@ def test_more_dimensions_than_the_file_are_zeros():
     np.testing.assert_allclose(got, np.array([[1, 1, 1, 0, 0], [0, 3**0.5, 0, 0, 0]]) / 3**0.5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_fewer_dimensions_are_one_fixed_projection_for_all_domains():
     r = np.random.RandomState(0)
     vectors = {f"w{i}": r.randn(300) + 1 for i in range(20)}

@@ -52,6 +52,7 @@ def open_to_all():
         yield pathlib.Path(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="becomes another user, as root")
 def test_lock_file_of_a_colleague_is_heeded(open_to_all):
     folder = open_to_all
