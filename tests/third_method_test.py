@@ -6,6 +6,7 @@ import sys
 import types
 
 import numpy as np
+import pytest
 import third_method
 
 import usss_jax
