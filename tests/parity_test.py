@@ -69,7 +69,7 @@ def ours(meta):
     sizes = meta["num_labels_with_void"]
     image_size = (meta["H"], meta["W"])
     encoder = meta["arch"].replace("_", "")  # resnet_18 -> resnet18
-    model = universal.create_model(encoder, sizes, embed_dim=meta["embed_dim"])
+    model = universal.create_model(encoder, sizes, embed_dim=meta["embed_dim"], normalize="none")
     state_dict = {name: reference_tensor(name, shape) for name, shape in meta["state"].items()}
     state_dict = {name: t for name, t in state_dict.items() if t is not None}
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))

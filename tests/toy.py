@@ -14,9 +14,8 @@ def register():
 
 def config(**fields):
     """Checked config of a run of all jobs on two drawn domains, two steps each; `fields` by their dotted names."""
-    c = read_named("configs/demo.py:tiny")
+    c = read_named("configs/demo.py:tiny,drn_d_22")
     c.model.encoder, c.data.image_size, c.data.crop_size = "toy", "16x24", ""
-    c.model.stride = c.model.lateral = 0
     c.train.steps = c.usss.single_steps = c.train.eval_every = c.train.checkpoint_every = 2
     c.train.eval_batch_size = 60
     c.update_from_flattened_dict(fields)
