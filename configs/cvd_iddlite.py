@@ -19,7 +19,8 @@ CAMVID_TRAIN = 367
 
 
 def get_config(arg=None):
-    arg = parse_arg(arg, cpu=False, tiny=False, anchored=False, n=100, encoder=light_encoder())
+    arg = parse_arg(arg, cpu=False, tiny=False, anchored=False, n=100, encoder="")
+    arg.encoder = arg.encoder or light_encoder(arg.tiny)
     config = default_config()
     config.data.domains = ["camvid", "idd_lite"]
     config.data.labeled_per_domain = f"camvid=all,idd_lite={arg.n}" if arg.n > CAMVID_TRAIN else arg.n

@@ -14,7 +14,8 @@ from usss_jax.config import default_config, light_encoder, parse_arg, shrink_to_
 
 
 def get_config(arg=None):
-    arg = parse_arg(arg, room=False, tiny=False, encoder=light_encoder())
+    arg = parse_arg(arg, room=False, tiny=False, encoder="")
+    arg.encoder = arg.encoder or light_encoder(arg.tiny)
     config = default_config()
     config.data.domains = ["city_street", "town_street"] + ["indoor_room"] * arg.room
     config.data.labeled_per_domain = 16  # of 300 per domain

@@ -12,6 +12,7 @@ from usss_jax.errors import InputError
 
 CONFIGS = (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")
 NAMES = sorted(p.stem for p in CONFIGS if p.stem != "imagenet")  # that one is no segmentation: pretrain_test.py
+LIGHT = ["cs256_cvd", "cvd_iddlite", "demo"]  # with a light encoder if its weights are installed
 WITH_CPU = ["cs256_cvd", "cs_cvd", "cs_idd", "cs_sun", "cvd_iddlite"]
 
 
@@ -48,7 +49,7 @@ def test_small_images_get_the_light_encoder_if_its_weights_are_installed(name, m
 
 @pytest.mark.parametrize("name", [*NAMES, "imagenet"])
 def test_tiny_argument_leaves_a_few_small_steps_of_every_job(name):
-    full, tiny = get_config(name), get_config(name, "tiny")
+    full, tiny = get_config(name, "drn_d_22" if name in LIGHT else None), get_config(name, "tiny")
     assert tiny.model.width == 0.0625 and tiny.train.batch_size == 2 and tiny.model.encoder == full.model.encoder
     if name == "imagenet":
         tiny.data.root = "somewhere"
