@@ -78,6 +78,7 @@ def test_self_taught_loss_has_constant_targets_and_choice():
     np.testing.assert_array_equal(grads[1], np.zeros((1, 1, 2)))
 
 
+@pytest.mark.slow
 def test_ignored_pixels_teach_neither_network():
     """What the decoder says at pixels without a label changes no loss of the labeled batch."""
     r = np.random.default_rng(0)

@@ -75,6 +75,7 @@ def test_every_setting_is_a_change(changes):
 
 
 @pytest.mark.parametrize("how", ["none", "classmix"])
+@pytest.mark.slow
 def test_structure_shapes_and_types_with_changed_colours(how):
     given = batch()
     out = jax.device_get(compiled(given, KEY, DeviceAugment(**EVERYTHING, mix=how)))

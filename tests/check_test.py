@@ -617,6 +617,7 @@ def test_spread_keeps_equal_distances_and_never_repeats():
     assert all(len(set(spread(range(n), k))) == k for n in range(1, 20) for k in range(1, n + 1))
 
 
+@pytest.mark.slow
 def test_contact_sheet_has_a_row_per_split_and_the_colours_of_the_classes(mine):
     yaml, data = mine
     for path in (data / "train").iterdir():

@@ -91,6 +91,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.slow
 def test_damaged_newest_checkpoint_is_told_and_set_aside_and_the_one_before_it_used(two, state, tmp_path, damage):
     shutil.copytree(two, tmp_path / "full")
     folder = tmp_path / "full" / "checkpoints"

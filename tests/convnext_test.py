@@ -173,6 +173,7 @@ def written_out(weights, blocks, images, stride):
 
 
 @pytest.mark.parametrize("size,cells", [((33, 42), (5, 6)), ((29, 17), (4, 3)), ((1, 9), (1, 2)), ((40, 36), (5, 5))])
+@pytest.mark.slow
 def test_any_size_gives_what_the_network_written_out_gives(size, cells):
     images = np.random.default_rng(1).standard_normal((2, *size, 3))
     weights = weights_of(*SMALL)
@@ -202,6 +203,7 @@ def test_the_layer_scale_begins_at_a_millionth():
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.slow
 def test_every_tensor_of_the_published_encoders_has_its_shape(name):
     shapes = flat(shapes_of(create_model(name, {"a": 2}))["params"]["encoder"])
     theirs = {NAMES.theirs(f"params/encoder/{path}"): a.shape for path, a in shapes.items()}
@@ -212,6 +214,7 @@ def test_every_tensor_of_the_published_encoders_has_its_shape(name):
 @pytest.mark.parametrize(
     "name,count", [("convnext_tiny", 28589128), ("convnext_small", 50223688), ("convnext_base", 88591464)]
 )
+@pytest.mark.slow
 def test_with_the_classifier_they_have_the_published_number_of_parameters(name, count):
     """The numbers that torchvision gives for its weights (num_params)."""
     encoder = create_model(name, {"a": 2}).encoder
@@ -219,6 +222,7 @@ def test_with_the_classifier_they_have_the_published_number_of_parameters(name, 
     assert sum(a.size for a in jax.tree.leaves(shapes)) + 1000 * (encoder.out_channels + 1) == count
 
 
+@pytest.mark.slow
 def test_the_width_scales_every_channel_count():
     encoder = create_model("convnext_tiny", {"a": 2}, width=0.125).encoder
     assert encoder.out_channels == 96
@@ -227,6 +231,7 @@ def test_the_width_scales_every_channel_count():
     assert shapes["stage2_block8/conv/kernel"].shape == (7, 7, 1, 48)
 
 
+@pytest.mark.slow
 def test_training_passes_do_not_depend_on_how_domains_share_them():
     """Domains of equal shape share a pass; nothing is kept, so the features are those of evaluation."""
     model = UniversalModel(ConvNeXt(*SMALL), {"a": 2, "b": 3})
@@ -239,6 +244,7 @@ def test_training_passes_do_not_depend_on_how_domains_share_them():
         np.testing.assert_allclose(encoded[domain], encode({"params": params}, images[domain]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_in_bfloat16_parameters_norms_and_sums_stay_float32():
     full, half = (ConvNeXt(*SMALL, dtype=dtype) for dtype in (None, jnp.bfloat16))
     shapes = jax.eval_shape(half.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
@@ -251,6 +257,7 @@ def test_in_bfloat16_parameters_norms_and_sums_stay_float32():
     assert 1e-5 < np.abs(wide - short).max() / np.abs(wide).max() < 0.1
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_batch_statistics_returns_bit_by_bit(tmp_path):
     model, mesh = UniversalModel(ConvNeXt(*SMALL), {"a": 2}, 4), sharding.create_mesh()
     saved, _ = state.create_state(model, optax.sgd(0.1, momentum=0.9), 0, mesh)
@@ -325,6 +332,7 @@ def test_the_renamings_in_this_file_give_known_public_names():
 
 
 @pytest.mark.parametrize("rename", [str, original, hugging_face, torchvision])
+@pytest.mark.slow
 def test_every_tensor_of_four_layouts_has_its_place(rename):
     model, timm = model_of(*SMALL), weights_of(*SMALL, head=True)
     given = {rename(name): tensor for name, tensor in timm.items()}
@@ -388,6 +396,7 @@ def complaint(given, model):
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_weights_of_the_other_architecture_are_refused_by_their_first_tensor():
     thin = create_model("drn_d_22", {"a": 2}, width=0.0625)
     timm = weights_of(*SMALL)
@@ -397,6 +406,7 @@ def test_weights_of_the_other_architecture_are_refused_by_their_first_tensor():
         assert f"{layout} is (1, 3, 7, 7) and has no place" in text and "`encoder`" in text
 
 
+@pytest.mark.slow
 def test_weights_of_another_size_are_refused_with_both_shapes():
     timm = weights_of(*SMALL)
     assert (

@@ -39,6 +39,7 @@ def assert_same(function, reference, x, kernel, rtol=1e-12):
 
 @pytest.mark.parametrize("dilation", [1, 2, 4])
 @pytest.mark.parametrize("size", [(8, 8), (16, 8), (5, 7), (1, 9), (45, 60)], ids=str)
+@pytest.mark.slow
 def test_winograd_equals_the_convolution(size, dilation):
     """Sizes that the tiles fit and that they do not, smaller than the dilation and larger."""
     with jax.enable_x64(True):
@@ -67,6 +68,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("side", "inputs", "outputs", "stride", "dilation"), CASES)
+@pytest.mark.slow
 def test_convolve_equals_the_plain_convolution(side, inputs, outputs, stride, dilation):
     with jax.enable_x64(True):
         x, kernel = random_arrays((12, 16), side, inputs, outputs)

@@ -178,6 +178,7 @@ ALL = [
 
 
 @pytest.mark.parametrize("builder_class,name,make,counts,absent", ALL, ids=[row[1] for row in ALL])
+@pytest.mark.slow
 def test_records_of_every_data_set_are_the_folder(tmp_path, builder_class, name, make, counts, absent):
     source, domain = tmp_path / "source", get_domain(name)
     make(source)
@@ -811,6 +812,7 @@ builder.DomainBuilder._describe = fill
 
 
 @pytest.mark.parametrize("full", ["half way", "at the end"])
+@pytest.mark.slow
 def test_full_disk_is_one_line_and_keeps_finished_shards(tmp_path, full):
     """On a small file system of its own, which only a privileged user may make."""
     source, disk = tiny_camvid(tmp_path / "source", count=6), tmp_path / "disk"

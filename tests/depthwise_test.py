@@ -17,6 +17,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("kernel, stride, dilation, padding, size", CASES)
+@pytest.mark.slow
 def test_value_and_both_gradients_are_exact(kernel, stride, dilation, padding, size):
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):

@@ -148,6 +148,7 @@ def test_zeros_pad_other_sizes_at_the_lower_right():
     assert_close(got, want)
 
 
+@pytest.mark.slow
 def test_recomputed_blocks_change_nothing():
     params, _ = filled(small(2), weights_of(2))
     images, cotangent = random_images(1, 28, 42, 3), random_images(1, 2, 3, CHANNELS)
@@ -171,6 +172,7 @@ def test_bfloat16_gives_float32_features_near_those_of_float32():
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.slow
 def test_every_tensor_of_the_published_encoders_has_its_shape(name):
     encoder = create_model(name, {"a": 2}).encoder
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), np.zeros((1, 14, 14, 3), np.float32))

@@ -42,6 +42,7 @@ def plain_enlarge(x, size):
 
 
 @pytest.mark.parametrize("size", [(64, 96), (51, 37), (3, 1)])
+@pytest.mark.slow
 def test_it_is_five_strided_convolutions_with_leaky_relus_and_an_upsampling(size):
     params = random_params(TINY, 3)
     x = np.random.default_rng(1).random((2, *size, 3))

@@ -134,6 +134,7 @@ class NumpyDRN:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.slow
 def test_every_tensor_of_the_published_encoders_has_its_shape(name):
     want_params, want_stats = {}, {}
     for layer, (kernel, _, _, channels_in, channels_out) in layers(*PUBLISHED[name]).items():
@@ -176,6 +177,7 @@ def test_a_tiny_width_keeps_at_least_one_channel():
     "size,cells", [((32, 48), (4, 6)), ((227, 320), (29, 40)), ((1, 9), (1, 2)), ((15, 17), (2, 3))]
 )
 @pytest.mark.parametrize("bottleneck", [False, True])
+@pytest.mark.slow
 def test_features_have_an_eighth_of_the_size_rounded_up(size, cells, bottleneck):
     module = DRN((1, 1, 1, 1), bottleneck, width=0.125)
     variables = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
@@ -202,6 +204,7 @@ def test_convolutions_start_from_a_normal_distribution_over_the_outputs():
 
 
 @pytest.mark.parametrize("blocks,bottleneck", [((1, 2, 1, 1), False), ((2, 1, 1, 2), True)])
+@pytest.mark.slow
 def test_a_forward_pass_equals_the_published_network_written_out(blocks, bottleneck):
     module = DRN(blocks, bottleneck, width=1 / 16)
     variables = random_variables(module)

@@ -16,6 +16,7 @@ from usss_jax.runs.networks import build_network, describe_network
 
 
 @pytest.mark.parametrize("name", universal.ENCODERS)
+@pytest.mark.slow
 def test_every_encoder_keeps_the_interface(name):
     model = create_model(name, {"a": 2}, width=0.0625)
     stride = model.encoder.stride

@@ -37,6 +37,7 @@ def model_and_variables():
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 8])
+@pytest.mark.slow
 def test_confusion_matrix_does_not_depend_on_the_batch_size(model_and_variables, batch_size):
     """Counted here by loops over single images; 5 images are no multiple of 2 or 8, so the last batch is filled up."""
     model, variables = model_and_variables

@@ -184,6 +184,7 @@ def test_with_all_weights_zero_it_is_supervised_training_and_the_discriminator_l
         assert_trees_close(extra["discriminator"], compiled()(state, batch)[3]["discriminator"], 1e-14)
 
 
+@pytest.mark.slow
 def test_every_batch_updates_the_running_statistics_the_labeled_one_first():
     with jax.enable_x64(True):
         state, batch, encode_alone = at_step(0), random_batch(), jax.jit(partial(encode, MODEL))

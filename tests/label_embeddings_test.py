@@ -78,6 +78,7 @@ def extract(network, source, batch_size, dim=DIM, **kmeans):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
+@pytest.mark.slow
 def test_extraction_equals_brute_force(network, batch_size):
     """Up to the sign of every component; 3 images, so that the batches of 2 and 4 are filled up."""
     source = Memory(3)
@@ -118,6 +119,7 @@ def test_dimension_above_the_channels_is_bad_input(network):
         extract(network, Memory(1), 1, dim=999)
 
 
+@pytest.mark.slow
 def test_several_embeddings_per_class(network, tmp_path):
     """Rows of K clusters whose weighted mean is the class mean; the file says how they were made."""
     source = Memory(3)
@@ -194,6 +196,7 @@ def test_draw_has_different_numbers_of_the_whole_range(n):
         assert drawn[0] < n / 2 <= drawn[-1] < n
 
 
+@pytest.mark.slow
 def test_gradient_with_several_embeddings_per_class_equals_the_formula_written_out():
     """Softmax over all rows; supervision sums the probabilities of a class's rows; against finite differences."""
     r = np.random.default_rng(0)

@@ -34,6 +34,7 @@ def numpy_norm(variables, x):
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3])
+@pytest.mark.slow
 def test_interleaved_groups_equal_separate_passes_in_order(groups):
     r, variables = np.random.default_rng(1), norm_variables(4)
     batches = [r.standard_normal((2, 3, 5, 4)) * (g + 1) + 3 * g for g in range(groups)]

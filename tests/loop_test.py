@@ -183,6 +183,7 @@ def test_the_program_of_a_step_takes_its_shapes_alone(capsys):
 # ---- Resuming ----
 
 
+@pytest.mark.slow
 def test_told_to_end_and_resumed_from_an_older_checkpoint_a_run_ends_bit_identical(
     finished, tmp_path, monkeypatch, capsys
 ):

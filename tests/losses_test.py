@@ -69,6 +69,7 @@ def test_ignored_pixels_do_not_change_the_loss():
         )
 
 
+@pytest.mark.slow
 def test_without_a_labeled_pixel_loss_and_gradient_are_zero():
     logits = jnp.asarray(random_case(4)[0], jnp.float32)
     loss, grad = jax.value_and_grad(cross_entropy)(logits, jnp.full(logits.shape[:-1], 255, jnp.uint8))

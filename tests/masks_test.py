@@ -415,6 +415,7 @@ def real_masks(name, every):
 
 @pytest.mark.parametrize("every", [pytest.param(100, id="some"), pytest.param(1, id="all", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("name", ["camvid", "cityscapes256", "idd_lite"])
+@pytest.mark.slow
 def test_real_masks_mean_the_same_in_every_lossless_encoding(name, every):
     rng = np.random.default_rng(0)
     count = 0

@@ -149,6 +149,7 @@ def test_classes_of_a_hundred_real_images_are_those_of_pytorch(name):
 
 
 @pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.slow
 def test_encoder_has_as_many_parameters_as_published(name):
     shapes = shapes_of(create_model(name, {}))
     assert sum(a.size for a in jax.tree.leaves(shapes["params"])) == PARAMETERS[name]
@@ -172,6 +173,7 @@ def test_features_of_smaller_strides_contain_those_of_stride_32(name):
 
 
 @pytest.mark.parametrize("stride, lateral", [(32, 8), (32, 16), (16, 4), (16, 8), (8, 4)])
+@pytest.mark.slow
 def test_features_with_a_lateral_have_the_finer_stride(stride, lateral):
     model = create_model("efficientnet_lite0", {"a": 3}, stride=stride, lateral=lateral, width=0.125)
     assert model.stride == lateral and model.out_channels == 32
@@ -273,12 +275,14 @@ def install(folder, monkeypatch, content):
         (None, r"efficientnet-lite0-57934424\.pth is missing; run pip install --force-reinstall"),
     ],
 )
+@pytest.mark.slow
 def test_package_with_another_file_is_refused(content, message, tmp_path, monkeypatch):
     install(tmp_path, monkeypatch, content)
     with pytest.raises(InputError, match=message):
         usss_jax.encoder("efficientnet_lite0", pretrained="imagenet")
 
 
+@pytest.mark.slow
 def test_package_that_is_not_installed_is_named_with_the_command(monkeypatch):
     monkeypatch.setattr(sys, "path", [])
     with pytest.raises(
@@ -292,6 +296,7 @@ def test_encoder_without_a_package_is_told_which_have_one():
         usss_jax.encoder("drn_d_22", pretrained="imagenet")
 
 
+@pytest.mark.slow
 def test_weights_of_another_encoder_are_refused(tmp_path):
     file = str(tmp_path / "lite0.safetensors")
     pretrained.save_safetensors(file, drawn_weights(create_model("efficientnet_lite0", {})))
@@ -318,6 +323,7 @@ def test_torchvisions_names_give_the_same_network():
     jax.tree.map(np.testing.assert_array_equal, filled(model, renamed)["params"], filled(model, weights)["params"])
 
 
+@pytest.mark.slow
 def test_image_smaller_than_a_cell_is_refused():
     with pytest.raises(InputError, match=r"images: 16x64 is smaller than one cell of the encoder, 32 pixels"):
         usss_jax.encoder("mobilenet_v2", width=0.125, stride=32)(np.zeros((1, 16, 64, 3), np.uint8))

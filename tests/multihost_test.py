@@ -42,6 +42,7 @@ def main(*words, module="main"):
         (("--multihost",), "JAX detects no cluster here"),
     ],
 )
+@pytest.mark.slow
 def test_wrong_flags_are_told_in_one_line(words, told):
     assert told in error_of(main(*words))
 

@@ -137,6 +137,7 @@ def test_separable_classes_are_learned(finished):
     assert [line["step"] for line in lines if "val_top1" in line] == [9, 18, 27, 36, 45]
 
 
+@pytest.mark.slow
 def test_weights_give_segmentation_the_same_features_bit_by_bit(finished):
     workdir, summary = finished
     mesh = sharding.create_mesh(jax.devices()[:1])
@@ -240,6 +241,7 @@ def test_killed_run_resumes_from_its_last_checkpoint_and_ends_alike(records, tmp
     assert (broken / plan.WEIGHTS).read_bytes() == (unbroken / plan.WEIGHTS).read_bytes()
 
 
+@pytest.mark.slow
 def test_command_says_what_is_wrong_in_one_line(tmp_path):
     config = f"--config={REPO / 'configs/imagenet.py'}"
     words = [sys.executable, "-m", "usss_jax.main", config, f"--workdir={tmp_path}"]

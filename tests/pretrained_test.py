@@ -100,6 +100,7 @@ def test_the_names_in_this_file_are_those_that_the_reference_recorded():
 
 
 @pytest.mark.parametrize("arch", PUBLISHED)
+@pytest.mark.slow
 def test_every_tensor_of_the_reference_has_exactly_one_place(arch):
     given, shapes = tensors(arch), variables_of(arch, width=1.0)
     variables, report = from_state_dict(given, shapes, list(CLASSES))
@@ -132,6 +133,7 @@ def test_every_tensor_of_the_reference_has_exactly_one_place(arch):
         ("drn_d_54", "base.3.0.downsample.1.weight", "params/encoder/level3_block0/shortcut_bn/scale"),
     ],
 )
+@pytest.mark.slow
 def test_values_arrive_with_outputs_last(arch, name, path):
     given = random_tensors(arch)
     variables, _ = from_state_dict(given, variables_of(arch), list(CLASSES))

@@ -209,6 +209,7 @@ def test_gradient_through_the_real_encoder_with_two_domains_in_one_pass():
     assert largest(grads["encoder"]["level0_conv"]) > 1e-3
 
 
+@pytest.mark.slow
 def test_every_batch_updates_the_running_statistics_labeled_ones_first():
     """Then the micro-batches in order, in each of them the domains in order."""
     state, batch = case("equal_shapes")

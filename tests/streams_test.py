@@ -121,6 +121,7 @@ def test_the_batch_of_a_step_depends_on_seed_and_step_alone():
 
 
 @pytest.mark.parametrize("name", ["labeled/city/image", "unlabeled/camvid/image"])
+@pytest.mark.slow
 def test_another_seed_or_step_gives_another_batch(name):
     different = [leaves(batches(seed=seed)[s])[name].tobytes() for seed in (0, 1, 2) for s in (0, 1, 2)]
     assert len(set(different)) == 9
@@ -137,6 +138,7 @@ def test_a_domain_has_the_same_batches_whichever_other_domains_take_part():
 
 
 @pytest.mark.parametrize("start", [0, 5])
+@pytest.mark.slow
 def test_going_on_in_the_middle_gives_the_same_batches(start):
     data = batches()
     iterator = iterate(batches(), start, threads=2)
@@ -147,6 +149,7 @@ def test_going_on_in_the_middle_gives_the_same_batches(start):
         iterator.close()
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_does_not_matter():
     got = []
     for threads in (1, 3):
@@ -158,6 +161,7 @@ def test_the_number_of_threads_does_not_matter():
 
 
 @pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.slow
 def test_the_shares_of_all_hosts_together_are_the_batch_of_one_host(count):
     setting = {"batch_size": 4, "unlabeled_batch_size": 4}
     whole, shares = batches(**setting), [batches(**setting, share=(i, count)) for i in range(count)]
@@ -184,6 +188,7 @@ def test_shares_keep_image_and_mask_together():
         np.testing.assert_array_equal(part["label"], part["image"][..., 0])
 
 
+@pytest.mark.slow
 def test_every_epoch_sees_every_image_once_in_a_new_order():
     """12 unlabeled images of "city", 6 in a step."""
     numbers = take(20, "unlabeled", "city")

@@ -44,6 +44,7 @@ def small_strips(monkeypatch):
         *itertools.product(["cross_entropy"], SIZES[:2], STRIDES[1:]),
     ],
 )
+@pytest.mark.slow
 def test_sum_and_its_gradient_equal_the_plain_expression(name, size, stride, mode, small_strips):
     function = FUNCTIONS[name]
     with jax.enable_x64(True):
@@ -89,6 +90,7 @@ def test_mean_is_over_every_pixel_of_every_image():
 
 
 @pytest.mark.parametrize(("size", "stride"), [*itertools.product(SIZES, [8]), ((45, 60), 14), ((45, 60), 32)])
+@pytest.mark.slow
 def test_arg_max_of_every_pixel_equals_the_plain_one(size, stride, small_strips):
     with jax.enable_x64(True):
         scores, _ = case(size, stride)

@@ -53,6 +53,7 @@ def test_another_index_or_split_gives_another_scene(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_labels_are_classes_or_ignore_and_every_class_is_there(name):
     _, labels = sample(name)
     num_classes = get_domain(name).num_classes

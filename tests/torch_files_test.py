@@ -338,6 +338,7 @@ def little_memory(most):
         {Code(b")q\x00" + b"h\x00h\x00\x86q\x00" * 1000): 1},
     ],
 )
+@pytest.mark.slow
 def test_what_demands_more_than_the_file_is_refused_without_memory(read, form, value):
     data = FORMATS[form]({"a": value}, MEMORY)
     with little_memory(100 * len(data) + 2**20), pytest.raises(InputError):

@@ -191,6 +191,7 @@ def test_features_are_float32_although_the_encoder_computes_in_bfloat16():
 
 
 @pytest.mark.parametrize("stride", [8, 14, 16, 32])
+@pytest.mark.slow
 def test_an_encoder_states_its_stride_and_predictions_have_the_size_of_the_image(stride, monkeypatch):
     monkeypatch.setitem(universal.ENCODERS, "mine", Patches)
     model = create_model("mine", CLASSES, embed_dim=4, stride=stride)
@@ -207,6 +208,7 @@ def test_an_encoder_states_its_stride_and_predictions_have_the_size_of_the_image
 
 
 @pytest.mark.parametrize(("head", "shape"), [(DilatedHead, (2, 3, 5)), (ImageHead, (2,))])
+@pytest.mark.slow
 def test_another_head_takes_the_place_of_the_linear_one(head, shape):
     model = UniversalModel(TwoLayers(), CLASSES, 6, head=head)
     variables = random_variables(model, dtype=np.float32)
@@ -248,6 +250,7 @@ def separate_passes(model, variables, images, order):
     ],
     ids=["equal", "unequal", "two_of_three_equal", "one"],
 )
+@pytest.mark.slow
 def test_a_shared_pass_equals_one_pass_after_the_other(shapes, order):
     model, r = tiny_model(TwoLayers()), np.random.default_rng(5)
     variables = random_variables(model)
@@ -261,6 +264,7 @@ def test_a_shared_pass_equals_one_pass_after_the_other(shapes, order):
 
 
 @pytest.mark.parametrize("jit", [False, True], ids=["plain", "jit"])
+@pytest.mark.slow
 def test_running_statistics_are_updated_in_the_order_of_the_domains(jit):
     """The order is neither that of the names, which jit sorts dicts by, nor arbitrary."""
     model, r = UniversalModel(TwoLayers(), {"sun": 4, "camvid": 3, "city": 5}), np.random.default_rng(8)

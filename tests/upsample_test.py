@@ -117,6 +117,7 @@ def test_a_size_that_is_no_multiple_of_the_stride_is_cropped_at_the_end(stride, 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("stride", STRIDES)
+@pytest.mark.slow
 def test_scores_may_be_taken_before_the_upsampling_with_the_same_gradients(stride, mode):
     r, size = np.random.default_rng(3), (2 * stride + 3, 3 * stride)
     x, weights, target = (r.standard_normal(s) for s in ((2, 3, 3, 6), (6, 4), (2, *size, 4)))
@@ -141,6 +142,7 @@ def test_scores_may_be_taken_before_the_upsampling_with_the_same_gradients(strid
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("stride", [8, 14])
+@pytest.mark.slow
 def test_values_at_some_pixels_are_those_of_the_whole_map(stride, mode):
     size = 19, 30
     x = np.random.default_rng(5).standard_normal((2, *cells_of(size, stride), 3))
