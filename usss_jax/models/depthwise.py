@@ -1,4 +1,4 @@
-"""Depthwise convolution: XLA's own, and on CPU, where XLA's is 6 to 37 times slower (docs/speed.md), an exact sum of shifted products.
+"""Depthwise convolution: XLA's own, and on CPU, where that is many times slower, an exact sum of shifted products.
 
 All three parts are sums over the k * k taps of the kernel:
 
