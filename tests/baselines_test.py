@@ -43,8 +43,9 @@ def equal(a, b):
 def test_decoder_is_trained_on_a_frozen_encoder_and_its_frozen_statistics(toy_run):
     single = variables(toy_run / "single_city_street")
     frozen = variables(toy_run / "frozen_city_street_town_street")
-    assert equal(single["batch_stats"], frozen["batch_stats"]) == [True]
-    assert equal({"encoder": single["params"]["encoder"]}, {"encoder": frozen["params"]["encoder"]}) == [True]
+    assert equal(single["batch_stats"], frozen["batch_stats"]) == [True, True]
+    for part in ("encoder", "lateral"):
+        assert equal({part: single["params"][part]}, {part: frozen["params"][part]}) == [True]
     summary = json.loads((toy_run / "frozen_city_street_town_street" / "summary.json").read_text())
     assert list(summary["domains"]) == ["town_street"] and summary["job"].startswith("frozen")
     log = [json.loads(x) for x in (toy_run / "frozen_city_street_town_street/metrics.jsonl").read_text().splitlines()]
@@ -102,8 +103,8 @@ def test_encoder_of_a_finished_job_is_taken_bit_by_bit(toy_run):
     state, report = create_state(model, optax.sgd(0.1), 5, mesh, None, weights)
     ours = jax.device_get(state.variables)
     assert equal({"e": ours["params"]["encoder"]}, {"e": theirs["params"]["encoder"]}) == [True]
-    assert equal(ours["batch_stats"], theirs["batch_stats"]) == [True]
-    assert {name.split("/")[1] for name in report.missing} == {"decoder_elsewhere", "embedding"}
+    assert equal({"e": ours["batch_stats"]["encoder"]}, {"e": theirs["batch_stats"]["encoder"]}) == [True]
+    assert {name.split("/")[1] for name in report.missing} == {"lateral", "decoder_elsewhere", "embedding"}
 
 
 def test_other_folders_are_refused_as_weights(toy_run, tmp_path):

@@ -82,7 +82,7 @@ def train(mesh, model, compute, extra, steps):
 
 def usss(mesh):
     """Steps that move the label embeddings too, and the sums that class prototypes are made of."""
-    model = UniversalModel(ThreeLayers(width=1 / 16), CLASSES, DIM)
+    model = UniversalModel(ThreeLayers(width=1 / 16, finer=4), CLASSES, DIM, lateral_channels=8)
     compute = partial(terms.compute, objective=USSS, label_classes={d: tuple(range(n)) for d, n in CLASSES.items()})
     terms.accumulate = partial(accumulate, unroll=False)  # as on GPUs
     first, last, told = train(mesh, model, compute, {"label_embeddings": embeddings_at_start()}, 3)

@@ -24,6 +24,7 @@ class ThreeLayers(Encoder):
     """Whole encoder by the interface of models/encoder.py, its tensors named as the first levels of DRN."""
 
     levels = 3
+    finer_strides = (4,)
     tensor_names = NAMES
 
     @property
@@ -39,7 +40,8 @@ class ThreeLayers(Encoder):
             x = Convolution(channels, 3, 2, name=f"level{level}_conv", parent=module, **numerics)(x)
             return nn.relu(GroupedBatchNorm(groups, name=f"level{level}_bn", parent=module)(x, train))
 
-        return apply_levels(self, run, x)[-1]
+        *_, fine, coarse = apply_levels(self, run, x)
+        return (coarse, fine) if self.finer else coarse
 
 
 def encode(model, params, stats, images):

@@ -1,5 +1,6 @@
 """The universal model: which parts exist, what the encoder is given, passes shared between domains."""
 
+import dataclasses
 import math
 from functools import partial
 
@@ -261,6 +262,23 @@ def test_a_shared_pass_equals_one_pass_after_the_other(shapes, order):
         want, want_stats = separate_passes(model, variables, images, order)
         assert_trees_close(features, want, atol=1e-10)
         assert_trees_close(stats, want_stats, atol=1e-11)
+
+
+def test_joint_statistics_are_those_of_one_batch_with_all_images():
+    model, r = dataclasses.replace(tiny_model(TwoLayers()), batch_stats="joint"), np.random.default_rng(5)
+    variables = random_variables(model, dtype=np.float32)
+    images = {d: r.random((2, 16, 24, 3), np.float32) * (i + 1) for i, d in enumerate(("camvid", "city"))}
+    features, stats = jax.jit(partial(encode_groups, model))(variables, images)
+    want, want_stats = separate_passes(model, variables, {"all": np.concatenate(list(images.values()))}, ["all"])
+    assert_trees_close({"all": np.concatenate(list(features.values()))}, want, atol=1e-5)
+    assert_trees_close(stats, want_stats, atol=1e-6)
+
+
+def test_joint_statistics_need_batches_of_one_shape():
+    model = dataclasses.replace(tiny_model(TwoLayers()), batch_stats="joint")
+    images = {"camvid": np.zeros((2, 16, 24, 3), np.float32), "city": np.zeros((2, 16, 32, 3), np.float32)}
+    with pytest.raises(InputError, match=r"batches 2x16x24 of camvid, 2x16x32 of city differ; .* data.crop_size"):
+        encode_groups(model, random_variables(model), images)
 
 
 @pytest.mark.parametrize("jit", [False, True], ids=["plain", "jit"])

@@ -152,9 +152,10 @@ SHARED: dict[str, Field] = {
     ),
     "model.frozen_levels": Field(0, NOT_NEGATIVE, "number of the encoder's first levels that are not trained"),
     "model.batch_stats": Field(
-        "batch",
-        one_of("batch", "frozen"),
-        "statistics of the encoder's batch norms in training; frozen: the running ones, which then stay as they are",
+        "domain",
+        one_of("domain", "joint", "frozen"),
+        "statistics of batch norms in training: of every domain's batch, of all domains' batches together, or in the "
+        "encoder the running ones, which then stay as they are",
     ),
     "model.upsample": Field(
         "bilinear",

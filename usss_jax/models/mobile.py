@@ -4,9 +4,11 @@ As published their stride is 32. For a smaller one, the last strided layers get 
 dilated, so that the taps of every kernel stay as far apart in the image as in training. For image sides that are
 multiples of 32, every 2nd (stride 16) or 4th (stride 8) feature is exactly that of the network of stride 32.
 
-EfficientNet-Lite pads strided layers as TensorFlow does: zeros (0, 1) for a 3x3 kernel and an even side, and without
-stride (0, 2), which moves what a cell sees to the lower right as in training. MobileNetV2 pads symmetrically. The last
-1x1 convolution of both networks, to 1280 channels, is left out: it belongs to the classifier.
+EfficientNet-Lite pads strided layers as TensorFlow does for even sides: zeros (0, 1) for a 3x3 kernel, and without
+stride (0, 2), which moves what a cell sees to the lower right as in training. For odd sides TensorFlow pads
+symmetrically, which moves it back; here sides do not matter, so that a network that was trained on crops sees images of
+any size alike. MobileNetV2 pads symmetrically. The last 1x1 convolution of both networks, to 1280 channels, is left
+out: it belongs to the classifier.
 
 Sources: Sandler et al., "MobileNetV2", 2018; Tan and Le, "EfficientNet", 2019, and its Lite variants of 2020 (ReLU6, no
 squeeze-and-excitation).
@@ -96,16 +98,14 @@ def padding(sides: Sequence[int], kernel: int, layer: Layer, symmetric: bool) ->
 
     >>> strided = Layer(2, 1, True, 1)
     >>> padding((8, 9), 3, strided, symmetric=False), padding((8, 9), 3, strided, symmetric=True)
-    ([(0, 1), (1, 1)], [(1, 1), (1, 1)])
+    ([(0, 1), (0, 2)], [(1, 1), (1, 1)])
     """
     reach = (kernel - 1) * layer.dilation
     if symmetric or not layer.strided:
         return [(reach // 2, reach // 2)] * len(sides)
-    if layer.stride == 1:  # as for the even sides of training, where the layer had stride 2
-        before = (kernel - 2) // 2 * layer.dilation
-        return [(before, reach - before)] * len(sides)
+    before = (kernel - 2) // 2 * layer.dilation
     totals = (max((-(-n // layer.stride) - 1) * layer.stride + reach + 1 - n, 0) for n in sides)
-    return [(total // 2, total - total // 2) for total in totals]
+    return [(before, total - before) for total in totals]
 
 
 class Mobile(Encoder, kw_only=True):

@@ -24,7 +24,7 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
 }
 
 NORMALIZE = ("encoder", "imagenet", "none")
-BATCH_STATS = ("batch", "frozen")
+BATCH_STATS = ("domain", "joint", "frozen")
 LATERAL_CHANNELS = 256  # before `width`
 PRECISIONS = {
     "float32": (None, lax.Precision.HIGHEST),  # HIGHEST: no TF32 on GPUs
@@ -49,8 +49,9 @@ class UniversalModel(nn.Module):
       head: makes a decoder from its number of classes (models/heads.py).
       lateral_channels: channels of the features that combine the encoder's with those of its field `finer`
         (models/lateral.py); 0: the encoder's own features.
-      batch_stats: in training, the encoder normalises by the statistics of the batch ("batch"), or by the running ones,
-        which then do not change ("frozen").
+      batch_stats: what batch norms normalise by in training: the statistics of every domain's batch ("domain"), those
+        of all domains' batches together ("joint"), or in the encoder by the running ones, which then do not change
+        ("frozen").
     """
 
     encoder: Encoder
@@ -61,7 +62,7 @@ class UniversalModel(nn.Module):
     embed_bias: bool = True
     head: Callable[[int], nn.Module] = heads.linear
     lateral_channels: int = 0
-    batch_stats: str = "batch"
+    batch_stats: str = "domain"
 
     @property
     def stride(self) -> int:
@@ -105,7 +106,7 @@ class UniversalModel(nn.Module):
         if self.normalization:
             mean, std = (jnp.asarray(values, images.dtype) for values in self.normalization)
             images = (images - mean) / std
-        features = self.encoder(images, train and self.batch_stats == "batch", groups)
+        features = self.encoder(images, train and self.batch_stats != "frozen", groups)
         if self.lateral_channels:
             features = self.combine(*features, train, groups)
         return features.astype(jnp.promote_types(features.dtype, jnp.float32))
@@ -133,7 +134,7 @@ def create_model(
     embed_bias: bool = True,
     remat: str = "",
     frozen_levels: int = 0,
-    batch_stats: str = "batch",
+    batch_stats: str = "domain",
 ) -> UniversalModel:
     """Build a universal model from values of the config (docs/config.md).
 
@@ -224,8 +225,8 @@ def in_order(model: UniversalModel, domains: Iterable[str]) -> list[str]:
 def encode_groups(model: UniversalModel, variables: Mapping, images: Mapping[str, jax.Array]):
     """Encode one training batch per domain; domains of equal shape share one forward pass.
 
-    Every batch has its own batch statistics. They update the running statistics pass by pass, within a shared pass in
-    the order of the model's domains.
+    Every batch has its own batch statistics, unless the model joins them. They update the running statistics pass by
+    pass, within a shared pass in the order of the model's domains.
 
     Args:
       model: the universal model.
@@ -234,10 +235,20 @@ def encode_groups(model: UniversalModel, variables: Mapping, images: Mapping[str
 
     Returns:
       ({domain: features [B, h, w, C]}, new batch statistics).
+
+    Raises:
+      InputError: if the model joins the statistics of batches of different shapes.
     """
     passes: dict[tuple, list[str]] = {}
     for domain in in_order(model, images):
         passes.setdefault(images[domain].shape, []).append(domain)
+    joint = model.batch_stats == "joint"
+    if joint and len(passes) > 1:
+        shapes = ", ".join(f"{'x'.join(map(str, shape[:3]))} of {domains[0]}" for shape, domains in passes.items())
+        raise InputError(
+            f"model.batch_stats=joint: batches {shapes} differ; give all domains one data.crop_size and batch size, or "
+            "set model.batch_stats=domain"
+        )
     stats, features = variables["batch_stats"], {}
     for domains in passes.values():
         stacked = jnp.stack([images[d] for d in domains], axis=1)  # interleaved: see GroupedBatchNorm
@@ -245,7 +256,7 @@ def encode_groups(model: UniversalModel, variables: Mapping, images: Mapping[str
             {"params": variables["params"], "batch_stats": stats},
             stacked.reshape(-1, *stacked.shape[2:]),
             train=True,
-            groups=len(domains),
+            groups=1 if joint else len(domains),
             method="encode",
             mutable=["batch_stats"],
         )
