@@ -207,10 +207,10 @@ def test_lateral_adds_the_upsampled_features_to_the_finer_ones():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"stride": 4}, r"stride=4: efficientnet_lite0 has 8, 16 or 32"),
+        ({"stride": 4}, r"stride=4: efficientnet_lite0 has no such stride; give 8, 16 or 32"),
         ({"stride": 8, "lateral": 8}, r"lateral=8: efficientnet_lite0 of stride 8 has no such features; give 4"),
-        ({"frozen_levels": 9}, r"frozen_levels=9: efficientnet_lite0 has levels 0 to 7"),
-        ({"batch_stats": "running"}, r"batch_stats='running' is not one of domain, joint, frozen"),
+        ({"frozen_levels": 9}, r"frozen_levels=9: efficientnet_lite0 has 8 levels"),
+        ({"batch_norm": "running"}, r"batch_norm='running' is not one of domain, joint, frozen"),
     ],
 )
 def test_what_the_encoder_does_not_have_is_named(arguments, message):
@@ -250,7 +250,7 @@ def test_frozen_levels_get_no_gradient_and_keep_their_statistics():
 
 @pytest.mark.slow
 def test_frozen_statistics_are_used_and_kept():
-    model = UniversalModel(Short(width=0.125), {"a": 2}, batch_stats="frozen")
+    model = UniversalModel(Short(width=0.125), {"a": 2}, batch_norm="frozen")
     variables = filled_at_random(model)
     images = np.random.default_rng(0).random((4, 32, 32, 3), np.float32)
     run = jax.jit(partial(model.apply, method="encode", mutable=["batch_stats"]), static_argnames="train")

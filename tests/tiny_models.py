@@ -35,12 +35,12 @@ class ThreeLayers(Encoder):
     def __call__(self, x, train=False, groups=1):
         numerics = {"dtype": self.dtype, "precision": self.precision}
 
-        def run(module, x, level):
+        def run(module, x, level, train):
             channels = scaled((64, 128, 512)[level], self.width)
             x = Convolution(channels, 3, 2, name=f"level{level}_conv", parent=module, **numerics)(x)
             return nn.relu(GroupedBatchNorm(groups, name=f"level{level}_bn", parent=module)(x, train))
 
-        *_, fine, coarse = apply_levels(self, run, x)
+        *_, fine, coarse = apply_levels(self, run, x, train)
         return (coarse, fine) if self.finer else coarse
 
 

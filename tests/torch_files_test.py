@@ -372,7 +372,7 @@ def test_many_views_may_not_be_larger_than_the_file_allows(read, form):
         if fits:
             assert len(read(data)) == views
             continue
-        with pytest.raises(InputError, match="larger than the file"):
+        with pytest.raises(InputError, match="more than 4 times the bytes of the file"):
             read(data)
 
 

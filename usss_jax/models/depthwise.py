@@ -79,7 +79,7 @@ def shifted_gradients(x, kernel, gradient, *, stride: int, dilation: int, paddin
     wide = jnp.promote_types(x.dtype, jnp.float32)
     products = [part.astype(wide) * gradient.astype(wide) for part in seen.values()]
     zeros = [jnp.zeros((), wide)] * len(products)
-    # Per image, so that threads share the work.
+    # Over rows and columns only: threads share the work by image.
     sums = lax.reduce(products, zeros, lambda a, b: [s + t for s, t in zip(a, b, strict=True)], (1, 2))
     return (
         _image_gradient(x.shape, kernel, gradient, stride, dilation, padding),
@@ -100,7 +100,11 @@ def _seen(x, kernel, stride: int, dilation: int, padding: Padding):
 
 
 def _image_gradient(shape, kernel, gradient, stride: int, dilation: int, padding: Padding):
-    """Gradient in images [B, H, W, C]: one sum of shifted products for each phase of their padded grid."""
+    """Gradient in images [B, H, W, C]: one sum of shifted products for each phase of their padded grid.
+
+    Pixel s * p + a of a padded axis is seen by tap i of cell p - (i * dilation - a) / s, where that is a whole number:
+    for k = 3 and s = 2, even pixels by taps 0 and 2, odd ones by tap 1.
+    """
     side, taps = kernel.shape[0], range(kernel.shape[0])
     reach = dilation * (side - 1) // stride  # cells that the tap furthest from the first reaches back
     rows, columns = (-(-(n + sum(zeros)) // stride) for n, zeros in zip(shape[1:3], padding, strict=True))

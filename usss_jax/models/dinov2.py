@@ -148,11 +148,11 @@ class DinoV2(Encoder, kw_only=True):
         x = x.reshape(b, h * w, c) + grid_positions(positions[:, 1:], (h, w))
         x = jnp.concatenate([class_token, x], axis=1)
 
-        def run(module, x, level):
+        def run(module, x, level, _):
             """One block; `module` is self, or its stand-in where the block is recomputed (`apply_levels`)."""
             return Block(self.heads, name=f"block{level}", parent=module, **numerics)(x)
 
-        x = apply_levels(self, run, x)[-1]
+        x = apply_levels(self, run, x, train)[-1]
         return layer_norm(name="norm")(x[:, 1:]).reshape(b, h, w, c)
 
 

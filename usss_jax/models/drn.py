@@ -90,15 +90,15 @@ class DRN(Encoder):
         """
         numerics: dict[str, Any] = {"dtype": self.dtype, "precision": self.precision}
 
-        def run(module, x, level):
+        def run(module, x, level, train):
             """One level; `module` is self, or its stand-in where the level is recomputed (`apply_levels`)."""
             kind, kernel, stride, dilation = LEVELS[level]
-            channels, train_level = scaled(CHANNELS[level], self.width), train and level >= self.frozen
+            channels = scaled(CHANNELS[level], self.width)
             if kind == "plain":
                 layer = Convolution(
                     channels, kernel, stride, dilation, name=f"level{level}_conv", parent=module, **numerics
                 )
-                return nn.relu(GroupedBatchNorm(groups, name=f"level{level}_bn", parent=module)(layer(x), train_level))
+                return nn.relu(GroupedBatchNorm(groups, name=f"level{level}_bn", parent=module)(layer(x), train))
             for i in range(self.blocks[level - 3]):
                 block = ResidualBlock(
                     channels,
@@ -110,10 +110,10 @@ class DRN(Encoder):
                     parent=module,
                     **numerics,
                 )
-                x = block(x, train_level)
+                x = block(x, train)
             return x
 
-        return apply_levels(self, run, x)[-1]
+        return apply_levels(self, run, x, train)[-1]
 
 
 ENCODERS = {  # by their names in the DRN release

@@ -25,14 +25,13 @@ def _unchanged(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
 class TensorNames:
     """Conversion between the names of an encoder's tensors in weight files and the paths of its variables.
 
-    A path is such as "params/encoder/stem_conv/kernel" or "batch_stats/encoder/level0_bn/mean".
+    A path is such as "params/encoder/level0_conv/kernel" or "batch_stats/encoder/level0_bn/mean".
 
     Attributes:
-      ours: name in a file -> path; None for a tensor that the encoder does not use, such as the ImageNet head. An
-        unknown name may give any path that is not a variable's.
+      ours: name in a file -> path; None for a tensor that the encoder does not use, such as the ImageNet head. For an
+        unknown name, any path that no variable has, so that loading reports it.
       theirs: path of a variable of the encoder -> its name in the files to write.
-      prepare: state dict of a file -> the state dict with the tensors that `ours` names, for files that split or join
-        tensors otherwise.
+      prepare: rewrites a state dict before `ours` sees its names, where files split or join tensors otherwise.
     """
 
     ours: Callable[[str], str | None]
@@ -87,9 +86,9 @@ class Encoder(nn.Module, kw_only=True):
         raise NotImplementedError
 
     def level_of(self, name: str) -> int:
-        """Level of the variables below a name in the encoder's parameters, by the first number in it.
+        """Level of a part of the encoder, by its name: 3 for level3_conv, stage3_norm and block3.
 
-        Names without a number belong to what follows the last level.
+        A name that does not start with letters and a number belongs to what follows the last level.
         """
         found = re.match(r"[a-z]+(\d+)", name)
         return int(found[1]) if found else self.levels

@@ -9,7 +9,7 @@ from usss_jax.models.layers import Convolution, GroupedBatchNorm
 
 
 class Lateral(nn.Module):
-    """1x1 convolution and batch norm of both features, the coarse ones upsampled bilinearly; their sum, and a ReLU.
+    """Add coarse features, upsampled bilinearly, to finer ones, each after a 1x1 convolution and batch norm; then ReLU.
 
     Attributes:
       features: output channels.

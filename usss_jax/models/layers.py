@@ -27,21 +27,23 @@ def scaled(channels: int, width: float) -> int:
     return max(1, round(channels * width))
 
 
-def apply_levels(module, run: Callable, x) -> list:
+def apply_levels(module, run: Callable, x, train: bool) -> list:
     """Apply all levels of an encoder in order, and return the output of each; for its `nn.compact` method.
 
-    Levels of the encoder's field `remat` are recomputed in the backward pass. No gradient reaches the first levels that
-    its field `frozen` counts.
+    Levels of the encoder's field `remat` are recomputed in the backward pass. The first levels, which its field
+    `frozen` counts, run as in evaluation, and no gradient reaches them.
 
     Args:
       module: the encoder.
-      run: (module, x, level) -> x. Its layers need `parent=module`: the encoder, or a stand-in for it where the level
-        is recomputed. Names of variables do not depend on `remat`.
+      run: (module, x, level, train) -> x. Its layers need `parent=module`: the encoder, or a stand-in for it where the
+        level is recomputed. Names of variables do not depend on `remat`.
       x: input of level 0.
+      train: whether levels that are not frozen run as in training.
     """
     outputs = []
     for level in range(module.levels):
-        x = (nn.remat(run, static_argnums=2) if level in module.remat else run)(module, x, level)
+        apply = nn.remat(run, static_argnums=(2, 3)) if level in module.remat else run
+        x = apply(module, x, level, train and level >= module.frozen)
         x = lax.stop_gradient(x) if level < module.frozen else x
         outputs.append(x)
     return outputs

@@ -4,18 +4,16 @@ As published their stride is 32. For a smaller one, the last strided layers get 
 dilated, so that the taps of every kernel stay as far apart in the image as in training. For image sides that are
 multiples of 32, every 2nd (stride 16) or 4th (stride 8) feature is exactly that of the network of stride 32.
 
-EfficientNet-Lite pads strided layers as TensorFlow does for even sides: zeros (0, 1) for a 3x3 kernel, and without
-stride (0, 2), which moves what a cell sees to the lower right as in training. For odd sides TensorFlow pads
-symmetrically, which moves it back; here sides do not matter, so that a network that was trained on crops sees images of
-any size alike. MobileNetV2 pads symmetrically. The last 1x1 convolution of both networks, to 1280 channels, is left
-out: it belongs to the classifier.
+EfficientNet-Lite pads as TensorFlow does: the odd zero of a strided layer is at the lower and right border of even
+sides, and odd sides are padded symmetrically. Here it is always at the lower and right border, so that features do not
+shift with the parity of a side, and a network trained on crops sees images of any size alike. A layer that has lost its
+stride keeps that shift. MobileNetV2 pads symmetrically. The last 1x1 convolution of both networks, to 1280 channels, is
+left out: it belongs to the classifier.
 
 Sources: Sandler et al., "MobileNetV2", 2018; Tan and Le, "EfficientNet", 2019, and its Lite variants of 2020 (ReLU6, no
 squeeze-and-excitation).
 """
 
-import itertools
-import operator
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -33,36 +31,53 @@ STRIDES = (2, 1, 2, 2, 2, 1, 2, 1)  # of levels 0 to 7
 EXPANSION = 6  # of the channels inside a block; level 1 has none
 
 
-class Layer(NamedTuple):
-    """Stride and dilation of a level's first kernel, whether it was strided in training, and dilation of the others."""
+class Sampling(NamedTuple):
+    """How a level samples its input.
+
+    Attributes:
+      stride, dilation: of its first kernel.
+      strided: whether that kernel is strided in the published network.
+      dilation_after: of its other kernels.
+      total: stride of its output.
+    """
 
     stride: int
     dilation: int
     strided: bool
     dilation_after: int
+    total: int
 
 
-def plan(stride: int) -> list[Layer]:
-    """Layer of every level, for an encoder of this stride.
+def samplings(stride: int) -> list[Sampling]:
+    """Sampling of every level, for an encoder of this stride.
 
-    >>> plan(16)[6]
-    Layer(stride=1, dilation=1, strided=True, dilation_after=2)
+    >>> samplings(16)[6]
+    Sampling(stride=1, dilation=1, strided=True, dilation_after=2, total=16)
     """
-    layers, total, dilation = [], 1, 1
-    for step in STRIDES:
-        kept = step if total * step <= stride else 1
-        layers.append(Layer(kept, dilation, step > 1, dilation * step // kept))
-        total, dilation = total * kept, layers[-1].dilation_after
-    return layers
+    levels, total, dilation = [], 1, 1
+    for published in STRIDES:
+        kept = published if total * published <= stride else 1
+        total *= kept
+        levels.append(Sampling(kept, dilation, published > 1, dilation * published // kept, total))
+        dilation = levels[-1].dilation_after
+    return levels
 
 
 class Block(nn.Module):
-    """Inverted residual block: 1x1 to more channels, depthwise kernel, 1x1 to `features` without activation."""
+    """Inverted residual block: 1x1 to more channels, depthwise kernel, 1x1 to `features` without activation.
+
+    Attributes:
+      features: output channels.
+      expansion: factor on the input channels, inside the block.
+      kernel, sampling, symmetric: of the depthwise convolution; see `padding`.
+      norm: makes a batch norm.
+      dtype, precision: of the convolutions.
+    """
 
     features: int
     expansion: int
     kernel: int
-    layer: Layer
+    sampling: Sampling
     symmetric: bool
     norm: Callable[..., GroupedBatchNorm]
     dtype: DTypeLike | None = None
@@ -79,9 +94,9 @@ class Block(nn.Module):
         depthwise = Conv(
             channels,
             (self.kernel, self.kernel),
-            strides=self.layer.stride,
-            padding=padding(y.shape[1:3], self.kernel, self.layer, self.symmetric),
-            kernel_dilation=self.layer.dilation,
+            strides=self.sampling.stride,
+            padding=padding(y.shape[1:3], self.kernel, self.sampling, self.symmetric),
+            kernel_dilation=self.sampling.dilation,
             feature_group_count=channels,
             use_bias=False,
             kernel_init=nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
@@ -90,21 +105,21 @@ class Block(nn.Module):
         )
         y = nn.relu6(self.norm(name="depthwise_bn")(depthwise(y), train))
         y = self.norm(name="project_bn")(Convolution(self.features, 1, name="project_conv", **numerics)(y), train)
-        return x + y if not self.layer.strided and x.shape == y.shape else y
+        return x + y if not self.sampling.strided and x.shape == y.shape else y
 
 
-def padding(sides: Sequence[int], kernel: int, layer: Layer, symmetric: bool) -> list[tuple[int, int]]:
+def padding(sides: Sequence[int], kernel: int, sampling: Sampling, symmetric: bool) -> list[tuple[int, int]]:
     """Zeros before and after each axis.
 
-    >>> strided = Layer(2, 1, True, 1)
+    >>> strided = Sampling(2, 1, True, 1, 2)
     >>> padding((8, 9), 3, strided, symmetric=False), padding((8, 9), 3, strided, symmetric=True)
     ([(0, 1), (0, 2)], [(1, 1), (1, 1)])
     """
-    reach = (kernel - 1) * layer.dilation
-    if symmetric or not layer.strided:
+    reach = (kernel - 1) * sampling.dilation
+    if symmetric or not sampling.strided:
         return [(reach // 2, reach // 2)] * len(sides)
-    before = (kernel - 2) // 2 * layer.dilation
-    totals = (max((-(-n // layer.stride) - 1) * layer.stride + reach + 1 - n, 0) for n in sides)
+    before = (kernel - 2) // 2 * sampling.dilation  # as TensorFlow pads an even side at stride 2
+    totals = (max((-(-n // sampling.stride) - 1) * sampling.stride + reach + 1 - n, 0) for n in sides)
     return [(before, total - before) for total in totals]
 
 
@@ -140,24 +155,24 @@ class Mobile(Encoder, kw_only=True):
     def __call__(self, x, train: bool = False, groups: int = 1):
         """Map images [B, H, W, 3] to features [B, ceil(H / stride), ceil(W / stride), out_channels].
 
-        With `finer`, also to those of an earlier level.
+        With `finer`, returns a pair of these and the features of the last level of that stride.
 
         In training, `groups` batches are interleaved on the first axis (see `GroupedBatchNorm`).
         """
         numerics: dict[str, Any] = {"dtype": self.dtype, "precision": self.precision}
         norm = partial(GroupedBatchNorm, groups, self.momentum, self.epsilon)
-        layers = plan(self.stride)
+        sampling = samplings(self.stride)
 
-        def run(module, x, level):
+        def run(module, x, level, train):
             """One level; `module` is self, or its stand-in where the level is recomputed (`apply_levels`)."""
-            layer, train_level = layers[level], train and level >= self.frozen
+            own = sampling[level]
             if level == 0:
-                zeros = padding(x.shape[1:3], 3, layer, self.symmetric)
+                zeros = padding(x.shape[1:3], 3, own, self.symmetric)
                 init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
                 stem = Conv(
                     scaled(STEM, self.width),
                     (3, 3),
-                    strides=layer.stride,
+                    strides=own.stride,
                     padding=zeros,
                     use_bias=False,
                     kernel_init=init,
@@ -165,29 +180,27 @@ class Mobile(Encoder, kw_only=True):
                     parent=module,
                     **numerics,
                 )
-                x = norm(name="level0_bn", parent=module)(stem(x), train_level)
+                x = norm(name="level0_bn", parent=module)(stem(x), train)
                 return nn.relu6(x)
             for i in range(self.repeats[level - 1]):
                 block = Block(
                     scaled(self.channels[level - 1], self.width),
                     1 if level == 1 else EXPANSION,
                     self.kernels[level - 1],
-                    layer if i == 0 else Layer(1, layer.dilation_after, False, layer.dilation_after),
+                    own if i == 0 else Sampling(1, own.dilation_after, False, own.dilation_after, own.total),
                     self.symmetric,
                     norm,
                     name=f"level{level}_block{i}",
                     parent=module,
                     **numerics,
                 )
-                x = block(x, train_level)
+                x = block(x, train)
             return x
 
-        outputs = apply_levels(self, run, x)
+        outputs = apply_levels(self, run, x, train)
         if not self.finer:
             return outputs[-1]
-        totals = itertools.accumulate((layer.stride for layer in layers), operator.mul)
-        last = max(level for level, total in enumerate(totals) if total <= self.finer)
-        return outputs[-1], outputs[last]
+        return outputs[-1], outputs[max(level for level, own in enumerate(sampling) if own.total == self.finer)]
 
 
 class EfficientNetLite(Mobile):

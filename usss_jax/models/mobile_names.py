@@ -31,7 +31,9 @@ def lite_names(repeats: Sequence[int]) -> TensorNames:
 
 
 def mobilenet_names(repeats: Sequence[int]) -> TensorNames:
-    """Names of a MobileNetV2 whose layers are numbered within a block, activations included, and torchvision's.
+    """Names of a MobileNetV2, features.N.conv.I with I counting convolutions, norms and activations of a block.
+
+    Those of torchvision, which nests them, are renamed first.
 
     >>> mobilenet_names((1, 2, 3, 4, 3, 3, 1)).ours("features.1.conv.3.weight")
     'params/encoder/level1_block0/project_conv/kernel'
@@ -42,11 +44,13 @@ def mobilenet_names(repeats: Sequence[int]) -> TensorNames:
         for i, part in enumerate(parts):
             modules[f"features.{n}.conv.{3 * i}"] = f"{block}/{part}_conv"
             modules[f"features.{n}.conv.{3 * i + 1}"] = f"{block}/{part}_bn"
-    return dataclasses.replace(_names(modules, unused=("features.18.", "classifier.", "fc.")), prepare=_flat)
+    return dataclasses.replace(
+        _names(modules, unused=("features.18.", "classifier.", "fc.")), prepare=_from_torchvision
+    )
 
 
-def _flat(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """Rename torchvision's tensors, whose layers are grouped by convolution within a block."""
+def _from_torchvision(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Rename torchvision's tensors, in which convolution, norm and activation are a group within the block."""
     if "features.1.conv.0.0.weight" not in tensors:
         return tensors
 
@@ -73,8 +77,8 @@ def _names(modules: Mapping[str, str], unused: tuple[str, ...]) -> TensorNames:
         if module.endswith("_conv"):
             paths[f"{name}.weight"] = f"params/encoder/{module}/kernel"
             continue
-        for leaf, (collection, ours) in _LEAVES.items():
-            paths[f"{name}.{leaf}"] = f"{collection}/encoder/{module}/{ours}"
+        for leaf, (collection, our_leaf) in _LEAVES.items():
+            paths[f"{name}.{leaf}"] = f"{collection}/encoder/{module}/{our_leaf}"
 
     def our_path(name: str) -> str | None:
         if name.startswith(unused) or name.endswith(".num_batches_tracked"):

@@ -16,8 +16,8 @@ from usss_jax.errors import InputError
 from usss_jax.local_files import reason
 from usss_jax.models.torch_pickle import BFLOAT16, Storage, Tensor, interpret, refused
 
-_MAGIC = 0x1950A86A20F9469CFC6C
-_MOST_SHARING = 4  # bytes of all tensors per byte of the file; above 1 if tensors share memory
+_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+_MAX_EXPANSION = 4  # bytes of all tensors per byte of the file; above 1 if tensors share memory
 
 
 def read_state_dict(file: pathlib.Path) -> dict[str, np.ndarray]:
@@ -40,8 +40,8 @@ def read_state_dict(file: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         content, buffer_of = (_read_zip if data.startswith(b"PK") else _read_legacy)(data)
         state_dict = _find_state_dict(content)
-        if sum(tensor.nbytes for tensor in state_dict.values()) > _MOST_SHARING * len(data):
-            raise ValueError("its tensors are larger than the file")
+        if sum(tensor.nbytes for tensor in state_dict.values()) > _MAX_EXPANSION * len(data):
+            raise ValueError(f"its tensors need more than {_MAX_EXPANSION} times the bytes of the file")
         return {name: _to_array(tensor, buffer_of(tensor.storage.key)) for name, tensor in state_dict.items()}
     except InputError as e:
         raise InputError(f"{file}: {e}; give a state dict of tensors") from e
@@ -76,8 +76,8 @@ def _to_array(tensor: Tensor, buffer) -> np.ndarray:
 def _read_legacy(data: bytes) -> tuple[Any, Callable[[str], Any]]:
     """Pickles of magic number, version, system, object and keys of storages; then count and bytes of each storage."""
     stream, storages = io.BytesIO(data), dict[str, Storage]()
-    if interpret(stream, storages) != _MAGIC or interpret(stream, storages) != 1001:
-        raise ValueError("it does not begin like one")
+    if interpret(stream, storages) != _MAGIC or interpret(stream, storages) != _PROTOCOL:
+        raise ValueError("it does not begin with the magic number of torch.save")
     system = interpret(stream, storages)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ValueError("its numbers are not little-endian")
@@ -87,7 +87,7 @@ def _read_legacy(data: bytes) -> tuple[Any, Callable[[str], Any]]:
     places = {}
     for key in keys:
         if stream.read(8) != storages[key].count.to_bytes(8, "little"):
-            raise ValueError("a storage has not the size that its tensors state")
+            raise ValueError(f"storage {key} has another size than its tensors declare")
         start = stream.tell()
         end = stream.seek(start + storages[key].nbytes)
         places[key] = memoryview(data)[start:end]
@@ -116,5 +116,5 @@ def _read_zip(data: bytes) -> tuple[Any, Callable[[str], Any]]:
     for key, storage in storages.items():
         entry = entries.get(f"{folder}data/{key}")
         if entry is None or entry.file_size != storage.nbytes:
-            raise ValueError("a storage has not the size that its tensors state")
+            raise ValueError(f"storage {key} has another size than its tensors declare")
     return content, functools.cache(lambda key: archive.read(f"{folder}data/{key}"))

@@ -24,7 +24,7 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
 }
 
 NORMALIZE = ("encoder", "imagenet", "none")
-BATCH_STATS = ("domain", "joint", "frozen")
+BATCH_NORM = ("domain", "joint", "frozen")
 LATERAL_CHANNELS = 256  # before `width`
 PRECISIONS = {
     "float32": (None, lax.Precision.HIGHEST),  # HIGHEST: no TF32 on GPUs
@@ -49,9 +49,9 @@ class UniversalModel(nn.Module):
       head: makes a decoder from its number of classes (models/heads.py).
       lateral_channels: channels of the features that combine the encoder's with those of its field `finer`
         (models/lateral.py); 0: the encoder's own features.
-      batch_stats: what batch norms normalise by in training: the statistics of every domain's batch ("domain"), those
-        of all domains' batches together ("joint"), or in the encoder by the running ones, which then do not change
-        ("frozen").
+      batch_norm: what batch norms normalise by in training: the statistics of every domain's batch ("domain"), those of
+        all domains' batches together ("joint"), or, in the encoder, the running statistics, which then do not change
+        ("frozen"; the lateral connection is new, and normalises by every domain's batch).
     """
 
     encoder: Encoder
@@ -62,7 +62,7 @@ class UniversalModel(nn.Module):
     embed_bias: bool = True
     head: Callable[[int], nn.Module] = heads.linear
     lateral_channels: int = 0
-    batch_stats: str = "domain"
+    batch_norm: str = "domain"
 
     @property
     def stride(self) -> int:
@@ -106,7 +106,7 @@ class UniversalModel(nn.Module):
         if self.normalization:
             mean, std = (jnp.asarray(values, images.dtype) for values in self.normalization)
             images = (images - mean) / std
-        features = self.encoder(images, train and self.batch_stats != "frozen", groups)
+        features = self.encoder(images, train and self.batch_norm != "frozen", groups)
         if self.lateral_channels:
             features = self.combine(*features, train, groups)
         return features.astype(jnp.promote_types(features.dtype, jnp.float32))
@@ -134,7 +134,7 @@ def create_model(
     embed_bias: bool = True,
     remat: str = "",
     frozen_levels: int = 0,
-    batch_stats: str = "domain",
+    batch_norm: str = "domain",
 ) -> UniversalModel:
     """Build a universal model from values of the config (docs/config.md).
 
@@ -153,25 +153,28 @@ def create_model(
         ("encoder", encoder, (*ENCODERS, *PAPER_NAMES)),
         ("precision", precision, tuple(PRECISIONS)),
         ("upsample", upsample, MODES),
-        ("normalize", normalize, NORMALIZE),
-        ("batch_stats", batch_stats, BATCH_STATS),
+        ("batch_norm", batch_norm, BATCH_NORM),
     ):
         if value not in known:
-            raise InputError(f"{field}={value!r} is not one of {', '.join(known)}")
+            raise InputError(f"model.{field}={value!r} is not one of {', '.join(known)}")
+    if normalize not in NORMALIZE:
+        raise InputError(f"data.normalize={normalize!r} is not one of {', '.join(NORMALIZE)}")
     if not width > 0:
-        raise InputError(f"width={width} must be positive")
+        raise InputError(f"model.width={width} must be positive")
     dtype, lax_precision = PRECISIONS[precision]
     create = ENCODERS[PAPER_NAMES.get(encoder, encoder)]
     default = create()
     stride = stride or default.stride
     if stride not in default.strides:
-        raise InputError(f"model.stride={stride}: {encoder} has {one_of(default.strides)}")
+        raise InputError(f"model.stride={stride}: {encoder} has no such stride; give {one_of(default.strides)}")
     finer = [s for s in default.finer_strides if s < stride]
     if lateral not in (0, *finer):
         text = f"give {one_of(finer)}" if finer else "leave it at 0"
         raise InputError(f"model.lateral={lateral}: {encoder} of stride {stride} has no such features; {text}")
     if not 0 <= frozen_levels <= default.levels:
-        raise InputError(f"model.frozen_levels={frozen_levels}: {encoder} has levels 0 to {default.levels - 1}")
+        raise InputError(
+            f"model.frozen_levels={frozen_levels}: {encoder} has {default.levels} levels; give a number up to that"
+        )
     net = create(
         width=width,
         dtype=dtype,
@@ -185,12 +188,12 @@ def create_model(
     return UniversalModel(
         net,
         dict(num_classes),
-        embed_dim,
-        upsample,
-        normalize,
-        embed_bias,
+        embed_dim=embed_dim,
+        upsample=upsample,
+        normalize=normalize,
+        embed_bias=embed_bias,
         lateral_channels=channels,
-        batch_stats=batch_stats,
+        batch_norm=batch_norm,
     )
 
 
@@ -211,7 +214,7 @@ def read_levels(text: str, count: int) -> tuple[int, ...]:
         first, dash, last = (word.strip() for word in part.partition("-"))
         last = last if dash else first
         if not (first.isdigit() and last.isdigit() and int(first) <= int(last) < count):
-            raise InputError(f"remat={text!r}: {part!r} is invalid; give levels from 0 to {count - 1}, or all")
+            raise InputError(f"model.remat={text!r}: {part!r} is invalid; give levels from 0 to {count - 1}, or all")
         chosen |= set(range(int(first), int(last) + 1))
     return tuple(sorted(chosen))
 
@@ -242,12 +245,12 @@ def encode_groups(model: UniversalModel, variables: Mapping, images: Mapping[str
     passes: dict[tuple, list[str]] = {}
     for domain in in_order(model, images):
         passes.setdefault(images[domain].shape, []).append(domain)
-    joint = model.batch_stats == "joint"
+    joint = model.batch_norm == "joint"
     if joint and len(passes) > 1:
         shapes = ", ".join(f"{'x'.join(map(str, shape[:3]))} of {domains[0]}" for shape, domains in passes.items())
         raise InputError(
-            f"model.batch_stats=joint: batches {shapes} differ; give all domains one data.crop_size and batch size, or "
-            "set model.batch_stats=domain"
+            f"model.batch_norm=joint: batches {shapes} differ; give all domains one data.crop_size and batch size, or "
+            "set model.batch_norm=domain"
         )
     stats, features = variables["batch_stats"], {}
     for domains in passes.values():

@@ -73,7 +73,7 @@ def abstract_variables(model: UniversalModel, mesh: Mesh) -> dict:
 
 def training_arguments(config: ConfigDict) -> dict[str, Any]:
     """Arguments of `create_model` that only training needs, from a config."""
-    return {field: config.model[field] for field in ("remat", "frozen_levels", "batch_stats")}
+    return {field: config.model[field] for field in ("remat", "frozen_levels", "batch_norm")}
 
 
 def read_network(folder: pathlib.Path, step: int) -> dict[str, Any]:
