@@ -32,5 +32,10 @@ def get_config(arg=None):
     config = default_config()
     config.data.domains = ["cityscapes", "camvid"]
     config.data.labeled_per_domain = f"cityscapes={arg.n},camvid=all" if arg.n > CAMVID_TRAIN else arg.n
-    apply_arg(config, arg, cpu_image_size="cityscapes=128x256,camvid=176x240")
+    apply_arg(
+        config,
+        arg,
+        cpu_image_size="cityscapes=128x256,camvid=176x240",
+        light_image_size="cityscapes=256x512,camvid=240x320",
+    )
     return config

@@ -22,5 +22,5 @@ def get_config(arg=None):
     config = default_config()
     config.data.domains = ["cityscapes", "idd"]
     config.data.labeled_per_domain = arg.n
-    apply_arg(config, arg, cpu_image_size="128x256")
+    apply_arg(config, arg, cpu_image_size="128x256", light_image_size="256x512")
     return config

@@ -21,5 +21,10 @@ def get_config(arg=None):
     config = default_config()
     config.data.domains = ["cityscapes", "sun13"]
     config.data.labeled_per_domain = arg.n
-    apply_arg(config, arg, cpu_image_size="cityscapes=128x256,sun13=120x160")
+    apply_arg(
+        config,
+        arg,
+        cpu_image_size="cityscapes=128x256,sun13=120x160",
+        light_image_size="cityscapes=256x512,sun13=240x320",
+    )
     return config

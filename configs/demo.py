@@ -10,12 +10,12 @@ steps of every job. Takes a few minutes on two cores; scores are in docs/results
 """
 
 from usss_jax import packages
-from usss_jax.config import default_config, light_encoder, parse_arg, shrink_to_tiny, use_light_encoder
+from usss_jax.config import LIGHT, default_config, default_encoder, parse_arg, shrink_to_tiny
 
 
 def get_config(arg=None):
     arg = parse_arg(arg, room=False, tiny=False, encoder="")
-    arg.encoder = arg.encoder or light_encoder(arg.tiny)
+    arg.encoder = arg.encoder or default_encoder(arg.tiny)
     config = default_config()
     config.data.domains = ["city_street", "town_street"] + ["indoor_room"] * arg.room
     config.data.labeled_per_domain = 16  # of 300 per domain
@@ -26,8 +26,7 @@ def get_config(arg=None):
     config.train.steps = 300
     config.usss.single_steps = 200
     if arg.encoder in packages.WEIGHTS:
-        use_light_encoder(config)
-        config.data.scale = ""
+        config.update_from_flattened_dict({**LIGHT, "data.scale": "", "model.batch_norm": "joint"})
         config.train.steps = config.usss.single_steps = 100
     else:
         config.model.width = 0.25

@@ -348,7 +348,7 @@ def test_run_with_a_light_encoder_keeps_its_frozen_levels_and_predicts(tmp_path,
     summary = train(checked(config), tmp_path)["single_city_street"]
     job = tmp_path / "single_city_street"
     predictor = usss_jax.load(job)
-    assert (predictor.model.stride, predictor.model.encoder.stride) == (8, 16)
+    assert (predictor.model.stride, predictor.model.encoder.stride) == (8, 32)
     scores = usss_jax.evaluate(job, "city_street")
     assert scores["miou"] == pytest.approx(summary["domains"]["city_street"]["miou_best"])
     mesh = sharding.create_mesh(jax.devices()[:1])
@@ -362,7 +362,7 @@ def test_run_on_images_smaller_than_a_cell_is_refused(tmp_path):
     config = read_named("configs/demo.py:tiny,efficientnet_lite0")
     config.data.image_size = "12x24"
     with pytest.raises(
-        InputError, match=r"data\.image_size: 12x24 of city_street is smaller than one cell .* 16 pixels"
+        InputError, match=r"data\.image_size: 12x24 of city_street is smaller than one cell .* 32 pixels"
     ):
         train(checked(config), tmp_path / "w")
     assert not (tmp_path / "w").exists()

@@ -16,13 +16,12 @@ from usss_jax.config.checking import (
 from usss_jax.config.methods import FIELDS, METHODS
 from usss_jax.config.presets import (
     ANCHORED,
+    LIGHT,
     apply_arg,
-    light_encoder,
+    default_encoder,
     parse_arg,
     set_epochs,
-    shrink_for_cpu,
     shrink_to_tiny,
-    use_light_encoder,
 )
 from usss_jax.config.reading import (
     names,
@@ -39,16 +38,17 @@ from usss_jax.config.shared import PAPER_BATCH
 __all__ = [
     "ANCHORED",
     "FIELDS",
+    "LIGHT",
     "METHODS",
     "PAPER_BATCH",
     "apply_arg",
     "check_seed",
     "checked",
     "default_config",
+    "default_encoder",
     "fields",
     "filled",
     "flat",
-    "light_encoder",
     "names",
     "nearest",
     "nested",
@@ -63,8 +63,6 @@ __all__ = [
     "read_splits",
     "same_on_hosts",
     "set_epochs",
-    "shrink_for_cpu",
     "shrink_to_tiny",
-    "use_light_encoder",
     "with_absolute_paths",
 ]
