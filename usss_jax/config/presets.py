@@ -56,8 +56,8 @@ LIGHT = {
     "model.frozen_levels": 3,
     "data.scale": "0.75-2.0",
     "optim.name": "adamw",
-    "optim.lr": 0.005,
-    "optim.encoder_lr_scale": 0.3,
+    "optim.lr": 0.01,
+    "optim.encoder_lr_scale": 0.15,
     "optim.weight_decay": 0.01,
     "optim.warmup_steps": 30,
 }
