@@ -27,13 +27,13 @@ def get_config(arg=None):
     config.usss.single_steps = 200
     if arg.encoder in packages.WEIGHTS:
         config.update_from_flattened_dict({**LIGHT, "data.scale": "", "model.batch_norm": "joint"})
-        config.train.steps = config.usss.single_steps = 100
+        config.train.steps = config.usss.single_steps = 60
     else:
         config.model.width = 0.25
         config.data.normalize = "none"
     config.train.batch_size = config.train.unlabeled_batch_size = 2
     config.train.unlabeled_batches = 1
-    config.train.eval_every = config.train.checkpoint_every = 100
+    config.train.eval_every = config.train.checkpoint_every = min(100, config.train.steps)
     config.train.eval_batch_size = 8
     config.train.log_every = 25
     if arg.tiny:
