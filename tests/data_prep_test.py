@@ -886,10 +886,10 @@ GOOD = ("--source=source", "--data_dir=out")
         (camvid.Camvid, ("--size=0x5", *GOOD), "--size=0x5: must be HEIGHTxWIDTH"),
         (camvid.Camvid, ("--size=32x24", *GOOD), "did you mean 24x32?"),
         (camvid.Camvid, ("--domain=idd", *GOOD), "--domain=idd: this data set has camvid"),
-        (cityscapes.Cityscapes, ("--domain=camvid", *GOOD), "has cityscapes, cityscapes256"),
+        (cityscapes.Cityscapes, ("--domain=camvid", *GOOD), "has cityscapes, cityscapes16, cityscapes256"),
         (own.Own, GOOD, "give the .yaml file of your domain"),
         (own.Own, ("--domain=camvid", *GOOD), "give the .yaml file of your domain"),
-        (own.Own, ("--domain=nothing.yaml", *GOOD), "nothing.yaml: cannot read this domain file"),
+        (own.Own, ("--domain=nothing.yaml", *GOOD), "nothing.yaml: cannot read this file"),
         (camvid.Camvid, GOOD, "no folder 'source'"),
     ],
 )
