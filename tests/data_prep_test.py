@@ -165,6 +165,7 @@ ALL = [
     (camvid.Camvid, "camvid", tiny_camvid, {"train": 6, "val": 6, "test": 6}, []),
     (cityscapes.Cityscapes, "cityscapes", _cityscapes, {"train": 2, "val": 2}, ["test"]),
     (cityscapes.Cityscapes, "cityscapes", _cityscapes_with_extra, {"train": 2, "val": 2, "train_extra": 2}, ["test"]),
+    (cityscapes.Cityscapes, "cityscapes16", _cityscapes, {"train": 2, "val": 2}, ["test"]),
     (cityscapes.Cityscapes, "cityscapes256", _cityscapes_with_test, {"train": 2, "val": 2, "test": 1}, []),
     (idd_lite.IddLite, "idd_lite", _idd_lite, {"train": 2, "val": 2, "test": 1}, []),
     (idd.Idd, "idd", _idd, {"train": 2, "val": 2}, ["test"]),
