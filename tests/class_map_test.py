@@ -170,10 +170,12 @@ def test_class_map_is_found_by_name_or_path():
         find_class_map("nowhere.yaml")
 
 
-def test_class_map_of_other_domains_is_refused(tmp_path):
+def test_class_map_of_other_domains_is_refused(tmp_path, monkeypatch):
     found = read(tmp_path)
     source, target = found.source, found.target
     check_domains(found, source, target)
+    monkeypatch.chdir(tmp_path)
+    check_domains(found, get_domain("domains/mine.yaml"), get_domain("domains/goal.yaml"))
     for wrong, message in (
         ((target, target), "maps from mine, but the source is goal; choose another class map or other domains"),
         ((source, get_domain("camvid")), "maps to goal, but the target is camvid; choose"),

@@ -100,7 +100,7 @@ def map_source(class_map: ClassMap) -> Domain:
 
 
 def check_domains(class_map: ClassMap, source: Domain, target: Domain):
-    """Raise InputError unless the class map is one from this source to this target.
+    """Raise InputError unless the class map is from this source to this target.
 
     >>> camvid, street = get_domain("camvid"), get_domain("city_street")
     >>> check_domains(find_class_map("city_street_to_camvid"), street, street)
@@ -116,7 +116,7 @@ def check_domains(class_map: ClassMap, source: Domain, target: Domain):
                 f"{class_map.file}: maps {word} {meant.name}, but the {role} is {given.name}; choose another class "
                 "map or other domains"
             )
-        if given != meant:
+        if dataclasses.replace(given, how_to_get=meant.how_to_get) != meant:  # which has the path as it was given
             raise InputError(
                 f"{class_map.file}: {role}: {meant.name} differs from the {role} of that name; give the same file"
             )
