@@ -1,6 +1,6 @@
-"""Cityscapes, or its version of 256x256 pixels, 19 classes, as records.
+"""Cityscapes in 19 or 16 classes, or its version of 256x256 pixels, as records.
 
-python -m data_prep.cityscapes --source=DIR --data_dir=DIR [--domain=cityscapes256] [--size=512x1024] [--workers=N]
+python -m data_prep.cityscapes --source=DIR --data_dir=DIR [--domain=cityscapes16] [--size=512x1024] [--workers=N]
 """
 
 from data_prep import prepare
@@ -8,9 +8,9 @@ from data_prep.builder import DomainBuilder
 
 
 class Cityscapes(DomainBuilder):
-    """Cityscapes, or its version of 256x256 pixels, 19 classes."""
+    """Cityscapes in 19 or 16 classes, or its version of 256x256 pixels."""
 
-    domains = ("cityscapes", "cityscapes256")
+    domains = ("cityscapes", "cityscapes16", "cityscapes256")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def test_every_built_in_domain_is_consistent(domain):
 def test_numbers_of_classes():
     counts = {name: domain.num_classes for name, domain in BUILTIN.items()}
     assert counts == {
-        **{"camvid": 11, "cityscapes": 19, "cityscapes256": 19, "idd_lite": 7, "idd": 26},
+        **{"camvid": 11, "cityscapes": 19, "cityscapes16": 16, "cityscapes256": 19, "idd_lite": 7, "idd": 26},
         **{"sun13": 13, "sun37": 37, "nyu13": 13, "nyu37": 37, "gta5": 19, "synthia": 16},
         **{"city_street": 10, "town_street": 10, "indoor_room": 8},
     }
@@ -64,6 +64,20 @@ def test_cityscapes_label_ids_become_train_ids():
     assert {int(table[raw]) for raw in (0, 3, 9, 10, 18, 29, 30)} == {IGNORE}
     assert (table[34:] == UNKNOWN).all()
     assert (table[:34] != UNKNOWN).all()
+
+
+def test_cityscapes16_ignores_the_three_classes_that_synthia_lacks():
+    """Names by train id of cityscapes: terrain 9, truck 14, train 16; by label id: 22, 27, 31."""
+    domain, whole = get_domain("cityscapes16"), get_domain("cityscapes")
+    assert domain.class_names == get_domain("synthia").class_names
+    for layout, of_whole, ignored in zip(domain.layouts, whole.layouts, ([9, 14, 16], [22, 27, 31]), strict=True):
+        assert layout.splits == of_whole.splits
+        table, known = lookup_table(domain, layout), lookup_table(whole, of_whole)
+        for raw in range(256):
+            if raw in ignored or known[raw] >= UNKNOWN:
+                assert table[raw] == (IGNORE if raw in ignored else known[raw])
+            else:
+                assert domain.class_names[table[raw]] == whole.class_names[known[raw]]
 
 
 def test_gta5_ignores_the_licence_plate():

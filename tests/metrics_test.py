@@ -37,6 +37,14 @@ def test_mean_iou_is_over_the_classes_that_the_split_has():
     assert mean_iou(np.array(CONFUSION)) == pytest.approx(8 / 15, rel=1e-12)
 
 
+def test_mean_over_some_classes_comes_from_the_matrix_of_all():
+    """(1/2 + 3/5) / 2 = 0.55: pixels of class 1 found as class 0 or 2 still count against these; class 3 is absent."""
+    assert mean_iou(np.array(CONFUSION), [0, 2]) == pytest.approx(0.55, rel=1e-12)
+    assert mean_iou(np.array(CONFUSION), [2, 3]) == 0.6
+    assert mean_iou(np.array(CONFUSION), range(4)) == mean_iou(np.array(CONFUSION))
+    assert mean_iou(np.array(CONFUSION), [3]) is None
+
+
 def test_a_class_that_is_labeled_but_never_found_counts_as_zero():
     """IoU 2/3 and 0/1: mean 1/3."""
     confusion = np.array([[2, 0], [1, 0]])

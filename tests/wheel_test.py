@@ -39,7 +39,7 @@ def site(tmp_path_factory):
 def test_wheel_holds_package_configs_and_data_prep_and_nothing_else(site):
     expected = set()
     for there, here in TREES.items():
-        files = [path for path in (REPO / here).rglob("*") if path.suffix in (".py", ".txt", ".typed")]
+        files = [path for path in (REPO / here).rglob("*") if path.suffix in (".py", ".txt", ".typed", ".yaml")]
         expected |= {f"{there}/{path.relative_to(REPO / here)}" for path in files}
     found = {str(path.relative_to(site)) for path in site.rglob("*") if path.is_file() and ".pyc" not in path.name}
     assert {name for name in found if ".dist-info/" not in name} == expected

@@ -33,7 +33,7 @@ def read_mapping(path: str, allowed: Sequence[str], required: Sequence[str]) -> 
             spec = yaml.load(file, _Loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"{path}: cannot read this domain file ({reason}); check the path") from error
+        raise InputError(f"{path}: cannot read this file ({reason}); check the path") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(spec, dict):

@@ -5,15 +5,17 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from usss_jax.data.domain import Domain, Layout
+from usss_jax.data.domain import IGNORE, Domain, Layout
 
 
 def label_space(domain: Domain) -> dict[str, Any]:
     """Describe how files become examples of a domain, as JSON: classes, ids, encodings, patterns of files."""
-    layouts = {f"layout {number}": _layout(domain, one) for number, one in enumerate(domain.layouts, start=1)}
+    original = domain.original
+    layouts = {f"layout {number}": _layout(original, one) for number, one in enumerate(domain.layouts, start=1)}
     own = layouts["layout 1"] if len(layouts) == 1 else layouts
-    colors = {one.name: one.color for one in domain.classes}
-    return _plain({"classes": domain.class_names, "colors": colors, "drawn": domain.synthetic, **own})
+    colors = {one.name: one.color for one in original.classes}
+    drawn = domain.synthetic
+    return _plain({"classes": domain.class_names, "colors": colors, "drawn": drawn, **_class_map(domain), **own})
 
 
 def differences(before: Any, now: Any, where: str = "") -> list[str]:
@@ -56,6 +58,15 @@ def _layout(domain: Domain, layout: Layout):
             for name, files in layout.splits.items()
         },
     }
+
+
+def _class_map(domain: Domain):
+    """The class of each class of the masks, if these are mapped."""
+    if domain.mask_classes is None:
+        return {}
+    names = {**dict(enumerate(domain.class_names)), IGNORE: "ignore"}
+    ids = zip(domain.original.class_names, domain.mask_classes.train_ids, strict=True)
+    return {"class_map": {name: names[train_id] for name, train_id in ids}}
 
 
 def _plain(value):

@@ -61,6 +61,19 @@ class Layout:
 
 
 @dataclasses.dataclass(frozen=True)
+class MaskClasses:
+    """Classes of masks that are mapped to other classes (data/class_map.py).
+
+    Attributes:
+      domain: the masks have its classes.
+      train_ids: of each of these classes: its train id in the labels, 255 = ignore.
+    """
+
+    domain: "Domain"
+    train_ids: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Domain:
     """One image domain with its label space.
 
@@ -75,6 +88,7 @@ class Domain:
       unlabeled_splits: splits whose images are used without their masks.
       synthetic: split -> number of images of a synthetic domain; None: a data set on disk.
       how_to_get: instructions for error messages.
+      mask_classes: if the labels are mapped to `classes`: the classes of the masks, which the layouts describe.
     """
 
     name: str
@@ -89,6 +103,12 @@ class Domain:
     unlabeled_splits: tuple[str, ...] = ("train",)
     synthetic: dict[str, int] | None = dataclasses.field(default=None, hash=False)
     how_to_get: str = ""
+    mask_classes: MaskClasses | None = None
+
+    @property
+    def original(self) -> "Domain":
+        """The domain with the classes of the masks: this one, unless its labels are mapped."""
+        return self if self.mask_classes is None else self.mask_classes.domain
 
     @property
     def num_classes(self) -> int:
@@ -118,6 +138,22 @@ def parse_classes(table: str) -> tuple[LabelClass, ...]:
     return tuple(LabelClass(name, (int(r), int(g), int(b))) for name, r, g, b in rows)
 
 
+def map_labels(labels: np.ndarray, domain: Domain) -> np.ndarray:
+    """Map train ids of domain.original, uint8 of any shape, to those of the domain; 254 and 255 stay.
+
+    >>> from usss_jax.data.domains import get_domain
+    >>> camvid = get_domain("camvid")
+    >>> reversed_ids = MaskClasses(camvid, tuple(range(10, -1, -1)))
+    >>> map_labels(np.array([0, 10, 255], np.uint8), dataclasses.replace(camvid, mask_classes=reversed_ids)).tolist()
+    [10, 0, 255]
+    """
+    if domain.mask_classes is None:
+        return labels
+    table = np.arange(256, dtype=np.uint8)
+    table[: domain.original.num_classes] = domain.mask_classes.train_ids
+    return table[labels]
+
+
 @functools.cache
 def lookup_table(domain: Domain, layout: Layout) -> np.ndarray:
     """Train id of every raw id, uint8 [65536], or for encoding "color" of every colour, uint8 [2**24]; read-only.
@@ -130,13 +166,15 @@ def lookup_table(domain: Domain, layout: Layout) -> np.ndarray:
     [0, 10, 255, 254]
     """
     if layout.encoding == "color":
-        train_ids = dict.fromkeys(layout.ignore_colors, IGNORE) | {c.color: i for i, c in enumerate(domain.classes)}
+        classes = domain.original.classes
+        train_ids = dict.fromkeys(layout.ignore_colors, IGNORE) | {c.color: i for i, c in enumerate(classes)}
         raw_ids = {r | g << 8 | b << 16: train_id for (r, g, b), train_id in train_ids.items()}
     else:
         raw_ids = dict.fromkeys(layout.ignore_ids, IGNORE) | {r: i for i, ids in enumerate(layout.raw_ids) for r in ids}
     other = IGNORE if layout.encoding == "color" and layout.other_colors else UNKNOWN
     table = np.full(1 << (24 if layout.encoding == "color" else 16), other, np.uint8)
     table[list(raw_ids)] = list(raw_ids.values())
+    table = map_labels(table, domain)
     table.flags.writeable = False
     return table
 

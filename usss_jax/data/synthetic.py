@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from usss_jax.data.domain import Domain, parse_classes
+from usss_jax.data.domain import Domain, map_labels, parse_classes
 from usss_jax.data.synthetic_canvas import Scene, grid, oval, rect
 from usss_jax.errors import InputError
 
@@ -98,14 +98,15 @@ def render(domain: Domain, split: str, index: int, size: tuple[int, int]) -> tup
     if domain.name not in _LOOKS:
         raise InputError(f"domain {domain.name!r} is not synthetic; choose one of {', '.join(_LOOKS)}")
     look: dict[str, Any] = _LOOKS[domain.name]
-    classes = look["classes"].split(",")
-    if missing := [name for name in classes if name not in domain.class_names]:
+    classes, known = look["classes"].split(","), domain.original.class_names
+    if missing := [name for name in classes if name not in known]:
         raise InputError(f"domain {domain.name!r} lacks the synthetic classes {', '.join(missing)}; add them")
     roles = _ROLES.split(",") if "storeys" in look else classes
-    ids = {role: domain.class_names.index(name) for role, name in zip(roles, classes, strict=True)}
+    ids = {role: known.index(name) for role, name in zip(roles, classes, strict=True)}
     scene = Scene(look, ids, size, zlib.crc32(f"{domain.name}/{split}/{index}".encode()))
     (_draw_street if "storeys" in look else _draw_room)(scene)
-    return scene.develop()
+    image, label = scene.develop()
+    return image, map_labels(label, domain)
 
 
 def _draw_street(s):

@@ -1,6 +1,6 @@
 """Mean intersection over union from one integer confusion matrix over a whole split (Eq. 6 of the paper)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -48,13 +48,20 @@ def iou(confusion: np.ndarray) -> list[float | None]:
     return [float(hit / u) if n else None for hit, u, n in zip(hits, union, labeled, strict=True)]
 
 
-def mean_iou(confusion: np.ndarray) -> float | None:
+def mean_iou(confusion: np.ndarray, classes: Sequence[int] | None = None) -> float | None:
     """Mean IoU over the classes with labeled pixels; None if there are none.
+
+    Args:
+      confusion: int [C, C].
+      classes: train ids of the classes in the mean; None: all. The pixels of the others still count as false positives.
 
     >>> mean_iou(np.array([[1, 1, 0], [0, 2, 1], [0, 0, 0]]))  # (1/2 + 2/4) / 2
     0.5
+    >>> mean_iou(np.array([[3, 1], [1, 0]]), classes=[0])  # 3 / 5
+    0.6
     """
-    return average(iou(confusion))
+    found = iou(confusion)
+    return average(found if classes is None else [found[i] for i in classes])
 
 
 def average(values: Iterable[float | None]) -> float | None:
