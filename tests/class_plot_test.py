@@ -220,7 +220,11 @@ def test_centroids_of_a_trained_job_equal_those_of_full_resolution_features(toy_
     job = finished.open_job(toy_run / "full")
     model, variables, _ = job.restore(sharding.create_mesh())
     source_of = {d: pool.test for d, pool in alignment.open_sources(job, "test", "").items()}
-    encode = jax.jit(lambda image: upsample(model.apply(variables, image, method="encode"), image.shape[1:3], model.stride))
+
+    @jax.jit
+    def encode(image):
+        return upsample(model.apply(variables, image, method="encode"), image.shape[1:3], model.stride)
+
     means = {}
     for domain, source in source_of.items():
         sums, counts = np.zeros((10, model.out_channels)), np.zeros(10)
