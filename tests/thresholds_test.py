@@ -142,7 +142,13 @@ def test_wrong_input_is_refused():
     with pytest.raises(ValueError, match=r"'local'.*cb.*global"):
         class_thresholds(lambda: [], 1, 0.5, policy="local")
     with pytest.raises(ValueError, match="not finite"):
-        class_thresholds(lambda: [[np.array([0.5, np.nan], np.float32)]], 1, 0.5)
+        class_thresholds(lambda: [[np.array([0.5, np.inf], np.float32)]], 1, 0.5)
+
+
+def test_a_network_that_returns_nan_is_noticed():
+    classes, confidences = (np.asarray(a) for a in most_probable(np.full((2, 2, 3), np.nan, np.float32)))
+    with pytest.raises(ValueError, match="diverged"):
+        class_thresholds(lambda: [confidence_samples(classes, confidences, 3, 1)], 3, 0.5)
 
 
 def test_item_12_rare_classes():

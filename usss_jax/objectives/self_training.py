@@ -30,7 +30,7 @@ def hard_example_cross_entropy(logits, labels, threshold: float = 0.6, min_kept:
     '0.693'
     """
     nll, labeled = pixel_cross_entropy(logits, labels), labels != IGNORE
-    p = jnp.where(labeled, jnp.exp(-jax.lax.stop_gradient(nll)), jnp.inf)
+    p = jnp.where(labeled, jnp.exp(-nll), jnp.inf)
     lowest = -jax.lax.top_k(-p.ravel(), min(min_kept, p.size))[0]
     # With fewer labeled pixels, the last of the lowest is infinite, and all of them are kept.
     kept = labeled & (p <= jnp.maximum(threshold, lowest[-1]))

@@ -23,7 +23,8 @@ def most_probable(scores):
     ([1, 255], [0.75, 0.0])
     """
     confidences = scores.max(-1)
-    return jnp.where(confidences > 0, jnp.argmax(scores, axis=-1), IGNORE).astype(jnp.uint8), confidences
+    # NaN is not at most 0: it stays a prediction, which `class_thresholds` refuses.
+    return jnp.where(confidences <= 0, IGNORE, jnp.argmax(scores, axis=-1)).astype(jnp.uint8), confidences
 
 
 def select_labels(scores, thresholds):

@@ -99,7 +99,7 @@ def class_thresholds(samples: Samples, num_classes: int, portion: float, policy:
     for image in samples():
         for count, values in zip(counts, image, strict=True):
             if not np.isfinite(values).all():
-                raise ValueError("a confidence is not finite")
+                raise ValueError("a confidence is not finite; the network may have diverged")
             count += np.bincount(_keys(values) >> 16, minlength=BINS)
     sizes = counts.sum(1)
     ranks = np.floor(portion * pooled(counts).sum(1)).astype(np.int64)
