@@ -79,8 +79,7 @@ class CropFlip(grain.transforms.RandomMap):
         height, width = element["image"].shape[:2]
         rows, out_h = _extent(height, self.size[0], factor)
         columns, out_w = _extent(width, self.size[1], factor)
-        top = int(rng.integers(0, height - rows + 1))
-        left = int(rng.integers(0, width - columns + 1))
+        top, left = self.corner(element, (rows, columns), rng)
         flip = bool(rng.random() < 0.5) and self.flip
         pad_h, pad_w = self.size[0] - out_h, self.size[1] - out_w
 
@@ -92,6 +91,11 @@ class CropFlip(grain.transforms.RandomMap):
             return part[:, ::-1] if flip else part
 
         return _change_maps(element, change)
+
+    def corner(self, element: dict, extent: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
+        """Sample the top left corner of the part of `extent` (rows, columns) that becomes the crop, uniformly."""
+        height, width = element["image"].shape[:2]
+        return int(rng.integers(0, height - extent[0] + 1)), int(rng.integers(0, width - extent[1] + 1))
 
 
 def _change_maps(maps: Mapping[str, Any], change: Callable[[np.ndarray, Kind], np.ndarray]) -> dict[str, Any]:
