@@ -18,7 +18,7 @@ CROP = 63 * 63  # positions of a training crop at stride 8
         (0.05, [65, 17, 34, 4, 2, 3, 1, 1, 16, 5, 28, 1, 1, 6, 4, 4, 3, 1, 1]),
     ],
 )
-def test_item_9_fewest_pixels_of_a_class_in_a_crop(eta, want):
+def test_fewest_pixels_of_a_class_in_a_crop(eta, want):
     counts = np.arange(100)[:, None].repeat(19, 1)
     found = np.asarray(jax.jit(labels_by_size)(counts, CROP, np.array(GTA), eta))
     assert found.argmax(0).tolist() == want
@@ -26,13 +26,13 @@ def test_item_9_fewest_pixels_of_a_class_in_a_crop(eta, want):
 
 
 @pytest.mark.parametrize("eta", [0.0, 1e-9, 0.05])
-def test_item_9_a_class_without_a_pixel_is_never_there(eta):
+def test_a_class_without_a_pixel_is_never_there(eta):
     sizes = np.array([0.0, 0.1, np.inf])
     assert not np.asarray(labels_by_size(np.zeros((1, 3), int), 100, sizes, eta)).any()
     assert labels_by_size(np.full((1, 3), 100), 100, sizes, eta).tolist() == [[1, 1, 0]]
 
 
-def test_item_10_sizes_of_two_images_by_hand():
+def test_sizes_of_two_images_by_hand():
     """Class 0: (4/12 + 6/12) / 2. Class 1: 3/12 in one image. Class 2 is absent. The area has ignored pixels."""
     first, second = np.full((2, 3, 4), 255, np.uint8)
     first.flat[:4], first.flat[4:7], second.flat[:6] = 0, 1, 0

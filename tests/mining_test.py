@@ -34,7 +34,7 @@ def centre(out):
 
 
 @pytest.mark.parametrize("size", [(11, 9), (10, 8), (1, 1)])
-def test_item_12_a_mined_crop_has_a_pixel_of_the_class_at_its_centre(size):
+def test_a_mined_crop_has_a_pixel_of_the_class_at_its_centre(size):
     label = label_with({(20, 30): 5, (12, 41): 5})
     seen = {centre(out) for out in crops(label, size, priority=[5])}
     assert seen == {(20, 30), (12, 41)}
@@ -42,13 +42,13 @@ def test_item_12_a_mined_crop_has_a_pixel_of_the_class_at_its_centre(size):
         assert out["label"].shape == size and out["label"][size[0] // 2, size[1] // 2] == 5
 
 
-def test_item_12_classes_with_priority_come_first_then_rare_ones():
+def test_classes_with_priority_come_first_then_rare_ones():
     label = label_with({(20, 30): 5, (12, 41): 6, (25, 25): 7})
     assert {centre(out) for out in crops(label, rare=[7], priority=[5, 6])} == {(20, 30), (12, 41)}
     assert {centre(out) for out in crops(label, rare=[7], priority=[9])} == {(25, 25)}
 
 
-def test_item_12_a_class_is_chosen_before_its_pixels():
+def test_a_class_is_chosen_before_its_pixels():
     """One pixel of class 5, 200 of class 6: each class has half of the crops; four deviations are 100 of 600."""
     label = label_with({(20, 30): 5})
     label[20:30, 31:51] = 6
@@ -57,7 +57,7 @@ def test_item_12_a_class_is_chosen_before_its_pixels():
 
 
 @pytest.mark.parametrize("place", [(4, 30), (35, 30), (20, 3), (20, 56)])
-def test_item_12_pixels_too_near_to_the_border_are_no_centres(place):
+def test_pixels_too_near_to_the_border_are_no_centres(place):
     """Of 40 x 60 pixels, a crop of 11 x 9 may be centred on the rows 5 to 34 and the columns 4 to 55."""
     label = label_with({place: 5})
     assert rare_corner(label, (11, 9), [5], np.random.default_rng(0)) is None
@@ -65,12 +65,12 @@ def test_item_12_pixels_too_near_to_the_border_are_no_centres(place):
 
 
 @pytest.mark.parametrize("place", [(5, 4), (34, 55), (5, 55), (34, 4)])
-def test_item_12_the_outermost_centres_are_used(place):
+def test_the_outermost_centres_are_used(place):
     assert {centre(out) for out in crops(label_with({place: 5}), count=5, priority=[5])} == {place}
 
 
 @pytest.mark.parametrize("arguments", [{"priority": [9], "rare": [8]}, {}, {"priority": [5], "share": 0.0}])
-def test_item_12_it_falls_back_to_random_crops(arguments):
+def test_it_falls_back_to_random_crops(arguments):
     tops = [out["image"][0, 0, :2] for out in crops(label_with({(20, 30): 5}), count=500, **arguments)]
     np.testing.assert_allclose(np.mean(tops, 0), [14.5, 25.5], atol=3)
     assert np.min(tops, 0).max() <= 1 and np.max(tops, 0).tolist() == [29, 51]

@@ -78,7 +78,7 @@ def test_every_setting_equals_the_loop(full_image, uncovered, flip):
     np.testing.assert_allclose(got, plainly(with_context, image(), corners(), settings), atol=1e-5)
 
 
-def test_item_8_patches_do_not_change_a_pointwise_network():
+def test_patches_do_not_change_a_pointwise_network():
     single = image_probabilities(pointwise, image(), corners(0), Inference())
     got = image_probabilities(pointwise, image(), corners(20), Inference(PATCH))
     np.testing.assert_allclose(got, single, atol=1e-6)
@@ -86,12 +86,12 @@ def test_item_8_patches_do_not_change_a_pointwise_network():
 
 
 @pytest.mark.parametrize("vote", ["prob", "onehot"])
-def test_item_8_with_the_whole_image_every_pixel_has_votes_with_the_sum_1(vote):
+def test_with_the_whole_image_every_pixel_has_votes_with_the_sum_1(vote):
     got = image_probabilities(with_context, image(), corners(), Inference(PATCH, vote=vote))
     np.testing.assert_allclose(np.asarray(got).sum(-1), 1, atol=1e-5)
 
 
-def test_item_8_the_patches_depend_on_seed_round_and_image_alone():
+def test_the_patches_depend_on_seed_round_and_image_alone():
     first = corners()
     np.testing.assert_array_equal(first, corners())
     np.testing.assert_array_equal(first[:3], corners()[:3])
@@ -99,7 +99,7 @@ def test_item_8_the_patches_depend_on_seed_round_and_image_alone():
         assert (first != other).any()
 
 
-def test_item_8_without_the_whole_image_uncovered_pixels_have_no_prediction():
+def test_without_the_whole_image_uncovered_pixels_have_no_prediction():
     places = corners(3)
     got = np.asarray(image_probabilities(with_context, image(), places, Inference(PATCH, full_image=False)))
     covered = np.zeros((H, W), bool)

@@ -12,7 +12,7 @@ def subsets(count, rounds, seed=0, policy="cumulative"):
     return [source_subset(count, r.source_portion, seed=seed, round=r.index, policy=policy).tolist() for r in rounds]
 
 
-def test_item_11_the_rounds_of_gta5():
+def test_the_rounds_of_gta5():
     rounds = schedule(6)
     np.testing.assert_allclose(
         [r.learning_rate for r in rounds], [1e-4, 7.071e-5, 5e-5, 3.536e-5, 2.5e-5, 1.768e-5], rtol=2e-4
@@ -22,13 +22,13 @@ def test_item_11_the_rounds_of_gta5():
     assert [len(chosen) for chosen in subsets(24966, rounds)] == [748, 811, 873, 936, 998, 1061]
 
 
-def test_item_11_the_rounds_of_synthia():
+def test_the_rounds_of_synthia():
     rounds = schedule(6, portion=Ramp(0.2, 0.05, 0.5), source=Ramp(0.02, 0.0025, 0.06))
     np.testing.assert_allclose([r.portion for r in rounds], [0.2, 0.25, 0.3, 0.35, 0.4, 0.45])
     assert [len(chosen) for chosen in subsets(9400, rounds)] == [188, 211, 234, 258, 281, 305]
 
 
-def test_item_11_cumulative_subsets_are_nested():
+def test_cumulative_subsets_are_nested():
     chosen = subsets(1000, schedule(6))
     for before, after in itertools.pairwise(chosen):
         assert after[: len(before)] == before and len(after) > len(before)

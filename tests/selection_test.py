@@ -11,7 +11,7 @@ from usss_jax.methods.mlsl.selection import most_probable, select_labels
 SELECT = jax.jit(select_labels)
 
 
-def test_item_7_the_label_may_differ_from_the_most_probable_class():
+def test_the_label_may_differ_from_the_most_probable_class():
     """q / k = (0.6 / 0.9, 0.4 / 0.25) = (0.67, 1.6): class 1, though class 0 is more probable."""
     q = np.array([[0.6, 0.4]], np.float32)
     assert int(most_probable(q)[0][0]) == 0
@@ -19,7 +19,7 @@ def test_item_7_the_label_may_differ_from_the_most_probable_class():
     assert labels.tolist() == [1] and confidences.tolist() == [102]  # 0.4 * 255
 
 
-def test_item_7_a_pixel_is_kept_where_a_score_reaches_its_threshold():
+def test_a_pixel_is_kept_where_a_score_reaches_its_threshold():
     r = np.random.default_rng(0)
     scores = r.dirichlet(np.ones(4), (13, 17)).astype(np.float32)
     thresholds = np.array([0.6, 0.3, 0.55, np.inf], np.float32)
@@ -33,7 +33,7 @@ def test_item_7_a_pixel_is_kept_where_a_score_reaches_its_threshold():
     assert set(np.unique(labels)) == {0, 1, 2, 255}
 
 
-def test_item_7_ignored_pixels_have_the_label_of_cityscapes_id_0():
+def test_ignored_pixels_have_the_label_of_cityscapes_id_0():
     """The released code writes id 0 to a PNG file, which reads as 255."""
     domain = get_domain("cityscapes")
     layout = next(layout for layout in domain.layouts if layout.raw_ids[0] == (7,))  # road

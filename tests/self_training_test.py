@@ -50,7 +50,7 @@ def test_hard_examples_equal_those_of_a_sort(threshold, min_kept):
 
 
 @pytest.mark.parametrize("labeled", [1, 255, 256])
-def test_item_5_with_at_most_256_labeled_pixels_it_is_the_cross_entropy(labeled):
+def test_with_at_most_256_labeled_pixels_it_is_the_cross_entropy(labeled):
     logits, labels = random_case(ignored=0, spread=9)
     labels.ravel()[np.random.default_rng(1).permutation(labels.size)[labeled:]] = 255
     logits = jnp.asarray(logits, jnp.float32)
@@ -60,13 +60,13 @@ def test_item_5_with_at_most_256_labeled_pixels_it_is_the_cross_entropy(labeled)
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
-def test_item_5_a_small_batch_keeps_all_its_pixels():
+def test_a_small_batch_keeps_all_its_pixels():
     logits, labels = random_case((1, 3, 4))
     logits = jnp.asarray(logits)
     np.testing.assert_allclose(hard_example_cross_entropy(logits, labels), cross_entropy(logits, labels), rtol=1e-6)
 
 
-def test_item_5_without_a_labeled_pixel_loss_and_gradient_are_zero():
+def test_without_a_labeled_pixel_loss_and_gradient_are_zero():
     logits = jnp.asarray(random_case()[0], jnp.float32)
     loss, gradient = jax.value_and_grad(hard_example_cross_entropy)(logits, np.full(logits.shape[:3], 255, np.uint8))
     assert float(loss) == 0
@@ -81,7 +81,7 @@ def test_confident_pixels_give_no_gradient():
     np.testing.assert_allclose(gradient, [[[[0, 0], [-0.5, 0.5]]]])
 
 
-def test_item_9_gradient_of_the_image_level_loss():
+def test_gradient_of_the_image_level_loss():
     """lambda / C (sigmoid - c) for a batch of one image; the mean over two images halves it."""
     r, lam = np.random.default_rng(0), 0.025
     logits, targets = 5 * r.standard_normal((1, 19)), r.integers(0, 2, (1, 19)).astype(float)

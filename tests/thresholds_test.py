@@ -47,7 +47,7 @@ def nth(values, portion):
     return values[n - 1] if n else np.inf
 
 
-def test_item_6_half_of_four_confidences():
+def test_half_of_four_confidences():
     """0.9, 0.8, 0.6, 0.5 and p = 0.5: n = 2, so k = 0.8; an absent class is never selected."""
     confidences = np.array([[0.6, 0.9], [0.5, 0.8]], np.float32)
     found = class_thresholds(lambda: [confidence_samples(np.zeros((2, 2), np.uint8), confidences, 2, 1)], 2, 0.5)
@@ -58,7 +58,7 @@ def test_item_6_half_of_four_confidences():
     assert (np.asarray(select_labels(scores, found.values)[0]) != 1).all()
 
 
-def test_item_6_a_factor_of_one_class_cancels():
+def test_a_factor_of_one_class_cancels():
     """If the arg max stays; the factor is a power of two, so the numbers are the same and not only close."""
     r = np.random.default_rng(1)
     scores = r.random((40, 50, 3)).astype(np.float32)
@@ -74,7 +74,7 @@ def test_item_6_a_factor_of_one_class_cancels():
     assert len(np.unique(labels[0][2])) == 4  # all classes, and ignored pixels
 
 
-def test_item_6_the_global_threshold_is_that_of_all_confidences_together():
+def test_the_global_threshold_is_that_of_all_confidences_together():
     images = random_images()
     found = class_thresholds(samples_of(images, 4), CLASSES, 0.3, policy="global")
     want = sorted_lists(images, 4)
@@ -151,7 +151,7 @@ def test_a_network_that_returns_nan_is_noticed():
         class_thresholds(lambda: [confidence_samples(classes, confidences, 3, 1)], 3, 0.5)
 
 
-def test_item_12_rare_classes():
+def test_rare_classes():
     """Shares 0.6, 0, 0.0005, 0.3, 0.0005, 0.099: the three smallest, of equal ones the first; three have priority."""
     rare, priority = rare_classes(np.array([6000, 0, 5, 3000, 5, 990]))
     assert rare == (1, 2, 4) and priority == (1, 2, 4)
