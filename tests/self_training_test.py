@@ -27,7 +27,7 @@ def softmax(logits):
 
 
 def by_sorting(logits, labels, threshold, min_kept):
-    """Loss and gradient of section 7 of the specification, in NumPy."""
+    """Loss and gradient, in NumPy."""
     p, (places,) = softmax(logits).reshape(-1, logits.shape[-1]), np.nonzero(labels.ravel() != 255)
     of_label = p[places, labels.ravel()[places]]
     kept = places

@@ -33,7 +33,7 @@ def samples_of(images, stride):
 
 
 def sorted_lists(images, stride):
-    """M_c of section 3.5 of the specification, written out: every stride-th confidence of an image's list."""
+    """M_c of CBST, written out: every stride-th confidence of an image's list."""
     lists = [[] for _ in range(CLASSES)]
     for classes, confidences in images:
         for c in range(CLASSES):
