@@ -4,6 +4,8 @@ import dataclasses
 import errno
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,9 +15,13 @@ from tiny_data import write_cityscapes
 
 from usss_jax.data.augment import CropFlip
 from usss_jax.data.cache import Budget, CachedSource
+from usss_jax.data.check.findings import FAULT, NOTE, WARNING
+from usss_jax.data.check.pseudo_labels import check_pseudo_labels
+from usss_jax.data.check.sheet import draw_sheet
 from usss_jax.data.domain import IGNORE
 from usss_jax.data.domains import get_domain
 from usss_jax.data.labels import read_labels
+from usss_jax.data.options import Options
 from usss_jax.data.pools import Pools
 from usss_jax.data.pseudo_label_files import check_ids, create_folder, read_manifest
 from usss_jax.data.pseudo_labels import open_pseudo_labels
@@ -290,3 +296,93 @@ def test_augmented_images_are_those_of_the_images_alone(files, images):
     for step in range(5):
         with_labels, alone = stream(source, pool, 3)[step], stream(images, pool, 3)[step]
         np.testing.assert_array_equal(with_labels["image"], alone["image"])
+
+
+# ---- the check ------------------------------------------------------------------------------------------
+
+
+def check(files, options=None, **arguments):
+    """Report, and the findings of each level as text."""
+    root = files.folder.parent / "data"
+    report, findings = check_pseudo_labels(DOMAIN, str(root), files.folder, options or Options(), **arguments)
+    return report, {level: [str(f) for f in findings if f.level == level] for level in (FAULT, WARNING, NOTE)}
+
+
+def test_check_counts_classes_and_labeled_pixels(files):
+    report, found = check(files)
+    split = report.splits["pseudo-labels"]
+    labels = np.stack([pair(i)[0] for i in range(4)])
+    assert dict(split.pixels()) == {i: (labels == i).sum() for i in (*range(19), IGNORE)}
+    assert found[FAULT] == found[WARNING] == []
+    assert found[NOTE] == [f"cityscapes, pseudo-labels: {(labels != IGNORE).mean():.1%} of the pixels are labeled"]
+
+
+def test_check_tells_every_unusable_file(files, images):
+    cut_short(files.path("labels", images.ids[0]))
+    files.path("confidences", images.ids[1]).unlink()
+    Image.fromarray(np.full(SIZE, 77, np.uint8)).save(files.path("labels", images.ids[2]))
+    _, found = check(files)
+    assert len(found[FAULT]) == 3
+    for key, told in zip(images.ids, ("is truncated", "No such file", r"has the train ids [77]"), strict=False):
+        assert any(key in line and told in line for line in found[FAULT])
+
+
+def test_check_tells_an_incomplete_folder(files, images):
+    for kind in ("labels", "confidences"):
+        files.path(kind, images.ids[3]).unlink()
+    _, found = check(files)
+    assert len(found[FAULT]) == 1 and "files of 3 images, but the manifest is of 4, hash " in found[FAULT][0]
+
+
+def test_check_tells_pseudo_labels_without_an_image(files, images, tmp_path):
+    next((tmp_path / "data/leftImg8bit/train").rglob("*_000002_*")).unlink()
+    report, found = check(files)
+    path = files.path("labels", images.ids[2])
+    assert len(found[FAULT]) == 1 and f"{path}: is of none of the unlabeled images" in found[FAULT][0]
+    assert draw_sheet(report) is not None
+
+
+def test_check_warns_of_absent_classes_and_unlabeled_images(files, images):
+    for seed, key in enumerate(images.ids):
+        label, confidence = pair(seed)
+        files.write(key, np.where(label < 17, label, IGNORE).astype(np.uint8), confidence)
+    files.write(images.ids[0], np.full(SIZE, IGNORE, np.uint8), np.zeros(SIZE, np.uint8))
+    _, found = check(files)
+    assert found[FAULT] == [] and len(found[WARNING]) == 2
+    assert "no pixel in any opened pseudo-label of: motorcycle, bicycle" in found[WARNING][0]
+    assert f"1 image without any labeled pixel: {images.ids[0]}" in found[WARNING][1]
+
+
+def test_check_compares_the_size_of_a_config_with_the_manifest(files):
+    report, found = check(files, Options(size=(16, 32)))
+    assert "size was [32, 64], is now [16, 32]" in found[FAULT][0] and report.error
+    assert check(files, Options(size=SIZE))[1][FAULT] == []
+
+
+def test_contact_sheet_lays_pseudo_labels_over_the_images(files, images, tmp_path):
+    for path in (tmp_path / "data/leftImg8bit/train").rglob("*.png"):
+        Image.fromarray(np.zeros((64, 128, 3), np.uint8)).save(path)
+    for key in images.ids:
+        files.write(key, np.full(SIZE, 13, np.uint8), np.full(SIZE, 255, np.uint8))
+    sheet = draw_sheet(check(files, limit=2)[0])
+    color = np.rint(0.65 * np.array(DOMAIN.classes[13].color)).astype(np.uint8)
+    panel = (sheet == color).all(-1).sum()
+    assert panel == 2 * 159 * 318  # the area of 260x195, in the shape of the images
+
+
+@pytest.mark.slow
+def test_check_command_understands_the_folder(files, tmp_path):
+    def run(domain):
+        root = f"--data_root={domain}={tmp_path / 'data'}"
+        flags = [f"--domain={domain}", root, f"--pseudo_labels={files.folder}"]
+        command = [sys.executable, "-m", "usss_jax.data.check", *flags, f"--out={tmp_path / 'out'}"]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    result = run("cityscapes")
+    assert result.returncode == 0 and result.stderr == ""
+    assert "0 faults, 0 warnings" in result.stdout and "of the pixels are labeled" in result.stdout
+    assert (tmp_path / "out/cityscapes.png").stat().st_size > 1000
+    splits = json.loads((tmp_path / "out/check.json").read_text())["domains"]["cityscapes"]["splits"]
+    assert splits["pseudo-labels"]["images"] == 4 and splits["pseudo-labels"]["class_shares"]["road"] > 0
+    wrong = run("camvid")
+    assert wrong.returncode == 2 and "belongs to the domain 'cityscapes', not to camvid" in wrong.stderr

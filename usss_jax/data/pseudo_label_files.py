@@ -80,6 +80,14 @@ class PseudoLabelFiles:
         """Read the confidence of an image, uint8 [h, w]; raise InputError, naming the file, if it is unusable."""
         return _read_grey(self.path(CONFIDENCES, key), self.domain.size)
 
+    def ids(self) -> list[str]:
+        """List the ids that have a label or a confidence, sorted."""
+        folders = [self.folder / kind for kind in (LABELS, CONFIDENCES)]
+        found = {
+            path.relative_to(one).as_posix().removesuffix(".png") for one in folders for path in one.rglob("*.png")
+        }
+        return sorted(found)
+
     def missing(self, ids: Iterable[str]) -> list[str]:
         """List the ids whose label or confidence is absent or unusable; reads all files."""
         return [key for key in ids if not self._is_usable(key)]
@@ -129,8 +137,8 @@ def create_folder(
     return PseudoLabelFiles(folder, domain)
 
 
-def open_folder(folder: str | os.PathLike, domain: Domain, ids: Sequence[str]) -> PseudoLabelFiles:
-    """Open a folder of pseudo-labels of these images, with any settings.
+def open_folder(folder: str | os.PathLike, domain: Domain, ids: Sequence[str] | None = None) -> PseudoLabelFiles:
+    """Open a folder of pseudo-labels of these images, None for any, with any settings.
 
     Raises:
       InputError: if the manifest is unreadable, or of other images, classes or sizes.
@@ -172,10 +180,10 @@ def check_ids(ids: Iterable[str]):
             raise InputError(f"id {key!r} names no file below the folder of pseudo-labels; rename the image")
 
 
-def _content(domain: Domain, ids: Sequence[str]) -> dict[str, Any]:
-    """The manifest without the settings."""
-    classes, size = list(domain.class_names), list(domain.size)
-    return {"domain": domain.name, "classes": classes, "size": size, "images": hash_of(ids)}
+def _content(domain: Domain, ids: Sequence[str] | None) -> dict[str, Any]:
+    """The manifest without the settings, and without the images for None."""
+    images = {} if ids is None else {"images": hash_of(ids)}
+    return {"domain": domain.name, "classes": list(domain.class_names), "size": list(domain.size), **images}
 
 
 def _check_content(folder: pathlib.Path, now: Mapping[str, Any]):
