@@ -544,7 +544,7 @@ def test_colours_are_counted_too(tmp_path):
 
 
 def test_smoothed_colour_mask_does_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("usss_jax.data.check.domain._MAX_UNKNOWN", 50)
+    monkeypatch.setattr("usss_jax.data.check.contents._MAX_UNKNOWN", 50)
     spec = YAML.replace("size:", "encoding: color\nsize:").replace("ignore_ids: [0]\n", "")
     (tmp_path / "mine.yaml").write_text(spec.replace(", ids: [1]", "").replace(", ids: [2, 3]", ""))
     noise = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)

@@ -2,6 +2,7 @@
 
 python -m usss_jax.data.check --config=configs/cs_cvd.py --config.data.root=DATA
 python -m usss_jax.data.check --domain=mine.yaml [--data_root=DATA]
+python -m usss_jax.data.check --domain=mine.yaml --pseudo_labels=FOLDER
 
 Exit code 1: there are faults, which must be fixed: whatever would stop training, an image without its mask or a mask
 without its image, an unreadable file, an image twice in a split or in both training and evaluation, a labeled image
@@ -11,6 +12,10 @@ images, mostly ignored masks, other images that two splits share. Exit code 2: t
 
 A domain without labels in the config (data.labeled_per_domain=NAME=0) needs no masks. Unlike training, the check opens
 every mask of every split, also those of unlabeled images.
+
+With --pseudo_labels, the check opens a folder of pseudo-labels of one of the domains instead of the domains. Faults are
+files that are missing, unreadable, of another size or with unknown classes, pseudo-labels without an image, and a
+manifest of other classes.
 """
 
 import contextlib
@@ -23,9 +28,11 @@ from absl import flags
 
 from usss_jax import cli
 from usss_jax.config import checked, names
-from usss_jax.data.check.domain import DomainReport, check_domain, uses_of
+from usss_jax.data.check.contents import DomainReport
+from usss_jax.data.check.domain import check_domain, uses_of
 from usss_jax.data.check.findings import FAULT, WARNING, Finding, find_faults, plural
 from usss_jax.data.check.labeled import Labeled, check_labeled
+from usss_jax.data.check.pseudo_labels import check_pseudo_labels
 from usss_jax.data.check.report import domain_json, domain_text, findings_text
 from usss_jax.data.check.sheet import draw_sheet
 from usss_jax.data.domain import Domain
@@ -33,6 +40,7 @@ from usss_jax.data.domains import get_domain
 from usss_jax.data.options import Options, domain_root, read_options
 from usss_jax.data.pictures import save_png
 from usss_jax.data.progress import Progress
+from usss_jax.data.pseudo_label_files import read_manifest
 from usss_jax.data.sources import open_source
 from usss_jax.data.splits import split_hash
 from usss_jax.errors import InputError
@@ -42,6 +50,7 @@ flags.declare_key_flag("config")  # so that --help shows it
 DOMAIN = flags.DEFINE_string("domain", None, "Domain to check, by name or YAML file; several with commas.")
 DATA_ROOT = flags.DEFINE_string("data_root", "", "With --domain: the config field data.root.")
 OUT = flags.DEFINE_string("out", "check", "Folder for check.json and one picture per domain.")
+PSEUDO_LABELS = flags.DEFINE_string("pseudo_labels", None, "Folder of pseudo-labels to check instead of the domains.")
 LIMIT = flags.DEFINE_integer("limit", None, "Open only that many images of each split, spread through the ids.", 1)
 THREADS = flags.DEFINE_integer("threads", 4, "Number of threads that open files.", 1)
 
@@ -68,7 +77,7 @@ def main(argv: list[str]) -> int:
     for task in tasks:
         name = task.domain.name
         report, found = examine(task)
-        if task.options and not report.error:
+        if task.options and not report.error and not PSEUDO_LABELS.value:
             labeled[name], more = check_labeled(report, task.options, found, task.least_classes)
             found += more
         sheet = draw_sheet(report)
@@ -113,15 +122,30 @@ def read_tasks(argv: list[str]) -> list[Task]:
     least = config.data.min_classes if config else 2
     data_root = config.data.root if config else DATA_ROOT.value
     try:
-        return [Task(d, domain_root(data_root, d, known), options.get(d.name), least) for d in domains]
+        tasks = [Task(d, domain_root(data_root, d, known), options.get(d.name), least) for d in domains]
     except InputError as error:
         raise error if config else InputError(str(error).replace("--config.data.root", "--data_root")) from error
+    return _with_pseudo_labels(tasks) if PSEUDO_LABELS.value else tasks
+
+
+def _with_pseudo_labels(tasks):
+    """The domain of the pseudo-labels."""
+    folder = cli.folder_of(PSEUDO_LABELS)
+    name = read_manifest(folder).get("domain")
+    found = [task for task in tasks if task.domain.name == name]
+    if not found:
+        given = ", ".join(task.domain.name for task in tasks)
+        raise InputError(f"--pseudo_labels={folder} belongs to the domain {name!r}, not to {given}; give that domain")
+    return found
 
 
 def examine(task: Task) -> tuple[DomainReport, list[Finding]]:
     """Open the files of a domain and judge them."""
     options = task.options or Options()
     with contextlib.closing(Progress()) as progress:
+        if PSEUDO_LABELS.value:
+            folder, shared = cli.folder_of(PSEUDO_LABELS), (THREADS.value, LIMIT.value, progress.start)
+            return check_pseudo_labels(task.domain, task.root, folder, options, *shared)
         report = check_domain(
             task.domain,
             task.root,

@@ -7,7 +7,8 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 
-from usss_jax.data.check.domain import LABELED_USES, DomainReport, SplitReport
+from usss_jax.data.check.contents import DomainReport, SplitReport
+from usss_jax.data.check.domain import LABELED_USES
 from usss_jax.data.domain import IGNORE
 from usss_jax.data.files import others_text
 from usss_jax.data.sizes import height_width

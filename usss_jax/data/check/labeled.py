@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from usss_jax.data.check.domain import DomainReport
+from usss_jax.data.check.contents import DomainReport
 from usss_jax.data.check.findings import FAULT, WARNING, Finding, finder, plural
 from usss_jax.data.options import Options
 from usss_jax.data.pools import open_pools

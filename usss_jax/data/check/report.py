@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from usss_jax.data.check.domain import DomainReport, SplitReport
+from usss_jax.data.check.contents import DomainReport, SplitReport
 from usss_jax.data.check.findings import FAULT, NOTE, WARNING, Finding
 from usss_jax.data.check.labeled import Labeled
 from usss_jax.data.domain import IGNORE

@@ -1,12 +1,16 @@
 """The contact sheet of a domain: some images of each split, with their masks as overlays."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from usss_jax.data import pictures, sources
-from usss_jax.data.check.domain import DomainReport, SplitReport, spread
+from usss_jax.data.check.contents import DomainReport, SplitReport
+from usss_jax.data.check.domain import spread
 from usss_jax.data.decode import resize_image
 from usss_jax.data.domain import palette
+from usss_jax.data.examples import Examples
 from usss_jax.errors import InputError
 
 PER_SPLIT = 4
@@ -39,9 +43,7 @@ def _cards(report: DomainReport, split: SplitReport) -> list[np.ndarray]:
         return []
     cards: list[np.ndarray] = []
     try:
-        source = sources.open_source(
-            report.domain, report.root, split.name, size=report.size, with_masks=split.has_masks, ids=ids
-        )
+        source = report.pictured.select(ids) if report.pictured else _open(report, split, ids)
     except InputError:  # a split with unsupported images, which is a fault
         return cards
     for key, index in zip(ids, range(len(source)), strict=True):
@@ -50,6 +52,12 @@ def _cards(report: DomainReport, split: SplitReport) -> list[np.ndarray]:
         except InputError:  # changed since the examination
             continue
     return cards
+
+
+def _open(report: DomainReport, split: SplitReport, ids: Sequence[str]) -> Examples:
+    return sources.open_source(
+        report.domain, report.root, split.name, size=report.size, with_masks=split.has_masks, ids=ids
+    )
 
 
 def _card(key: str, example, colors) -> np.ndarray:
