@@ -319,6 +319,7 @@ def test_statistics_of_one_domain_do_not_depend_on_another():
     [
         ("encoder", ["drn_d_22", "drn_d_105", "resnet18", "resnet101"]),
         ("precision", ["float32", "tf32", "bfloat16"]),
+        ("head", ["linear", "dilated"]),
         ("upsample", ["bilinear", "drn"]),
         ("normalize", ["imagenet", "none"]),
     ],

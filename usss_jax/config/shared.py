@@ -141,8 +141,8 @@ SHARED: dict[str, Field] = {
     "model.pretrained": Field(
         "",
         Range('"imagenet", a path, or empty'),
-        "pretrained weights of the encoder: imagenet (of an installed package), a file .safetensors, .npz or .pth, or "
-        "the folder of a finished job",
+        "pretrained weights of the encoder: imagenet (of an installed package), a file .safetensors, .npz, .pth "
+        "or .params, or the folder of a finished job",
         path=True,
         changes=FILE,
     ),
@@ -156,6 +156,11 @@ SHARED: dict[str, Field] = {
         one_of("domain", "joint", "frozen"),
         "statistics that batch norms use in training: of every domain's batch, of all domains' batches together, or, "
         "in the encoder, the running ones, which then stay as they are",
+    ),
+    "model.head": Field(
+        "linear",
+        one_of("linear", "dilated"),
+        "decoders; linear: a 1x1 convolution; dilated: two 3x3 convolutions of dilation 12 (docs/encoders.md)",
     ),
     "model.upsample": Field(
         "bilinear",

@@ -1,8 +1,8 @@
-"""Conversion between state dicts of PyTorch and our variables, with a report of what matched; reading of weight files.
+"""Conversion between state dicts and our variables, with a report of what matched; reading of weight files.
 
 The names of an encoder's tensors come from its `tensor_names` (models/encoder.py); heads have the names of the
-reference implementation (`seg.<i>`, `en_map`). Tensors are in PyTorch's layout. Files are .safetensors, .npz or .pth
-(models/torch_files.py).
+reference implementation (`seg.<i>`, `en_map`). Tensors are in PyTorch's layout. Files are .safetensors, .npz, .pth
+(models/torch_files.py) or .params (models/mxnet_files.py).
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ import safetensors.numpy
 from usss_jax.errors import InputError
 from usss_jax.local_files import reason, write_whole
 from usss_jax.models.encoder import TensorNames
+from usss_jax.models.mxnet_files import read_params
 from usss_jax.models.torch_files import read_state_dict
 
 _HEADS = ("seg.", "en_map.")
@@ -62,7 +63,9 @@ def _first(names: Sequence[str], count: int = 2) -> str:
 
 
 def load_file(path: str) -> dict[str, np.ndarray]:
-    """Read a state dict from a .safetensors, .npz or .pth file; the prefix "module." (of DataParallel) is removed.
+    """Read a state dict from a file .safetensors, .npz, .pth or .params.
+
+    The prefix "module." (of DataParallel) is removed.
 
     A .pth file may hold its state dict under "state_dict" or "model". If its name ends in "-" and 8 or more hex digits
     (drn_d_22-4bd2f8ea.pth), they must be the first digits of its SHA-256.
@@ -80,13 +83,14 @@ def load_file(path: str) -> dict[str, np.ndarray]:
         ".npz": _load_npz,
         ".pth": _load_torch,
         ".pt": _load_torch,
+        ".params": read_params,
     }
     if file.suffix not in readers:
-        raise InputError(f"model.pretrained={path}: unknown file type; give .safetensors, .npz or .pth")
+        raise InputError(f"model.pretrained={path}: unknown file type; give .safetensors, .npz, .pth or .params")
     try:
         content = readers[file.suffix](file)
-    except InputError:
-        raise
+    except InputError as e:
+        raise InputError(f"model.pretrained={e}") from e
     except Exception as e:  # readers raise various exceptions for a damaged file
         text = f"model.pretrained={path}: cannot be read as {file.suffix} ({reason(e)}); restore this file"
         raise InputError(text) from e
@@ -102,10 +106,7 @@ def _load_npz(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _load_torch(file: pathlib.Path) -> dict[str, np.ndarray]:
     _check_hash(file)
-    try:
-        return read_state_dict(file)
-    except InputError as e:
-        raise InputError(f"model.pretrained={e}") from e
+    return read_state_dict(file)
 
 
 def _check_hash(file: pathlib.Path):
@@ -118,7 +119,7 @@ def _check_hash(file: pathlib.Path):
         found = hashlib.file_digest(f, "sha256").hexdigest()[: len(expected)]
     if found != expected:
         raise InputError(
-            f"model.pretrained={file}: SHA-256 must begin with {expected} by the file's name, but begins with {found}; "
+            f"{file}: SHA-256 must begin with {expected} by the file's name, but begins with {found}; "
             "restore the file, or its name if that was changed"
         )
 

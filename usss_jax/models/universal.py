@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from usss_jax.errors import InputError
-from usss_jax.models import convnext, dinov2, drn, heads, mobile
+from usss_jax.models import convnext, dinov2, drn, heads, mobile, rna
 from usss_jax.models.drn import PAPER_NAMES
 from usss_jax.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, Normalization
 from usss_jax.models.lateral import Lateral
@@ -21,6 +21,7 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
     **convnext.ENCODERS,
     **mobile.ENCODERS,
     **dinov2.ENCODERS,
+    **rna.ENCODERS,
 }
 
 NORMALIZE = ("encoder", "imagenet", "none")
@@ -129,6 +130,7 @@ def create_model(
     embed_dim: int = 0,
     width: float = 1.0,
     precision: str = "float32",
+    head: str = "linear",
     upsample: str = "bilinear",
     normalize: str = "encoder",
     embed_bias: bool = True,
@@ -152,6 +154,7 @@ def create_model(
     for field, value, known in (
         ("encoder", encoder, (*ENCODERS, *PAPER_NAMES)),
         ("precision", precision, tuple(PRECISIONS)),
+        ("head", head, heads.HEADS),
         ("upsample", upsample, MODES),
         ("batch_norm", batch_norm, BATCH_NORM),
     ):
@@ -192,6 +195,7 @@ def create_model(
         upsample=upsample,
         normalize=normalize,
         embed_bias=embed_bias,
+        head=heads.decoder(head, width, dtype, lax_precision),
         lateral_channels=channels,
         batch_norm=batch_norm,
     )
@@ -225,7 +229,7 @@ def in_order(model: UniversalModel, domains: Iterable[str]) -> list[str]:
     return sorted(domains, key=lambda d: order.index(d) if d in order else len(order))
 
 
-def encode_groups(model: UniversalModel, variables: Mapping, images: Mapping[str, jax.Array]):
+def encode_groups(model: UniversalModel, variables: Mapping, images: Mapping[str, jax.Array], dropout=None):
     """Encode one training batch per domain; domains of equal shape share one forward pass.
 
     Every batch has its own batch statistics, unless the model joins them. They update the running statistics pass by
@@ -235,6 +239,7 @@ def encode_groups(model: UniversalModel, variables: Mapping, images: Mapping[str
       model: the universal model.
       variables: {"params", "batch_stats"}; the latter is empty for an encoder without batch statistics.
       images: {domain: [B, H, W, 3]}, uint8 or floating point in [0, 1]; shapes may differ between domains.
+      dropout: random key for the dropout of encoders that have it; None: no dropout.
 
     Returns:
       ({domain: features [B, h, w, C]}, new batch statistics).
@@ -253,7 +258,7 @@ def encode_groups(model: UniversalModel, variables: Mapping, images: Mapping[str
             "set model.batch_norm=domain"
         )
     stats, features = variables["batch_stats"], {}
-    for domains in passes.values():
+    for i, domains in enumerate(passes.values()):
         stacked = jnp.stack([images[d] for d in domains], axis=1)  # interleaved: see GroupedBatchNorm
         encoded, updates = model.apply(
             {"params": variables["params"], "batch_stats": stats},
@@ -262,6 +267,7 @@ def encode_groups(model: UniversalModel, variables: Mapping, images: Mapping[str
             groups=1 if joint else len(domains),
             method="encode",
             mutable=["batch_stats"],
+            rngs={} if dropout is None else {"dropout": jax.random.fold_in(dropout, i)},
         )
         stats = updates.get("batch_stats", stats)
         encoded = encoded.reshape(-1, len(domains), *encoded.shape[1:])

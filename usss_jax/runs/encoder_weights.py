@@ -20,7 +20,7 @@ def load(path: str, encoder: str, model: UniversalModel, mesh: Mesh) -> dict[str
     """Load a state dict from a weight file (models/pretrained.py) or from a finished job's best checkpoint.
 
     Args:
-      path: "imagenet" (packages.py), a .safetensors, .npz or .pth file, or the folder of a job, such as
+      path: "imagenet" (packages.py), a .safetensors, .npz, .pth or .params file, or the folder of a job, such as
         runs/cs_idd/basic.
       encoder: name of the encoder.
       model: model with the encoder to initialise.
