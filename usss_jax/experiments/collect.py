@@ -213,7 +213,7 @@ def comparable(job: str, summary: Mapping) -> dict[tuple, Any]:
     normalize = value(summary, "data.normalize")
     drn = values["model.encoder",].startswith("drn_")  # which "encoder" normalises as "imagenet"
     values["data.normalize",] = "imagenet" if drn and normalize == "encoder" else normalize
-    defaults = {"stride": 0, "lateral": 0, "head": "linear", "frozen_levels": 0, "batch_stats": "batch"}
+    defaults = {"stride": 0, "lateral": 0, "head": "linear", "frozen_levels": 0, "batch_norm": "domain"}
     for name, default in defaults.items():
         values[f"model.{name}",] = summary["config"]["model"].get(name, default)
     for domain, about in summary["domains"].items():
