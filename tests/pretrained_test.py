@@ -1,4 +1,4 @@
-"""Weights of others: the names and layouts of the reference and of the DRN release, files, complaints."""
+"""Pretrained weights: the names and layouts of the reference and of the DRN release, files, complaints."""
 
 import hashlib
 import json

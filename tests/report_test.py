@@ -171,6 +171,8 @@ def test_notes_tell_split_device_precision_and_commit(tmp_path):
         ({"steps": 7}, "steps of universal"),
         ({"fields": {"model.pretrained": "weights/drn.npz"}}, "model.pretrained"),
         ({"fields": {"data.normalize": "none"}}, "data.normalize"),
+        ({"fields": {"optim.lr": 0.5}}, "optim.lr"),
+        ({"fields": {"train.batch_size": 3}}, "train.batch_size"),
     ],
 )
 def test_summaries_that_are_not_comparable_are_not_mixed(tmp_path, change, what):
@@ -227,12 +229,12 @@ def test_workdir_is_read_and_its_pair_is_told(tmp_path):
 def test_a_workdir_s_row_is_found_by_its_fields_not_by_its_folder(tmp_path):
     scores = {"cityscapes": (0.4, 0.3), "camvid": (0.5, 0.6)}
     for folder, fields in (
-        ("papers", {"usss.embed_dim": 64, "optim.lr": 0.02}),  # which every row of an experiment shares
+        ("papers", {"usss.embed_dim": 64}),
         ("moving", {"usss.theta": 0.5}),
         ("words", {"usss.label_embeddings": "words:/data/glove.txt"}),
         ("own", {"usss.alpha": 0.5, "usss.entropy_warmup": 20}),
     ):
-        made = summary("full", scores, fields=fields)
+        made = summary("full", scores, fields={**fields, "optim.lr": 0.02})
         layout.write_whole(tmp_path / folder / "full" / "summary.json", json.dumps(made))
     (found,) = collect.read_folders(sorted(tmp_path.iterdir()), "cs_cvd", "full")
     assert sorted(found.summaries) == ["full", "full:usss.alpha=0.5,usss.entropy_warmup=20", "theta05", "words"]

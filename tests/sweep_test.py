@@ -154,8 +154,8 @@ def test_results_are_the_summaries_and_a_failing_command_stops_no_other(toy_pair
 
 
 @pytest.mark.nightly
-def test_killed_sweep_ends_its_training_and_goes_on(pair):
-    """SIGTERM while `basic` trains: no process is left that holds the log, and the next sweep ends what was begun."""
+def test_killed_sweep_ends_its_training_and_the_next_one_resumes_it(pair):
+    """SIGTERM while `basic` trains: no process is left that holds the log, and the next sweep finishes the row."""
     long = [
         "--rows=basic",
         "--config.train.steps=200",
@@ -176,10 +176,10 @@ def test_killed_sweep_ends_its_training_and_goes_on(pair):
     assert second.returncode == 0, second.stdout
     assert json.loads(result.read_text())["steps"] == 200
     log = (pair.parent / "runs/tiny_n4_full/seed0/basic.log").read_text()
-    assert "goes on" in log or "going on" in log or "from step" in log
+    assert "[basic] resumes from step " in log
 
 
-def test_cell_that_another_process_works_on_is_left_alone(pair, monkeypatch):
+def test_row_that_another_process_works_on_is_left_alone(pair, monkeypatch):
     """Two sweeps at once, or the training of a killed one that still runs."""
     import fcntl
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from usss_jax.config import fields, flat
+from usss_jax.config.field import Changes
+from usss_jax.config.shared import SHARED
 from usss_jax.errors import InputError
 from usss_jax.experiments.layout import Experiment, read_experiment, read_json
 from usss_jax.experiments.paper import TABLES
@@ -189,7 +191,7 @@ def check_comparable(found: Found):
             if other != mine:
                 what = " of ".join(map(str, key))
                 raise InputError(
-                    f"{where} and {path} are not comparable: {what} is {other} and {mine}; report one of them alone"
+                    f"{where} and {path} are not comparable: {what} is {other} and {mine}; show one of them alone"
                 )
 
 
@@ -206,16 +208,16 @@ def comparable(job: str, summary: Mapping) -> dict[tuple, Any]:
     }
     if summary.get("unlabeled_hash"):
         values["unlabeled_hash", " and ".join(trained)] = summary["unlabeled_hash"]
-    encoder = value(summary, "model.encoder")
+    given, overrides = flat(summary["config"]), summary.get("row", {}).get("overrides", {})
+    for name, field in SHARED.items():
+        # A row may differ in what defines it, the networks of one domain in what they do not depend on.
+        matters = field.changes is Changes.NUMBERS and (field.singles or of_kind == "universal")
+        if matters and name not in ("train.seed", *overrides):
+            values[name,] = given.get(name, field.default)
+    encoder = values["model.encoder",]
     values["model.encoder",] = SAME_ENCODER.get(encoder, encoder)
-    for name in ("model.width", "model.upsample"):
-        values[name,] = value(summary, name)
-    normalize = value(summary, "data.normalize")
-    drn = values["model.encoder",].startswith("drn_")  # which "encoder" normalises as "imagenet"
-    values["data.normalize",] = "imagenet" if drn and normalize == "encoder" else normalize
-    defaults = {"stride": 0, "lateral": 0, "head": "linear", "frozen_levels": 0, "batch_norm": "domain"}
-    for name, default in defaults.items():
-        values[f"model.{name}",] = summary["config"]["model"].get(name, default)
+    if values["model.encoder",].startswith("drn_") and values.get(("data.normalize",)) == "encoder":
+        values["data.normalize",] = "imagenet"  # the same for these encoders
     for domain, about in summary["domains"].items():
         values["image size", domain] = about.get("image_size")
         values["split", domain] = about.get("split")

@@ -19,8 +19,8 @@ from usss_jax.experiments.commands import Command
 from usss_jax.experiments.layout import keep_result
 
 
-def run_commands(commands: Sequence[Command], report: Callable[[str], None]) -> list[str]:
-    """Run commands in order, reporting progress; a command that fails does not stop the others.
+def run_commands(commands: Sequence[Command], say: Callable[[str], None]) -> list[str]:
+    """Run commands in order, logging progress; a command that fails does not stop the others.
 
     Returns:
       Titles of the failed commands.
@@ -31,27 +31,27 @@ def run_commands(commands: Sequence[Command], report: Callable[[str], None]) -> 
     for i, command in enumerate(commands):
         left = remaining([c.name for c in commands[i:]], seconds)
         hint = "" if left is None else f", about {clock(left)} left"
-        report(f"command {i + 1} of {len(commands)}: {command.title}  (after {clock(time.monotonic() - began)}{hint})")
+        say(f"command {i + 1} of {len(commands)}: {command.title}  (after {clock(time.monotonic() - began)}{hint})")
         start = time.monotonic()
-        error = run_command(command, report)
+        error = run_command(command, say)
         if error:
             failed.append(command.title)
-            report(f"FAILED {command.title}: {error}")
+            say(f"FAILED {command.title}: {error}")
         else:
             seconds.append((command.name, time.monotonic() - start))
             kept = command.results().values()
-            report(f"done in {clock(seconds[-1][1])}: {', '.join(map(str, kept))}")
+            say(f"done in {clock(seconds[-1][1])}: {', '.join(map(str, kept))}")
     return failed
 
 
-def run_command(command: Command, report: Callable[[str], None]) -> str:
+def run_command(command: Command, say: Callable[[str], None]) -> str:
     """Run one command and copy its results; return the error, or an empty text.
 
     The process holds a lock on its log, so that two sweeps never use the same workdir, even after one was killed.
     """
     if command.needs_singles and (absent := command.absent_singles()):
         return f"it needs the single-domain networks, and {absent[0]} is missing"
-    report(f"  {command.printed()}")
+    say(f"  {command.printed()}")
     command.log.parent.mkdir(parents=True, exist_ok=True)
     with command.log.open("a", encoding="utf-8") as log:
         try:
