@@ -5,6 +5,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import small_files
 from mxnet_writer import DTYPES, ENCODINGS, array_bytes, mxnet_bytes, mxnet_file
 
 from usss_jax.errors import InputError
@@ -17,18 +18,7 @@ EMPTY = struct.pack("<IiI", 0xF993FAC9, 0, 0)
 
 @pytest.fixture
 def read(tmp_path):
-    """Reads bytes as a file; what is refused must be told in one line with the file's name."""
-
-    def read(data):
-        path = tmp_path / "weights.params"
-        path.write_bytes(data)
-        try:
-            return read_params(path)
-        except InputError as e:
-            assert str(e).startswith(f"{path}: ") and "\n" not in str(e) and len(str(e)) < len(str(path)) + 300
-            raise
-
-    return read
+    return small_files.reader(read_params, tmp_path / "weights.params")
 
 
 def test_a_file_written_out_byte_by_byte(read):

@@ -68,6 +68,16 @@ def test_averages_in_the_readme_are_those_of_the_results(title, job):
     assert f"| {title} | {' | '.join(cells)} |" in (REPO / "README.md").read_text()
 
 
+def test_search_of_the_light_encoder_s_settings_is_quoted():
+    text = (REPO / "docs/encoders.md").read_text()
+    for run in json.loads((RESULTS / "light_search.json").read_text()):
+        optimiser = {"sgd": "SGD", "adamw": "AdamW"}[run["optimiser"]]
+        scores = (f"{100 * run['val'][key]:.2f}" for key in ("cityscapes256", "camvid", "average"))
+        settings = (f"{optimiser} {run['lr']:g}, {run['encoder_lr_scale']:g}", f"{run['stride']}, {run['lateral']}")
+        cells = [*settings, f"`{run['batch_norm']}`", *scores, f"{run['images_per_second']:.1f}"]
+        assert f"| {' | '.join(cells)} |" in text
+
+
 @pytest.mark.parametrize("folder", SWEPT, ids=lambda p: p.name)
 def test_tables_of_a_sweep_are_those_of_its_summaries(folder):
     (found,) = collect.read_folders([folder], "", "")

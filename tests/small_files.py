@@ -10,6 +10,7 @@ from PIL import Image
 
 from usss_jax.data.domains import get_domain
 from usss_jax.data.sources import open_source
+from usss_jax.errors import InputError
 
 H, W = 12, 16
 CLASSES = [  # of a domain's file
@@ -25,6 +26,20 @@ def real_data(folder):
     if "USSS_DATA" not in os.environ or not root.is_dir():
         pytest.skip(f"USSS_DATA names no folder that holds {folder}")
     return root
+
+
+def reader(read, path):
+    """Function of bytes: `read` of a file with them; a refusal must be one line that begins with the file's name."""
+
+    def read_bytes(data):
+        path.write_bytes(data)
+        try:
+            return read(path)
+        except InputError as e:
+            assert str(e).startswith(f"{path}: ") and "\n" not in str(e) and len(str(e)) < len(str(path)) + 300
+            raise
+
+    return read_bytes
 
 
 def smooth(seed, size=(H, W)):

@@ -13,6 +13,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import small_files
 from torch_writer import (
     FORMATS,
     KINDS,
@@ -41,18 +42,7 @@ BOTH = pytest.mark.parametrize("form", FORMATS)
 
 @pytest.fixture
 def read(tmp_path):
-    """Reads bytes as a file; what is refused must be told in one line with the file's name."""
-
-    def read(data):
-        path = tmp_path / "weights.pth"
-        path.write_bytes(data)
-        try:
-            return read_state_dict(path)
-        except InputError as e:
-            assert str(e).startswith(f"{path}: ") and "\n" not in str(e) and len(str(e)) < len(str(path)) + 400
-            raise
-
-    return read
+    return small_files.reader(read_state_dict, tmp_path / "weights.pth")
 
 
 # ---- What is read ----
