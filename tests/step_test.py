@@ -402,7 +402,7 @@ def test_diversity_subtracts_the_entropy_of_the_mean_prediction():
 def test_direct_entropy_is_that_of_the_decoders_and_needs_no_entropy_module():
     model = UniversalModel(OneLayer(), CLASSES)
     state, batch = create(model).replace(extra={}), random_batch(SAME, {"city": (1, 2, 16, 24)})
-    _, _, scalars, extra = jitted(model=model, direct=True)(state, batch)
+    _, _, scalars, extra = jitted(model=model, scores=terms.decoder_scores)(state, batch)
     images = batch["unlabeled"]["city"]["image"][0]
 
     @jax.jit

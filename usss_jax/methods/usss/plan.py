@@ -99,10 +99,11 @@ def universal_fit(run: Run, variant: str) -> Fit:
     """
     embeddings, classes = read_embeddings(run) if variant in EMBEDS else ({}, {})
     objective = terms.create_objective(run.config.usss, variant)
+    scores = terms.label_similarities if variant in EMBEDS else terms.decoder_scores
     return fit(
         run,
         variant,
-        partial(terms.compute, objective=objective, label_classes=classes, direct=variant == "direct"),
+        partial(terms.compute, objective=objective, label_classes=classes, scores=scores),
         unlabeled_batches=unlabeled_passes(run.config, run.pools, list(run.pools)),
         entropy_module=variant in EMBEDS,
         make_extra=lambda model: {"label_embeddings": embeddings} if embeddings else {},

@@ -70,6 +70,17 @@ def create_objective(usss: ConfigDict, variant: str = "full") -> Objective:
     )
 
 
+def label_similarities(params, features, *, model: UniversalModel, objective: Objective, label_embeddings: Mapping):
+    """Eq. 2: similarities of E's output with the label embeddings of each domain, {domain: [B, h, w, n]}."""
+    embedding = embed(model, objective, params, features)
+    return {d: similarities(embedding, c, objective.similarity_scale) for d, c in label_embeddings.items()}
+
+
+def decoder_scores(params, features, *, model: UniversalModel, objective: Objective, label_embeddings: Mapping):
+    """Logits of each decoder (appendix C), {domain: [B, h, w, n]}; without objective and label embeddings."""
+    return {d: model.apply({"params": params}, features, d, method="decode") for d in model.num_classes}
+
+
 def compute(
     state: TrainState,
     batch: Mapping,
@@ -79,7 +90,7 @@ def compute(
     seed: int,
     objective: Objective,
     label_classes: Mapping[str, Sequence[int]],
-    direct: bool = False,
+    scores: Callable = label_similarities,
     mesh: Mesh | None = None,
 ) -> Computed:
     """Eq. 5 of one batch, the supervised terms plus the entropy terms, with its gradients.
@@ -91,10 +102,10 @@ def compute(
       model, augment, seed, mesh: see `methods.segmentation.fit`.
       objective: hyperparameters.
       label_classes: per domain the train id of each label embedding.
-      direct: whether to use the decoders' logits instead of similarities (appendix C), without entropy module.
+      scores: whose entropies are the terms: `label_similarities`, or `decoder_scores`, which need no entropy module.
     """
     key, embeddings = step_key(state, seed), state.extra.get("label_embeddings", {})
-    scores_of = partial(decoder_scores, model) if direct else partial(label_similarities, model, objective, embeddings)
+    scores_of = partial(scores, model=model, objective=objective, label_embeddings=embeddings)
     supervised = partial(
         labeled_loss, model=model, objective=objective, label_embeddings=embeddings, label_classes=label_classes
     )
@@ -149,17 +160,6 @@ def entropy_loss(
         for other, values in monitored.items():
             scalars.update({f"{name}/{domain}/{other}": value for name, value in values.items()})
     return loss, (stats, scalars, None)
-
-
-def label_similarities(model: UniversalModel, objective: Objective, label_embeddings: Mapping, params, features):
-    """Eq. 2: similarities of E's output with the label embeddings of each domain, {domain: [B, h, w, n]}."""
-    embedding = embed(model, objective, params, features)
-    return {d: similarities(embedding, c, objective.similarity_scale) for d, c in label_embeddings.items()}
-
-
-def decoder_scores(model: UniversalModel, params, features):
-    """Logits of each decoder (appendix C), {domain: [B, h, w, n]}."""
-    return {d: model.apply({"params": params}, features, d, method="decode") for d in model.num_classes}
 
 
 def embed(model: UniversalModel, objective: Objective, params, features):
