@@ -20,8 +20,8 @@ from usss_jax.data.options import Options, read_options
 from usss_jax.data.pools import open_all, open_pools
 from usss_jax.errors import InputError
 from usss_jax.evaluation.metrics import iou
-from usss_jax.methods.opening import about_unlabeled
 from usss_jax.methods.train import train
+from usss_jax.methods.usss.plan import about_unlabeled
 from usss_jax.models.upsample import upsample
 from usss_jax.parallel.sharding import create_mesh
 from usss_jax.runs.networks import load_best

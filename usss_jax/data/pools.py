@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from usss_jax.data import lists, splits
+from usss_jax.data.augment import CropFlip
 from usss_jax.data.cache import Budget, CachedSource
 from usss_jax.data.content import hash_of, label_space
 from usss_jax.data.domain import Domain
@@ -45,7 +46,8 @@ class Pools:
       skipped: examples that were skipped (data.on_bad_example="skip").
       left_out: a line for each folder with other files among the images.
       budget: memory for decoded images, shared by all domains of a run.
-      scored_by: for a domain without labels: the domain whose decoder is scored on its val and test images.
+      scored_by: name of the decoder that is scored on its val and test images, if that is not its own.
+      mapped: transforms training examples instead of `CropFlip` with the fields above.
     """
 
     domain: Domain
@@ -61,6 +63,12 @@ class Pools:
     left_out: tuple[str, ...] = ()
     budget: Budget = dataclasses.field(default_factory=lambda: Budget(0))
     scored_by: str | None = None
+    mapped: CropFlip | None = None
+
+    @property
+    def transform(self) -> CropFlip:
+        """Crops and flips a training example."""
+        return self.mapped or CropFlip(self.crop, self.scale, self.flip)
 
     @functools.cached_property
     def labels(self) -> dict[str, Labels]:
@@ -106,13 +114,13 @@ class Pools:
         return self.labeled.ids
 
 
-def open_all(config: ConfigDict) -> dict[str, Pools]:
-    """Open the images of every domain of a config.
+def open_all(config: ConfigDict, change: Callable[[Domain], Domain] = lambda domain: domain) -> dict[str, Pools]:
+    """Open the images of every domain of a config, `change`d before.
 
     Raises:
       InputError: if the data or the fields that describe it are wrong.
     """
-    domains = {d.name: d for d in map(get_domain, config.data.domains)}
+    domains = {d.name: change(d) for d in map(get_domain, config.data.domains)}
     if len(domains) != len(config.data.domains):
         raise InputError(
             f"data.domains={list(config.data.domains)}: two of them have the same name; rename one in its file"

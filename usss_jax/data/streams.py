@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import grain
 import numpy as np
 
-from usss_jax.data.augment import CropFlip, stack
+from usss_jax.data.augment import stack
 from usss_jax.data.examples import Examples
 from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.sampling import rare_class_probabilities
@@ -54,7 +54,7 @@ class SampleRare(grain.transforms.RandomMap):
 
 
 def _augment(examples: grain.MapDataset, pool: Pools) -> grain.MapDataset:
-    return examples.random_map(CropFlip(pool.crop, pool.scale, pool.flip))
+    return examples.random_map(pool.transform)
 
 
 def _share(examples: grain.MapDataset, batch_size: int, share: tuple[int, int]) -> grain.MapDataset:

@@ -2,15 +2,16 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 from ml_collections import ConfigDict
 
 from usss_jax import packages
 from usss_jax.config import same_on_hosts, with_absolute_paths
+from usss_jax.data.domain import Domain
 from usss_jax.data.notices import about_data
-from usss_jax.data.pools import Pools, open_all, with_labels
+from usss_jax.data.pools import Pools, open_all
 from usss_jax.errors import InputError
 from usss_jax.methods.segmentation import Run, device_augment
 from usss_jax.models.universal import UniversalModel
@@ -20,13 +21,16 @@ from usss_jax.runs.networks import build_network, describe_network, training_arg
 from usss_jax.runs.workdir import alone_in, claim_workdir
 
 
-def open_run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> Run:
+def open_run(
+    config: ConfigDict, workdir: pathlib.Path, devices=None, change: Callable[[Domain], Domain] = lambda domain: domain
+) -> Run:
     """Open the data and the pretrained weights of a run; print what is notable about them.
 
     Args:
       config: a checked config.
       workdir: of the run; nothing is written to it yet, so that bad input leaves no trace.
       devices: to train on; None: all.
+      change: changes a domain before its images are opened.
 
     Raises:
       InputError: if config, data or weights cannot be used, or differ between hosts.
@@ -34,7 +38,7 @@ def open_run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> Run:
     mesh = sharding.widest_mesh(devices or jax.devices(), config.train.batch_size, config.train.unlabeled_batch_size)
     model = create_encoder(config)
     device_augment(config)
-    pools = hosts.together(open_all, config)
+    pools = hosts.together(open_all, config, change)
     for line in hosts.together(lambda: list(about_data(pools, config.data.min_classes))):
         print(line, flush=True)
     check_cells(pools, model.encoder.stride)
@@ -55,7 +59,7 @@ def claimed(run: Run) -> Iterator[None]:
       InputError: if the workdir belongs to another run, or another process uses it.
     """
     claim_workdir(run.config, run.workdir, {name: pool.content for name, pool in run.pools.items()})
-    for line in notices(run):
+    for line in about_model(run):
         print(line)
     with alone_in(run.workdir):
         yield
@@ -87,9 +91,8 @@ def check_same_run(config: ConfigDict, pools: Mapping[str, Pools]):
     hosts.check_same(what, "give every host the same flags and the same images")
 
 
-def notices(run: Run) -> Iterator[str]:
-    """Lines to print before training: what the config implies."""
-    yield from (about_unlabeled(pool) for name, pool in run.pools.items() if name not in with_labels(run.pools))
+def about_model(run: Run) -> Iterator[str]:
+    """Lines to print before training: what the `model` section implies."""
     model = run.config.model
     if not model.pretrained:
         yield "model.pretrained is empty: the encoder starts from random weights; the paper's starts from ImageNet's"
@@ -99,14 +102,3 @@ def notices(run: Run) -> Iterator[str]:
             yield "model.frozen_levels and model.batch_norm=frozen keep what is random without model.pretrained"
     if model.remat and sharding.on_cpu(run.mesh):
         yield f"model.remat={model.remat} saves no memory on CPU, where XLA recomputes nothing"
-
-
-def about_unlabeled(pool: Pools) -> str:
-    """Line on how a run uses a domain without labels."""
-    name, split = pool.domain.name, pool.domain.test_split
-    scores = f"the decoder of {pool.scored_by} is scored on its {split} split, which never selects a checkpoint"
-    if not len(pool.test):
-        scores = f"its {split} split has no masks, so it has no score"
-    elif not pool.scored_by:
-        scores = "it has no score, since no labeled domain has all of its classes"
-    return f"{name} has no labels: only cross, full and direct train on its {len(pool.unlabeled)} images; {scores}"

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from usss_jax.data import streams
 from usss_jax.data.augment_device import DeviceAugment
+from usss_jax.data.domain import Domain
 from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.splits import split_hash
 from usss_jax.engine import optim
@@ -54,14 +55,21 @@ def fit(
     *,
     pools: Mapping[str, Pools] | None = None,
     train_on: Mapping[str, Pools] | None = None,
+    decoders: Mapping[str, Domain] | None = None,
+    selected_by: Iterable[str] | None = None,
     steps: int | None = None,
+    eval_every: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
     workdir: pathlib.Path | None = None,
     unlabeled_batches: Mapping[str, int] | None = None,
     entropy_module: bool = False,
+    image_head: Mapping[str, Any] | None = None,
     make_extra: Callable[[UniversalModel], Mapping[str, Any]] = lambda model: {},
     initial: Callable[[], Mapping[str, Any]] | None = None,
     trainable: Callable[[str], bool] | None = None,
     warnings: Callable[[Mapping[str, float]], Mapping[str, str]] = lambda scalars: {},
+    about_data: Mapping[str, Any] | None = None,
 ) -> Fit:
     """Describe the training of a segmentation network.
 
@@ -70,28 +78,38 @@ def fit(
       name: name of the job.
       compute: (state, batch, *, model, augment, seed, mesh) -> `engine.step.Computed`. The batch is one of
         `data.streams.step_batches`; `mesh` is for `accumulate`.
-      pools: domains to evaluate on; those with labels get a decoder. None: all domains of the run.
-      train_on: domains whose images are trained on; None: all of `pools`.
+      pools: domains to evaluate on; None: all domains of the run.
+      train_on: labeled images to train on, by the name that they have in a batch; None: those of `pools`.
+      decoders: name of every decoder, and the domain whose classes it has; None: one for each of `pools` with labels.
+      selected_by: domains whose average mIoU on val selects the best checkpoint; None: those of `train_on` with labels.
       steps: number of steps; None: `train.steps`.
+      eval_every: steps between evaluations; None: `train.eval_every`.
+      lr: learning rate; None: `optim.lr`.
+      seed: of the order of images and of augmentation; None: `train.seed`. The weights are by `train.seed`.
       workdir: parent of the job's folder; None: that of the run.
       unlabeled_batches: micro-batches per step of each domain whose unlabeled images are used.
       entropy_module: whether the network has the embedding head E, as `usss.embed*` of the config describes it.
+      image_head: arguments of `describe_network` for the image-level head; None: the network has none.
       make_extra: returns `state.extra`.
       initial: loads the variables of a finished network to start from; None: start from `run.weights`, or at random.
       trainable: whether parameters are trained, by name (`engine.optim.create_optimizer`); None: all are. Frozen levels
         of the encoder never are.
       warnings: see `Fit`.
+      about_data: more about the data, as JSON; if it changes, the job does not resume.
     """
-    config, mesh = run.config, run.mesh
-    train, seed = config.train, config.train.seed
+    config, mesh, train = run.config, run.mesh, run.config.train
+    seed = train.seed if seed is None else seed
     pools = run.pools if pools is None else pools
     train_on = pools if train_on is None else train_on
     steps = train.steps if steps is None else steps
+    if decoders is None:
+        decoders = {d: pool.domain for d, pool in with_labels(pools).items()}
+    selected_by = list(with_labels(train_on) if selected_by is None else selected_by)
     unlabeled_batches = dict(unlabeled_batches or {})
     head = {"embed_dim": config.usss.embed_dim, "embed_bias": config.usss.embedding_bias} if entropy_module else {}
-    network = describe_network(config, {d: pool.domain for d, pool in with_labels(pools).items()}, **head)
+    network = describe_network(config, decoders, **head, **(image_head or {}))
     model = build_network(network, **training_arguments(config))
-    lr, lr_line = optim.learning_rate(config.optim.lr, config.optim.lr_rule, train.batch_size)
+    lr, lr_line = optim.learning_rate(lr or config.optim.lr, config.optim.lr_rule, train.batch_size)
     tx = make_optimizer(config, lr, steps, entropy_module, is_trained(model, trainable))
     compute = partial(compute, model=model, augment=device_augment(config), seed=seed, mesh=mesh)
     shardings = sharding.step_batch_shardings(mesh)
@@ -101,7 +119,7 @@ def fit(
     def create():
         weights, start = (None, initial()) if initial else (run.weights, None)
         extra = make_extra(model)
-        state, report = create_state(model, tx, seed, mesh, extra, weights, start, split=train.shard_parameters)
+        state, report = create_state(model, tx, train.seed, mesh, extra, weights, start, split=train.shard_parameters)
         return state, f"{lr_line}; weights: {report}" if report else lr_line
 
     def make_batches():
@@ -126,12 +144,12 @@ def fit(
         make_batches=make_batches,
         batch_shardings=shardings,
         images_per_step=labeled_images + sum(unlabeled_batches.values()) * train.unlabeled_batch_size,
-        evaluate=lambda variables: evaluation(score(variables, "val"), with_labels(train_on)),
+        evaluate=lambda variables: evaluation(score(variables, "val"), selected_by),
         test=lambda variables: score(variables, "test"),
-        data=describe_data(pools, train_on, unlabeled_batches),
+        data={**describe_data(pools, train_on, unlabeled_batches), **(about_data or {})},
         network=network,
         config=config.to_dict(),
-        eval_every=train.eval_every,
+        eval_every=eval_every or train.eval_every,
         checkpoint_every=train.checkpoint_every,
         log_every=train.log_every,
         loader_threads=config.data.loader_threads,
@@ -190,16 +208,16 @@ def device_augment(config: ConfigDict) -> DeviceAugment:
 def create_scorer(pools: Mapping[str, Pools], model: UniversalModel, mesh: Mesh, batch_size: int) -> Callable:
     """Return score(variables, "val" or "test") -> {domain: confusion matrix int64 [C, C]}, for domains with masks.
 
-    A domain without labels is scored with the decoder of `Pools.scored_by`, matched by the names of the classes.
+    A decoder of another domain, `Pools.scored_by`, is matched by the names of the classes.
     """
     evaluators = {}
     for name, pool in pools.items():
-        decoder = name if len(pool.labeled) else pool.scored_by
+        decoder = pool.scored_by or (name if len(pool.labeled) else None)
         if not decoder:
             continue
         classes = None
-        if pool.scored_by:
-            decoder_classes = pools[pool.scored_by].domain.class_names
+        if decoder != name:
+            decoder_classes = pools[decoder].domain.class_names
             classes = [decoder_classes.index(c) for c in pool.domain.class_names]
         evaluators[name] = create_evaluator(mesh, decoder, model=model, classes=classes)
 

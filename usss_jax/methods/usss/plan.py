@@ -49,6 +49,9 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
     embeddings = embeddings_without_networks(run.config, workdir, labeled)
     singles = singles_folder(run.config, workdir, {name: pool.content for name, pool in labeled.items()})
     with claimed(run):
+        for name, pool in run.pools.items():
+            if name not in labeled:
+                print(about_unlabeled(pool))
         return finish(run, singles, embeddings)
 
 
@@ -117,6 +120,17 @@ def unlabeled_passes(config: ConfigDict, pools: Mapping[str, Pools], domains: Se
     rules = per_domain(train.unlabeled_batches, list(pools), "train.unlabeled_batches", read_count("pool"))
     epoch = epoch_steps(with_labels({d: pools[d] for d in domains}), train.batch_size)
     return {d: micro_batches(rules[d] or "pool", pools[d], epoch, train.unlabeled_batch_size) for d in domains}
+
+
+def about_unlabeled(pool: Pools) -> str:
+    """Line on how a run uses a domain without labels."""
+    name, split = pool.domain.name, pool.domain.test_split
+    scores = f"the decoder of {pool.scored_by} is scored on its {split} split, which never selects a checkpoint"
+    if not len(pool.test):
+        scores = f"its {split} split has no masks, so it has no score"
+    elif not pool.scored_by:
+        scores = "it has no score, since no labeled domain has all of its classes"
+    return f"{name} has no labels: only cross, full and direct train on its {len(pool.unlabeled)} images; {scores}"
 
 
 # ---- Label embeddings ----
