@@ -127,7 +127,7 @@ def create_discriminator(
 def only_domain(model: UniversalModel) -> str:
     """Name of the only domain of a model; raises ValueError if it has several."""
     if len(model.num_classes) != 1:
-        raise ValueError(f"adversarial training needs a model of one domain, not of {', '.join(model.num_classes)}")
+        raise ValueError(f"this training needs a model of one domain, not of {', '.join(model.num_classes)}")
     return next(iter(model.num_classes))
 
 

@@ -58,6 +58,7 @@ def fit(
     decoders: Mapping[str, Domain] | None = None,
     selected_by: Iterable[str] | None = None,
     steps: int | None = None,
+    batch_size: int | None = None,
     eval_every: int | None = None,
     lr: float | None = None,
     seed: int | None = None,
@@ -83,6 +84,7 @@ def fit(
       decoders: name of every decoder, and the domain whose classes it has; None: one for each of `pools` with labels.
       selected_by: domains whose average mIoU on val selects the best checkpoint; None: those of `train_on` with labels.
       steps: number of steps; None: `train.steps`.
+      batch_size: labeled images per step and name of `train_on`; None: `train.batch_size`.
       eval_every: steps between evaluations; None: `train.eval_every`.
       lr: learning rate; None: `optim.lr`.
       seed: of the order of images and of augmentation; None: `train.seed`. The weights are by `train.seed`.
@@ -104,12 +106,13 @@ def fit(
     steps = train.steps if steps is None else steps
     if decoders is None:
         decoders = {d: pool.domain for d, pool in with_labels(pools).items()}
+    batch_size = batch_size or train.batch_size
     selected_by = list(with_labels(train_on) if selected_by is None else selected_by)
     unlabeled_batches = dict(unlabeled_batches or {})
     head = {"embed_dim": config.usss.embed_dim, "embed_bias": config.usss.embedding_bias} if entropy_module else {}
     network = describe_network(config, decoders, **head, **(image_head or {}))
     model = build_network(network, **training_arguments(config))
-    lr, lr_line = optim.learning_rate(lr or config.optim.lr, config.optim.lr_rule, train.batch_size)
+    lr, lr_line = optim.learning_rate(lr or config.optim.lr, config.optim.lr_rule, batch_size)
     tx = make_optimizer(config, lr, steps, entropy_module, is_trained(model, trainable))
     compute = partial(compute, model=model, augment=device_augment(config), seed=seed, mesh=mesh)
     shardings = sharding.step_batch_shardings(mesh)
@@ -125,7 +128,7 @@ def fit(
     def make_batches():
         return streams.step_batches(
             train_on,
-            batch_size=train.batch_size,
+            batch_size=batch_size,
             unlabeled_batch_size=train.unlabeled_batch_size,
             unlabeled_batches=unlabeled_batches,
             seed=seed,
@@ -133,7 +136,7 @@ def fit(
         )
 
     score = create_scorer(pools, model, mesh, train.eval_batch_size)
-    labeled_images = len(with_labels(train_on)) * train.batch_size
+    labeled_images = len(with_labels(train_on)) * batch_size
     return Fit(
         folder=(workdir or run.workdir) / name,
         steps=steps,

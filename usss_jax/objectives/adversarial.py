@@ -77,6 +77,26 @@ def adversarial_loss(prediction_logits, counts=None):
     return _mean(jax.nn.softplus(-prediction_logits), counts)
 
 
+def domain_loss(source_logits, target_logits):
+    """Binary cross-entropy of a discriminator of domains, with target 1 for the source and 0 for the target.
+
+    Source: Tsai et al. (CVPR 2018), Eq. 1, as a mean over pixels.
+
+    Args:
+      source_logits, target_logits: D's logits [B, H, W] on predictions of either domain.
+
+    Returns:
+      (sum of both means in nats, {"discriminator_accuracy": share of right pixels}).
+
+    >>> loss, scalars = domain_loss(jnp.zeros((1, 1, 1)), jnp.zeros((1, 1, 1)))
+    >>> f"{loss:.3f}"  # 2 ln 2
+    '1.386'
+    """
+    loss = jax.nn.softplus(-source_logits).mean() + jax.nn.softplus(target_logits).mean()
+    right = [(source_logits > 0).astype(loss.dtype).mean(), (target_logits < 0).astype(loss.dtype).mean()]
+    return loss, {"discriminator_accuracy": sum(right) / 2}
+
+
 def self_taught_loss(logits, prediction_logits, threshold: float):
     """L_semi (section 3 of the paper): cross-entropy with the network's own arg max where D is confident.
 

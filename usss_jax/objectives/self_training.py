@@ -50,6 +50,18 @@ def image_level_loss(logits, targets):
     return (targets * jax.nn.softplus(-logits) + (1 - targets) * jax.nn.softplus(logits)).mean()
 
 
+def weighted_information(logits):
+    """Weighted self-information -p log p of every class, divided by ln C, which AdvEnt's discriminator sees.
+
+    Source: Vu et al. (CVPR 2019), section 3.2. float [..., C] -> [..., C].
+
+    >>> weighted_information(jnp.zeros(4)).tolist()
+    [0.25, 0.25, 0.25, 0.25]
+    """
+    log_p = jax.nn.log_softmax(logits, axis=-1)
+    return -jnp.exp(log_p) * log_p / jnp.log(logits.shape[-1])
+
+
 def class_ratio_loss(logits, ratios, mu: float = 0.5):
     """Class-ratio prior of MinEnt (ADVENT, section 3.3): the classes that an image shows too little of.
 

@@ -35,6 +35,14 @@ def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]):
         write_whole(path, content.getvalue())
 
 
+def write_array(path: pathlib.Path, array: np.ndarray):
+    """Write an .npy file atomically, on process 0 only."""
+    if hosts.is_writer():
+        content = io.BytesIO()
+        np.save(content, array)
+        write_whole(path, content.getvalue())
+
+
 class MetricWriter:
     """Writes the scalars of one job to metrics.jsonl and TensorBoard, on process 0 only.
 

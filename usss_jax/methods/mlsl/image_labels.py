@@ -1,16 +1,15 @@
 """Image-level labels for the classification head (PWL; MLSL, section 3.3): which classes an image or crop shows."""
 
-import jax.numpy as jnp
 import numpy as np
 
 
-def class_counts(labels, num_classes: int):
-    """Count the pixels of every class of every image: int [B, H, W] -> int32 [B, C]; IGNORE is not counted.
+def class_counts(label: np.ndarray, num_classes: int) -> np.ndarray:
+    """Count the pixels of every class: uint8 [h, w] -> int64 [C]; IGNORE is not counted.
 
-    >>> class_counts(jnp.array([[[0, 1, 1, 255]]]), num_classes=3).tolist()
-    [[1, 2, 0]]
+    >>> class_counts(np.array([[0, 1, 1, 255]], np.uint8), num_classes=3).tolist()
+    [1, 2, 0]
     """
-    return (labels[..., None] == jnp.arange(num_classes)).sum((1, 2), dtype=jnp.int32)
+    return np.bincount(label.ravel(), minlength=256)[:num_classes]
 
 
 def mean_sizes(counts: np.ndarray, areas) -> np.ndarray:
@@ -31,29 +30,30 @@ def mean_sizes(counts: np.ndarray, areas) -> np.ndarray:
     return np.where(images > 0, shares.sum(0) / np.maximum(images, 1), np.inf)
 
 
-def labels_by_size(counts, area: int, sizes, eta: float):
+def labels_by_size(counts: np.ndarray, area: int, sizes: np.ndarray, eta: float) -> np.ndarray:
     """Image-level labels: a class is there if its share reaches eta times its mean size (section 3.3.1).
 
     Args:
-      counts: `class_counts` of pseudo-labels, int [B, C].
+      counts: `class_counts` of pseudo-labels, int [..., C].
       area: H * W; pixels without a label are part of it.
       sizes: h_s, [C], from `mean_sizes`.
       eta: 0: every class with a pixel.
 
     Returns:
-      float32 [B, C]; 0 for a class without a pixel, or absent from the source.
+      float32 [..., C]; 0 for a class without a pixel, or absent from the source.
 
-    >>> labels_by_size(jnp.array([[5, 4, 0]]), area=100, sizes=jnp.array([0.5, 0.5, 0.0]), eta=0.1).tolist()
+    >>> labels_by_size(np.array([[5, 4, 0]]), area=100, sizes=np.array([0.5, 0.5, 0.0]), eta=0.1).tolist()
     [[1.0, 0.0, 0.0]]
     """
-    enough = counts >= eta * area * jnp.asarray(sizes, jnp.float32)  # 0 * inf is NaN, which nothing reaches
-    return (enough & (counts > 0)).astype(jnp.float32)
+    known = np.isfinite(sizes)
+    enough = counts >= eta * area * np.where(known, sizes, 0)
+    return (enough & known & (counts > 0)).astype(np.float32)
 
 
-def labels_by_presence(counts):
-    """Image-level labels of the ground truth: a class is there if it has a pixel; int [B, C] -> float32 [B, C].
+def labels_by_presence(counts: np.ndarray) -> np.ndarray:
+    """Image-level labels of the ground truth: a class is there if it has a pixel; int [..., C] -> float32 [..., C].
 
-    >>> labels_by_presence(jnp.array([[3, 0]])).tolist()
+    >>> labels_by_presence(np.array([[3, 0]])).tolist()
     [[1.0, 0.0]]
     """
-    return (counts > 0).astype(jnp.float32)
+    return (counts > 0).astype(np.float32)

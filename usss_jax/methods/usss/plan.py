@@ -16,10 +16,11 @@ from usss_jax.errors import InputError
 from usss_jax.local_files import write_whole
 from usss_jax.methods import hung, supervised
 from usss_jax.methods.opening import claimed, create_encoder, open_run
+from usss_jax.methods.predictions import draw_predictions
 from usss_jax.methods.run import run_plan
 from usss_jax.methods.segmentation import Run, fit
 from usss_jax.methods.usss import label_embeddings, label_sources, terms
-from usss_jax.methods.usss.results import draw_predictions, results_table
+from usss_jax.methods.usss.results import TITLES, results_table
 from usss_jax.parallel import hosts
 from usss_jax.runs import logs
 from usss_jax.runs.networks import load_best
@@ -64,7 +65,9 @@ def finish(run: Run, singles: pathlib.Path, embeddings: Embeddings | None = None
     if hosts.is_writer():
         write_whole(run.workdir / "table.md", table)
     if universal := [v for v in run.config.variants if v in UNIVERSAL]:
-        draw_predictions(run, universal)
+        labeled = with_labels(run.pools)
+        decoders = {d: [d] if d in labeled else list(labeled) for d in run.pools}
+        draw_predictions(run, {v: TITLES[v] for v in universal}, decoders)
     print(f"\n{table}")
     return summaries
 

@@ -1,20 +1,8 @@
-"""Table of mIoU and picture of predictions of a finished run."""
+"""Table of mIoU of a finished run."""
 
-import pathlib
 from collections.abc import Mapping, Sequence
-from functools import partial
 
-import jax
-import numpy as np
-
-from usss_jax.data import pictures
-from usss_jax.data.domain import palette
-from usss_jax.data.pools import Pools, with_labels
-from usss_jax.evaluation.evaluate import predict
 from usss_jax.evaluation.metrics import CONVENTION, average, percent
-from usss_jax.methods.segmentation import Run
-from usss_jax.parallel import hosts, sharding
-from usss_jax.runs.networks import load_best
 
 PER_DOMAIN = {"single": "single (one network per domain)", "hung": "Hung et al. (one network per domain)"}
 TITLES = {"basic": "Univ-basic", "cross": "Univ-cross", "full": "Univ-full", "direct": "direct entropy"}
@@ -65,58 +53,3 @@ def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> s
         pairs = [*(cells[d] for d in domains), averages, *(cells[d] for d in scored)]
         lines.append(f"| {title} | " + " | ".join(f"{percent(a)} / {percent(b)}" for a, b in pairs) + " |")
     return "\n".join(lines) + "\n"
-
-
-def draw_predictions(run: Run, variants: Sequence[str]):
-    """Write predictions.png: image, truth and the prediction of every variant's best checkpoint, two images per domain.
-
-    Images of a domain without labels are shown once per decoder.
-    """
-    examples = {}
-    for domain, pool in run.pools.items():
-        source = pool.test if len(pool.test) else pool.unlabeled
-        examples[domain] = [source[i] for i in sorted({0, len(source) // 2})]
-    labeled = with_labels(run.pools)
-    pairs = [(d, decoder) for d in run.pools for decoder in ([d] if d in labeled else labeled)]
-    predictions = {}
-    for variant in variants:
-        model, variables, _, _ = load_best(run.workdir / variant, run.mesh)
-        for domain, decoder in pairs:
-            images = np.stack([e["image"] for e in examples[domain]])
-            on_all = sharding.replicated(run.mesh)
-            predictor = jax.jit(partial(predict, domain=decoder, model=model), out_shardings=on_all)
-            predictions[variant, domain, decoder] = np.asarray(predictor(variables, images))
-    if hosts.is_writer():
-        draw_comparison(run.workdir / "predictions.png", run.pools, examples, predictions, variants)
-
-
-def draw_comparison(
-    path: pathlib.Path,
-    pools: Mapping[str, Pools],
-    examples: Mapping[str, Sequence[dict]],
-    predictions: Mapping[tuple[str, str, str], np.ndarray],
-    variants: Sequence[str],
-):
-    """Write a PNG with a row per example and decoder: image, truth, and the prediction of every variant.
-
-    Args:
-      path: of the picture.
-      pools: per domain.
-      examples: per domain [{"image": uint8 [h, w, 3], "label": uint8 [h, w]}]; without "label" the truth is white.
-      predictions: per (variant, domain, decoder) train ids int [number of examples, h, w].
-      variants: columns after image and truth.
-    """
-    rows, shown = [], {}
-    colors = {d: palette(p.domain) for d, p in pools.items()}
-    for domain, decoder in dict.fromkeys((domain, decoder) for _, domain, decoder in predictions):
-        for i, example in enumerate(examples[domain]):
-            image, truth = example["image"], np.full_like(example["image"], 255)
-            if "label" in example:
-                truth = pictures.colorize(example["label"], colors[domain])
-                shown[domain] = True
-            maps = [np.asarray(predictions[variant, domain, decoder][i], np.uint8) for variant in variants]
-            tiles = [image, truth, *(pictures.colorize(m, colors[decoder]) for m in maps)]
-            rows.append(pictures.Row(domain if domain == decoder else f"{domain}, decoder of {decoder}", tiles))
-    legends = {d: [(c.name, c.color) for c in pools[d].domain.classes] for d in shown}
-    picture = pictures.comparison(rows, ["image", "truth", *(TITLES[v] for v in variants)], legends)
-    pictures.save_png(path, picture)

@@ -1,0 +1,31 @@
+"""GTA5 -> Cityscapes, 19 classes: the first setting of MLSL (Table 1) and of CBST.
+
+    python -m usss_jax.main --config=configs/gta_cs.py:sisc_pwl --config.data.root=DATA --workdir=runs/gta_cs
+    python -m usss_jax.main --config=configs/gta_cs.py:cbst_sp --config.data.root=DATA --workdir=runs/gta_cs
+
+DATA holds `gta5/` and `cityscapes/` as published. The labels of Cityscapes' training images are not used. The network
+is RNA-A1 ("ResNet-38"), by the recipe of the released code: 30 epochs on the source, then 6 rounds of 2 epochs with 3 %
+of the source and all target images. `--config.model.pretrained=FILE` takes its published ImageNet weights (MXNet
+.params). The paper's 505 target images are `--config.mlsl.target_images=505`, or a list of one's own in
+`data.unlabeled_list`. The other arguments are those of configs/cs256_cvd_uda.py. Scores: n/a, not measured.
+"""
+
+from usss_jax.config import apply_uda_arg, default_config, parse_uda_arg
+
+
+def get_config(arg=None):
+    arg = parse_uda_arg(arg)
+    config = default_config("mlsl")
+    config.data.domains = ["gta5", "cityscapes"]
+    config.data.labeled_per_domain = "gta5=all,cityscapes=0"
+    config.data.image_size = "gta5=1052x1914,cityscapes=1024x2048"
+    config.mlsl.target = "cityscapes"
+    config.mlsl.class_map = "gta5_to_cityscapes"
+    config.mlsl.prior = True
+    config.train.steps = 46800
+    config.train.eval_every = config.train.checkpoint_every = 1560
+    config.train.eval_batch_size = 1
+    apply_uda_arg(config, arg)
+    if arg.cbst or arg.cbst_sp or arg.st:
+        config.rounds.label_scale = 1850 / 2048
+    return config
