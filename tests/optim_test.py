@@ -229,7 +229,7 @@ def test_with_factors_parts_that_are_not_trained_stay(name):
 def test_an_unknown_name_of_optimiser_schedule_or_part_is_an_error_with_the_known_ones():
     with pytest.raises(InputError, match="'lamb' is not one of sgd, adamw"):
         create_optimizer(create_schedule(0.5, 10), name="lamb")
-    with pytest.raises(InputError, match="'step' is not one of poly, cosine"):
+    with pytest.raises(InputError, match="'step' is not one of poly, cosine, constant"):
         create_schedule(0.5, 10, kind="step")
     with pytest.raises(ValueError, match="decoder_a; there are encoder, heads, embedding"):
         create_optimizer(create_schedule(0.5, 10), lr_scales={"decoder_a": 2.0})
@@ -246,6 +246,25 @@ def test_cosine_schedule_by_hand():
     """Half of 1 + cos: whole at the start, (1 + 1/sqrt(2)) / 2 after a quarter, half halfway, then 0."""
     schedule = create_schedule(2.0, 8, kind="cosine")
     assert rates(schedule, (0, 2, 4, 8, 20)) == pytest.approx([2, 1 + 0.5**0.5, 1, 0, 0], abs=1e-6)
+
+
+def test_constant_schedule_stays_after_the_warm_up_and_after_the_last_step():
+    """0.5 from the first step on; with a warm-up of 4 steps a quarter, a half and three quarters of it before."""
+    assert rates(create_schedule(0.5, 3, kind="constant"), (0, 2, 3, 100)) == [0.5] * 4
+    warm = create_schedule(0.5, 3, kind="constant", warmup_steps=4)
+    assert rates(warm, (0, 1, 2, 3, 4, 100)) == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5], rel=1e-6)
+
+
+@pytest.mark.parametrize(("warmup_steps", "moves"), [(0, [-0.5, -0.5, -0.5]), (2, [-0.25, -0.5, -0.5])])
+def test_a_constant_rate_has_the_state_of_the_other_schedules(warmup_steps, moves):
+    poly, constant = (
+        create_optimizer(create_schedule(0.5, 3, kind=kind, warmup_steps=warmup_steps), momentum=0.0, weight_decay=0.0)
+        for kind in ("poly", "constant")
+    )
+    params = jnp.array(0.0)
+    assert jax.tree.structure(constant.init(params)) == jax.tree.structure(poly.init(params))
+    history = train(constant, params, lambda p, step: jnp.array(1.0), 3)
+    assert history == pytest.approx(np.cumsum(moves).tolist(), rel=1e-6)
 
 
 def test_warmup_rises_in_equal_steps_to_the_schedule():

@@ -186,7 +186,9 @@ SHARED: dict[str, Field] = {
     "optim.weight_decay": Field(
         1e-4, NOT_NEGATIVE, "sgd: added to the gradient; adamw: decoupled, without norms and biases"
     ),
-    "optim.schedule": Field("poly", one_of("poly", "cosine"), "decay of the learning rate to 0"),
+    "optim.schedule": Field(
+        "poly", one_of("poly", "cosine", "constant"), "poly, cosine: decay of the learning rate to 0; constant: none"
+    ),
     "optim.poly_power": Field(0.9, NOT_NEGATIVE, "power of poly: lr * (1 - step / steps) ^ power"),
     "optim.warmup_steps": Field(0, NOT_NEGATIVE, "steps over which the learning rate rises linearly"),
     "optim.encoder_lr_scale": Field(1.0, POSITIVE, "factor on the learning rate of the encoder"),

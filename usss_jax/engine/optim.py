@@ -36,10 +36,11 @@ def learning_rate(lr: float, rule: str, batch_size: int) -> tuple[float, str]:
 def create_schedule(
     lr: float, steps: int, *, kind: str = "poly", power: float = 0.9, warmup_steps: int = 0
 ) -> optax.Schedule:
-    """Learning rate schedule, falling from `lr` to 0 at `steps`.
+    """Learning rate schedule, falling from `lr` to 0 at `steps`, or constant.
 
     "poly" is lr * (1 - step / steps) ** power, updated every step (in the paper every epoch); "cosine" is half a period
-    of the cosine. During the first `warmup_steps` steps the rate is multiplied by (step + 1) / warmup_steps.
+    of the cosine; "constant" is `lr`, also after `steps`. During the first `warmup_steps` steps the rate is multiplied
+    by (step + 1) / warmup_steps.
 
     Raises:
       InputError: if the kind is unknown.
@@ -49,14 +50,16 @@ def create_schedule(
     [1.0, 0.75, 0.5, 0.25, 0.0]
     """
     if kind == "poly":
-        falling = optax.polynomial_schedule(init_value=lr, end_value=0.0, power=power, transition_steps=steps)
+        schedule = optax.polynomial_schedule(init_value=lr, end_value=0.0, power=power, transition_steps=steps)
     elif kind == "cosine":
-        falling = optax.cosine_decay_schedule(lr, steps)
+        schedule = optax.cosine_decay_schedule(lr, steps)
+    elif kind == "constant":
+        schedule = optax.constant_schedule(lr)
     else:
-        raise InputError(f"optim.schedule={kind!r} is not one of poly, cosine")
+        raise InputError(f"optim.schedule={kind!r} is not one of poly, cosine, constant")
     if not warmup_steps:
-        return falling
-    return lambda step: falling(step) * jnp.minimum(1, (step + 1) / warmup_steps)
+        return schedule
+    return lambda step: schedule(step) * jnp.minimum(1, (step + 1) / warmup_steps)
 
 
 def create_optimizer(
