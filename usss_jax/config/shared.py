@@ -195,6 +195,10 @@ SHARED: dict[str, Field] = {
     "optim.heads_lr_scale": Field(1.0, POSITIVE, "factor on the learning rate of decoders and lateral"),
     "optim.encoder_decay_scale": Field(1.0, NOT_NEGATIVE, "factor on the weight decay of the encoder"),
     "optim.heads_decay_scale": Field(1.0, NOT_NEGATIVE, "factor on the weight decay of decoders and lateral"),
+    "optim.bias_lr_scale": Field(
+        1.0, POSITIVE, "another factor on the learning rate of all biases, and of the shifts of norms"
+    ),
+    "optim.bias_decay_scale": Field(1.0, NOT_NEGATIVE, "the same for their weight decay; adamw decays none of them"),
     # ---- train ----
     "train.steps": universal(2000, AT_LEAST_1, "steps of the universal networks; the paper's: 200 epochs"),
     "train.batch_size": Field(10, AT_LEAST_1, "labeled images per domain and step"),
