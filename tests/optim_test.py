@@ -324,6 +324,17 @@ def test_the_config_has_the_factors_of_biases():
         assert updates[part] == {"kernel": pytest.approx(-0.6), "bias": pytest.approx(-1.0)}
 
 
+def test_image_level_heads_and_the_lateral_connection_are_heads():
+    """Gradient 1 and decay 0.1 from 2, lr 0.5: -0.5 * 10 * (1 + 0.1 * 3 * 2)."""
+    params = {part: {"kernel": jnp.array(2.0)} for part in ("encoder", "decoder_a", "image_a", "lateral")}
+    tx = create_optimizer(
+        create_schedule(0.5, 10), weight_decay=0.1, lr_scales={"heads": 10.0}, decay_scales={"heads": 3.0}
+    )
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    got = {part: float(tree["kernel"]) for part, tree in updates.items()}
+    assert got == pytest.approx({"encoder": -0.6, "decoder_a": -8, "image_a": -8, "lateral": -8})
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_with_factors_parts_that_are_not_trained_stay(name):
     params = network()

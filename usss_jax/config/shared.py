@@ -192,9 +192,13 @@ SHARED: dict[str, Field] = {
     "optim.poly_power": Field(0.9, NOT_NEGATIVE, "power of poly: lr * (1 - step / steps) ^ power"),
     "optim.warmup_steps": Field(0, NOT_NEGATIVE, "steps over which the learning rate rises linearly"),
     "optim.encoder_lr_scale": Field(1.0, POSITIVE, "factor on the learning rate of the encoder"),
-    "optim.heads_lr_scale": Field(1.0, POSITIVE, "factor on the learning rate of decoders and lateral"),
+    "optim.heads_lr_scale": Field(
+        1.0, POSITIVE, "factor on the learning rate of decoders, image-level heads and lateral"
+    ),
     "optim.encoder_decay_scale": Field(1.0, NOT_NEGATIVE, "factor on the weight decay of the encoder"),
-    "optim.heads_decay_scale": Field(1.0, NOT_NEGATIVE, "factor on the weight decay of decoders and lateral"),
+    "optim.heads_decay_scale": Field(
+        1.0, NOT_NEGATIVE, "factor on the weight decay of decoders, image-level heads and lateral"
+    ),
     "optim.bias_lr_scale": Field(
         1.0, POSITIVE, "another factor on the learning rate of all biases, and of the shifts of norms"
     ),

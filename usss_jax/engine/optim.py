@@ -11,7 +11,7 @@ import optax
 from usss_jax.config import PAPER_BATCH
 from usss_jax.errors import InputError
 
-PARTS = ("encoder", "heads", "embedding")  # of a model; heads are the decoders and the lateral connection
+PARTS = ("encoder", "heads", "embedding")  # of a model; heads: decoders, image-level heads, lateral connection
 SAME: Mapping[str, float] = {}  # factor 1 for every part
 
 
@@ -143,7 +143,7 @@ def _decays(
 def _part(path: Sequence[str]) -> str:
     """Part of the model to which a path of the parameters belongs."""
     top = path[0] if path else ""
-    return "heads" if top.startswith(("decoder_", "lateral")) else top
+    return "heads" if top.startswith(("decoder_", "image_", "lateral")) else top
 
 
 def _is_in(part: str, path: Sequence[str], leaf) -> bool:
