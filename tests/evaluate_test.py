@@ -6,6 +6,7 @@ import pytest
 from tiny_models import OneLayer
 
 from usss_jax.evaluation.evaluate import create_evaluator, padded_batches, predict, sum_batches
+from usss_jax.models.heads import linear
 from usss_jax.models.universal import UniversalModel
 from usss_jax.parallel import sharding
 
@@ -96,6 +97,17 @@ def test_next_batch_is_read_and_under_way_before_the_result_of_one_is_waited_for
     assert total.tolist() == [3221225475, 3] and total.dtype == np.int64
     one_after_the_other = ["read 0", "run 0", "read 1", "run 1", "fetch 0", "read 2", "run 2", "fetch 1", "fetch 2"]
     assert happened == one_after_the_other
+
+
+def test_image_level_heads_take_no_part_in_the_evaluation(model_and_variables):
+    model, variables = model_and_variables
+    scoring = model.clone(image_head=linear)
+    unused = {f"image_{d}": {"kernel": np.full((1, 1, 6, n), np.nan, np.float32)} for d, n in (("a", 3), ("b", 2))}
+    larger = {**variables, "params": {**variables["params"], **unused}}
+    source, mesh = Memory(3), sharding.create_mesh()
+    counted = create_evaluator(mesh, "a", model=scoring)(larger, source, 2)
+    assert counted.sum() == sum((e["label"] != 255).sum() for e in source.examples)
+    np.testing.assert_array_equal(counted, create_evaluator(mesh, "a", model=model)(variables, source, 2))
 
 
 def test_prediction_uses_the_decoder_of_the_domain(model_and_variables):

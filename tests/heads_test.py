@@ -1,15 +1,24 @@
 """Heads: numbers of the dilated decoder and of the image's scores in NumPy, and the choice by the config."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import toy
 from numpy_conv import numpy_conv
 
+import usss_jax
 from usss_jax.config import checked, default_config
+from usss_jax.engine.state import create_state
 from usss_jax.errors import InputError
+from usss_jax.evaluation.evaluate import predict
 from usss_jax.models import heads
 from usss_jax.models.heads import Dilated, ImageScores
+from usss_jax.parallel.sharding import create_mesh
+from usss_jax.runs.checkpoint import Checkpoints
 from usss_jax.runs.networks import build_network, describe_network
 
 
@@ -76,6 +85,48 @@ def test_the_configs_head_is_that_of_every_decoder_and_of_its_checkpoints():
     assert params["decoder_b"]["hidden"]["kernel"].shape == (3, 3, 32, 32)
     assert params["decoder_b"]["scores"]["kernel"].shape == (3, 3, 32, 2)
     assert params["embedding"]["kernel"].shape == (1, 1, 32, 4)
+
+
+@pytest.mark.parametrize("name", ["every_relu", "first_relu"])
+def test_the_image_level_head_of_a_description_is_that_of_every_domain(name):
+    """Its width is that of the description, and not that of the encoder."""
+    options = {"image_head": name, "image_head_width": 1 / 256}
+    network = describe_network(config_of("linear"), {"a": ["road"], "b": ["road", "sky"]}, **options)
+    assert {field: network[field] for field in options} == options
+    model = build_network(network)
+    assert model == build_network(network)
+    assert model != build_network({**network, "image_head": "none"})
+    numerics = {"dtype": jnp.bfloat16, "precision": jax.lax.Precision.DEFAULT}
+    assert model.image_head(2) == ImageScores(2, width=1 / 256, every_relu=name == "every_relu", **numerics)
+    params = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))["params"]
+    assert params["image_b"]["conv1"]["kernel"].shape == (1, 1, 32, 8)
+    assert params["image_b"]["scores"]["kernel"].shape == (2, 2)
+
+
+def test_a_network_has_no_image_level_head_unless_its_description_says_so():
+    network = describe_network(config_of("linear"), {"a": ["road"]})
+    assert (network.pop("image_head"), network.pop("image_head_width")) == ("none", 1.0)
+    assert build_network(network).image_head is None
+
+
+def test_a_job_with_image_level_heads_is_loaded_and_predicts_as_without(toy_encoder, tmp_path):
+    """Its checkpoint has their parameters; predictions are those of the same variables in a network without them."""
+    config = toy.config()
+    network = describe_network(config, {"city": ["road", "sky"]}, image_head="every_relu", image_head_width=1 / 256)
+    model = build_network(network)
+    state, _ = create_state(model, optax.sgd(0.1), 3, create_mesh(jax.devices()[:1]))
+    with Checkpoints(tmp_path / "best") as checkpoints:
+        checkpoints.save(2, {"variables": state.variables}, {"network": network})
+    (tmp_path / "config.json").write_text(json.dumps({"job": "basic", **config.to_dict()}))
+    (tmp_path / "summary.json").write_text(json.dumps({"best_step": 2, "domains": {}}))
+    predictor = usss_jax.load(tmp_path)
+    assert predictor.variables["params"]["image_city"]["conv1"]["bias"].shape == (8,)
+    jax.tree.map(np.testing.assert_array_equal, predictor.variables, state.variables)
+    image = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    without = build_network({**network, "image_head": "none"})
+    want = predict(state.variables, image[None], domain="city", model=without)[0]
+    np.testing.assert_array_equal(predictor.predict(image), want)
+    assert len(np.unique(want)) == 2
 
 
 def test_a_network_described_before_heads_were_has_linear_decoders():

@@ -6,8 +6,10 @@ import numpy as np
 import optax
 import pytest
 
+from usss_jax.config import checked, default_config
 from usss_jax.engine.optim import create_optimizer, create_schedule
 from usss_jax.errors import InputError
+from usss_jax.methods.segmentation import make_optimizer
 
 
 def train(tx, params, gradient_of, steps):
@@ -213,6 +215,126 @@ def test_sgd_decays_every_part_by_its_own_factor_before_the_momentum():
     np.testing.assert_allclose(updates["decoder_b"]["bias"], -5.0, rtol=1e-6)
 
 
+# ---- Biases ----
+
+
+def twice_without_decay(**options):
+    """The rule "alex" of RNA-A1's code."""
+    return create_optimizer(
+        create_schedule(0.5, 4), weight_decay=0.1, bias_lr_scale=2.0, bias_decay_scale=0.0, **options
+    )
+
+
+def test_a_bias_moves_twice_as_far_as_a_weight_without_decay():
+    """Exactly, since 2 is a power of two, at any depth; the weight itself and the norm's scale keep rate and decay."""
+    layer = {"kernel": np.float32([2, -3]), "bias": np.float32([2, -3]), "scale": np.float32([2, -3])}
+    params = {"encoder": {"level1_block0": {"bn1": layer}, "bias_conv": layer}, "decoder_a": layer}
+    noise = np.random.default_rng(5).standard_normal((3, 2)).astype(np.float32)
+
+    def gradient_of(params, step):
+        return jax.tree.map(lambda p: noise[step], params)
+
+    def updates_of(tx, params):
+        state, found = tx.init(params), []
+        for step in range(3):
+            updates, state = tx.update(gradient_of(params, step), state, params)
+            found.append(jax.tree.map(np.asarray, updates))
+        return found
+
+    got = updates_of(twice_without_decay(), params)
+    free, decayed = (
+        updates_of(create_optimizer(create_schedule(0.5, 4), weight_decay=d), layer["kernel"]) for d in (0, 0.1)
+    )
+    for step, tree in enumerate(got):
+        for layer in (tree["encoder"]["level1_block0"]["bn1"], tree["encoder"]["bias_conv"], tree["decoder_a"]):
+            np.testing.assert_array_equal(layer["bias"], 2 * free[step])
+            np.testing.assert_array_equal(layer["kernel"], decayed[step])
+            np.testing.assert_array_equal(layer["scale"], decayed[step])
+
+
+def test_factors_of_biases_and_of_parts_multiply():
+    """Gradient 1 and decay 0.1 from 2, lr 0.5: -0.5 f (1 + 0.2 d), with f and d of the part times those of the bias."""
+    params = {part: {"kernel": jnp.array(2.0), "bias": jnp.array(2.0)} for part in ("encoder", "decoder_a", "lateral")}
+    tx = create_optimizer(
+        create_schedule(0.5, 10),
+        weight_decay=0.1,
+        lr_scales={"heads": 10.0},
+        decay_scales={"encoder": 3.0, "heads": 0.5},
+        bias_lr_scale=2.0,
+        bias_decay_scale=2.0,  # 1 in the heads, as that of weights in no part
+    )
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    assert updates["encoder"] == {"kernel": pytest.approx(-0.8), "bias": pytest.approx(-2.2)}
+    for part in ("decoder_a", "lateral"):
+        assert updates[part] == {"kernel": pytest.approx(-5.5), "bias": pytest.approx(-12.0)}
+
+
+def test_adamw_scales_the_rate_of_biases_and_decays_none():
+    """Its first step is the rate, 0.5: a kernel also loses 0.5 * 0.1 * 2, a bias 2 * 0.5."""
+    params = {"encoder": {"kernel": jnp.full((1, 1), 2.0), "bias": jnp.full(1, 2.0)}}
+    tx = create_optimizer(
+        create_schedule(0.5, 10), name="adamw", weight_decay=0.1, bias_lr_scale=2.0, bias_decay_scale=3.0
+    )
+    (after,) = train(tx, params, lambda p, step: jax.tree.map(jnp.ones_like, p), 1)
+    assert after["encoder"] == {"kernel": pytest.approx(1.4, rel=1e-5), "bias": pytest.approx(1.0, rel=1e-5)}
+
+
+def test_biases_that_are_not_trained_stay():
+    params = network()
+    tx = twice_without_decay(trainable=lambda name: name == "decoder_b/bias")
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    np.testing.assert_array_equal(updates["decoder_b"].pop("bias"), -1.0)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(updates))
+
+
+def test_without_factors_the_updates_and_the_state_are_as_before_there_were_any():
+    """One decay of all parameters, or one per factor of a part; the state has no entry for biases."""
+    params = network()
+    scales = {"lr_scales": {"heads": 2.0}, "decay_scales": {"encoder": 3.0}}
+
+    def mask(parts):
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key in parts, params)
+
+    rest, heads = ("decoder_a", "decoder_b", "embedding"), ("decoder_a", "decoder_b")
+    plain = optax.chain(
+        optax.chain(
+            optax.add_decayed_weights(0.1, mask(rest)),
+            optax.add_decayed_weights(0.1 * 3, mask(["encoder"])),
+            optax.sgd(optax.polynomial_schedule(0.5, 0.0, 0.9, 10), momentum=0.9),
+        ),
+        optax.masked(optax.scale(2.0), mask(heads)),
+    )
+    ours = create_optimizer(create_schedule(0.5, 10), weight_decay=0.1, **scales)
+    assert jax.tree.structure(ours.init(params)) == jax.tree.structure(plain.init(params))
+    histories = [train(tx, params, lambda p, step: jax.tree.map(jnp.cos, p), 3) for tx in (ours, plain)]
+    jax.tree.map(np.testing.assert_array_equal, *histories)
+
+
+def test_the_config_has_the_factors_of_biases():
+    """lr 0.5, momentum 0, decay 0.1, gradient 1 from 2: -0.5 * 1.2, and of the bias -0.5 * 2."""
+    config = default_config()
+    fields = {"momentum": 0.0, "weight_decay": 0.1, "schedule": "constant"}
+    config.optim.update({**fields, "bias_lr_scale": 2.0, "bias_decay_scale": 0.0})
+    tx = make_optimizer(checked(config), 0.5, 10, entropy_module=True, trainable=None)
+    params = {
+        part: {"kernel": jnp.array(2.0), "bias": jnp.array(2.0)} for part in ("encoder", "decoder_a", "embedding")
+    }
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    for part in params:
+        assert updates[part] == {"kernel": pytest.approx(-0.6), "bias": pytest.approx(-1.0)}
+
+
+def test_image_level_heads_and_the_lateral_connection_are_heads():
+    """Gradient 1 and decay 0.1 from 2, lr 0.5: -0.5 * 10 * (1 + 0.1 * 3 * 2)."""
+    params = {part: {"kernel": jnp.array(2.0)} for part in ("encoder", "decoder_a", "image_a", "lateral")}
+    tx = create_optimizer(
+        create_schedule(0.5, 10), weight_decay=0.1, lr_scales={"heads": 10.0}, decay_scales={"heads": 3.0}
+    )
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    got = {part: float(tree["kernel"]) for part, tree in updates.items()}
+    assert got == pytest.approx({"encoder": -0.6, "decoder_a": -8, "image_a": -8, "lateral": -8})
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_with_factors_parts_that_are_not_trained_stay(name):
     params = network()
@@ -229,7 +351,7 @@ def test_with_factors_parts_that_are_not_trained_stay(name):
 def test_an_unknown_name_of_optimiser_schedule_or_part_is_an_error_with_the_known_ones():
     with pytest.raises(InputError, match="'lamb' is not one of sgd, adamw"):
         create_optimizer(create_schedule(0.5, 10), name="lamb")
-    with pytest.raises(InputError, match="'step' is not one of poly, cosine"):
+    with pytest.raises(InputError, match="'step' is not one of poly, cosine, constant"):
         create_schedule(0.5, 10, kind="step")
     with pytest.raises(ValueError, match="decoder_a; there are encoder, heads, embedding"):
         create_optimizer(create_schedule(0.5, 10), lr_scales={"decoder_a": 2.0})
@@ -246,6 +368,25 @@ def test_cosine_schedule_by_hand():
     """Half of 1 + cos: whole at the start, (1 + 1/sqrt(2)) / 2 after a quarter, half halfway, then 0."""
     schedule = create_schedule(2.0, 8, kind="cosine")
     assert rates(schedule, (0, 2, 4, 8, 20)) == pytest.approx([2, 1 + 0.5**0.5, 1, 0, 0], abs=1e-6)
+
+
+def test_constant_schedule_stays_after_the_warm_up_and_after_the_last_step():
+    """0.5 from the first step on; with a warm-up of 4 steps a quarter, a half and three quarters of it before."""
+    assert rates(create_schedule(0.5, 3, kind="constant"), (0, 2, 3, 100)) == [0.5] * 4
+    warm = create_schedule(0.5, 3, kind="constant", warmup_steps=4)
+    assert rates(warm, (0, 1, 2, 3, 4, 100)) == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5], rel=1e-6)
+
+
+@pytest.mark.parametrize(("warmup_steps", "moves"), [(0, [-0.5, -0.5, -0.5]), (2, [-0.25, -0.5, -0.5])])
+def test_a_constant_rate_has_the_state_of_the_other_schedules(warmup_steps, moves):
+    poly, constant = (
+        create_optimizer(create_schedule(0.5, 3, kind=kind, warmup_steps=warmup_steps), momentum=0.0, weight_decay=0.0)
+        for kind in ("poly", "constant")
+    )
+    params = jnp.array(0.0)
+    assert jax.tree.structure(constant.init(params)) == jax.tree.structure(poly.init(params))
+    history = train(constant, params, lambda p, step: jnp.array(1.0), 3)
+    assert history == pytest.approx(np.cumsum(moves).tolist(), rel=1e-6)
 
 
 def test_warmup_rises_in_equal_steps_to_the_schedule():

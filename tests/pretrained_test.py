@@ -335,6 +335,16 @@ def test_every_layer_of_a_deeper_head_has_a_name_of_its_own():
     assert {p: bits(a) for p, a in flat(back).items()} == {p: bits(a) for p, a in flat(ours).items()}
 
 
+def test_image_level_heads_have_no_name_in_files():
+    """Neither that of a domain called as their parameters are."""
+    ours = random_variables("drn_d_22")
+    given = to_state_dict(ours, ["city"])
+    ours["params"]["image_city"] = {"conv1": {"kernel": np.ones((1, 1, 4, 5), np.float32)}}
+    assert to_state_dict(ours, ["city"]).keys() == given.keys()
+    ours["params"]["decoder_image_city"] = {"bias": np.zeros(2, np.float32)}
+    assert to_state_dict(ours, ["image_city"]).keys() ^ given.keys() == {"seg.0.weight"}
+
+
 def test_only_the_decoders_that_are_named_get_a_number():
     ours = random_variables("drn_d_22")
     assert not any(name.startswith("seg.") for name in to_state_dict(ours))

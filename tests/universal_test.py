@@ -123,6 +123,39 @@ def test_the_embedding_exists_only_if_it_is_asked_for():
     assert "embedding" not in shapes_of(without)["params"]
 
 
+def test_every_domain_has_an_image_level_head_only_if_it_is_asked_for():
+    model = UniversalModel(TwoLayers(), CLASSES, 6, image_head=ImageHead)
+    images, features = (np.zeros((1, 8, 8, n), np.float32) for n in (3, 4))
+    whole = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    heads = jax.eval_shape(partial(model.init, method="score"), jax.random.key(0), features)["params"]
+    for domain, n in CLASSES.items():
+        for params in (whole, heads):
+            assert params[f"image_{domain}"]["Dense_0"]["kernel"].shape == (4, n)
+    names = {"embedding", *(f"{kind}_{d}" for kind in ("decoder", "image") for d in CLASSES)}
+    assert set(heads) == names and set(whole) == {"encoder", *names}
+    assert not any(name.startswith("image_") for name in shapes_of(tiny_model(TwoLayers()))["params"])
+
+
+def test_scores_of_images_are_those_of_the_domains_own_head():
+    """Of the mean over the cells; logits and embedding are those of the model without image-level heads."""
+    model = UniversalModel(TwoLayers(), CLASSES, 6, image_head=ImageHead)
+    variables = random_variables(model, dtype=np.float32)
+    features = np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype(np.float32)
+    for domain, n in CLASSES.items():
+        head = variables["params"][f"image_{domain}"]["Dense_0"]
+        got = model.apply(variables, features, domain, method="image_scores")
+        assert got.shape == (2, n)
+        np.testing.assert_allclose(got, features.mean((1, 2)) @ head["kernel"] + head["bias"], atol=1e-5)
+    without = UniversalModel(TwoLayers(), CLASSES, 6)
+    params = {name: tree for name, tree in variables["params"].items() if not name.startswith("image_")}
+    outputs = [
+        m.apply({"params": p}, features, method="score")
+        for m, p in ((model, variables["params"]), (model, params), (without, params))
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *outputs[:2])
+    jax.tree.map(np.testing.assert_array_equal, *outputs[1:])
+
+
 def test_a_deployed_model_needs_nothing_of_the_entropy_module():
     model = tiny_model(TwoLayers())
     variables = random_variables(model, dtype=np.float32)
@@ -331,6 +364,18 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones(field, known):
     text = str(error.value)
     assert field in text and "'wrong'" in text and "\n" not in text
     assert all(name in text for name in known)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_head": "wide"}, "^image_head='wide' is not one of none, every_relu, first_relu$"),
+        ({"image_head_width": 0}, "^image_head_width=0 must be positive$"),
+    ],
+)
+def test_an_unknown_image_level_head_or_a_width_of_it_that_is_not_positive_is_an_error(arguments, message):
+    with pytest.raises(InputError, match=message):
+        create_model("drn_d_22", {"a": 2}, **arguments)
 
 
 @pytest.mark.parametrize("width", [0, -1.0, float("nan")])

@@ -1,4 +1,4 @@
-"""The fixed upsampling at every stride against the transposed convolution and half-pixel bilinear, written out."""
+"""The fixed upsampling at every stride against the transposed convolution, half-pixel bilinear and PIL's bicubic."""
 
 import itertools
 
@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from usss_jax.models.upsample import MODES, upsample, upsample_at, upsample_matrix
+from usss_jax.models.upsample import MODES, bicubic_matrix, upsample, upsample_at, upsample_bicubic, upsample_matrix
 
 STRIDES = [8, 14, 16, 32]
 SIZES = [8, 16, 40, 13, 33, 1, 7, 70]
@@ -105,6 +106,48 @@ def test_bilinear_weights_of_a_pixel_are_positive_and_sum_to_one(size, stride):
 def test_a_pixel_mixes_at_most_two_neighbouring_cells(size, stride, mode):
     used = [np.flatnonzero(row) for row in upsample_matrix(size, stride, mode)]
     assert all(1 <= len(cells) <= 2 and cells[-1] - cells[0] == len(cells) - 1 for cells in used)
+
+
+@pytest.mark.parametrize("size", [(24, 32), (19, 27), (5, 8), (17, 1), (70, 96)])
+@pytest.mark.parametrize("stride", [8, 2, 7])
+def test_bicubic_is_pils_cropped_to_the_image(size, stride):
+    """PIL sums in float64 and keeps float32 between the axes; maps of one and of two cells are all border."""
+    cells = cells_of(size, stride)
+    x = np.random.default_rng(6).random((2, *cells, 3), np.float32)
+    with jax.enable_x64(True):
+        got = np.asarray(upsample_bicubic(jnp.asarray(x, jnp.float64), size, stride))
+    single = upsample_bicubic(jnp.asarray(x), size, stride)
+    assert got.shape == single.shape == (2, *size, 3) and single.dtype == np.float32
+    for b in range(2):
+        for channel in range(3):
+            picture = Image.fromarray(x[b, :, :, channel], mode="F")
+            whole = picture.resize((stride * cells[1], stride * cells[0]), Image.Resampling.BICUBIC)
+            want = np.asarray(whole)[: size[0], : size[1]]
+            np.testing.assert_allclose(got[b, :, :, channel], want, atol=1e-6)
+            np.testing.assert_allclose(single[b, :, :, channel], want, atol=1e-6)
+
+
+def test_bicubic_weights_at_stride_2_by_hand():
+    """Keys at distances 1/4, 3/4, 5/4, 7/4: 111, 29, -9, -3, in 128ths inside, by the sum of those left at the border.
+
+    The first pixel lies 1/4 from the first cell's middle and 5/4 from the second's, the second 1/4, 3/4 and 7/4.
+    """
+    matrix = bicubic_matrix(8, 2)
+    assert matrix.shape == (8, 4) and matrix.dtype == np.float64
+    np.testing.assert_allclose(matrix[0], np.array([111, -9, 0, 0]) / 102, rtol=1e-15)
+    np.testing.assert_allclose(matrix[1], np.array([111, 29, -3, 0]) / 137, rtol=1e-15)
+    np.testing.assert_allclose(matrix[3:5], np.array([[-9, 111, 29, -3], [-3, 29, 111, -9]]) / 128, rtol=1e-15)
+    np.testing.assert_allclose(matrix[::-1, ::-1], matrix, rtol=1e-15)
+
+
+@pytest.mark.parametrize("stride", [*STRIDES, 7])
+@pytest.mark.parametrize("size", SIZES)
+def test_bicubic_weights_are_of_at_most_four_cells_and_sum_to_one(size, stride):
+    matrix = bicubic_matrix(size, stride)
+    assert matrix.shape == (size, -(-size // stride))
+    assert (matrix != 0).sum(1).max() <= 4
+    np.testing.assert_allclose(matrix.sum(1), 1, rtol=1e-14)
+    np.testing.assert_array_equal(matrix, bicubic_matrix(-(-size // stride) * stride, stride)[:size])
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -186,13 +186,23 @@ SHARED: dict[str, Field] = {
     "optim.weight_decay": Field(
         1e-4, NOT_NEGATIVE, "sgd: added to the gradient; adamw: decoupled, without norms and biases"
     ),
-    "optim.schedule": Field("poly", one_of("poly", "cosine"), "decay of the learning rate to 0"),
+    "optim.schedule": Field(
+        "poly", one_of("poly", "cosine", "constant"), "poly, cosine: decay of the learning rate to 0; constant: none"
+    ),
     "optim.poly_power": Field(0.9, NOT_NEGATIVE, "power of poly: lr * (1 - step / steps) ^ power"),
     "optim.warmup_steps": Field(0, NOT_NEGATIVE, "steps over which the learning rate rises linearly"),
     "optim.encoder_lr_scale": Field(1.0, POSITIVE, "factor on the learning rate of the encoder"),
-    "optim.heads_lr_scale": Field(1.0, POSITIVE, "factor on the learning rate of decoders and lateral"),
+    "optim.heads_lr_scale": Field(
+        1.0, POSITIVE, "factor on the learning rate of decoders, image-level heads and lateral"
+    ),
     "optim.encoder_decay_scale": Field(1.0, NOT_NEGATIVE, "factor on the weight decay of the encoder"),
-    "optim.heads_decay_scale": Field(1.0, NOT_NEGATIVE, "factor on the weight decay of decoders and lateral"),
+    "optim.heads_decay_scale": Field(
+        1.0, NOT_NEGATIVE, "factor on the weight decay of decoders, image-level heads and lateral"
+    ),
+    "optim.bias_lr_scale": Field(
+        1.0, POSITIVE, "another factor on the learning rate of all biases, and of the shifts of norms"
+    ),
+    "optim.bias_decay_scale": Field(1.0, NOT_NEGATIVE, "the same for their weight decay; adamw decays none of them"),
     # ---- train ----
     "train.steps": universal(2000, AT_LEAST_1, "steps of the universal networks; the paper's: 200 epochs"),
     "train.batch_size": Field(10, AT_LEAST_1, "labeled images per domain and step"),

@@ -1,6 +1,6 @@
 """Optimisers and learning rate schedules; the paper uses SGD as in PyTorch and poly (appendix A)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import optax
 from usss_jax.config import PAPER_BATCH
 from usss_jax.errors import InputError
 
-PARTS = ("encoder", "heads", "embedding")  # of a model; heads are the decoders and the lateral connection
+PARTS = ("encoder", "heads", "embedding")  # of a model; heads: decoders, image-level heads, lateral connection
 SAME: Mapping[str, float] = {}  # factor 1 for every part
 
 
@@ -36,10 +36,11 @@ def learning_rate(lr: float, rule: str, batch_size: int) -> tuple[float, str]:
 def create_schedule(
     lr: float, steps: int, *, kind: str = "poly", power: float = 0.9, warmup_steps: int = 0
 ) -> optax.Schedule:
-    """Learning rate schedule, falling from `lr` to 0 at `steps`.
+    """Learning rate schedule, falling from `lr` to 0 at `steps`, or constant.
 
     "poly" is lr * (1 - step / steps) ** power, updated every step (in the paper every epoch); "cosine" is half a period
-    of the cosine. During the first `warmup_steps` steps the rate is multiplied by (step + 1) / warmup_steps.
+    of the cosine; "constant" is `lr`, also after `steps`. During the first `warmup_steps` steps the rate is multiplied
+    by (step + 1) / warmup_steps.
 
     Raises:
       InputError: if the kind is unknown.
@@ -49,14 +50,16 @@ def create_schedule(
     [1.0, 0.75, 0.5, 0.25, 0.0]
     """
     if kind == "poly":
-        falling = optax.polynomial_schedule(init_value=lr, end_value=0.0, power=power, transition_steps=steps)
+        schedule = optax.polynomial_schedule(init_value=lr, end_value=0.0, power=power, transition_steps=steps)
     elif kind == "cosine":
-        falling = optax.cosine_decay_schedule(lr, steps)
+        schedule = optax.cosine_decay_schedule(lr, steps)
+    elif kind == "constant":
+        schedule = optax.constant_schedule(lr)
     else:
-        raise InputError(f"optim.schedule={kind!r} is not one of poly, cosine")
+        raise InputError(f"optim.schedule={kind!r} is not one of poly, cosine, constant")
     if not warmup_steps:
-        return falling
-    return lambda step: falling(step) * jnp.minimum(1, (step + 1) / warmup_steps)
+        return schedule
+    return lambda step: schedule(step) * jnp.minimum(1, (step + 1) / warmup_steps)
 
 
 def create_optimizer(
@@ -67,9 +70,11 @@ def create_optimizer(
     weight_decay: float = 1e-4,
     lr_scales: Mapping[str, float] = SAME,
     decay_scales: Mapping[str, float] = SAME,
+    bias_lr_scale: float = 1.0,
+    bias_decay_scale: float = 1.0,
     trainable: Callable[[str], bool] | None = None,
 ) -> optax.GradientTransformation:
-    """SGD with momentum as in PyTorch, or AdamW, with factors for parts of the model.
+    """SGD with momentum as in PyTorch, or AdamW, with factors for parts of the model and for biases.
 
     "sgd" adds the weight decay to the gradient before the momentum. "adamw" (Loshchilov and Hutter, 2019) decouples the
     decay from the gradient, and does not decay one-dimensional parameters (norm scales, biases); `momentum` is its
@@ -83,6 +88,9 @@ def create_optimizer(
       weight_decay: see above.
       lr_scales: {part: factor on the learning rate}, parts from PARTS; 1 by default.
       decay_scales: the same for the decay.
+      bias_lr_scale: another factor on the learning rate of biases, which are all parameters named "bias": those of
+        layers, and the shifts of norms.
+      bias_decay_scale: the same for the decay; "adamw" decays no bias.
       trainable: whether to change the parameters below a name of two levels (encoder/level0_conv,
         decoder_DOMAIN/kernel, embedding/bias), decay included; None: change all.
 
@@ -98,47 +106,56 @@ def create_optimizer(
     if unknown := {*lr_scales, *decay_scales} - {*PARTS}:
         raise ValueError(f"unknown parts {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     if name == "sgd":
-        tx = optax.chain(*_decays(weight_decay, decay_scales), optax.sgd(schedule, momentum=momentum))
+        tx = optax.chain(*_decays(weight_decay, decay_scales, bias_decay_scale), optax.sgd(schedule, momentum=momentum))
     elif name == "adamw":
-        decays = _decays(weight_decay, decay_scales, lambda leaf: leaf.ndim > 1)
+        decays = _decays(weight_decay, decay_scales, bias_decay_scale, lambda leaf: leaf.ndim > 1)
         tx = optax.chain(optax.scale_by_adam(b1=momentum), *decays, optax.scale_by_learning_rate(schedule))
     else:
         raise InputError(f"optim.name={name!r} is not one of sgd, adamw")
-    if scaled := [
-        optax.masked(optax.scale(f), _leaves(partial(_is_in, part))) for part, f in lr_scales.items() if f != 1
-    ]:
+    scaled = [optax.masked(optax.scale(f), _leaves(partial(_is_in, part))) for part, f in lr_scales.items() if f != 1]
+    if bias_lr_scale != 1:
+        scaled.append(optax.masked(optax.scale(bias_lr_scale), _leaves(lambda path, _: _is_bias(path))))
+    if scaled:
         tx = optax.chain(tx, *scaled)
     if trainable is None:
         return tx
-    others = optax.masked(optax.set_to_zero(), _leaves(lambda name, _: not trainable(name)))
-    return optax.chain(optax.masked(tx, _leaves(lambda name, _: trainable(name))), others)
+    others = optax.masked(optax.set_to_zero(), _leaves(lambda path, _: not trainable("/".join(path[:2]))))
+    return optax.chain(optax.masked(tx, _leaves(lambda path, _: trainable("/".join(path[:2])))), others)
 
 
 def _decays(
-    weight_decay: float, scales: Mapping[str, float], takes: Callable[[Any], bool] | None = None
+    weight_decay: float, scales: Mapping[str, float], bias_scale: float, takes: Callable[[Any], bool] | None = None
 ) -> list[optax.GradientTransformation]:
     """Weight decay of the leaves with takes(leaf), or of all if None; one transformation per distinct factor."""
-    if takes is None and set(scales.values()) <= {1}:
+    if takes is None and {bias_scale, *scales.values()} <= {1}:
         return [optax.add_decayed_weights(weight_decay)]
 
+    def factor_of(path):
+        return scales.get(_part(path), 1) * (bias_scale if _is_bias(path) else 1)
+
     def mask(factor):
-        return _leaves(lambda name, leaf: (takes is None or takes(leaf)) and scales.get(_part(name), 1) == factor)
+        return _leaves(lambda path, leaf: (takes is None or takes(leaf)) and factor_of(path) == factor)
 
-    return [optax.add_decayed_weights(weight_decay * f, mask(f)) for f in sorted({1, *scales.values()})]
-
-
-def _part(name: str) -> str:
-    """Part of the model to which a name of the parameters belongs."""
-    top = name.partition("/")[0]
-    return "heads" if top.startswith(("decoder_", "lateral")) else top
+    factors = {scale * f for scale in (1, *scales.values()) for f in (1, bias_scale)}
+    return [optax.add_decayed_weights(weight_decay * f, mask(f)) for f in sorted(factors)]
 
 
-def _is_in(part: str, name: str, leaf) -> bool:
-    return _part(name) == part
+def _part(path: Sequence[str]) -> str:
+    """Part of the model to which a path of the parameters belongs."""
+    top = path[0] if path else ""
+    return "heads" if top.startswith(("decoder_", "image_", "lateral")) else top
 
 
-def _leaves(chosen: Callable[[str, Any], bool]) -> Callable:
-    """Mask of the leaves with chosen(name of two levels, leaf)."""
+def _is_in(part: str, path: Sequence[str], leaf) -> bool:
+    return _part(path) == part
+
+
+def _is_bias(path: Sequence[str]) -> bool:
+    return path[-1:] == ("bias",)
+
+
+def _leaves(chosen: Callable[[Sequence[str], Any], bool]) -> Callable:
+    """Mask of the leaves with chosen(path, leaf); a path is a tuple of keys, empty if the parameters are one array."""
     return lambda params: jax.tree_util.tree_map_with_path(
-        lambda path, leaf: chosen("/".join(key.key for key in path[:2]), leaf), params
+        lambda path, leaf: chosen(tuple(key.key for key in path), leaf), params
     )

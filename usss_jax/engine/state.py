@@ -71,7 +71,8 @@ def create_state(
       InputError: if a pretrained tensor does not fit; the message names the first one.
     """
     bits = seed_bits(seed)
-    program, shardings = _encoder_program(model.clone(num_classes=FrozenDict(), embed_dim=0), mesh, split)
+    encoder_alone = model.clone(num_classes=FrozenDict(), embed_dim=0, image_head=None)
+    program, shardings = _encoder_program(encoder_alone, mesh, split)
     heads, of_heads = born_on(mesh, partial(random_heads, model), bits, split=split)
     variables, shardings = (_merged(*trees) for trees in ((program(bits), heads), (shardings, of_heads)))
     report = None

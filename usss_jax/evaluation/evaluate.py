@@ -83,7 +83,7 @@ def create_evaluator(mesh: Mesh, domain: str, *, model: UniversalModel, classes:
     `classes` is for images of another domain: their labels are then indices into these train ids of `domain` (see
     `predict`).
     """
-    part = model.clone(num_classes=FrozenDict({domain: model.num_classes[domain]}), embed_dim=0)
+    part = model.clone(num_classes=FrozenDict({domain: model.num_classes[domain]}), embed_dim=0, image_head=None)
     count = _counter(mesh, part, None if classes is None else tuple(classes))
     used = ("encoder", "lateral", f"decoder_{domain}")
 

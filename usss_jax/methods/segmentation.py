@@ -194,6 +194,8 @@ def make_optimizer(
         weight_decay=fields.weight_decay,
         lr_scales=lr_scales,
         decay_scales=decay_scales,
+        bias_lr_scale=fields.bias_lr_scale,
+        bias_decay_scale=fields.bias_decay_scale,
         trainable=trainable,
     )
 

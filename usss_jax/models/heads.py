@@ -1,7 +1,8 @@
 """Heads: features [B, h, w, C] -> scores.
 
 A head is a linen module that is called with the features only; the field `head` of `UniversalModel` creates it from
-the number of outputs. Heads that see a neighbourhood or the whole image have the same interface.
+the number of outputs, and its field `image_head` those of the whole image's scores. Heads that see a neighbourhood or
+the whole image have the same interface.
 """
 
 import functools
@@ -14,6 +15,7 @@ from jax.typing import DTypeLike
 from usss_jax.models.layers import Conv, Dense, scaled
 
 HEADS = ("linear", "dilated")  # decoders by their names in the config
+IMAGE_HEADS = ("none", "every_relu", "first_relu")  # image-level heads: none, or where `ImageScores` has its ReLUs
 HIDDEN = 512  # channels inside the dilated head, and of the last hidden layer of the image head; before `width`
 IMAGE_CHANNELS = 2048  # of the convolutions of the image head, before `width`
 DILATION = 12
@@ -36,6 +38,23 @@ def decoder(
     'Dilated'
     """
     return linear if name == "linear" else functools.partial(Dilated, width=width, dtype=dtype, precision=precision)
+
+
+@functools.cache  # as for `decoder`
+def image_head(
+    name: str, width: float = 1.0, dtype: DTypeLike | None = None, precision: lax.Precision | None = None
+) -> Callable[[int], nn.Module] | None:
+    """Return the field `image_head` of `UniversalModel` by its name, one of IMAGE_HEADS; None for "none".
+
+    The rest are fields of `ImageScores`.
+
+    >>> image_head("first_relu", width=0.5)(19).every_relu, image_head("none")
+    (False, None)
+    """
+    if name == "none":
+        return None
+    every_relu = name == "every_relu"
+    return functools.partial(ImageScores, width=width, every_relu=every_relu, dtype=dtype, precision=precision)
 
 
 class Dilated(nn.Module):

@@ -256,15 +256,15 @@ def _our_path(name: str, domains: Sequence[str], names: TensorNames) -> str | No
 
 
 def _their_name(ours: str, domains: Sequence[str], names: TensorNames) -> str | None:
-    """Name of one of our variables in a file: the inverse of `_our_path`; None for decoders of other domains."""
+    """Name of one of our variables in a file: the inverse of `_our_path`; None for other decoders and heads."""
     _, part, *layers, leaf = ours.split("/")
     if part == "encoder":
         return names.theirs(ours)
     inside = ".".join([*layers, {"kernel": "weight"}.get(leaf, leaf)])
     if part == "embedding":
         return f"en_map.{inside}"
-    domain = part.removeprefix("decoder_")
-    return f"seg.{list(domains).index(domain)}.{inside}" if domain in domains else None
+    kind, _, domain = part.partition("_")
+    return f"seg.{list(domains).index(domain)}.{inside}" if kind == "decoder" and domain in domains else None
 
 
 def _their_shape(shape: Sequence[int]) -> tuple[int, ...]:

@@ -35,7 +35,7 @@ PRECISIONS = {
 
 
 class UniversalModel(nn.Module):
-    """Shared encoder F, decoders G_k and the linear map of the entropy module E.
+    """Shared encoder F, decoders G_k, the linear map of the entropy module E, and image-level heads if asked for.
 
     Decoders and embedding work at the encoder's stride; their scores are upsampled afterwards (models/upsample.py).
 
@@ -48,6 +48,8 @@ class UniversalModel(nn.Module):
         deviation of ImageNet) or "none", for images in [0, 1].
       embed_bias: whether E has a bias, as in the paper; with it E can map every pixel to one label embedding.
       head: makes a decoder from its number of classes (models/heads.py).
+      image_head: makes the head that scores which classes an image contains, from the number of classes of a domain
+        (models/heads.py); None: no domain has one.
       lateral_channels: channels of the features that combine the encoder's with those of its field `finer`
         (models/lateral.py); 0: the encoder's own features.
       batch_norm: what batch norms normalise by in training: the statistics of every domain's batch ("domain"), those of
@@ -62,6 +64,7 @@ class UniversalModel(nn.Module):
     normalize: str = "encoder"
     embed_bias: bool = True
     head: Callable[[int], nn.Module] = heads.linear
+    image_head: Callable[[int], nn.Module] | None = None
     lateral_channels: int = 0
     batch_norm: str = "domain"
 
@@ -82,12 +85,14 @@ class UniversalModel(nn.Module):
         return by_name[self.normalize]
 
     def setup(self):
-        """Build the other parts, with parameters under "lateral", "decoder_DOMAIN" and "embedding"."""
+        """Build the other parts, with parameters under "lateral", "decoder_DOMAIN", "image_DOMAIN" and "embedding"."""
         if self.lateral_channels:
             factor = self.encoder.stride // self.encoder.finer
             numerics = {"dtype": self.encoder.dtype, "precision": self.encoder.precision}
             self.combine = Lateral(self.lateral_channels, factor, **numerics, name="lateral")
         self.decoder = {domain: self.head(n) for domain, n in self.num_classes.items()}
+        if self.image_head:
+            self.image = {domain: self.image_head(n) for domain, n in self.num_classes.items()}
         if self.embed_dim:
             self.embedding = heads.linear(self.embed_dim, self.embed_bias)
 
@@ -96,8 +101,14 @@ class UniversalModel(nn.Module):
         return self.score(self.encode(images))
 
     def score(self, features):
-        """Run every head: features [B, h, w, C] -> (logits [B, h, w, classes] by domain, embedding or None)."""
+        """Run every head: features [B, h, w, C] -> (logits [B, h, w, classes] by domain, embedding or None).
+
+        The scores of whole images are computed to create their parameters alone; call `image_scores` for their values.
+        """
         logits = {domain: self.decode(features, domain) for domain in self.num_classes}
+        if self.image_head and self.is_initializing():
+            for domain in self.num_classes:
+                self.image_scores(features, domain)
         return logits, self.embed(features) if self.embed_dim else None
 
     def encode(self, images, train: bool = False, groups: int = 1):
@@ -116,6 +127,13 @@ class UniversalModel(nn.Module):
         """G_k before its upsampling: features [B, h, w, C] -> logits [B, h, w, num_classes[domain]]."""
         return self.decoder[domain](features)
 
+    def image_scores(self, features, domain: str):
+        """Scores of the classes that images contain: features [B, h, w, C] -> [B, num_classes[domain]], no sigmoid.
+
+        The model must have an `image_head`.
+        """
+        return self.image[domain](features)
+
     def embed(self, features):
         """E before its upsampling: features [B, h, w, C] -> embedding [B, h, w, embed_dim] (not normalised)."""
         return self.embedding(features)
@@ -131,6 +149,8 @@ def create_model(
     width: float = 1.0,
     precision: str = "float32",
     head: str = "linear",
+    image_head: str = "none",
+    image_head_width: float = 1.0,
     upsample: str = "bilinear",
     normalize: str = "encoder",
     embed_bias: bool = True,
@@ -141,7 +161,8 @@ def create_model(
     """Build a universal model from values of the config (docs/config.md).
 
     `stride` is the encoder's, 0 for its default; `lateral` is the stride of a finer level to combine its features with,
-    0 for none.
+    0 for none. `image_head`, of `heads.IMAGE_HEADS`, gives every domain a head that scores whole images; the factor
+    `image_head_width` on its hidden channels does not depend on `width`.
 
     Raises:
       InputError: if a name is unknown (the message lists the known ones) or another value is invalid.
@@ -162,6 +183,10 @@ def create_model(
             raise InputError(f"model.{field}={value!r} is not one of {', '.join(known)}")
     if normalize not in NORMALIZE:
         raise InputError(f"data.normalize={normalize!r} is not one of {', '.join(NORMALIZE)}")
+    if image_head not in heads.IMAGE_HEADS:
+        raise InputError(f"image_head={image_head!r} is not one of {', '.join(heads.IMAGE_HEADS)}")
+    if not image_head_width > 0:
+        raise InputError(f"image_head_width={image_head_width} must be positive")
     if not width > 0:
         raise InputError(f"model.width={width} must be positive")
     dtype, lax_precision = PRECISIONS[precision]
@@ -196,6 +221,7 @@ def create_model(
         normalize=normalize,
         embed_bias=embed_bias,
         head=heads.decoder(head, width, dtype, lax_precision),
+        image_head=heads.image_head(image_head, image_head_width, dtype, lax_precision),
         lateral_channels=channels,
         batch_norm=batch_norm,
     )

@@ -28,10 +28,7 @@ def upsample_matrix(size: int, stride: int, mode: str = "bilinear") -> np.ndarra
     """
     if mode not in MODES:
         raise ValueError(f"upsample={mode!r} is not one of {', '.join(MODES)}")
-    cells = -(-size // stride)
-    # Twice the distance between the centres of pixel and cell, in pixels: an integer.
-    twice = np.abs(2 * np.arange(size)[:, None] + 1 - stride * (2 * np.arange(cells)[None, :] + 1))
-    weights = np.maximum(1 - twice / (2 * stride), 0.0)
+    weights = np.maximum(1 - _twice_the_distance(size, stride) / (2 * stride), 0.0)
     if mode == "bilinear":  # the weight of a neighbour outside goes to the edge cell
         weights = weights / weights.sum(1, keepdims=True)
     return weights
@@ -43,8 +40,44 @@ def upsample(x, size: tuple[int, int], stride: int, mode: str = "bilinear"):
     >>> upsample(jnp.array([[[[0.0], [4.0]]]]), size=(1, 4), stride=2).ravel().tolist()
     [0.0, 1.0, 3.0, 4.0]
     """
-    rows = jnp.asarray(upsample_matrix(size[0], stride, mode), x.dtype)
-    columns = jnp.asarray(upsample_matrix(size[1], stride, mode), x.dtype)
+    return _enlarged(x, *(upsample_matrix(n, stride, mode) for n in size))
+
+
+def bicubic_matrix(size: int, stride: int) -> np.ndarray:
+    """Weights of PIL's bicubic enlargement along one axis, from cells to pixels: float64 [size, ceil(size / stride)].
+
+    This is the cubic convolution of Keys (1981) with a = -0.5 at half-pixel centres. Where the border cuts off some of
+    a pixel's four cells, the weights of the others are divided by their sum. If the size is not a multiple of the
+    stride, the last pixels are cropped.
+
+    >>> (bicubic_matrix(8, stride=2)[3] * 128).tolist()
+    [-9.0, 111.0, 29.0, -3.0]
+    """
+    distance = _twice_the_distance(size, stride) / (2 * stride)
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
+    weights = np.select([distance < 1, distance < 2], [near, far])
+    return weights / weights.sum(1, keepdims=True)
+
+
+def upsample_bicubic(x, size: tuple[int, int], stride: int):
+    """Like `upsample`, with the weights of `bicubic_matrix`; values can exceed the range of `x`.
+
+    >>> upsample_bicubic(jnp.array([[[[0.0], [102.0]]]]), size=(1, 4), stride=2).round().ravel().tolist()
+    [-9.0, 21.0, 81.0, 111.0]
+    """
+    return _enlarged(x, *(bicubic_matrix(n, stride) for n in size))
+
+
+def _twice_the_distance(size: int, stride: int) -> np.ndarray:
+    """Twice the distance between the centres of pixel and cell, in pixels: integer [size, ceil(size / stride)]."""
+    cells = -(-size // stride)
+    return np.abs(2 * np.arange(size)[:, None] + 1 - stride * (2 * np.arange(cells)[None, :] + 1))
+
+
+def _enlarged(x, rows, columns):
+    """Upsample `x` [B, h, w, C] by the weights of both axes, [H, h] and [W, w]."""
+    rows, columns = jnp.asarray(rows, x.dtype), jnp.asarray(columns, x.dtype)
     # Full precision: on GPUs the default would round the interpolated values to TF32.
     x = jnp.einsum("Ww,bhwc->bhWc", columns, x, precision=lax.Precision.HIGHEST)
     return jnp.einsum("Hh,bhWc->bHWc", rows, x, precision=lax.Precision.HIGHEST)

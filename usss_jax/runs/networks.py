@@ -19,7 +19,13 @@ from usss_jax.runs.checkpoint import Checkpoints
 
 
 def describe_network(
-    config: ConfigDict, decoders: Mapping[str, Domain | Sequence[str]], *, embed_dim: int = 0, embed_bias: bool = True
+    config: ConfigDict,
+    decoders: Mapping[str, Domain | Sequence[str]],
+    *,
+    embed_dim: int = 0,
+    embed_bias: bool = True,
+    image_head: str = "none",
+    image_head_width: float = 1.0,
 ) -> dict[str, Any]:
     """Describe a segmentation network as JSON: everything but the variables that a predictor needs.
 
@@ -28,6 +34,8 @@ def describe_network(
       decoders: {name of the decoder: its domain, or the names of its classes if there is no domain}.
       embed_dim: d of the entropy module; 0: none.
       embed_bias: whether the entropy module has a bias.
+      image_head: the head of every domain that scores whole images, one of `models.heads.IMAGE_HEADS`.
+      image_head_width: factor on its hidden channels.
     """
     return {
         **{field: config.model[field] for field in ("encoder", "width", "precision")},
@@ -38,6 +46,8 @@ def describe_network(
         "normalize": config.data.normalize,
         "embed_dim": embed_dim,
         "embed_bias": embed_bias,
+        "image_head": image_head,
+        "image_head_width": image_head_width,
         "decoders": {name: _describe_decoder(of) for name, of in decoders.items()},
     }
 
@@ -60,6 +70,8 @@ def build_network(network: Mapping[str, Any], **training: Any) -> UniversalModel
         width=network["width"],
         precision=network["precision"],
         head=network.get("head", "linear"),
+        image_head=network.get("image_head", "none"),
+        image_head_width=network.get("image_head_width", 1.0),
         upsample=network["upsample"],
         normalize=network["normalize"],
         embed_bias=network["embed_bias"],
