@@ -3,8 +3,9 @@
     python -m usss_jax.main --config=configs/synthia_cs.py:sisc --config.data.root=DATA --workdir=runs/synthia_cs
 
 DATA holds `synthia/` (SYNTHIA-RAND-CITYSCAPES) and `cityscapes/` as published. The labels of Cityscapes' training
-images are not used. As configs/gta_cs.py, without the spatial prior, since viewpoints vary: 50 epochs on the source, 2 %
-of it in the first round. The table has a second mean IoU, without wall, fence and pole. Scores: n/a, not measured.
+images are not used. As configs/gta_cs.py, but without the spatial prior, since viewpoints vary; 50 epochs on the
+source, 2 % of it in the first round. The table has a second mean IoU, without wall, fence and pole. Scores: n/a, not
+measured.
 """
 
 from usss_jax.config import apply_uda_arg, default_config, parse_uda_arg

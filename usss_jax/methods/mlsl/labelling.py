@@ -14,18 +14,17 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from usss_jax.data.decode import resize_image
-from usss_jax.data.domain import IGNORE, Domain
+from usss_jax.data.domain import Domain
 from usss_jax.data.examples import Examples
-from usss_jax.data.progress import Progress
-from usss_jax.data.pseudo_label_files import PseudoLabelFiles, create_folder, open_folder
-from usss_jax.data.pseudo_labels import PseudoLabeled
 from usss_jax.data.labels import read_labels
+from usss_jax.data.progress import Progress
+from usss_jax.data.pseudo_label_files import create_folder, open_folder
+from usss_jax.data.pseudo_labels import PseudoLabeled
 from usss_jax.errors import InputError
 from usss_jax.local_files import read_object, write_whole
 from usss_jax.methods.mlsl.patches import Inference, image_probabilities, patch_corners
@@ -111,9 +110,7 @@ class Scorer:
     """Scores of images by a network.
 
     Attributes:
-      network: folder of the finished job.
-      decoder: name of the decoder.
-      mesh: devices.
+      probabilities: of `network_probabilities`.
       settings: see `Labelling`.
       prior: float32 [H, W, C], or None.
     """
@@ -192,7 +189,15 @@ def label_images(
     hosts.from_writer(partial(_label_all, folder, scorer, domain, images, settings, checkpoint, name))
 
 
-def _label_all(folder, scorer, domain, images, settings: Labelling, checkpoint: str, name: str):
+def _label_all(
+    folder: pathlib.Path,
+    scorer: Scorer,
+    domain: Domain,
+    images: Examples,
+    settings: Labelling,
+    checkpoint: str,
+    name: str,
+):
     known = folder / "thresholds.json"
     scores = _Scores(folder / SCORES if settings.keep_scores else None, scorer, images, domain)
     if not known.exists():
@@ -219,11 +224,12 @@ def _label_all(folder, scorer, domain, images, settings: Labelling, checkpoint: 
         )
     rare, priority = rare_classes(found.sizes, settings.rare_count, settings.rare_share)
     total = len(images) * domain.size[0] * domain.size[1]
+    share = round(float(pixels.sum() / total), 6)
     report = {
         **about,
         "sizes": dict(zip(domain.class_names, found.sizes.tolist(), strict=True)),
         "labeled": {c: round(float(n / total), 6) for c, n in zip(domain.class_names, pixels, strict=True)},
-        "labeled_share": round(float(pixels.sum() / total), 6),
+        "labeled_share": share,
         "images_without_labels": int((labels.counts.sum(1) == 0).sum()),
         "rare": list(rare),
         "priority": list(priority),
@@ -231,7 +237,7 @@ def _label_all(folder, scorer, domain, images, settings: Labelling, checkpoint: 
     }
     write_whole(folder / REPORT, json.dumps(report, indent=1) + "\n")
     shutil.rmtree(folder / SCORES, ignore_errors=True)
-    say(name, f"{100 * report['labeled_share']:.1f} % of the pixels are labeled, at {folder}")
+    say(name, f"{100 * share:.1f} % of the pixels are labeled, at {folder}")
 
 
 class _Scores:
@@ -326,7 +332,9 @@ def open_labels(folder: pathlib.Path, domain: Domain, images: Examples) -> tuple
     pseudo = PseudoLabeled(images, open_folder(folder, domain, images.ids))
     digest = read_labels(pseudo, domain.num_classes).digest
     if digest != report["digest"]:
-        raise InputError(f"{folder}: the labels have changed since they were made; remove the folder to make them again")
+        raise InputError(
+            f"{folder}: the labels have changed since they were made; remove the folder to make them again"
+        )
     return pseudo, report
 
 

@@ -95,7 +95,6 @@ class Adaptation:
     def fit(self, name: str, compute, **arguments) -> Fit:
         """`methods.segmentation.fit` of a network with the target's decoder, selected on the source's val split."""
         settings = {
-            "train_on": {self.source: self.pools(self.source)},
             "decoders": {self.target: self.domain},
             "selected_by": [self.source],
             **arguments,

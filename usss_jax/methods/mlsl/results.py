@@ -11,8 +11,8 @@ from usss_jax.config.mlsl import ROUNDS
 from usss_jax.evaluation.metrics import CONVENTION, mean_iou, percent
 from usss_jax.local_files import read_object, write_whole
 from usss_jax.methods.mlsl.target_statistics import FILE
-from usss_jax.methods.segmentation import Run
 from usss_jax.methods.predictions import draw_predictions
+from usss_jax.methods.segmentation import Run
 from usss_jax.parallel import hosts
 
 TITLES = {
@@ -95,8 +95,8 @@ def table(
       second: mean IoU of jobs without the classes `without`.
       without: names of these classes.
 
-    >>> target = {"without_labels": {"town": {"miou_best": 0.5, "val_miou_best": 0.25, "split": "test"}}}
-    >>> summary = {"domains": {"city": {"miou_best": 0.75, "split": "val"}}, **target}
+    >>> target = {"without_labels": {"town": {"miou_best": 0.5, "val_miou_best": 0.25}}}
+    >>> summary = {"domains": {"city": {"val_miou_best": 0.75}}, **target}
     >>> print(table({"source": summary}, "city", "town", {"source": 1.0}, {}).splitlines()[-3])
     | source only | 50.00 | 25.00 | 75.00 | 1.000 | |
     """
@@ -109,15 +109,15 @@ def table(
         f"| | {' | '.join(heads)} |",
         "|---" * (len(heads) + 1) + "|",
     ]
-    for variant, jobs in by_variant(summaries).items():
+    for jobs in by_variant(summaries).values():
         chosen = choose(jobs, information)
         for job in jobs:
-            scores = all_domains(summaries[job])
-            cells = [percent(scores.get(target, {}).get("miou_best"))]
+            of_source, of_target = (all_domains(summaries[job]).get(domain, {}) for domain in (source, target))
+            cells = [percent(of_target.get("miou_best"))]
             if without:
                 cells.append(percent(second.get(job)))
-            cells.append(percent(scores.get(target, {}).get("val_miou_best")))
-            cells.append(percent(scores.get(source, {}).get("val_miou_best") or scores.get(source, {}).get("miou_best")))
+            cells.append(percent(of_target.get("val_miou_best")))
+            cells.append(percent(of_source.get("val_miou_best")))
             cells.append(f"{information[job]:.3f}" if job in information else "-")
             lines.append(f"| {title(job)} | {' | '.join(cells)} | {'x' if job == chosen and len(jobs) > 1 else ''} |")
     lines = [line.replace("|  |", "| |") for line in lines]

@@ -28,7 +28,7 @@ def statistics_pass(run: Run, target: str, folder: pathlib.Path) -> Pass:
 
 
 def write_statistics(run: Run, target: str, folder: pathlib.Path):
-    """Write {"images", "mean_entropy", "entropy_of_mean", "mutual_information"} in nats, over the cells of all images."""
+    """Write {"images", "mean_entropy", "entropy_of_mean", "mutual_information"} in nats, over all cells."""
     model, variables, _, checkpoint = load_best(folder, run.mesh)
 
     @jax.jit

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
