@@ -30,6 +30,7 @@ from usss_jax.local_files import read_object, write_whole
 from usss_jax.methods.mlsl.patches import Inference, image_probabilities, patch_corners
 from usss_jax.methods.mlsl.selection import most_probable, select_labels
 from usss_jax.methods.mlsl.spatial_prior import apply_prior
+from usss_jax.methods.mlsl.target_images import best, class_balanced_score
 from usss_jax.methods.mlsl.thresholds import (
     Thresholds,
     class_thresholds,
@@ -153,6 +154,20 @@ def network_probabilities(model: UniversalModel, variables: Mapping, decoder: st
     return partial(probabilities, variables)
 
 
+def load_scorer(
+    network: pathlib.Path, decoder: str, settings: Labelling, mesh: Mesh, prior: np.ndarray | None = None
+) -> tuple[Scorer, str]:
+    """Load the best checkpoint of a finished job to score images with, and return its name, too.
+
+    Of several processes, each has a scorer on its own first device.
+    """
+    model, variables, _, checkpoint = load_best(network, mesh)
+    if jax.process_count() > 1:
+        mesh = Mesh(np.array(jax.local_devices()[:1]), mesh.axis_names)
+        variables = jax.device_put(jax.device_get(variables), replicated(mesh))
+    return Scorer(network_probabilities(model, variables, decoder, mesh), settings, prior), checkpoint
+
+
 def label_images(
     folder: pathlib.Path,
     *,
@@ -179,17 +194,13 @@ def label_images(
     Raises:
       InputError: if no pixel reaches a threshold, or the folder has pseudo-labels of something else.
     """
-    model, variables, _, checkpoint = load_best(network, mesh)
-    local = mesh if jax.process_count() == 1 else Mesh(np.array(jax.local_devices()[:1]), mesh.axis_names)
-    if local is not mesh:
-        variables = jax.device_put(jax.device_get(variables), replicated(local))
-    scorer = Scorer(network_probabilities(model, variables, decoder, local), settings, prior)
+    scorer, checkpoint = load_scorer(network, decoder, settings, mesh, prior)
     name = f"{folder.name}, labels"
     say(name, f"{len(images)} images of {domain.name} by {checkpoint}")
-    hosts.from_writer(partial(_label_all, folder, scorer, domain, images, settings, checkpoint, name))
+    hosts.from_writer(partial(write_labels, folder, scorer, domain, images, settings, checkpoint, name))
 
 
-def _label_all(
+def write_labels(
     folder: pathlib.Path,
     scorer: Scorer,
     domain: Domain,
@@ -198,6 +209,7 @@ def _label_all(
     checkpoint: str,
     name: str,
 ):
+    """Write the pseudo-labels of `label_images` with a scorer; `checkpoint` is its name, `name` that of the pass."""
     known = folder / "thresholds.json"
     scores = _Scores(folder / SCORES if settings.keep_scores else None, scorer, images, domain)
     if not known.exists():
@@ -320,6 +332,16 @@ def read_thresholds(content: Mapping[str, Any], domain: Domain) -> Thresholds:
     values = [content["thresholds"][c] for c in domain.class_names]
     sizes = [content["sizes"][c] for c in domain.class_names]
     return Thresholds(np.array([np.inf if v is None else v for v in values], np.float32), np.array(sizes, np.int64))
+
+
+def choose_images(scorer: Scorer, images: Examples, count: int, name: str) -> list[str]:
+    """Ids of the `count` images with the highest class-balanced score (target_images.py)."""
+    predict = jax.jit(most_probable)
+    found = []
+    for i in _progress(list(range(len(images))), name):
+        q = scorer(images.ids[i], images[i]["image"])
+        found.append(class_balanced_score(*map(np.asarray, predict(q))))
+    return best(images.ids, found, count)
 
 
 def open_labels(folder: pathlib.Path, domain: Domain, images: Examples) -> tuple[PseudoLabeled, dict[str, Any]]:

@@ -16,12 +16,13 @@ from usss_jax.data import class_map as class_maps
 from usss_jax.data.class_map import ClassMap
 from usss_jax.data.domain import Domain
 from usss_jax.data.domains import get_domain
+from usss_jax.data.examples import Examples
 from usss_jax.data.mining import MiningCropFlip
 from usss_jax.data.options import domain_root, read_options
 from usss_jax.data.pools import LABELED, Pools, open_pools
 from usss_jax.engine.job import Fit, Job, Pass
 from usss_jax.errors import InputError
-from usss_jax.local_files import local_path
+from usss_jax.local_files import local_path, write_whole
 from usss_jax.methods import hung
 from usss_jax.methods.mlsl import adversarial, labelling, results, target_statistics, terms
 from usss_jax.methods.mlsl.image_labels import mean_sizes
@@ -36,6 +37,8 @@ from usss_jax.parallel import hosts
 from usss_jax.runs import logs
 from usss_jax.runs.networks import load_best
 from usss_jax.runs.workdir import written_summaries
+
+IMAGES = "target_images.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,6 +258,8 @@ def rounds(adaptation: Adaptation, variant: str, network: pathlib.Path) -> Itera
     """Yield the passes and trainings of all rounds, as VARIANT_roundR, starting from a finished network."""
     config, kind, workdir = adaptation.config, KINDS[variant], adaptation.run.workdir
     uses_prior = config.mlsl.prior if kind.prior is None else kind.prior
+    if config.mlsl.target_images:
+        yield images_pass(adaptation, network)
     prior_file = workdir / "spatial_prior.npy"
     if uses_prior:
         yield Pass(prior_file, partial(write_prior, adaptation, prior_file))
@@ -264,6 +269,29 @@ def rounds(adaptation: Adaptation, variant: str, network: pathlib.Path) -> Itera
         yield labels_pass(adaptation, kind, part, folder, network, prior_file if uses_prior else None)
         yield from with_statistics(adaptation, round_fit(adaptation, kind, part, name, folder, network))
         network = workdir / name
+
+
+def images_pass(adaptation: Adaptation, network: pathlib.Path) -> Pass:
+    """Describe the choice of `mlsl.target_images` images by the network that the first rounds start from."""
+    path, images = adaptation.run.workdir / IMAGES, adaptation.pools(adaptation.target).unlabeled
+    settings = labelling.labelling(adaptation.config.rounds, portion=1.0, policy="cb", patches=False, seed=0, round=0)
+
+    def make():
+        scorer, _ = labelling.load_scorer(network, adaptation.target, settings, adaptation.run.mesh)
+        count = adaptation.config.mlsl.target_images
+        chosen = hosts.from_writer(labelling.choose_images, scorer, images, count, "choice of target images")
+        if hosts.is_writer():
+            write_whole(path, "\n".join(chosen) + "\n")
+
+    return Pass(path, make)
+
+
+def target_images(adaptation: Adaptation) -> Examples:
+    """The target images that are labelled: all, or those of `images_pass`."""
+    images = adaptation.pools(adaptation.target).unlabeled
+    if not adaptation.config.mlsl.target_images:
+        return images
+    return images.select(hosts.from_writer((adaptation.run.workdir / IMAGES).read_text).splitlines())
 
 
 def plan_of_rounds(config: ConfigDict) -> list[Round]:
@@ -294,7 +322,7 @@ def labels_pass(
     prior: pathlib.Path | None,
 ) -> Pass:
     """Describe the labelling of all target images by a network; damaged labels of an earlier command are made again."""
-    images = adaptation.pools(adaptation.target).unlabeled
+    images = target_images(adaptation)
     settings = labelling.labelling(
         adaptation.config.rounds,
         portion=part.portion,
@@ -322,7 +350,7 @@ def round_fit(
     """Describe the training of a round, which starts from the network that made its pseudo-labels."""
     config, rounds = adaptation.config, adaptation.config.rounds
     source, target = (adaptation.pools(d) for d in (adaptation.source, adaptation.target))
-    pseudo, report = labelling.open_labels(folder, adaptation.domain, target.unlabeled)
+    pseudo, report = labelling.open_labels(folder, adaptation.domain, target_images(adaptation))
     mine = partial(MiningCropFlip, rare=report["rare"], priority=report["priority"], share=rounds.mine_share)
     chosen = source_subset(
         len(source.labeled),
