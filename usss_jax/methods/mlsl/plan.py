@@ -35,8 +35,8 @@ from usss_jax.methods.run import run_plan
 from usss_jax.methods.segmentation import Run, fit
 from usss_jax.parallel import hosts
 from usss_jax.runs import logs
-from usss_jax.runs.networks import load_best
-from usss_jax.runs.workdir import written_summaries
+from usss_jax.runs.networks import describe_network, load_best, read_network
+from usss_jax.runs.workdir import read_summary, written_summaries
 
 IMAGES = "target_images.txt"
 
@@ -119,6 +119,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
     found = read_class_map(config)
     opened = open_run(config, workdir, devices, partial(with_target_classes, found))
     adaptation = pair(opened)
+    check_source_from(adaptation)
     print(describe(adaptation, found), flush=True)
     with claimed(opened):
         summaries = run_plan(plan(adaptation))
@@ -252,6 +253,27 @@ def source_network(adaptation: Adaptation, name: str) -> pathlib.Path:
     """Folder of the finished network that round 0 starts from."""
     other = adaptation.config.mlsl.source_from
     return local_path(other, "mlsl.source_from") if other else adaptation.run.workdir / name
+
+
+def check_source_from(adaptation: Adaptation):
+    """Raise InputError if `mlsl.source_from` is no finished network like that of the config."""
+    field = f"mlsl.source_from={adaptation.config.mlsl.source_from}"
+    if not adaptation.config.mlsl.source_from:
+        return
+    folder = source_network(adaptation, "")
+    summary = hosts.from_writer(read_summary, folder / "summary.json")
+    if summary is None:
+        raise InputError(f"{field}: is not the folder of a finished job, such as RUN/source")
+    theirs = read_network(folder, summary["best_step"])
+    ours = describe_network(adaptation.config, {adaptation.target: adaptation.domain})
+    for key in ("encoder", "width", "stride", "lateral", "head"):
+        if theirs[key] != ours[key]:
+            raise InputError(f"{field}: model.{key} was {theirs[key]} there and is {ours[key]} here")
+    decoders = {name: decoder["classes"] for name, decoder in theirs["decoders"].items()}
+    if decoders != {adaptation.target: list(adaptation.domain.class_names)}:
+        raise InputError(
+            f"{field}: has the decoders {', '.join(decoders)}, not one with the classes of {adaptation.target}"
+        )
 
 
 def rounds(adaptation: Adaptation, variant: str, network: pathlib.Path) -> Iterator[Job]:
