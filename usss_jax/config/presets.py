@@ -168,6 +168,8 @@ _CPU_ROUNDS = {
     "rounds.count": 3,
     "rounds.batch_size": 4,
     "rounds.lr": 0.003,
+    "rounds.portion": 0.2,
+    "rounds.portion_step": 0.15,
     "rounds.patches": 8,
     "rounds.patch_size": 160,
     "rounds.patch_batch": 8,
