@@ -13,9 +13,7 @@ from ml_collections import ConfigDict
 from usss_jax.config import names
 from usss_jax.config.mlsl import ROUNDS
 from usss_jax.data import class_map as class_maps
-from usss_jax.data.class_map import ClassMap
 from usss_jax.data.domain import Domain
-from usss_jax.data.domains import get_domain
 from usss_jax.data.examples import Examples
 from usss_jax.data.mining import MiningCropFlip
 from usss_jax.data.options import domain_root, read_options
@@ -116,11 +114,10 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
     Raises:
       InputError: if config, data or workdir cannot be used; finished work is kept.
     """
-    found = read_class_map(config)
-    opened = open_run(config, workdir, devices, partial(with_target_classes, found))
+    opened = open_run(config, workdir, devices)
     adaptation = pair(opened)
     check_source_from(adaptation)
-    print(describe(adaptation, found), flush=True)
+    print(describe(adaptation), flush=True)
     with claimed(opened):
         summaries = run_plan(plan(adaptation))
         for name, summary in hosts.from_writer(written_summaries, workdir).items():  # of earlier commands, too
@@ -433,24 +430,6 @@ def with_image_labels(adaptation: Adaptation, origins: Mapping[str, Labeled]) ->
 # ---- Domains ----
 
 
-def read_class_map(config: ConfigDict) -> ClassMap | None:
-    """Read the class map of the config, and check that it is of its domains; None if there is none."""
-    if not config.mlsl.class_map:
-        return None
-    found = class_maps.find_class_map(config.mlsl.class_map)
-    domains = {d.name: d for d in map(get_domain, config.data.domains)}
-    if config.mlsl.target not in domains:
-        raise InputError(f"mlsl.target={config.mlsl.target} is not one of {', '.join(domains)}")
-    (source,) = (d for name, d in domains.items() if name != config.mlsl.target)
-    class_maps.check_domains(found, source, domains[config.mlsl.target])
-    return found
-
-
-def with_target_classes(class_map: ClassMap | None, domain: Domain) -> Domain:
-    """The source with the classes of the target; any other domain unchanged."""
-    return class_maps.map_source(class_map) if class_map and domain.name == class_map.source.name else domain
-
-
 def pair(run: Run) -> Adaptation:
     """Source and target of a run, both scored by the target's decoder.
 
@@ -470,7 +449,7 @@ def pair(run: Run) -> Adaptation:
     of_source, of_target = (run.pools[d].domain.class_names for d in (source, target))
     if of_source != of_target:
         raise InputError(
-            f"mlsl.class_map is empty, but {source} and {target} have different classes; give a class map from "
+            f"data.class_map is empty, but {source} and {target} have different classes; give a class map from "
             f"{source} to {target} (docs/data.md)"
         )
     for name in names(run.config.mlsl.without):
@@ -480,9 +459,10 @@ def pair(run: Run) -> Adaptation:
     return Adaptation(dataclasses.replace(run, pools=pools), source, target)
 
 
-def describe(adaptation: Adaptation, class_map: ClassMap | None) -> str:
+def describe(adaptation: Adaptation) -> str:
     """Lines to print before training: the class map, what cannot be learnt, and how the target is scored."""
-    target = adaptation.pools(adaptation.target)
+    target, name = adaptation.pools(adaptation.target), adaptation.config.data.class_map
+    class_map = class_maps.find_class_map(name) if name else None
     lines = [class_maps.table(class_map)] if class_map else []
     if class_map and class_map.unlearnable:
         lines.append(f"{adaptation.source} cannot teach {', '.join(class_map.unlearnable)} of {adaptation.target}")
