@@ -39,7 +39,7 @@ from usss_jax.methods.mlsl.thresholds import (
     rare_classes,
 )
 from usss_jax.models.universal import UniversalModel
-from usss_jax.models.upsample import upsample_bicubic
+from usss_jax.models.upsample import upsample, upsample_bicubic
 from usss_jax.parallel import hosts
 from usss_jax.parallel.sharding import batch_sharding, replicated
 from usss_jax.runs.logs import say
@@ -60,6 +60,7 @@ class Labelling:
       stride: of these samples.
       patches: K; 0: single inference.
       inference: see `Inference`.
+      upsample: "bicubic" or "bilinear", how probabilities of cells are enlarged.
       scale: factor on the image size for single inference.
       seed, round: of the patches.
       rare_count, rare_share: see `rare_classes`.
@@ -72,6 +73,7 @@ class Labelling:
     stride: int
     patches: int
     inference: Inference
+    upsample: str
     scale: float
     seed: int
     round: int
@@ -97,6 +99,7 @@ def labelling(rounds: ConfigDict, *, portion: float, policy: str, patches: bool,
         stride=rounds.sample_stride,
         patches=rounds.patches if patches else 0,
         inference=inference,
+        upsample=rounds.upsample,
         scale=1.0 if patches else rounds.label_scale,
         seed=seed,
         round=round,
@@ -136,10 +139,13 @@ class Scorer:
         return np.asarray(found if self.prior is None else apply_prior(found, self.prior))
 
 
-def network_probabilities(model: UniversalModel, variables: Mapping, decoder: str, mesh: Mesh) -> Callable:
+def network_probabilities(
+    model: UniversalModel, variables: Mapping, decoder: str, mesh: Mesh, bicubic: bool = True
+) -> Callable:
     """Return the jitted function images [B, H, W, 3] -> class probabilities [B, H, W, C] of a network.
 
-    The softmax is that of the cells, upsampled bicubically, so that values may lie slightly outside [0, 1].
+    The softmax is that of the cells, enlarged bicubically, so that values may lie slightly outside [0, 1], or by the
+    upsampling of the model.
     """
 
     @jax.jit
@@ -148,7 +154,8 @@ def network_probabilities(model: UniversalModel, variables: Mapping, decoder: st
             images = jax.lax.with_sharding_constraint(images, batch_sharding(mesh))
         features = model.apply(variables, images, method="encode")
         cells = jax.nn.softmax(model.apply(variables, features, decoder, method="decode"), axis=-1)
-        found = upsample_bicubic(cells, images.shape[1:3], model.stride)
+        size, stride = images.shape[1:3], model.stride
+        found = upsample_bicubic(cells, size, stride) if bicubic else upsample(cells, size, stride, model.upsample)
         return jax.lax.with_sharding_constraint(found, replicated(mesh))
 
     return partial(probabilities, variables)
@@ -165,7 +172,9 @@ def load_scorer(
     if jax.process_count() > 1:
         mesh = Mesh(np.array(jax.local_devices()[:1]), mesh.axis_names)
         variables = jax.device_put(jax.device_get(variables), replicated(mesh))
-    return Scorer(network_probabilities(model, variables, decoder, mesh), settings, prior), checkpoint
+    return Scorer(
+        network_probabilities(model, variables, decoder, mesh, settings.upsample == "bicubic"), settings, prior
+    ), checkpoint
 
 
 def label_images(
