@@ -9,6 +9,7 @@ from typing import Any
 from usss_jax.config import fields, flat
 from usss_jax.config.field import Changes
 from usss_jax.config.shared import SHARED
+from usss_jax.config.usss import SELF_TRAINING, last_job, variant_of
 from usss_jax.errors import InputError
 from usss_jax.experiments.layout import Experiment, read_experiment, read_json
 from usss_jax.experiments.paper import TABLES
@@ -132,7 +133,7 @@ def value(summary: Mapping, name: str) -> Any:
 def changed_fields(summary: Mapping) -> dict[str, str]:
     """Return the method fields of a universal job that differ from the paper's, as text; empty for other jobs."""
     values = flat(summary["config"])
-    makes = {name: field.default for name, field in fields().items() if summary["job"] in field.makes}
+    makes = {name: field.default for name, field in fields().items() if variant_of(summary["job"]) in field.makes}
     return {
         name: field_text(type(default)(values[name]))
         for name, default in makes.items()
@@ -146,8 +147,18 @@ def row_of_content(summary: Mapping) -> str:
     if changed.get("usss.label_embeddings", "").startswith("words:"):
         changed["usss.label_embeddings"] = "words:FILE"
     rows = universal_rows(()).values()
-    same = (row.name for row in rows if row.variants == (summary["job"],) and dict(row.overrides) == changed)
+    same = (row.name for row in rows if row.variants == (last_variant(summary),) and dict(row.overrides) == changed)
     return next(same, "")
+
+
+def last_variant(summary: Mapping) -> str:
+    """Return the variant of a universal job; of a round before the last, and of any other job, its name.
+
+    >>> [last_variant({"job": f"self_round{r}", "config": {"rounds": {"count": 2}}}) for r in range(2)]
+    ['self_round0', 'self']
+    """
+    job = summary["job"]
+    return variant_of(job) if job == last_job(variant_of(job), value(summary, "rounds.count") or 1) else job
 
 
 def named_by_content(summary: Mapping) -> tuple[str, dict[str, Any]]:
@@ -156,7 +167,7 @@ def named_by_content(summary: Mapping) -> tuple[str, dict[str, Any]]:
     if not changed or name:
         return name or summary["job"], dict(summary)
     text = ",".join(f"{name}={new}" for name, new in changed.items())
-    return f"{summary['job']}:{text}", {**summary, "row": {"overrides": changed}}
+    return f"{last_variant(summary)}:{text}", {**summary, "row": {"overrides": changed}}
 
 
 def check_named(experiment: Experiment, name: str, path: pathlib.Path, summary: Mapping):
@@ -201,8 +212,10 @@ def comparable(job: str, summary: Mapping) -> dict[tuple, Any]:
     trained = tuple(sorted(summary["domains"]))
     if of_kind == "finetune":  # also evaluated on the domain of pretraining
         trained = tuple(d for d in trained for e in trained if job == f"finetune_{e}_{d}")
-    values: dict[tuple, Any] = {
-        ("steps", of_kind): summary["steps"],
+    values: dict[tuple, Any] = {}
+    if variant_of(summary["job"]) not in SELF_TRAINING:  # the steps of a round are by rounds.epochs
+        values["steps", of_kind] = summary["steps"]
+    values |= {
         ("split_hash", " and ".join(trained)): summary["split_hash"],
         ("model.pretrained",): weights(summary),
     }

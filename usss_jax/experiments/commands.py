@@ -8,6 +8,7 @@ from typing import Any
 
 from usss_jax.config import fields, names, no_such_field
 from usss_jax.config.files import find_config, read_config
+from usss_jax.config.usss import last_job
 from usss_jax.data.domains import get_domain
 from usss_jax.errors import InputError
 from usss_jax.experiments.layout import Experiment, read_json, result_file
@@ -139,7 +140,8 @@ def commands_of(sweep: Sweep, rows: Iterable[Row], seed: int) -> list[Command]:
         commands.append(shared(SINGLES, SINGLES))
     for row in rows:
         if not set(row.variants) & set(jobs_of):
-            jobs = {row.name: row.variants[0]}
+            count = {**sweep.overrides, **row.overrides}.get("rounds.count", fields()["rounds.count"].default)
+            jobs = {row.name: last_job(row.variants[0], int(count))}
             commands.append(Command(sweep, row.name, seed, row.variants, row.overrides, jobs, row.needs_singles))
     commands += [shared(name, SINGLES, name) for name in ("frozen", "finetune") if name in requested]
     commands += [shared("hung", "hung")] if "hung" in requested else []
