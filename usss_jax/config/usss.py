@@ -156,13 +156,7 @@ METHOD = Method(
     },
     own=FIELDS,
     shared=tuple(SHARED),
-    tiny={
-        "usss.embed_dim": 8,
-        "usss.single_steps": 2,
-        "rounds.epochs": 0.01,
-        "rounds.patch_size": 32,
-        "rounds.patch_batch": 2,
-    },
+    tiny={"usss.embed_dim": 8, "usss.single_steps": 2, "rounds.epochs": 0.01},
     variants=VARIANTS,
     check=_check,
 )

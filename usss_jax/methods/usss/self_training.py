@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from usss_jax.data.mining import MiningCropFlip
 from usss_jax.data.pools import Pools, with_labels
+from usss_jax.data.splits import split_hash
 from usss_jax.engine.job import Fit, Job, Pass
 from usss_jax.errors import InputError
 from usss_jax.methods.mlsl import labelling
@@ -97,7 +98,8 @@ def round_fit(run: Run, part: Round, name: str, network: pathlib.Path, train: Ca
         lr=part.learning_rate,
         seed=zlib.crc32(f"{config.train.seed}:{part.index}".encode()),
         initial=lambda: load_best(network, run.mesh)[1],
-        about_data={"pseudo-labels": digests},
+        # The hash of the labeled images alone, as for the other jobs of the run.
+        about_data={"split_hash": split_hash({d: p.labeled_ids for d, p in labeled.items()}), "pseudo-labels": digests},
     )
 
 
