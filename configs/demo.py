@@ -31,6 +31,7 @@ def get_config(arg=None):
     else:
         config.model.width = 0.25
         config.data.normalize = "none"
+    config.rounds.lr = config.optim.lr
     config.train.batch_size = config.train.unlabeled_batch_size = 2
     config.train.unlabeled_batches = 1
     config.train.eval_every = config.train.checkpoint_every = min(100, config.train.steps)

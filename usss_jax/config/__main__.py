@@ -47,11 +47,15 @@ def row(name: str, field: Field) -> str:
     first, *others = [(method, fields(method)[name].default) for method in METHODS if name in fields(method)]
     default = shown(first[1])
     default += "".join(f"; {method}: {shown(value) if value != first[1] else 'the same'}" for method, value in others)
+    with_section = [method for method, of in METHODS.items() if name.partition(".")[0] in of.sections]
+    if len(with_section) > 1 and not others:
+        default = f"{first[0]} only: {default}"
+    meaning = "; ".join(dict.fromkeys(fields(m)[name].meaning for m in METHODS if name in fields(m)))
     changes = field.changes.value
     if field.changes is Changes.NUMBERS and not field.singles:
         changes = "yes, but not of single-domain networks"
     per_domain = "yes" if field.per_domain else ""
-    return line([f"`{name}`", default, field.range.text, per_domain, changes, field.meaning])
+    return line([f"`{name}`", default, field.range.text, per_domain, changes, meaning])
 
 
 def shown(value) -> str:

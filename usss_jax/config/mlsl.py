@@ -126,7 +126,7 @@ FIELDS: dict[str, Field] = {
 METHOD = Method(
     sections={
         "mlsl": "Self-training from a source to a target (MLSL), and its baselines",
-        "rounds": "Pseudo-labels and rounds of self-training",
+        **rounds.SECTION,
     },
     own=FIELDS,
     shared=tuple(name for name in SHARED if name != "train.unlabeled_batches"),

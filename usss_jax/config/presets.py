@@ -113,6 +113,7 @@ def apply_arg(config: ConfigDict, arg: ConfigDict, *, cpu_image_size: str, light
         changes |= _CPU | (_CPU_LIGHT if light else _CPU_OTHERS)
         changes["data.image_size"] = light_image_size if light else cpu_image_size
     config.update_from_flattened_dict(changes)
+    config.rounds.lr = config.optim.lr
     if arg.tiny:
         shrink_to_tiny(config)
 

@@ -1,4 +1,6 @@
-"""Declarations of the fields of self-training: pseudo-labels and the rounds that train on them."""
+"""Declarations of the fields of self-training, which several methods have: pseudo-labels and training on them."""
+
+import re
 
 from usss_jax.config.field import (
     AT_LEAST_1,
@@ -9,13 +11,28 @@ from usss_jax.config.field import (
     POSITIVE_SHARE,
     SHARE,
     Field,
+    Range,
     one_of,
     universal,
 )
 
+SECTION = {"rounds": "Pseudo-labels and rounds of self-training"}
+
+
+def variant_of(job: str) -> str:
+    """Name of a job without its round.
+
+    >>> variant_of("sisc_round2"), variant_of("full")
+    ('sisc', 'full')
+    """
+    return re.sub(r"_round\d+$", "", job)
+
+
 FIELDS: dict[str, Field] = {
     "rounds.count": universal(6, AT_LEAST_1, "number of rounds; each makes pseudo-labels, then trains on them"),
-    "rounds.epochs": universal(2.0, POSITIVE, "passes over the pseudo-labeled images per round"),
+    "rounds.epochs": universal(
+        2.0, POSITIVE, "passes over the pseudo-labeled images per round; usss: over those of the domain with most"
+    ),
     "rounds.batch_size": universal(2, AT_LEAST_1, "images per step; with `rounds.pairing=summed`, of each kind"),
     "rounds.lr": universal(1e-4, POSITIVE, "learning rate of the first round, which falls by sqrt(2) each round"),
     "rounds.pairing": universal(
@@ -47,7 +64,9 @@ FIELDS: dict[str, Field] = {
         "the most confident pixels lie there",
     ),
     "rounds.label_scale": universal(1.0, POSITIVE, "factor on the size of images whose prediction is not by patches"),
-    "rounds.patches": universal(50, AT_LEAST_1, "K, random patches per image (SISC)"),
+    "rounds.patches": universal(
+        50, Range("at least 0; 0: single inference", lambda value: value >= 0), "K, random patches per image (SISC)"
+    ),
     "rounds.patch_size": universal(512, AT_LEAST_1, "side of a patch in pixels"),
     "rounds.patch_batch": universal(10, AT_LEAST_1, "patches per call of the network", changes=NOTHING),
     "rounds.full_image": universal(True, BOOL, "whether the whole image votes beside its patches"),

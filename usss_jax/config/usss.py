@@ -1,8 +1,10 @@
 """Declarations of the fields of USSS, and of its variant hung (Hung et al.)."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from usss_jax.config import rounds
 from usss_jax.config.field import (
     AT_LEAST_1,
     BOOL,
@@ -21,11 +23,30 @@ from usss_jax.config.field import (
 from usss_jax.config.shared import SHARED
 from usss_jax.errors import InputError
 
-VARIANTS = ("single", "frozen", "finetune", "hung", "basic", "cross", "full", "direct")
+SELF_TRAINING = {"self": "basic", "self_full": "full"}  # variants with rounds, and the variant that they start from
+VARIANTS = ("single", "frozen", "finetune", "hung", "basic", "cross", "full", "direct", *SELF_TRAINING)
 
 _EMBEDDINGS = Range('"prototypes", "random", "words:FILE" or an .npz file')
-_WITH_EMBEDDINGS = ("cross", "full")
-_UNSUPERVISED = ("cross", "full", "direct")
+_WITH_EMBEDDINGS = ("cross", "full", "self_full")
+_UNSUPERVISED = ("cross", "full", "direct", "self_full")
+# Batches are by train.batch_size, of every domain and kind of labels, and their losses are Eq. 1.
+_NO_ROUNDS = ("rounds.batch_size", "rounds.pairing", "rounds.loss")
+_ROUNDS = {"rounds.count": 1, "rounds.lr": 1e-3, "rounds.portion": 0.5, "rounds.patches": 0}
+
+
+def last_job(variant: str, count: int) -> str:
+    """Last job of a variant that trains one network for all domains, with so many rounds.
+
+    >>> last_job("full", 2), last_job("self", 2)
+    ('full', 'self_round1')
+    """
+    return f"{variant}_round{count - 1}" if variant in SELF_TRAINING else variant
+
+
+def _of_rounds(name: str, field: Field) -> Field:
+    """Field of self-training with the default of USSS; configs set `rounds.lr` as they set `optim.lr`."""
+    makes = () if field.is_free or name == "rounds.lr" else tuple(SELF_TRAINING)
+    return dataclasses.replace(field, default=_ROUNDS.get(name, field.default), makes=makes)
 
 
 def _check(values: Mapping[str, Any]):
@@ -64,7 +85,9 @@ FIELDS: dict[str, Field] = {
     ),
     "usss.embed_dim": universal(128, AT_LEAST_1, "d, the dimension of the embeddings"),
     "usss.alpha": universal(1.0, NOT_NEGATIVE, "weight of the cross term in Eq. 5", makes=_UNSUPERVISED),
-    "usss.beta": universal(1.0, NOT_NEGATIVE, "weight of the within term in Eq. 5", makes=("full", "direct")),
+    "usss.beta": universal(
+        1.0, NOT_NEGATIVE, "weight of the within term in Eq. 5", makes=("full", "direct", "self_full")
+    ),
     "usss.similarity_scale": universal(
         1.0, POSITIVE, "inverse temperature of the similarities", makes=_WITH_EMBEDDINGS
     ),
@@ -108,16 +131,22 @@ FIELDS: dict[str, Field] = {
     "hung.threshold": universal(0.2, SHARE, "confidence above which a pixel takes part in the self-taught term"),
     "hung.semi_start": universal(0.25, SHARE, "share of the steps before the self-taught term starts"),
     "hung.lr": universal(1e-4, POSITIVE, "learning rate of the discriminator (Adam)"),
+    # ---- self, self_full ----
+    **{name: _of_rounds(name, field) for name, field in rounds.FIELDS.items() if name not in _NO_ROUNDS},
+    "rounds.pseudo_weight": universal(
+        1.0, NOT_NEGATIVE, "weight of the loss of a batch with pseudo-labels", makes=tuple(SELF_TRAINING)
+    ),
 }
 
 METHOD = Method(
     sections={
         "usss": "Label embeddings and entropy terms of USSS",
         "hung": "Adversarial training of Hung et al. (2018), variant hung",
+        **rounds.SECTION,
     },
     own=FIELDS,
     shared=tuple(SHARED),
-    tiny={"usss.embed_dim": 8, "usss.single_steps": 2},
+    tiny={"usss.embed_dim": 8, "usss.single_steps": 2, "rounds.epochs": 0.01},
     variants=VARIANTS,
     check=_check,
 )

@@ -8,10 +8,12 @@ from typing import Any
 
 from usss_jax.config import fields, flat
 from usss_jax.config.field import Changes
+from usss_jax.config.rounds import variant_of
 from usss_jax.config.shared import SHARED
+from usss_jax.config.usss import SELF_TRAINING, last_job
 from usss_jax.errors import InputError
 from usss_jax.experiments import rows_mlsl
-from usss_jax.experiments.layout import Experiment, read_experiment, read_json, read_result, summary_files, variant_of
+from usss_jax.experiments.layout import Experiment, read_experiment, read_json, read_result, summary_files
 from usss_jax.experiments.paper import TABLES
 from usss_jax.experiments.rows import SAME_ENCODER, Row, field_text, universal_rows
 
@@ -165,9 +167,9 @@ def row_of_content(summary: Mapping) -> str:
     changed = changed_fields(summary)
     if changed.get("usss.label_embeddings", "").startswith("words:"):
         changed["usss.label_embeddings"] = "words:FILE"
-    variants = (variant_of(summary["job"]),)
     rows = built_in_rows(method_of(summary)).values()
-    return next((row.name for row in rows if row.variants == variants and dict(row.overrides) == changed), "")
+    same = (row.name for row in rows if row.variants == (last_variant(summary),) and dict(row.overrides) == changed)
+    return next(same, "")
 
 
 def built_in_rows(method: str) -> Mapping[str, Row]:
@@ -175,10 +177,21 @@ def built_in_rows(method: str) -> Mapping[str, Row]:
     return rows_mlsl.ROWS if method == "mlsl" else universal_rows(())
 
 
+def last_variant(summary: Mapping) -> str:
+    """Return the variant of a job; of a round before the last of USSS, whose row is only the last, its name.
+
+    >>> [last_variant({"job": f"self_round{r}", "config": {"rounds": {"count": 2}}}) for r in range(2)]
+    ['self_round0', 'self']
+    """
+    job = summary["job"]
+    unfinished = method_of(summary) == "usss" and job != last_job(variant_of(job), value(summary, "rounds.count") or 1)
+    return job if unfinished else variant_of(job)
+
+
 def named_by_content(summary: Mapping) -> tuple[str, dict[str, Any]]:
     """Name the row of a workdir's job by its variant and fields; add the fields if no built-in row has them."""
     changed, name = changed_fields(summary), row_of_content(summary)
-    variant = variant_of(summary["job"])
+    variant = last_variant(summary)
     if not changed or name:
         return name or variant, dict(summary)
     text = ",".join(f"{name}={new}" for name, new in changed.items())
@@ -233,8 +246,10 @@ def comparable(job: str, summary: Mapping) -> dict[tuple, Any]:
     trained = tuple(sorted(summary["domains"]))
     if of_kind == "finetune":  # also evaluated on the domain of pretraining
         trained = tuple(d for d in trained for e in trained if job == f"finetune_{e}_{d}")
-    values: dict[tuple, Any] = {
-        ("steps", of_kind): summary["steps"],
+    values: dict[tuple, Any] = {}
+    if variant_of(summary["job"]) not in SELF_TRAINING:  # the steps of a round are by rounds.epochs
+        values["steps", of_kind] = summary["steps"]
+    values |= {
         ("split_hash", " and ".join(trained)): summary["split_hash"],
         ("model.pretrained",): weights(summary),
     }

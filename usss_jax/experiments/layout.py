@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from usss_jax.config.rounds import variant_of
 from usss_jax.errors import InputError
 from usss_jax.local_files import read_object, reason, write_whole
 
@@ -81,15 +82,6 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
         return read_object(path)
     except (OSError, ValueError) as e:
         raise InputError(f"{path} cannot be read ({reason(e)}); restore it, or remove it and run again") from e
-
-
-def variant_of(job: str) -> str:
-    """Name of a job without its round.
-
-    >>> variant_of("sisc_round2"), variant_of("full")
-    ('sisc', 'full')
-    """
-    return re.sub(r"_round\d+$", "", job)
 
 
 def summary_files(workdir: pathlib.Path, job: str) -> list[pathlib.Path]:

@@ -8,10 +8,11 @@ from typing import Any
 
 from usss_jax.config import fields, names
 from usss_jax.config.mlsl import ROUNDS
+from usss_jax.config.rounds import variant_of
 from usss_jax.data.domains import BUILTIN
 from usss_jax.experiments import collect, paper_mlsl, rows_mlsl
 from usss_jax.experiments.collect import Found
-from usss_jax.experiments.layout import STATISTICS, variant_of
+from usss_jax.experiments.layout import STATISTICS
 from usss_jax.experiments.render import (
     NOT_RUN,
     convention,

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from usss_jax import packages
 from usss_jax.config import ANCHORED, fields, no_such_field
+from usss_jax.config.usss import SELF_TRAINING
 from usss_jax.errors import InputError
 
 RESNET18 = "drn_d_22"  # as the configs call the paper's ResNet-18
@@ -31,15 +32,16 @@ SAME_ENCODER = {"resnet18": RESNET18, "resnet50": "drn_d_54", "resnet101": "drn_
 # a row per domain. `souly` and `scenenet` are cited scores of other works, which cannot be run.
 TABLE_ROWS = {
     2: "train_on_* basic full",
-    3: "train_on_* [finetune_*] basic cross full [anchored]",
+    3: "train_on_* [finetune_*] basic cross full [anchored] [self] [self_full]",
     4: "train_on_* hung_* souly basic cross full",
     5: "train_on_* basic full",
     6: "train_on_* scenenet basic full",
     7: "theta05 words full k3 k5 direct [random]",
     8: "full k3 k5",
 }
+UNIVERSAL = ("basic", "cross", "full", "direct", *SELF_TRAINING)  # variants that train one network for all domains
 SINGLES = "single"  # workdir of the single-domain networks that all rows of a seed share
-WITHOUT_SINGLES = ("basic", "direct", "single", "hung")  # variants that do not start from them
+WITHOUT_SINGLES = ("basic", "direct", "self", "single", "hung")  # variants that do not start from them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +103,8 @@ def universal_rows(domains: Sequence[str], words: str = "") -> dict[str, Row]:
         ("random", "Univ-full, random label embeddings", "full", {"usss.label_embeddings": "random"}),
         ("direct", "Direct entropy", "direct", {}),
         ("anchored", "Univ-full, anchored", "full", {field: field_text(value) for field, value in ANCHORED.items()}),
+        ("self", "Univ-basic, self-training", "self", {}),
+        ("self_full", "Univ-full, self-training", "self_full", {}),
     )
     rows = {name: Row(name, t, (v,), o, dict.fromkeys(domains, name)) for name, t, v, o in table}
     if not words:
@@ -199,8 +203,8 @@ def read_extra(text: str, domains: Sequence[str]) -> Row:
             raise InputError(f"extra={text}: {field} is the same for all rows, or given twice; remove it")
         overrides[field] = check_value(f"extra={text}", field, value)
     variant = overrides.pop("variants", "full")
-    if variant not in ("basic", "cross", "full", "direct"):
-        raise InputError(f"extra={text}: variants={variant} must be one of basic, cross, full, direct")
+    if variant not in UNIVERSAL:
+        raise InputError(f"extra={text}: variants={variant} must be one of {', '.join(UNIVERSAL)}")
     title = f"{name}: {', '.join(f'{k}={v}' for k, v in overrides.items()) or variant}"
     row = Row(name, title, (variant,), overrides, dict.fromkeys(domains, name))
     if row.needs_singles and (of_singles := [name for name in overrides if fields()[name].is_of_singles]):

@@ -33,11 +33,13 @@ def compute(
     augment: DeviceAugment,
     seed: int,
     frozen_encoder: bool = False,
+    decoders: Mapping[str, str] = {},
+    weights: Mapping[str, float] = {},
     mesh: Mesh | None = None,
 ) -> Computed:
-    """Eq. 1, summed over the domains of a batch {"labeled": {domain: {"image", "label"}}}, with its gradients."""
+    """Eq. 1, summed over the parts of a batch {"labeled": {name: {"image", "label"}}}, with its gradients."""
     labeled = augmented(state, batch, augment, seed)
-    loss = partial(supervised_loss, model=model, frozen_encoder=frozen_encoder)
+    loss = partial(supervised_loss, model=model, frozen_encoder=frozen_encoder, decoders=decoders, weights=weights)
     found = accumulate([Term("supervised", loss, labeled)], state.params, state.batch_stats, mesh=mesh)
     return Computed(found.gradients, found.batch_stats, {"loss": found.loss, **found.scalars}, state.extra)
 
@@ -52,29 +54,40 @@ def step_key(state: TrainState, seed: int):
     return jax.random.fold_in(jax.random.key(seed), state.step)
 
 
-def supervised_loss(params, batch_stats, labeled, *, model: UniversalModel, frozen_encoder: bool = False):
-    """Eq. 1, summed over domains.
+def supervised_loss(
+    params,
+    batch_stats,
+    labeled,
+    *,
+    model: UniversalModel,
+    frozen_encoder: bool = False,
+    decoders: Mapping[str, str] = {},
+    weights: Mapping[str, float] = {},
+):
+    """Eq. 1, summed over the named batches, usually one per domain.
 
     Args:
       params, batch_stats: variables of the model.
-      labeled: per domain {"image": [B, H, W, 3], "label": int [B, H, W]}.
-      model: has a decoder for each of these domains.
+      labeled: per name {"image": [B, H, W, 3], "label": int [B, H, W]}.
+      model: the model.
       frozen_encoder: whether the encoder gets no gradient and normalises by its running statistics.
+      decoders: decoder of a batch, by its name; the default has the name of the batch.
+      weights: factor on the loss of a batch, by its name; the default is 1.
 
     Returns:
       (loss, (new batch statistics, scalars, None)).
     """
-    images = {domain: batch["image"] for domain, batch in labeled.items()}
+    images = {name: batch["image"] for name, batch in labeled.items()}
     variables, stats = {"params": params, "batch_stats": batch_stats}, batch_stats
     if frozen_encoder:
         features = {d: jax.lax.stop_gradient(model.apply(variables, x, method="encode")) for d, x in images.items()}
     else:
         features, stats = encode_groups(model, variables, images)
     loss, scalars = 0.0, {}
-    for domain, batch in labeled.items():
-        term = decoder_loss(model, params, features[domain], domain, batch["label"])
-        scalars[f"supervised/{domain}"] = term
-        loss = loss + term
+    for name, batch in labeled.items():
+        term = decoder_loss(model, params, features[name], decoders.get(name, name), batch["label"])
+        scalars[f"supervised/{name}"] = term
+        loss = loss + (weights[name] * term if name in weights else term)
     return loss, (stats, scalars, None)
 
 
@@ -130,11 +143,6 @@ def _from_single(run: Run, singles: pathlib.Path, source: str) -> dict[str, Any]
         "steps": run.config.usss.single_steps,
         "initial": lambda: load_best(singles / f"single_{source}", run.mesh)[1],
     }
-
-
-def joint_fit(run: Run) -> Fit:
-    """Univ-basic: one encoder and a decoder per domain, on the labeled images of all domains (section 4.2)."""
-    return fit(run, "basic", compute)
 
 
 def _outside(parts: tuple[str, ...], name: str) -> bool:

@@ -83,7 +83,8 @@ class Labelling:
 
 
 def labelling(rounds: ConfigDict, *, portion: float, policy: str, patches: bool, seed: int, round: int) -> Labelling:
-    """Settings of one round, by the config's section `rounds`."""
+    """Settings of one round, by the config's section `rounds`; `patches`: whether its `patches` are used."""
+    patches = patches and rounds.patches > 0
     inference = Inference(
         patch=rounds.patch_size,
         batch=rounds.patch_batch,

@@ -1,7 +1,8 @@
 """The plan of USSS: single-domain networks, label embeddings, universal networks, then a table and a picture."""
 
+import itertools
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from usss_jax.config import per_domain, read_count
+from usss_jax.config.usss import SELF_TRAINING, last_job
 from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.streams import epoch_steps, micro_batches
 from usss_jax.engine.job import Fit, Job, Pass
@@ -19,14 +21,15 @@ from usss_jax.methods.opening import claimed, create_encoder, open_run
 from usss_jax.methods.predictions import draw_predictions
 from usss_jax.methods.run import run_plan
 from usss_jax.methods.segmentation import Run, fit
-from usss_jax.methods.usss import label_embeddings, label_sources, terms
-from usss_jax.methods.usss.results import TITLES, results_table
+from usss_jax.methods.usss import label_embeddings, label_sources, self_training, terms
+from usss_jax.methods.usss.results import results_table, title
 from usss_jax.parallel import hosts
 from usss_jax.runs import logs
 from usss_jax.runs.networks import load_best
 from usss_jax.runs.workdir import singles_folder, written_summaries
 
 UNIVERSAL = ("basic", "cross", "full", "direct")  # variants that train one network for all domains
+TRAINS_ALL = (*UNIVERSAL, *SELF_TRAINING)  # and those that train it further
 EMBEDS = ("cross", "full")  # those with an entropy module
 
 Embeddings = tuple[Mapping[str, Any], dict[str, Any]]  # by domain, and the metadata of their file
@@ -64,10 +67,10 @@ def finish(run: Run, singles: pathlib.Path, embeddings: Embeddings | None = None
     table = results_table(summaries, list(with_labels(run.pools)))
     if hosts.is_writer():
         write_whole(run.workdir / "table.md", table)
-    if universal := [v for v in run.config.variants if v in UNIVERSAL]:
+    if jobs := [last_job(v, run.config.rounds.count) for v in run.config.variants if v in TRAINS_ALL]:
         labeled = with_labels(run.pools)
         decoders = {d: [d] if d in labeled else list(labeled) for d in run.pools}
-        draw_predictions(run, {v: TITLES[v] for v in universal}, decoders)
+        draw_predictions(run, {job: title(job) for job in jobs}, decoders)
     print(f"\n{table}")
     return summaries
 
@@ -81,7 +84,7 @@ def plan(run: Run, singles: pathlib.Path, embeddings: Embeddings | None = None) 
       embeddings: label embeddings; None: from the single-domain networks.
     """
     config = run.config
-    embeds = bool(set(config.variants) & set(EMBEDS))
+    embeds = uses_embeddings(config)
     if set(config.variants) & {"single", "frozen", "finetune"} or (embeds and of_networks(config)):
         yield from supervised.single_fits(run, singles)
     if "frozen" in config.variants:
@@ -93,27 +96,56 @@ def plan(run: Run, singles: pathlib.Path, embeddings: Embeddings | None = None) 
         yield from hung.fits(run, passes)
     if embeds:
         yield embeddings_pass(run, singles, embeddings)
-    for variant in config.variants:
+    for variant in with_starts(config.variants):
         if variant in UNIVERSAL:
-            yield supervised.joint_fit(run) if variant == "basic" else universal_fit(run, variant)
+            yield universal_fit(run, variant)
+        elif variant in SELF_TRAINING:
+            start = SELF_TRAINING[variant]
+            yield from self_training.rounds(run, variant, run.workdir / start, partial(universal_fit, run, start))
 
 
-def universal_fit(run: Run, variant: str) -> Fit:
-    """Univ-cross or Univ-full (section 4.2 of the paper), or the direct entropy of the decoders (appendix C).
+def with_starts(variants: Iterable[str]) -> list[str]:
+    """Variants in order, those with rounds after the variant that they start from.
+
+    >>> with_starts(["self", "cross", "basic"])
+    ['basic', 'self', 'cross']
+    """
+    pairs = ([SELF_TRAINING[v], v] if v in SELF_TRAINING else [v] for v in variants)
+    return list(dict.fromkeys(itertools.chain(*pairs)))
+
+
+def uses_embeddings(config: ConfigDict) -> bool:
+    """Whether a variant of the config, or one that it starts from, has an entropy module."""
+    return bool(set(with_starts(config.variants)) & set(EMBEDS))
+
+
+def universal_fit(run: Run, variant: str, name: str = "", *, labels: Mapping[str, Any] = {}, **arguments) -> Fit:
+    """Univ-basic, Univ-cross or Univ-full (section 4.2 of the paper), or direct entropy of the decoders (appendix C).
 
     Images of a domain without labels contribute only the cross term.
+
+    Args:
+      run: the run.
+      variant: one of UNIVERSAL.
+      name: of the job; empty: the variant.
+      labels: `decoders` and `weights` of the loss of labeled images (`supervised_loss`).
+      arguments: more of `methods.segmentation.fit`.
     """
+    name = name or variant
+    if variant == "basic":
+        return fit(run, name, partial(supervised.compute, **labels), **arguments)
     embeddings, classes = read_embeddings(run) if variant in EMBEDS else ({}, {})
     objective = terms.create_objective(run.config.usss, variant)
     scores = terms.label_similarities if variant in EMBEDS else terms.decoder_scores
     return fit(
         run,
-        variant,
-        partial(terms.compute, objective=objective, label_classes=classes, scores=scores),
+        name,
+        partial(terms.compute, objective=objective, label_classes=classes, scores=scores, **labels),
         unlabeled_batches=unlabeled_passes(run.config, run.pools, list(run.pools)),
         entropy_module=variant in EMBEDS,
         make_extra=lambda model: {"label_embeddings": embeddings} if embeddings else {},
         warnings=terms.warn_of_collapse,
+        **arguments,
     )
 
 
@@ -133,7 +165,8 @@ def about_unlabeled(pool: Pools) -> str:
         scores = f"its {split} split has no masks, so it has no score"
     elif not pool.scored_by:
         scores = "it has no score, since no labeled domain has all of its classes"
-    return f"{name} has no labels: only cross, full and direct train on its {len(pool.unlabeled)} images; {scores}"
+    trained = f"only cross, full, direct and self_full train on its {len(pool.unlabeled)} images"
+    return f"{name} has no labels: {trained}; {scores}"
 
 
 # ---- Label embeddings ----
@@ -162,7 +195,7 @@ def embeddings_without_networks(
     Raises:
       InputError: if their file cannot be read or does not fit the domains.
     """
-    if of_networks(config) or not set(config.variants) & set(EMBEDS) or has_embeddings(workdir):
+    if of_networks(config) or not uses_embeddings(config) or has_embeddings(workdir):
         return None
     usss, classes = config.usss, {name: pool.domain.class_names for name, pool in labeled.items()}
     return label_sources.make(
@@ -235,7 +268,7 @@ def check_before_data(config: ConfigDict):
     """Raise InputError for errors of the config that show without data."""
     usss, channels = config.usss, create_encoder(config).out_channels
     label_sources.check_field(usss.label_embeddings, usss.embeddings_per_class)
-    if of_networks(config) and set(config.variants) & set(EMBEDS) and not 1 <= usss.embed_dim <= channels:
+    if of_networks(config) and uses_embeddings(config) and not 1 <= usss.embed_dim <= channels:
         raise InputError(f"usss.embed_dim={usss.embed_dim} must be from 1 to {channels}, the features' channels (PCA)")
 
 
@@ -248,4 +281,6 @@ def check_with_data(config: ConfigDict, pools: Mapping[str, Pools]):
             f"variants: {transfers[0]} needs two domains with labels, but {next(iter(labeled))} is the only one; "
             f"remove {transfers[0]}, or add a domain"
         )
+    if set(config.variants) & set(SELF_TRAINING):
+        self_training.check_sizes(config, labeled)
     unlabeled_passes(config, pools, list(pools))

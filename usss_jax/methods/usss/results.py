@@ -1,11 +1,45 @@
 """Table of mIoU of a finished run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from usss_jax.config.rounds import variant_of
 from usss_jax.evaluation.metrics import CONVENTION, average, percent
+from usss_jax.methods.mlsl.results import round_of
 
 PER_DOMAIN = {"single": "single (one network per domain)", "hung": "Hung et al. (one network per domain)"}
-TITLES = {"basic": "Univ-basic", "cross": "Univ-cross", "full": "Univ-full", "direct": "direct entropy"}
+TITLES = {
+    "basic": "Univ-basic",
+    "cross": "Univ-cross",
+    "full": "Univ-full",
+    "direct": "direct entropy",
+    "self": "Univ-basic, self-training",
+    "self_full": "Univ-full, self-training",
+}
+
+
+def title(job: str) -> str:
+    """Title of the row of a job that trains one network for all domains.
+
+    >>> title("full"), title("self_round0")
+    ('Univ-full', 'Univ-basic, self-training, round 0')
+    """
+    variant = variant_of(job)
+    return TITLES[variant] if variant == job else f"{TITLES[variant]}, round {round_of(job)}"
+
+
+def universal_jobs(jobs: Iterable[str]) -> list[str]:
+    """Those of some jobs that train one network for all domains, in the order of the rows.
+
+    >>> universal_jobs(["self_round10", "self_round2", "single_city", "basic"])
+    ['basic', 'self_round2', 'self_round10']
+    """
+    variants = list(TITLES)
+
+    def place(job: str) -> tuple[int, int]:
+        variant = variant_of(job)
+        return variants.index(variant), 0 if variant == job else round_of(job)
+
+    return sorted((job for job in jobs if variant_of(job) in TITLES), key=place)
 
 
 def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> str:
@@ -20,10 +54,10 @@ def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> s
     | Univ-basic | 50.00 / 25.00 | 50.00 / 25.00 |
     """
     rows = {}
-    for prefix, title in PER_DOMAIN.items():
+    for prefix, head in PER_DOMAIN.items():
         of_domains = {d: summaries[f"{prefix}_{d}"]["domains"][d] for d in domains if f"{prefix}_{d}" in summaries}
         if of_domains:
-            rows[title] = of_domains
+            rows[head] = of_domains
     for source in domains:
         frozen = {d: summaries[f"frozen_{source}_{d}"] for d in domains if f"frozen_{source}_{d}" in summaries}
         if frozen:
@@ -34,10 +68,10 @@ def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> s
             if summary := summaries.get(f"finetune_{source}_{target}"):
                 rows[f"{source}, then fine-tuned on {target}"] = summary["domains"]
     scored: dict[str, str] = {}  # heads of the columns of domains without labels
-    for job in (s for s in TITLES if s in summaries):
+    for job in universal_jobs(summaries):
         others = {d: s for d, s in summaries[job].get("without_labels", {}).items() if "miou_best" in s}
         scored |= {d: f"{d} ({s['split']}), decoder of {s['scored_by']}" for d, s in others.items()}
-        rows[TITLES[job]] = summaries[job]["domains"] | others
+        rows[title(job)] = summaries[job]["domains"] | others
     splits = {d: scores["split"] for row in rows.values() for d, scores in row.items()}
     heads = [f"{d} ({splits[d]})" for d in domains]
     lines = [
@@ -46,10 +80,10 @@ def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> s
         "| | " + " | ".join([*heads, "average", *scored.values()]) + " |",
     ]
     lines.append("|---" * (len(domains) + 2 + len(scored)) + "|")
-    for title, scores in rows.items():
+    for head, scores in rows.items():
         cells = {d: [scores.get(d, {}).get(f"miou_{which}") for which in ("best", "last")] for d in (*domains, *scored)}
         both = [[cells[d][i] for d in domains] for i in range(2)]
         averages = [average(row) if None not in row else None for row in both]
         pairs = [*(cells[d] for d in domains), averages, *(cells[d] for d in scored)]
-        lines.append(f"| {title} | " + " | ".join(f"{percent(a)} / {percent(b)}" for a, b in pairs) + " |")
+        lines.append(f"| {head} | " + " | ".join(f"{percent(a)} / {percent(b)}" for a, b in pairs) + " |")
     return "\n".join(lines) + "\n"

@@ -91,23 +91,32 @@ def compute(
     objective: Objective,
     label_classes: Mapping[str, Sequence[int]],
     scores: Callable = label_similarities,
+    decoders: Mapping[str, str] = {},
+    weights: Mapping[str, float] = {},
     mesh: Mesh | None = None,
 ) -> Computed:
     """Eq. 5 of one batch, the supervised terms plus the entropy terms, with its gradients.
 
     Args:
       state: extra["label_embeddings"] has [n, d] for every domain with labels.
-      batch: {"labeled": {domain: {"image", "label"}}, "unlabeled": {domain: {"image": [U, B, H, W, 3]}}}; U and the
+      batch: {"labeled": {name: {"image", "label"}}, "unlabeled": {domain: {"image": [U, B, H, W, 3]}}}; U and the
         image size may differ between domains. A domain without labels is in "unlabeled" only.
       model, augment, seed, mesh: see `methods.segmentation.fit`.
       objective: hyperparameters.
       label_classes: per domain the train id of each label embedding.
       scores: whose entropies are the terms: `label_similarities`, or `decoder_scores`, which need no entropy module.
+      decoders, weights: see `labeled_loss`.
     """
     key, embeddings = step_key(state, seed), state.extra.get("label_embeddings", {})
     scores_of = partial(scores, model=model, objective=objective, label_embeddings=embeddings)
     supervised = partial(
-        labeled_loss, model=model, objective=objective, label_embeddings=embeddings, label_classes=label_classes
+        labeled_loss,
+        model=model,
+        objective=objective,
+        label_embeddings=embeddings,
+        label_classes=label_classes,
+        decoders=decoders,
+        weights=weights,
     )
     entropy = partial(entropy_loss, model=model, objective=objective, scores_of=scores_of, augment=augment, key=key)
     unlabeled = {d: batch["unlabeled"][d]["image"] for d in in_order(model, batch.get("unlabeled", {}))}
@@ -177,39 +186,44 @@ def labeled_loss(
     objective: Objective,
     label_embeddings: Mapping,
     label_classes: Mapping,
+    decoders: Mapping[str, str] = {},
+    weights: Mapping[str, float] = {},
 ):
-    """Eq. 1, summed over domains, plus the supervision of the similarities, which is not in the paper.
+    """Eq. 1, summed over the named batches, plus the supervision of the similarities, which is not in the paper.
 
     Args:
       params, batch_stats: variables of the model.
-      labeled: per domain {"image": [B, H, W, 3], "label": int [B, H, W]}.
+      labeled: per name {"image": [B, H, W, 3], "label": int [B, H, W]}, where the name is that of a domain, or another
+        one (pseudo-labels). Such a batch has Eq. 1 only: it neither supervises similarities nor moves embeddings.
       model: the model.
       objective: hyperparameters.
       label_embeddings: per domain [n, d].
       label_classes: per domain the train id of each label embedding.
+      decoders, weights: of a batch, by its name; see `methods.supervised.supervised_loss`.
 
     Returns:
       (loss, (new batch statistics, scalars, {domain: sums of E's output per class} if theta < 1)).
     """
-    images = {domain: batch["image"] for domain, batch in labeled.items()}
+    images = {name: batch["image"] for name, batch in labeled.items()}
     features, stats = encode_groups(model, {"params": params, "batch_stats": batch_stats}, images)
     loss, scalars, sums = 0.0, {}, {}
-    for domain, batch in labeled.items():
+    for name, batch in labeled.items():
         label = batch["label"]
-        scalars[f"supervised/{domain}"] = decoder_loss(model, params, features[domain], domain, label)
-        loss = loss + scalars[f"supervised/{domain}"]
-        if not objective.embedding_supervision and objective.theta == 1:
+        term = decoder_loss(model, params, features[name], decoders.get(name, name), label)
+        scalars[f"supervised/{name}"] = term
+        loss = loss + (weights[name] * term if name in weights else term)
+        if name not in label_embeddings or (not objective.embedding_supervision and objective.theta == 1):
             continue
-        embedding = embed(model, objective, params, features[domain])
+        embedding = embed(model, objective, params, features[name])
         if objective.embedding_supervision:
-            scores = similarities(embedding, label_embeddings[domain], objective.similarity_scale)
-            term = similarity_loss(model, scores, label, tuple(label_classes[domain]))
-            scalars[f"embedding_supervision/{domain}"] = term
+            scores = similarities(embedding, label_embeddings[name], objective.similarity_scale)
+            term = similarity_loss(model, scores, label, tuple(label_classes[name]))
+            scalars[f"embedding_supervision/{name}"] = term
             loss = loss + objective.embedding_supervision * term
         if objective.theta < 1:
             rows, columns = (upsample_matrix(n, model.stride, model.upsample) for n in label.shape[1:])
             constants = jax.lax.stop_gradient(embedding)
-            sums[domain] = class_sums(constants, label, rows, columns, model.num_classes[domain])
+            sums[name] = class_sums(constants, label, rows, columns, model.num_classes[name])
     return loss, (stats, scalars, sums)
 
 
