@@ -12,7 +12,8 @@ from usss_jax.errors import InputError
 
 CONFIGS = (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")
 NAMES = sorted(p.stem for p in CONFIGS if p.stem != "imagenet")  # that one is no segmentation: pretrain_test.py
-LIGHT = ["cs256_cvd", "cvd_iddlite", "demo"]  # with a light encoder if its weights are installed
+LIGHT = ["cs256_cvd", "cs256_cvd_uda", "cvd_iddlite", "demo", "street_cvd_uda"]  # with a light encoder if its weights are installed
+UDA = ["cs256_cvd_uda", "gta_cs", "street_cvd_uda", "synthia_cs"]  # of method=mlsl
 WITH_CPU = ["cs256_cvd", "cs_cvd", "cs_idd", "cs_sun", "cvd_iddlite"]
 
 
@@ -23,7 +24,7 @@ def get_config(name, arg=None):
 @pytest.mark.parametrize("name", NAMES)
 def test_config_has_exactly_the_known_fields_and_known_domains(name):
     config = checked(get_config(name))
-    assert set(flat(config)) == set(flat(default_config()))
+    assert set(flat(config)) == set(flat(default_config(config.method)))
     for domain in config.data.domains:
         assert get_domain(domain).name == domain
 
@@ -54,9 +55,15 @@ def test_tiny_argument_leaves_a_few_small_steps_of_every_job(name):
     if name == "imagenet":
         tiny.data.root = "somewhere"
         assert tiny.imagenet.epochs < 1e-3
+        checked(tiny)
+        return
+    assert tiny.variants == full.variants and tiny.train.steps == tiny.train.eval_every == 2
+    if name in UDA:
+        source, target = tiny.data.domains
+        assert target == tiny.mlsl.target and tiny.data.labeled_per_domain == f"{source}=4,{target}=0"
+        assert (tiny.rounds.count, tiny.rounds.batch_size, tiny.rounds.patches) == (2, 2, 2)
     else:
-        assert tiny.variants == full.variants and tiny.train.steps == tiny.usss.single_steps == 2
-        assert tiny.train.eval_every == 2 and tiny.data.labeled_per_domain == 4
+        assert tiny.usss.single_steps == 2 and tiny.data.labeled_per_domain == 4
     checked(tiny)
 
 

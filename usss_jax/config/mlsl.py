@@ -46,7 +46,9 @@ FIELDS: dict[str, Field] = {
         changes=NOTHING,
         sweep="set",
     ),
-    "mlsl.target": Field("", Range("one of `data.domains`"), "the domain whose labels are not used for training"),
+    "mlsl.target": Field(
+        "cityscapes", Range("one of `data.domains`"), "the domain whose labels are not used for training"
+    ),
     "mlsl.class_map": Field(
         "",
         PATH,
