@@ -12,7 +12,7 @@ from usss_jax.errors import InputError
 
 CONFIGS = (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")
 NAMES = sorted(p.stem for p in CONFIGS if p.stem != "imagenet")  # that one is no segmentation: pretrain_test.py
-LIGHT = ["cs256_cvd", "cs256_cvd_uda", "cvd_iddlite", "demo", "street_cvd_uda"]  # with a light encoder if its weights are installed
+LIGHT = ["cs256_cvd", "cs256_cvd_uda", "cvd_iddlite", "demo", "street_cvd_uda"]  # light encoder if installed
 UDA = ["cs256_cvd_uda", "gta_cs", "street_cvd_uda", "synthia_cs"]  # of method=mlsl
 WITH_CPU = ["cs256_cvd", "cs_cvd", "cs_idd", "cs_sun", "cvd_iddlite"]
 

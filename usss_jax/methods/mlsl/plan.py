@@ -34,8 +34,8 @@ from usss_jax.methods.run import run_plan
 from usss_jax.methods.segmentation import Run, fit
 from usss_jax.parallel import hosts
 from usss_jax.runs import logs
-from usss_jax.runs.networks import load_best
-from usss_jax.runs.workdir import written_summaries
+from usss_jax.runs.networks import load_best, read_network
+from usss_jax.runs.workdir import read_summary, written_summaries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +117,10 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
     opened = open_run(config, workdir, devices, partial(with_target_classes, found))
     adaptation = pair(opened)
     print(describe(adaptation, found), flush=True)
+    if config.mlsl.source_from:
+        check_source(adaptation)
+    if "oracle" in config.variants:
+        hosts.together(oracle_pools, adaptation)  # before hours of training, if it has no masks
     with claimed(opened):
         summaries = run_plan(plan(adaptation))
         for name, summary in hosts.from_writer(written_summaries, workdir).items():  # of earlier commands, too
@@ -227,15 +231,20 @@ def adversarial_fit(adaptation: Adaptation) -> Fit:
     )
 
 
-def oracle_fit(adaptation: Adaptation) -> Fit:
-    """Supervised training on all labels of the target, which no other job opens, as "oracle"."""
+def oracle_pools(adaptation: Adaptation) -> Pools:
+    """Images of the target with the labels of its training images, which no other job opens."""
     config, name = adaptation.config, adaptation.target
     options = read_options(config, {d: pool.domain for d, pool in adaptation.run.pools.items()})[name]
     root = domain_root(config.data.root, adaptation.domain, list(adaptation.run.pools))
-    pool = open_pools(adaptation.domain, root, dataclasses.replace(options, labeled="all"))
+    return open_pools(adaptation.domain, root, dataclasses.replace(options, labeled="all"))
+
+
+def oracle_fit(adaptation: Adaptation) -> Fit:
+    """Supervised training on all labels of the target, as "oracle"."""
+    pool, name = oracle_pools(adaptation), adaptation.target
     return adaptation.fit(
         "oracle",
-        partial(terms.compute, supervision=supervision(config)),
+        partial(terms.compute, supervision=supervision(adaptation.config)),
         train_on={name: pool},
         selected_by=[name],
         about_data={"labels of the target": pool.labels[LABELED].digest},
@@ -249,6 +258,25 @@ def source_network(adaptation: Adaptation, name: str) -> pathlib.Path:
     """Folder of the finished network that round 0 starts from."""
     other = adaptation.config.mlsl.source_from
     return local_path(other, "mlsl.source_from") if other else adaptation.run.workdir / name
+
+
+def check_source(adaptation: Adaptation):
+    """Raise InputError if `mlsl.source_from` is no finished network with the classes of the target."""
+    given, target = adaptation.config.mlsl.source_from, adaptation.target
+    folder = local_path(given, "mlsl.source_from")
+    summary = hosts.from_writer(read_summary, folder / "summary.json")
+    if summary is None:
+        raise InputError(
+            f"mlsl.source_from={given}: is not the folder of a finished network; give one such as RUN/source, or leave "
+            "it empty"
+        )
+    decoders = read_network(folder, summary["best_step"])["decoders"]
+    classes = {name: decoder["classes"] for name, decoder in decoders.items()}
+    if classes.get(target) != list(adaptation.domain.class_names):
+        raise InputError(
+            f"mlsl.source_from={given}: of its decoders {', '.join(classes)} none is {target} with the classes "
+            f"{', '.join(adaptation.domain.class_names)}; give the source network of a run to this target"
+        )
 
 
 def rounds(adaptation: Adaptation, variant: str, network: pathlib.Path) -> Iterator[Job]:
@@ -285,6 +313,18 @@ def write_prior(adaptation: Adaptation, path: pathlib.Path):
     logs.write_array(path, spatial_prior(counts, adaptation.config.mlsl.prior_sigma))
 
 
+def labels_settings(adaptation: Adaptation, kind: Kind, part: Round) -> labelling.Labelling:
+    """How the pseudo-labels of a round are made."""
+    return labelling.labelling(
+        adaptation.config.rounds,
+        portion=part.portion,
+        policy=kind.policy,
+        patches=kind.patches,
+        seed=adaptation.config.train.seed,
+        round=part.index,
+    )
+
+
 def labels_pass(
     adaptation: Adaptation,
     kind: Kind,
@@ -295,14 +335,8 @@ def labels_pass(
 ) -> Pass:
     """Describe the labelling of all target images by a network; damaged labels of an earlier command are made again."""
     images = adaptation.pools(adaptation.target).unlabeled
-    settings = labelling.labelling(
-        adaptation.config.rounds,
-        portion=part.portion,
-        policy=kind.policy,
-        patches=kind.patches,
-        seed=adaptation.config.train.seed,
-        round=part.index,
-    )
+    if not hosts.from_writer((adaptation.run.workdir / folder.name / "summary.json").exists):
+        hosts.from_writer(labelling.reopen_if_damaged, folder, adaptation.domain, images)
     make = partial(
         labelling.label_images,
         folder,
@@ -310,7 +344,7 @@ def labels_pass(
         decoder=adaptation.target,
         domain=adaptation.domain,
         images=images,
-        settings=settings,
+        settings=labels_settings(adaptation, kind, part),
         mesh=adaptation.run.mesh,
     )
     return Pass(folder / labelling.REPORT, lambda: make(prior=None if prior is None else np.load(prior)))
@@ -322,7 +356,8 @@ def round_fit(
     """Describe the training of a round, which starts from the network that made its pseudo-labels."""
     config, rounds = adaptation.config, adaptation.config.rounds
     source, target = (adaptation.pools(d) for d in (adaptation.source, adaptation.target))
-    pseudo, report = labelling.open_labels(folder, adaptation.domain, target.unlabeled)
+    settings = labels_settings(adaptation, kind, part)
+    pseudo, report = labelling.open_labels(folder, adaptation.domain, target.unlabeled, settings)
     mine = partial(MiningCropFlip, rare=report["rare"], priority=report["priority"], share=rounds.mine_share)
     chosen = source_subset(
         len(source.labeled),
