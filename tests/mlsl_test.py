@@ -287,7 +287,9 @@ def begun(whole, workdir):
         ("sisc_pwl", in_a_step, 1),
     ],
 )
-def test_killed_and_run_again_it_ends_bit_identical(whole, folder, tmp_path, monkeypatch, variant, kill, rounds, capsys):
+def test_killed_and_run_again_it_ends_bit_identical(
+    whole, folder, tmp_path, monkeypatch, variant, kill, rounds, capsys
+):
     workdir, run = begun(whole, tmp_path), config(folder, variant, **{"rounds.count": rounds})
     with monkeypatch.context() as patch:
         kill(patch)
@@ -448,7 +450,9 @@ def test_a_network_of_other_classes_is_no_source(whole, tmp_path):
     tiny_uda.domain_file(tmp_path, "town", {**{c: i for c, i in tiny_uda.TARGET.items() if c != "boat"}, "ship": 5})
     run = tiny_uda.config(tmp_path, "cbst", **{"mlsl.source_from": str(whole.workdir / "source")})
     told = refusal(run, tmp_path / "new")
-    assert f"source_from={whole.workdir}/source: of its decoders town none is town with the classes street, sky, " in told
+    assert (
+        f"source_from={whole.workdir}/source: of its decoders town none is town with the classes street, sky, " in told
+    )
     assert not (tmp_path / "new").exists()
 
 
