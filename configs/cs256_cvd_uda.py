@@ -22,7 +22,7 @@ def get_config(arg=None):
     config.data.image_size = "cityscapes256=256x256,camvid=240x320"
     config.data.crop_size = "192x192"
     config.mlsl.target = "camvid"
-    config.mlsl.class_map = "cityscapes256_to_camvid"
+    config.data.class_map = "cityscapes256_to_camvid"
     config.mlsl.source_portion = config.mlsl.source_max = 0.1
     config.rounds.patch_size = 160
     apply_uda_arg(config, arg)

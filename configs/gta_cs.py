@@ -20,7 +20,7 @@ def get_config(arg=None):
     config.data.labeled_per_domain = "gta5=all,cityscapes=0"
     config.data.image_size = "gta5=1052x1914,cityscapes=1024x2048"
     config.mlsl.target = "cityscapes"
-    config.mlsl.class_map = "gta5_to_cityscapes"
+    config.data.class_map = "gta5_to_cityscapes"
     config.mlsl.prior = True
     config.train.steps = 46800
     config.train.eval_every = config.train.checkpoint_every = 1560

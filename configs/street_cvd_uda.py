@@ -17,7 +17,7 @@ def get_config(arg=None):
     config.data.image_size = "city_street=240x320,camvid=240x320"
     config.data.crop_size = "192x192"
     config.mlsl.target = "camvid"
-    config.mlsl.class_map = "city_street_to_camvid"
+    config.data.class_map = "city_street_to_camvid"
     config.mlsl.source_portion = config.mlsl.source_max = 1.0
     config.rounds.patch_size = 160
     apply_uda_arg(config, arg)

@@ -18,7 +18,7 @@ def get_config(arg=None):
     config.data.labeled_per_domain = "synthia=all,cityscapes16=0"
     config.data.image_size = "synthia=760x1280,cityscapes16=1024x2048"
     config.mlsl.target = "cityscapes16"
-    config.mlsl.class_map = "synthia_to_cityscapes16"
+    config.data.class_map = "synthia_to_cityscapes16"
     config.mlsl.without = "wall,fence,pole"
     config.mlsl.source_portion = 0.02
     config.rounds.portion = 0.2

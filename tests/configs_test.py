@@ -243,7 +243,7 @@ def test_synthia_differs_from_gta5_as_published():
         "data.labeled_per_domain": "synthia=all,cityscapes16=0",
         "data.image_size": "synthia=760x1280,cityscapes16=1024x2048",
         "mlsl.target": "cityscapes16",
-        "mlsl.class_map": "synthia_to_cityscapes16",
+        "data.class_map": "synthia_to_cityscapes16",
         "mlsl.without": "wall,fence,pole",
         "mlsl.prior": False,
         "mlsl.source_portion": 0.02,

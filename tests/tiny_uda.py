@@ -65,7 +65,7 @@ def unchecked(folder, *variants):
     c.variants = list(variants)
     c.data.domains = [str(folder / "city.yaml"), str(folder / "town.yaml")]
     c.data.labeled_per_domain, c.data.image_size, c.data.crop_size = "city=all,town=0", "32x48", "24x32"
-    c.mlsl.target, c.mlsl.class_map = "town", str(folder / "map.yaml")
+    c.mlsl.target, c.data.class_map = "town", str(folder / "map.yaml")
     c.model.encoder, c.optim.lr, c.rounds.lr, c.rounds.patch_size = "toy", 0.05, 0.05, 24
     c.rounds.portion, c.data.min_classes = 0.5, 1
     c.rounds.epochs = 1.0

@@ -6,7 +6,6 @@ from typing import Any
 from usss_jax.config import rounds
 from usss_jax.config.field import (
     BOOL,
-    DATA,
     FILE,
     NAMES,
     NOT_NEGATIVE,
@@ -48,13 +47,6 @@ FIELDS: dict[str, Field] = {
     ),
     "mlsl.target": Field(
         "cityscapes", Range("one of `data.domains`"), "the domain whose labels are not used for training"
-    ),
-    "mlsl.class_map": Field(
-        "",
-        PATH,
-        "maps the source's classes to the target's: a name or a YAML file (docs/data.md); empty: they have the same",
-        path=True,
-        changes=DATA,
     ),
     "mlsl.target_images": Field(
         0, NOT_NEGATIVE, "number of target images to label, those with the highest class-balanced score; 0: all"

@@ -168,6 +168,8 @@ _CPU_ROUNDS = {
     "rounds.count": 3,
     "rounds.batch_size": 4,
     "rounds.lr": 0.003,
+    "rounds.portion": 0.2,
+    "rounds.portion_step": 0.15,
     "rounds.patches": 8,
     "rounds.patch_size": 160,
     "rounds.patch_batch": 8,
@@ -200,7 +202,8 @@ def apply_uda_arg(config: ConfigDict, arg: ConfigDict, *, default: str = "sisc_p
     chosen = [v for v in METHODS["mlsl"].variants if arg[v] or v in [variant for variant, _ in presets]]
     config.variants = ["source"] + [v for v in chosen or [default] if v != "source"]
     light = arg.encoder in packages.WEIGHTS
-    changes: dict[str, Any] = dict(_RNA) if arg.encoder in ("", "rna_a1") else {"model.encoder": arg.encoder}
+    others = {"model.encoder": arg.encoder, "rounds.upsample": "bilinear"}
+    changes: dict[str, Any] = dict(_RNA) if arg.encoder in ("", "rna_a1") else others
     if light:
         changes |= LIGHT
     if arg.cpu:

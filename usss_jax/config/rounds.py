@@ -40,6 +40,12 @@ FIELDS: dict[str, Field] = {
     ),
     "rounds.sample_stride": universal(4, AT_LEAST_1, "every so many of these values are sampled"),
     "rounds.flip": universal(True, BOOL, "whether predictions are averaged with those of the mirror image"),
+    "rounds.upsample": universal(
+        "bicubic",
+        one_of("bicubic", "bilinear"),
+        "enlargement of the probabilities of cells; bicubic, as in the released code, overshoots beside edges, so that "
+        "the most confident pixels lie there",
+    ),
     "rounds.label_scale": universal(1.0, POSITIVE, "factor on the size of images whose prediction is not by patches"),
     "rounds.patches": universal(50, AT_LEAST_1, "K, random patches per image (SISC)"),
     "rounds.patch_size": universal(512, AT_LEAST_1, "side of a patch in pixels"),

@@ -40,6 +40,14 @@ SHARED: dict[str, Field] = {
         changes=DATA,
         sweep="set",
     ),
+    "data.class_map": Field(
+        "",
+        PATH,
+        "gives one of the domains the classes of another one: the name or YAML file of a class map (docs/data.md)",
+        path=True,
+        changes=DATA,
+        sweep="shared",
+    ),
     "data.root": Field(
         "",
         PATH,

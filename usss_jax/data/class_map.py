@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
 
 from usss_jax.config import nearest
 from usss_jax.data.checked_yaml import check_distinct, read_list, read_mapping
@@ -120,6 +121,33 @@ def check_domains(class_map: ClassMap, source: Domain, target: Domain):
             raise InputError(
                 f"{class_map.file}: {role}: {meant.name} differs from the {role} of that name; give the same file"
             )
+
+
+def run_domains(names: Sequence[str], class_map: str = "") -> list[Domain]:
+    """Return the domains of a run; the source of the class map, if there is one, has the classes of its target.
+
+    Args:
+      names: `data.domains`.
+      class_map: `data.class_map`.
+
+    Raises:
+      InputError: for an unknown domain, a wrong class map, or one of other domains.
+
+    >>> [d.num_classes for d in run_domains(["cityscapes256", "camvid"], "cityscapes256_to_camvid")]
+    [11, 11]
+    """
+    domains = [get_domain(name) for name in names]
+    if not class_map:
+        return domains
+    found, by_name = find_class_map(class_map), {domain.name: domain for domain in domains}
+    for meant in (found.source, found.target):
+        if meant.name not in by_name:
+            raise InputError(
+                f"{found.file}: maps {found.source.name} to {found.target.name}, but data.domains are "
+                f"{', '.join(by_name)}; choose another class map or other domains"
+            )
+    check_domains(found, by_name[found.source.name], by_name[found.target.name])
+    return [map_source(found) if domain.name == found.source.name else domain for domain in domains]
 
 
 def table(class_map: ClassMap) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 from usss_jax.data import lists, splits
 from usss_jax.data.augment import CropFlip
 from usss_jax.data.cache import Budget, CachedSource
+from usss_jax.data.class_map import run_domains
 from usss_jax.data.content import hash_of, label_space
 from usss_jax.data.domain import Domain
-from usss_jax.data.domains import get_domain
 from usss_jax.data.examples import Examples, Source
 from usss_jax.data.files import NoMasksError, others_text
 from usss_jax.data.labels import Labels, read_labels
@@ -114,13 +114,13 @@ class Pools:
         return self.labeled.ids
 
 
-def open_all(config: ConfigDict, change: Callable[[Domain], Domain] = lambda domain: domain) -> dict[str, Pools]:
-    """Open the images of every domain of a config, `change`d before.
+def open_all(config: ConfigDict) -> dict[str, Pools]:
+    """Open the images of every domain of a config.
 
     Raises:
       InputError: if the data or the fields that describe it are wrong.
     """
-    domains = {d.name: change(d) for d in map(get_domain, config.data.domains)}
+    domains = {d.name: d for d in run_domains(config.data.domains, config.data.class_map)}
     if len(domains) != len(config.data.domains):
         raise InputError(
             f"data.domains={list(config.data.domains)}: two of them have the same name; rename one in its file"

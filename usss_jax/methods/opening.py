@@ -2,14 +2,13 @@
 
 import contextlib
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 from ml_collections import ConfigDict
 
 from usss_jax import packages
 from usss_jax.config import same_on_hosts, with_absolute_paths
-from usss_jax.data.domain import Domain
 from usss_jax.data.notices import about_data
 from usss_jax.data.pools import Pools, open_all
 from usss_jax.errors import InputError
@@ -21,16 +20,13 @@ from usss_jax.runs.networks import build_network, describe_network, training_arg
 from usss_jax.runs.workdir import alone_in, claim_workdir
 
 
-def open_run(
-    config: ConfigDict, workdir: pathlib.Path, devices=None, change: Callable[[Domain], Domain] = lambda domain: domain
-) -> Run:
+def open_run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> Run:
     """Open the data and the pretrained weights of a run; print what is notable about them.
 
     Args:
       config: a checked config.
       workdir: of the run; nothing is written to it yet, so that bad input leaves no trace.
       devices: to train on; None: all.
-      change: changes a domain before its images are opened.
 
     Raises:
       InputError: if config, data or weights cannot be used, or differ between hosts.
@@ -38,7 +34,7 @@ def open_run(
     mesh = sharding.widest_mesh(devices or jax.devices(), config.train.batch_size, config.train.unlabeled_batch_size)
     model = create_encoder(config)
     device_augment(config)
-    pools = hosts.together(open_all, config, change)
+    pools = hosts.together(open_all, config)
     for line in hosts.together(lambda: list(about_data(pools, config.data.min_classes))):
         print(line, flush=True)
     check_cells(pools, model.encoder.stride)

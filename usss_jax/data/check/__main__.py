@@ -35,8 +35,8 @@ from usss_jax.data.check.labeled import Labeled, check_labeled
 from usss_jax.data.check.pseudo_labels import check_pseudo_labels
 from usss_jax.data.check.report import domain_json, domain_text, findings_text
 from usss_jax.data.check.sheet import draw_sheet
+from usss_jax.data.class_map import run_domains
 from usss_jax.data.domain import Domain
-from usss_jax.data.domains import get_domain
 from usss_jax.data.options import Options, domain_root, read_options
 from usss_jax.data.pictures import save_png
 from usss_jax.data.progress import Progress
@@ -113,8 +113,11 @@ def read_tasks(argv: list[str]) -> list[Task]:
     if by_config and DATA_ROOT.value:
         raise InputError("--data_root goes with --domain; with a config it is --config.data.root")
     check_paths(f"{DOMAIN.value},{DATA_ROOT.value}", "--domain or --data_root")
-    config = checked(cli.CONFIG.value, "usss") if by_config else None
-    domains = [get_domain(name) for name in (config.data.domains if config else names(str(DOMAIN.value)))]
+    config = checked(cli.CONFIG.value) if by_config else None
+    if config and "domains" not in config.data:
+        raise InputError(f"method={config.method} has no domains to check")
+    named = config.data.domains if config else names(str(DOMAIN.value))
+    domains = run_domains(named, config.data.class_map if config else "")
     known = [domain.name for domain in domains]
     if len(set(known)) < len(known):
         raise InputError(f"domains {', '.join(known)}: two have the same name; rename one in its file")

@@ -30,6 +30,7 @@ from usss_jax.local_files import read_object, reason, write_whole
 from usss_jax.methods.mlsl.patches import Inference, image_probabilities, patch_corners
 from usss_jax.methods.mlsl.selection import most_probable, select_labels
 from usss_jax.methods.mlsl.spatial_prior import apply_prior
+from usss_jax.methods.mlsl.target_images import best, class_balanced_score
 from usss_jax.methods.mlsl.thresholds import (
     Thresholds,
     class_thresholds,
@@ -38,7 +39,7 @@ from usss_jax.methods.mlsl.thresholds import (
     rare_classes,
 )
 from usss_jax.models.universal import UniversalModel
-from usss_jax.models.upsample import upsample_bicubic
+from usss_jax.models.upsample import upsample, upsample_bicubic
 from usss_jax.parallel import hosts
 from usss_jax.parallel.sharding import batch_sharding, replicated
 from usss_jax.runs.logs import say
@@ -59,6 +60,7 @@ class Labelling:
       stride: of these samples.
       patches: K; 0: single inference.
       inference: see `Inference`.
+      upsample: "bicubic" or "bilinear", how probabilities of cells are enlarged.
       scale: factor on the image size for single inference.
       seed, round: of the patches.
       rare_count, rare_share: see `rare_classes`.
@@ -71,6 +73,7 @@ class Labelling:
     stride: int
     patches: int
     inference: Inference
+    upsample: str
     scale: float
     seed: int
     round: int
@@ -101,6 +104,7 @@ def labelling(rounds: ConfigDict, *, portion: float, policy: str, patches: bool,
         stride=rounds.sample_stride,
         patches=rounds.patches if patches else 0,
         inference=inference,
+        upsample=rounds.upsample,
         scale=1.0 if patches else rounds.label_scale,
         seed=seed,
         round=round,
@@ -140,10 +144,13 @@ class Scorer:
         return np.asarray(found if self.prior is None else apply_prior(found, self.prior))
 
 
-def network_probabilities(model: UniversalModel, variables: Mapping, decoder: str, mesh: Mesh) -> Callable:
+def network_probabilities(
+    model: UniversalModel, variables: Mapping, decoder: str, mesh: Mesh, bicubic: bool = True
+) -> Callable:
     """Return the jitted function images [B, H, W, 3] -> class probabilities [B, H, W, C] of a network.
 
-    The softmax is that of the cells, upsampled bicubically, so that values may lie slightly outside [0, 1].
+    The softmax is that of the cells, enlarged bicubically, so that values may lie slightly outside [0, 1], or by the
+    upsampling of the model.
     """
 
     @jax.jit
@@ -152,10 +159,27 @@ def network_probabilities(model: UniversalModel, variables: Mapping, decoder: st
             images = jax.lax.with_sharding_constraint(images, batch_sharding(mesh))
         features = model.apply(variables, images, method="encode")
         cells = jax.nn.softmax(model.apply(variables, features, decoder, method="decode"), axis=-1)
-        found = upsample_bicubic(cells, images.shape[1:3], model.stride)
+        size, stride = images.shape[1:3], model.stride
+        found = upsample_bicubic(cells, size, stride) if bicubic else upsample(cells, size, stride, model.upsample)
         return jax.lax.with_sharding_constraint(found, replicated(mesh))
 
     return partial(probabilities, variables)
+
+
+def load_scorer(
+    network: pathlib.Path, decoder: str, settings: Labelling, mesh: Mesh, prior: np.ndarray | None = None
+) -> tuple[Scorer, str]:
+    """Load the best checkpoint of a finished job to score images with, and return its name, too.
+
+    Of several processes, each has a scorer on its own first device.
+    """
+    model, variables, _, checkpoint = load_best(network, mesh)
+    if jax.process_count() > 1:
+        mesh = Mesh(np.array(jax.local_devices()[:1]), mesh.axis_names)
+        variables = jax.device_put(jax.device_get(variables), replicated(mesh))
+    return Scorer(
+        network_probabilities(model, variables, decoder, mesh, settings.upsample == "bicubic"), settings, prior
+    ), checkpoint
 
 
 def label_images(
@@ -184,17 +208,13 @@ def label_images(
     Raises:
       InputError: if no pixel reaches a threshold, or the folder has pseudo-labels of something else.
     """
-    model, variables, _, checkpoint = load_best(network, mesh)
-    local = mesh if jax.process_count() == 1 else Mesh(np.array(jax.local_devices()[:1]), mesh.axis_names)
-    if local is not mesh:
-        variables = jax.device_put(jax.device_get(variables), replicated(local))
-    scorer = Scorer(network_probabilities(model, variables, decoder, local), settings, prior)
+    scorer, checkpoint = load_scorer(network, decoder, settings, mesh, prior)
     name = f"{folder.name}, labels"
     say(name, f"{len(images)} images of {domain.name} by {checkpoint}")
-    hosts.from_writer(partial(_label_all, folder, scorer, domain, images, settings, checkpoint, name))
+    hosts.from_writer(partial(write_labels, folder, scorer, domain, images, settings, checkpoint, name))
 
 
-def _label_all(
+def write_labels(
     folder: pathlib.Path,
     scorer: Scorer,
     domain: Domain,
@@ -203,6 +223,7 @@ def _label_all(
     checkpoint: str,
     name: str,
 ):
+    """Write the pseudo-labels of `label_images` with a scorer; `checkpoint` is its name, `name` that of the pass."""
     known = folder / "thresholds.json"
     scores = _Scores(folder / SCORES if settings.keep_scores else None, scorer, images, domain)
     if not known.exists():
@@ -330,6 +351,16 @@ def read_thresholds(content: Mapping[str, Any], domain: Domain) -> Thresholds:
     values = [content["thresholds"][c] for c in domain.class_names]
     sizes = [content["sizes"][c] for c in domain.class_names]
     return Thresholds(np.array([np.inf if v is None else v for v in values], np.float32), np.array(sizes, np.int64))
+
+
+def choose_images(scorer: Scorer, images: Examples, count: int, name: str) -> list[str]:
+    """Ids of the `count` images with the highest class-balanced score (target_images.py)."""
+    predict = jax.jit(most_probable)
+    found = []
+    for i in _progress(list(range(len(images))), name):
+        q = scorer(images.ids[i], images[i]["image"])
+        found.append(class_balanced_score(*map(np.asarray, predict(q))))
+    return best(images.ids, found, count)
 
 
 def open_labels(

@@ -13,15 +13,14 @@ from ml_collections import ConfigDict
 from usss_jax.config import names
 from usss_jax.config.mlsl import ROUNDS
 from usss_jax.data import class_map as class_maps
-from usss_jax.data.class_map import ClassMap
 from usss_jax.data.domain import Domain
-from usss_jax.data.domains import get_domain
+from usss_jax.data.examples import Examples
 from usss_jax.data.mining import MiningCropFlip
 from usss_jax.data.options import domain_root, read_options
 from usss_jax.data.pools import LABELED, Pools, open_pools
 from usss_jax.engine.job import Fit, Job, Pass
 from usss_jax.errors import InputError
-from usss_jax.local_files import local_path
+from usss_jax.local_files import local_path, write_whole
 from usss_jax.methods import hung
 from usss_jax.methods.mlsl import adversarial, labelling, results, target_statistics, terms
 from usss_jax.methods.mlsl.image_labels import mean_sizes
@@ -34,8 +33,10 @@ from usss_jax.methods.run import run_plan
 from usss_jax.methods.segmentation import Run, fit
 from usss_jax.parallel import hosts
 from usss_jax.runs import logs
-from usss_jax.runs.networks import load_best, read_network
+from usss_jax.runs.networks import describe_network, load_best, read_network
 from usss_jax.runs.workdir import read_summary, written_summaries
+
+IMAGES = "target_images.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,12 +114,10 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
     Raises:
       InputError: if config, data or workdir cannot be used; finished work is kept.
     """
-    found = read_class_map(config)
-    opened = open_run(config, workdir, devices, partial(with_target_classes, found))
+    opened = open_run(config, workdir, devices)
     adaptation = pair(opened)
-    print(describe(adaptation, found), flush=True)
-    if config.mlsl.source_from:
-        check_source(adaptation)
+    check_source_from(adaptation)
+    print(describe(adaptation), flush=True)
     if "oracle" in config.variants:
         hosts.together(oracle_pools, adaptation)  # before hours of training, if it has no masks
     with claimed(opened):
@@ -260,22 +259,25 @@ def source_network(adaptation: Adaptation, name: str) -> pathlib.Path:
     return local_path(other, "mlsl.source_from") if other else adaptation.run.workdir / name
 
 
-def check_source(adaptation: Adaptation):
-    """Raise InputError if `mlsl.source_from` is no finished network with the classes of the target."""
-    given, target = adaptation.config.mlsl.source_from, adaptation.target
-    folder = local_path(given, "mlsl.source_from")
+def check_source_from(adaptation: Adaptation):
+    """Raise InputError if `mlsl.source_from` is no finished network like that of the config."""
+    field = f"mlsl.source_from={adaptation.config.mlsl.source_from}"
+    if not adaptation.config.mlsl.source_from:
+        return
+    folder = source_network(adaptation, "")
     summary = hosts.from_writer(read_summary, folder / "summary.json")
     if summary is None:
+        raise InputError(f"{field}: is not the folder of a finished job, such as RUN/source")
+    theirs = read_network(folder, summary["best_step"])
+    ours = describe_network(adaptation.config, {adaptation.target: adaptation.domain})
+    for key in ("encoder", "width", "stride", "lateral", "head"):
+        if theirs[key] != ours[key]:
+            raise InputError(f"{field}: model.{key} was {theirs[key]} there and is {ours[key]} here")
+    decoders = {name: decoder["classes"] for name, decoder in theirs["decoders"].items()}
+    if decoders != {adaptation.target: list(adaptation.domain.class_names)}:
         raise InputError(
-            f"mlsl.source_from={given}: is not the folder of a finished network; give one such as RUN/source, or leave "
-            "it empty"
-        )
-    decoders = read_network(folder, summary["best_step"])["decoders"]
-    classes = {name: decoder["classes"] for name, decoder in decoders.items()}
-    if classes.get(target) != list(adaptation.domain.class_names):
-        raise InputError(
-            f"mlsl.source_from={given}: of its decoders {', '.join(classes)} none is {target} with the classes "
-            f"{', '.join(adaptation.domain.class_names)}; give the source network of a run to this target"
+            f"{field}: has decoders with the classes {decoders}, but {adaptation.target} has "
+            f"{', '.join(adaptation.domain.class_names)}"
         )
 
 
@@ -283,6 +285,8 @@ def rounds(adaptation: Adaptation, variant: str, network: pathlib.Path) -> Itera
     """Yield the passes and trainings of all rounds, as VARIANT_roundR, starting from a finished network."""
     config, kind, workdir = adaptation.config, KINDS[variant], adaptation.run.workdir
     uses_prior = config.mlsl.prior if kind.prior is None else kind.prior
+    if config.mlsl.target_images:
+        yield images_pass(adaptation, network)
     prior_file = workdir / "spatial_prior.npy"
     if uses_prior:
         yield Pass(prior_file, partial(write_prior, adaptation, prior_file))
@@ -292,6 +296,29 @@ def rounds(adaptation: Adaptation, variant: str, network: pathlib.Path) -> Itera
         yield labels_pass(adaptation, kind, part, folder, network, prior_file if uses_prior else None)
         yield from with_statistics(adaptation, round_fit(adaptation, kind, part, name, folder, network))
         network = workdir / name
+
+
+def images_pass(adaptation: Adaptation, network: pathlib.Path) -> Pass:
+    """Describe the choice of `mlsl.target_images` images by the network that the first rounds start from."""
+    path, images = adaptation.run.workdir / IMAGES, adaptation.pools(adaptation.target).unlabeled
+    settings = labelling.labelling(adaptation.config.rounds, portion=1.0, policy="cb", patches=False, seed=0, round=0)
+
+    def make():
+        scorer, _ = labelling.load_scorer(network, adaptation.target, settings, adaptation.run.mesh)
+        count = adaptation.config.mlsl.target_images
+        chosen = hosts.from_writer(labelling.choose_images, scorer, images, count, "choice of target images")
+        if hosts.is_writer():
+            write_whole(path, "\n".join(chosen) + "\n")
+
+    return Pass(path, make)
+
+
+def target_images(adaptation: Adaptation) -> Examples:
+    """The target images that are labelled: all, or those of `images_pass`."""
+    images = adaptation.pools(adaptation.target).unlabeled
+    if not adaptation.config.mlsl.target_images:
+        return images
+    return images.select(hosts.from_writer((adaptation.run.workdir / IMAGES).read_text).splitlines())
 
 
 def plan_of_rounds(config: ConfigDict) -> list[Round]:
@@ -334,7 +361,7 @@ def labels_pass(
     prior: pathlib.Path | None,
 ) -> Pass:
     """Describe the labelling of all target images by a network; damaged labels of an earlier command are made again."""
-    images = adaptation.pools(adaptation.target).unlabeled
+    images = target_images(adaptation)
     if not hosts.from_writer((adaptation.run.workdir / folder.name / "summary.json").exists):
         hosts.from_writer(labelling.reopen_if_damaged, folder, adaptation.domain, images)
     make = partial(
@@ -357,7 +384,7 @@ def round_fit(
     config, rounds = adaptation.config, adaptation.config.rounds
     source, target = (adaptation.pools(d) for d in (adaptation.source, adaptation.target))
     settings = labels_settings(adaptation, kind, part)
-    pseudo, report = labelling.open_labels(folder, adaptation.domain, target.unlabeled, settings)
+    pseudo, report = labelling.open_labels(folder, adaptation.domain, target_images(adaptation), settings)
     mine = partial(MiningCropFlip, rare=report["rare"], priority=report["priority"], share=rounds.mine_share)
     chosen = source_subset(
         len(source.labeled),
@@ -418,24 +445,6 @@ def with_image_labels(adaptation: Adaptation, origins: Mapping[str, Labeled]) ->
 # ---- Domains ----
 
 
-def read_class_map(config: ConfigDict) -> ClassMap | None:
-    """Read the class map of the config, and check that it is of its domains; None if there is none."""
-    if not config.mlsl.class_map:
-        return None
-    found = class_maps.find_class_map(config.mlsl.class_map)
-    domains = {d.name: d for d in map(get_domain, config.data.domains)}
-    if config.mlsl.target not in domains:
-        raise InputError(f"mlsl.target={config.mlsl.target} is not one of {', '.join(domains)}")
-    (source,) = (d for name, d in domains.items() if name != config.mlsl.target)
-    class_maps.check_domains(found, source, domains[config.mlsl.target])
-    return found
-
-
-def with_target_classes(class_map: ClassMap | None, domain: Domain) -> Domain:
-    """The source with the classes of the target; any other domain unchanged."""
-    return class_maps.map_source(class_map) if class_map and domain.name == class_map.source.name else domain
-
-
 def pair(run: Run) -> Adaptation:
     """Source and target of a run, both scored by the target's decoder.
 
@@ -455,7 +464,7 @@ def pair(run: Run) -> Adaptation:
     of_source, of_target = (run.pools[d].domain.class_names for d in (source, target))
     if of_source != of_target:
         raise InputError(
-            f"mlsl.class_map is empty, but {source} and {target} have different classes; give a class map from "
+            f"data.class_map is empty, but {source} and {target} have different classes; give a class map from "
             f"{source} to {target} (docs/data.md)"
         )
     for name in names(run.config.mlsl.without):
@@ -465,11 +474,12 @@ def pair(run: Run) -> Adaptation:
     return Adaptation(dataclasses.replace(run, pools=pools), source, target)
 
 
-def describe(adaptation: Adaptation, class_map: ClassMap | None) -> str:
+def describe(adaptation: Adaptation) -> str:
     """Lines to print before training: the class map, what cannot be learnt, and how the target is scored."""
-    target = adaptation.pools(adaptation.target)
+    target, name = adaptation.pools(adaptation.target), adaptation.config.data.class_map
+    class_map = class_maps.find_class_map(name) if name else None
     lines = [class_maps.table(class_map)] if class_map else []
-    if class_map and class_map.unlearnable:
+    if class_map and class_map.unlearnable and class_map.target.name == adaptation.target:
         lines.append(f"{adaptation.source} cannot teach {', '.join(class_map.unlearnable)} of {adaptation.target}")
     splits = [f"{use} ({len(of)} images)" for use, of in (("val", target.val), ("test", target.test)) if len(of)]
     scored = f"scored on its {' and '.join(splits)}" if splits else "has no masks in val or test, so it has no score"
