@@ -453,12 +453,88 @@ def test_a_network_of_other_classes_is_no_source(whole, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+# ---- Options ----
+
+
 @pytest.mark.slow
-def test_rounds_start_from_the_source_of_another_run(whole, folder, tmp_path):
-    run = config(folder, "cbst", **{"mlsl.source_from": str(whole.workdir / "source"), "rounds.count": 1})
-    assert "cbst_round0" in usss_jax.train(run, tmp_path)
+def test_rounds_start_from_the_source_of_another_run_and_scores_may_be_computed_again(whole, folder, tmp_path):
+    """With the same labels and parameters, to the bit."""
+    fields = {"mlsl.source_from": str(whole.workdir / "source"), "rounds.count": 1, "rounds.keep_scores": False}
+    assert list(usss_jax.train(config(folder, "cbst", **fields), tmp_path)) == ["cbst_round0"]
     assert not (tmp_path / "source").exists()
-    jax.tree.map(np.testing.assert_array_equal, *(variables(w / "cbst_round0") for w in (tmp_path, whole.workdir)))
+    assert_same(tmp_path, whole.workdir, ["cbst_round0"])
+
+
+@pytest.mark.slow
+def test_all_other_options_train(whole, folder, tmp_path):
+    fields = {
+        "rounds.count": 1,
+        "rounds.pairing": "summed",
+        "rounds.loss": "ohem",
+        "rounds.values": "prob",
+        "rounds.full_image": False,
+        "rounds.vote": "onehot",
+        "rounds.flip": False,
+        "rounds.upsample": "bilinear",
+        "rounds.batch_size": 3,
+        "mlsl.loss_at": "cells",
+        "mlsl.image_scope": "image",
+        "mlsl.source_rule": "threshold",
+        "mlsl.source_policy": "random",
+        "mlsl.source_portion": 0.8,
+        "mlsl.image_head": "first_relu",
+        "mlsl.image_head_start": "random",
+        "mlsl.adversarial_input": "information",
+        "mlsl.prior": True,
+        "rounds.label_scale": 0.75,
+        "data.sampling": "rare",
+        "data.scale": "0.7-1.3",
+    }
+    run = tiny_uda.config(folder, "adversarial", "sisc_pwl", "cbst_pwl", **fields)
+    summaries = usss_jax.train(run, tmp_path)
+    assert set(summaries) == {"source", "adversarial", "sisc_pwl_round0", "cbst_pwl_round0"}
+    lines = [json.loads(line) for line in (tmp_path / "cbst_pwl_round0/metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    assert len(steps) == 1  # 4 pseudo-labeled images, 3 in a step beside 3 of the source
+    for line in steps:
+        parts = [line[f"supervised/{d}"] + 0.025 * line[f"image_level/{d}"] for d in ("city", "town")]
+        assert line["loss"] == pytest.approx(sum(parts), rel=1e-5)
+    assert len(summaries["cbst_pwl_round0"]["source images"]) == 3
+
+
+@pytest.mark.slow
+def test_only_the_best_target_images_are_labeled(whole, folder, tmp_path):
+    """Two of four, by the mean over classes of the mean confidence of the source network."""
+    fields = {"mlsl.target_images": 2, "rounds.count": 1, "mlsl.source_from": str(whole.workdir / "source")}
+    run = tiny_uda.config(folder, "cbst", "sisc", **fields)
+    usss_jax.train(run, tmp_path)
+    chosen = (tmp_path / "target_images.txt").read_text().split()
+    model, weights = load_best(whole.workdir / "source", create_mesh(jax.devices()[:1]))[:2]
+    score = labelling.network_probabilities(model, weights, "town", create_mesh(jax.devices()[:1]))
+    scores = []
+    for i in range(tiny_uda.IMAGES):
+        image = np.asarray(Image.open(folder / f"town/train/images/{i}.png"))[None]
+        q = (np.asarray(score(image)) + np.asarray(score(image[:, :, ::-1]))[:, :, ::-1])[0] / 2
+        predicted, confidence = q.argmax(-1), q.max(-1)
+        scores.append(np.mean([confidence[predicted == c].mean() for c in np.unique(predicted)]))
+    assert chosen == [str(i) for i in sorted(np.argsort(scores)[2:])]
+    for variant in ("cbst", "sisc"):
+        labels = tmp_path / f"pseudo_labels/{variant}_round0/labels"
+        assert {p.stem for p in labels.iterdir()} == set(chosen)
+    before = times(tmp_path)
+    usss_jax.train(run, tmp_path)
+    assert times(tmp_path) == before
+
+
+@pytest.mark.slow
+def test_a_target_may_get_the_classes_of_the_source(folder, tmp_path, capsys):
+    """The class map in the other direction: from the target to the source."""
+    fields = {"mlsl.target": "city", "data.labeled_per_domain": "town=all,city=0"}
+    OPENED.clear()
+    (summary,) = usss_jax.train(tiny_uda.config(folder, "source", **fields), tmp_path).values()
+    assert set(summary["domains"]) == {"town"} and set(summary["without_labels"]["city"]["iou"]) == set(tiny_uda.TARGET)
+    assert "cannot teach" not in capsys.readouterr().out
+    assert of_masks(OPENED, "town/train/masks") and not of_masks(OPENED, "city/train/masks")
 
 
 # ---- A target with fewer masks ----
