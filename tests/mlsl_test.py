@@ -453,6 +453,21 @@ def test_a_network_of_other_classes_is_no_source(whole, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("job", "fields", "told"),
+    [
+        ("source", {"mlsl.image_head_start": "source"}, "image_head is none there and every_relu here"),
+        ("source_pwl", {"mlsl.image_head": "first_relu"}, "image_head is every_relu there and first_relu here"),
+        ("source_pwl", {"mlsl.image_head_width": 0.5}, "image_head_width is 0.01 there and 0.5 here"),
+        ("source_pwl", {"model.width": 0.5}, "model.width was 0.0625 there and is 0.5 here"),
+    ],
+)
+def test_a_network_without_the_image_level_head_is_no_source_of_it(whole, folder, tmp_path, job, fields, told):
+    run = tiny_uda.config(folder, "sisc_pwl", **{"mlsl.source_from": str(whole.workdir / job), **fields})
+    assert f"mlsl.source_from={whole.workdir}/{job}: {told}" in refusal(run, tmp_path / "new")
+
+
 # ---- Options ----
 
 

@@ -279,6 +279,14 @@ def check_source_from(adaptation: Adaptation):
             f"{field}: has decoders with the classes {decoders}, but {adaptation.target} has "
             f"{', '.join(adaptation.domain.class_names)}"
         )
+    uses_head = any(v in KINDS and KINDS[v].image_labels for v in adaptation.config.variants)
+    needs_head = adaptation.config.mlsl.image_head_start == "source" or theirs.get("image_head", "none") != "none"
+    for key, value in image_head(adaptation.config).items() if uses_head and needs_head else ():
+        if theirs.get(key) != value:
+            raise InputError(
+                f"{field}: {key} is {theirs.get(key)} there and {value} here; give a network with that head, such as "
+                "RUN/source_pwl, or one without head, such as RUN/source, with mlsl.image_head_start=random"
+            )
 
 
 def rounds(adaptation: Adaptation, variant: str, network: pathlib.Path) -> Iterator[Job]:
