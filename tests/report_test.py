@@ -261,7 +261,7 @@ def test_numbers_of_the_paper_are_left_out_for_other_networks_and_domains_under_
     found = read(tmp_path)
     text = render.markdown(3, found)
     assert "The paper's columns are left out: seed0.json of basic, " in text and "36.04" not in text
-    assert ",paper," not in render.csv_text([(3, found)])
+    assert ",paper," not in render.csv_text(render.csv_lines(3, found))
 
 
 def test_wrong_files_and_folders_are_named(tmp_path):
@@ -291,7 +291,7 @@ def test_same_row_and_seed_twice_is_refused(tmp_path):
 def test_csv_has_a_line_per_number_of_both(tmp_path):
     for seed, best in ((0, 0.3), (1, 0.5)):
         keep(tmp_path, "cs_cvd_n100_full", "full", {"cityscapes": (0.4, 0.4), "camvid": (best, 0.1)}, seed)
-    lines = list(csv.DictReader(io.StringIO(render.csv_text([(3, read(tmp_path))]))))
+    lines = list(csv.DictReader(io.StringIO(render.csv_text(render.csv_lines(3, read(tmp_path))))))
     chosen = {
         (line["source"], line["domain"], line["class"], line["which"]): line for line in lines if line["row"] == "full"
     }

@@ -7,7 +7,7 @@ import statistics
 import pytest
 
 from benchmarks import data
-from usss_jax.experiments import collect, render
+from usss_jax.experiments import collect, render, render_mlsl, rows_mlsl
 from usss_jax.experiments.layout import read_experiment
 from usss_jax.methods.usss.results import results_table
 
@@ -16,7 +16,9 @@ RESULTS = REPO / "docs" / "results"
 FOLDERS = sorted(path for path in RESULTS.iterdir() if path.is_dir())
 RUNS = [RESULTS / "demo"]  # one command
 PAIRS = ("cs256_cvd", "cvd_iddlite")
-SWEPT = [path for path in FOLDERS if read_experiment(path.name)]  # by usss_jax.sweep
+EXPERIMENTS = {path: found for path in FOLDERS if (found := read_experiment(path.name))}  # by usss_jax.sweep
+SWEPT = [path for path, experiment in EXPERIMENTS.items() if experiment.method == "usss"]
+SWEPT_MLSL = [path for path in EXPERIMENTS if path not in SWEPT]
 TRIED = [path for path in sorted(RESULTS.glob("*/*")) if path.is_dir() and read_experiment(path.name)]
 
 
@@ -82,6 +84,16 @@ def test_search_of_the_light_encoder_s_settings_is_quoted():
 def test_tables_of_a_sweep_are_those_of_its_summaries(folder):
     (found,) = collect.read_folders([folder], "", "")
     text = "\n".join(render.markdown(table, found) for table in (3, 7))
+    assert (folder / "tables.md").read_text() == text
+
+
+@pytest.mark.parametrize("folder", SWEPT_MLSL, ids=lambda p: p.name)
+def test_tables_of_a_sweep_of_mlsl_are_those_of_its_summaries(folder):
+    """Tables 1 (or 2) and 3, and 4 if one of its rows was trained."""
+    (found,) = collect.read_folders([folder], "", "")
+    own = {*rows_mlsl.TABLE_ROWS[4].split()} - {"sisc_pwl"}
+    tables = [rows_mlsl.MAIN.get(found.experiment.pair, 1), 3, *[4] * bool(own & set(found.summaries))]
+    text = "\n".join(render_mlsl.markdown(table, found) for table in tables)
     assert (folder / "tables.md").read_text() == text
 
 

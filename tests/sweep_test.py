@@ -143,7 +143,7 @@ def test_results_are_the_summaries_and_a_failing_command_stops_no_other(toy_pair
     runs = pair.parent / "runs" / "tiny_n4_full" / "seed0"
     result = json.loads((results / "basic/seed0.json").read_text())
     row = result.pop("row")
-    assert row == {"config": "tiny.py:n=4", "variants": ["basic"], "overrides": {"optim.lr": "0.05"}}
+    assert row == {"config": "tiny.py:drn_d_22,n=4", "variants": ["basic"], "overrides": {"optim.lr": "0.05"}}
     assert result == json.loads((runs / "basic/basic/summary.json").read_text())
     assert json.loads((runs / "basic/config.json").read_text())["optim"]["lr"] == 0.05
 
@@ -208,7 +208,7 @@ def test_lost_single_networks_are_trained_again(pair):
     for path in single.results().values():
         layout.write_whole(path, "{}")
     assert commands.missing_commands([single, full]) == [single, full]
-    for path in single.absent_singles():
+    for path in full.absent_networks():
         layout.write_whole(path, "{}")
     assert commands.missing_commands([single, full]) == [full]
 

@@ -23,6 +23,7 @@ from usss_jax.config.shared import SHARED
 from usss_jax.errors import InputError
 
 ROUNDS = ("st", "cbst", "cbst_sp", "cbst_pwl", "sisc", "sisc_pwl")
+_WITH_IMAGE_LABELS = ("cbst_pwl", "sisc_pwl")
 VARIANTS = ("source", "minent", "minent_prior", "adversarial", *ROUNDS, "oracle")
 
 
@@ -32,7 +33,7 @@ def _check(values: Mapping[str, Any]):
         raise InputError(f"data.domains={list(domains)}: method=mlsl takes two domains, a source and a target")
     if not target:
         raise InputError(f"mlsl.target is empty: give the domain without labels, one of {', '.join(domains)}")
-    if values["data.mix"] != "none" and {"cbst_pwl", "sisc_pwl"} & {*values["variants"]}:
+    if values["data.mix"] != "none" and {*_WITH_IMAGE_LABELS} & {*values["variants"]}:
         raise InputError("data.mix: image-level labels (cbst_pwl, sisc_pwl) need data.mix=none")
 
 
@@ -57,6 +58,7 @@ FIELDS: dict[str, Field] = {
         "folder of a finished network to start the rounds from, such as RUN/source; empty: train it",
         path=True,
         changes=FILE,
+        sweep="set",
     ),
     "mlsl.loss_at": Field(
         "pixels",
@@ -80,8 +82,15 @@ FIELDS: dict[str, Field] = {
         20.0, POSITIVE, "standard deviation of the Gaussian that smooths the spatial prior, in pixels of the target"
     ),
     # ---- Image-level labels (PWL) ----
-    "mlsl.image_weight": Field(0.025, NOT_NEGATIVE, "lambda, weight of the image-level loss (Eq. 6)"),
-    "mlsl.eta": Field(0.05, NOT_NEGATIVE, "share of its mean size in the source that makes a class present"),
+    "mlsl.image_weight": Field(
+        0.025, NOT_NEGATIVE, "lambda, weight of the image-level loss (Eq. 6)", makes=_WITH_IMAGE_LABELS
+    ),
+    "mlsl.eta": Field(
+        0.05,
+        NOT_NEGATIVE,
+        "share of its mean size in the source that makes a class present",
+        makes=_WITH_IMAGE_LABELS,
+    ),
     "mlsl.image_scope": Field(
         "crop", one_of("crop", "image"), "whether image-level labels are of the crop or of the whole image"
     ),

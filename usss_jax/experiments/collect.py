@@ -10,13 +10,15 @@ from usss_jax.config import fields, flat
 from usss_jax.config.field import Changes
 from usss_jax.config.shared import SHARED
 from usss_jax.errors import InputError
-from usss_jax.experiments.layout import Experiment, read_experiment, read_json
+from usss_jax.experiments import rows_mlsl
+from usss_jax.experiments.layout import Experiment, read_experiment, read_json, read_result, summary_files, variant_of
 from usss_jax.experiments.paper import TABLES
 from usss_jax.experiments.rows import SAME_ENCODER, Row, field_text, universal_rows
 
 ONE_DOMAIN = ("single", "frozen", "finetune", "hung")  # jobs trained on one domain: <this>_..._<domain>
 NEEDED = ("job", "domains", "steps", "split_hash", "config")
 NEEDED_FIELDS = ("train.seed", "model.encoder", "model.width")
+BY_VARIANT = ("rounds.batch_size", "rounds.label_scale")  # which the configs of MLSL set for some variants
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,28 +89,37 @@ def read_folders(folders: Iterable[pathlib.Path], pair: str, scale: str) -> list
             raise InputError(f"{folder}: no such folder; give result folders or workdirs")
         inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and read_experiment(path.name)]
         for one in inside or [folder]:
-            files = sorted(one.glob("*/seed*.json")) or sorted(one.glob("*/summary.json"))
-            if not files and not inside:
+            results = list(read_results(one))
+            if not results and not inside:
                 raise InputError(f"{one}: has no */seed0.json and no */summary.json; give result folders or workdirs")
-            for path in files:
-                summary = read_summary(path)
+            for name, path, summary in results:
                 experiment = read_experiment(one.name)
                 if experiment:
-                    name = path.parent.name
                     check_named(experiment, name, path, summary)
                 else:
-                    experiment = Experiment(pair or one.resolve().name, labeled(summary), scale)
+                    n = None if method_of(summary) == "mlsl" else labeled(summary)
+                    experiment = Experiment(pair or one.resolve().name, n, scale)
                     name, summary = named_by_content(summary)
                 if not pair or experiment.pair == pair:
                     found.setdefault(experiment, Found(experiment)).add(name, path, summary)
     for together in found.values():
         check_comparable(together)
-    return sorted(found.values(), key=lambda f: (f.experiment.pair, f.experiment.scale, f.experiment.n))
+    return sorted(found.values(), key=lambda f: (f.experiment.pair, f.experiment.scale, f.experiment.n or 0))
 
 
-def read_summary(path: pathlib.Path) -> dict[str, Any]:
-    """Read a summary.json or seed<k>.json; raise InputError if a key is missing or its name has another seed."""
-    summary = read_json(path)
+def read_results(folder: pathlib.Path) -> Iterator[tuple[str, pathlib.Path, dict[str, Any]]]:
+    """Yield name, file and summary of all results of an experiment or, in a workdir, of all its jobs."""
+    files = sorted(folder.glob("*/seed*.json"))
+    for path in files:
+        yield path.parent.name, path, checked(path, read_json(path))
+    of_jobs = [] if files else sorted(folder.glob("*/summary.json"))
+    for job in dict.fromkeys(variant_of(path.parent.name) for path in of_jobs):
+        path = summary_files(folder, job)[-1]
+        yield job, path, checked(path, read_result(folder, job))
+
+
+def checked(path: pathlib.Path, summary: dict[str, Any]) -> dict[str, Any]:
+    """Return a summary; raise InputError if a key is missing or the name of its file has another seed."""
     if missing := [key for key in NEEDED if key not in summary]:
         raise InputError(f"{path} is not a job's summary: {missing[0]!r} is missing; move it away")
     if missing := [name for name in NEEDED_FIELDS if value(summary, name) is None]:
@@ -129,10 +140,19 @@ def value(summary: Mapping, name: str) -> Any:
     return flat(summary["config"]).get(name)
 
 
+def method_of(summary: Mapping) -> str:
+    """Return the method of a summary.
+
+    >>> method_of({"config": {"method": "mlsl"}})
+    'mlsl'
+    """
+    return value(summary, "method") or "usss"
+
+
 def changed_fields(summary: Mapping) -> dict[str, str]:
-    """Return the method fields of a universal job that differ from the paper's, as text; empty for other jobs."""
-    values = flat(summary["config"])
-    makes = {name: field.default for name, field in fields().items() if summary["job"] in field.makes}
+    """Return the method fields that make a row of their own and differ from the paper's, as text."""
+    values, variant = flat(summary["config"]), variant_of(summary["job"])
+    makes = {name: field.default for name, field in fields(method_of(summary)).items() if variant in field.makes}
     return {
         name: field_text(type(default)(values[name]))
         for name, default in makes.items()
@@ -145,26 +165,37 @@ def row_of_content(summary: Mapping) -> str:
     changed = changed_fields(summary)
     if changed.get("usss.label_embeddings", "").startswith("words:"):
         changed["usss.label_embeddings"] = "words:FILE"
-    rows = universal_rows(()).values()
-    same = (row.name for row in rows if row.variants == (summary["job"],) and dict(row.overrides) == changed)
-    return next(same, "")
+    variants = (variant_of(summary["job"]),)
+    rows = built_in_rows(method_of(summary)).values()
+    return next((row.name for row in rows if row.variants == variants and dict(row.overrides) == changed), "")
+
+
+def built_in_rows(method: str) -> Mapping[str, Row]:
+    """Return the rows of a method that are known by their variant and fields, by name."""
+    return rows_mlsl.ROWS if method == "mlsl" else universal_rows(())
 
 
 def named_by_content(summary: Mapping) -> tuple[str, dict[str, Any]]:
     """Name the row of a workdir's job by its variant and fields; add the fields if no built-in row has them."""
     changed, name = changed_fields(summary), row_of_content(summary)
+    variant = variant_of(summary["job"])
     if not changed or name:
-        return name or summary["job"], dict(summary)
+        return name or variant, dict(summary)
     text = ",".join(f"{name}={new}" for name, new in changed.items())
-    return f"{summary['job']}:{text}", {**summary, "row": {"overrides": changed}}
+    return f"{variant}:{text}", {**summary, "row": {"overrides": changed}}
 
 
 def check_named(experiment: Experiment, name: str, path: pathlib.Path, summary: Mapping):
-    """Raise InputError if the row or N of a summary differs from its folder's."""
-    row = universal_rows(()).get(name)
+    """Raise InputError if the method, row or N of a summary differs from its folder's."""
+    method = method_of(summary)
+    if method != experiment.method:
+        raise InputError(f"{path}: is of method={method}, unlike its folder; move it to the folder of its experiment")
+    row = built_in_rows(method).get(name)
     if row and row_of_content(summary) != name:
         text = ", ".join(f"{field}={new}" for field, new in changed_fields(summary).items()) or "nothing else"
         raise InputError(f"{path} is not {name!r} but {summary['job']} with {text}; rename its folder")
+    if experiment.n is None:
+        return
     count = labeled(summary)
     if count > experiment.n or (kind(name) == "universal" and count != experiment.n):
         raise InputError(
@@ -186,7 +217,8 @@ def check_comparable(found: Found):
     """Raise InputError, naming two files, if summaries differ in what all rows of a table must share."""
     seen: dict[tuple, tuple[Any, pathlib.Path]] = {}
     for job, path, summary in found.all():
-        for key, mine in comparable(job, summary).items():
+        shared = comparable_of_mlsl if found.experiment.method == "mlsl" else comparable
+        for key, mine in shared(job, summary).items():
             other, where = seen.setdefault(key, (mine, path))
             if other != mine:
                 what = " of ".join(map(str, key))
@@ -222,6 +254,26 @@ def comparable(job: str, summary: Mapping) -> dict[tuple, Any]:
         values["image size", domain] = about.get("image_size")
         values["split", domain] = about.get("split")
     return values
+
+
+def comparable_of_mlsl(job: str, summary: Mapping) -> dict[tuple, Any]:
+    """Return what all summaries of an experiment of MLSL must share: most fields, and the steps of every row."""
+    given, overrides = flat(summary["config"]), summary.get("row", {}).get("overrides", {})
+    values: dict[tuple, Any] = {("steps", job): summary["steps"], ("model.pretrained",): weights(summary)}
+    if "rounds" not in summary:  # whose source images are by the seed
+        values["split_hash", job] = summary["split_hash"]
+    for name, field in fields("mlsl").items():
+        if field.changes is Changes.NUMBERS and name not in ("train.seed", *overrides, *changed_fields(summary)):
+            values[(name, job) if name in BY_VARIANT else (name,)] = given.get(name, field.default)
+    for domain, about in all_domains(summary).items():
+        values["image size", domain] = about.get("image_size")
+        values["split", domain] = about.get("split")
+    return values
+
+
+def all_domains(summary: Mapping) -> dict[str, Any]:
+    """Return what a summary says of every domain, also of those without labels."""
+    return {**summary["domains"], **summary.get("without_labels", {})}
 
 
 def weights(summary: Mapping) -> str:

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from usss_jax.config import fields, names, no_such_field
-from usss_jax.config.files import find_config, read_config
+from usss_jax.config.files import find_config, read_config, split_argument
+from usss_jax.config.mlsl import ROUNDS
 from usss_jax.data.domains import get_domain
 from usss_jax.errors import InputError
+from usss_jax.experiments import rows_mlsl
 from usss_jax.experiments.layout import Experiment, read_json, result_file
 from usss_jax.experiments.rows import SINGLES, Row, check_value
 
@@ -37,6 +39,23 @@ class Sweep:
 
 
 @dataclasses.dataclass(frozen=True)
+class Start:
+    """Finished networks of another command of the same seed, which a command starts from.
+
+    Attributes:
+      command: name of that command.
+      field: config field that gets the folder of the networks.
+      jobs: jobs of that command, all of which it needs.
+      folder: of the networks, in the workdir of that command; empty: the workdir.
+    """
+
+    command: str
+    field: str
+    jobs: tuple[str, ...]
+    folder: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Command:
     """One training command.
 
@@ -47,7 +66,7 @@ class Command:
       variants: `variants` of the config.
       overrides: config fields that define the row.
       jobs: result (folder in the results) -> job (folder in the workdir).
-      needs_singles: whether it starts from the single-domain networks of its seed.
+      start: networks that it starts from.
     """
 
     sweep: Sweep
@@ -56,7 +75,7 @@ class Command:
     variants: tuple[str, ...]
     overrides: Mapping[str, str]
     jobs: Mapping[str, str]
-    needs_singles: bool = False
+    start: Start | None = None
 
     @property
     def title(self) -> str:
@@ -87,17 +106,19 @@ class Command:
         sweep = self.sweep
         return {result: result_file(sweep.results, sweep.experiment, result, self.seed) for result in self.jobs}
 
-    def absent_singles(self) -> list[pathlib.Path]:
-        """Return the missing summaries of the single-domain networks of its seed."""
-        folder = self.workdir.with_name(SINGLES)
-        summaries = [folder / f"single_{domain}" / "summary.json" for domain in self.sweep.domains]
+    def absent_networks(self) -> list[pathlib.Path]:
+        """Return the missing summaries of the networks that it starts from."""
+        if not self.start:
+            return []
+        folder = self.workdir.with_name(self.start.command)
+        summaries = [folder / job / "summary.json" for job in self.start.jobs]
         return [path for path in summaries if not path.exists()]
 
     def words(self) -> list[str]:
         """Return the arguments of Python."""
         values = {"variants": ",".join(self.variants), "train.seed": str(self.seed)}
-        if self.needs_singles:
-            values["usss.single_from"] = str(self.workdir.with_name(SINGLES))
+        if self.start:
+            values[self.start.field] = str(self.workdir.with_name(self.start.command) / self.start.folder)
         if self.sweep.data_root:
             values["data.root"] = self.sweep.data_root
         values |= {**self.sweep.overrides, **self.overrides}
@@ -134,15 +155,47 @@ def commands_of(sweep: Sweep, rows: Iterable[Row], seed: int) -> list[Command]:
     def shared(name: str, *variants: str) -> Command:
         return Command(sweep, name, seed, variants, {}, {job: job for job in jobs_of[name]})
 
+    start = Start(SINGLES, "usss.single_from", tuple(jobs_of[SINGLES]))
     commands = []
     if SINGLES in requested or any(row.needs_singles for row in rows):
         commands.append(shared(SINGLES, SINGLES))
     for row in rows:
         if not set(row.variants) & set(jobs_of):
             jobs = {row.name: row.variants[0]}
-            commands.append(Command(sweep, row.name, seed, row.variants, row.overrides, jobs, row.needs_singles))
+            needed = start if row.needs_singles else None
+            commands.append(Command(sweep, row.name, seed, row.variants, row.overrides, jobs, needed))
     commands += [shared(name, SINGLES, name) for name in ("frozen", "finetune") if name in requested]
     commands += [shared("hung", "hung")] if "hung" in requested else []
+    return commands
+
+
+def commands_of_mlsl(sweep: Sweep, rows: Iterable[Row], seed: int) -> list[Command]:
+    """Return the commands of one seed of MLSL: a network of the source, then the rows that start from it.
+
+    If the config trains the image-level head with the source, the row sisc_pwl does so, and other rows with that head
+    start from its network: they differ in their rounds alone.
+    """
+    path, given = split_argument(sweep.config)
+    config = read_config(pathlib.Path(path), given)
+    joint = sweep.overrides.get("mlsl.image_head_start", config.mlsl.image_head_start) == "source"
+
+    def start(row: Row) -> Start | None:
+        (variant,) = row.variants
+        if joint and variant.endswith("_pwl"):
+            jobs = ("source_pwl",)
+            return None if row.name == "sisc_pwl" else Start("sisc_pwl", "mlsl.source_from", jobs, "source_pwl")
+        return Start("source", "mlsl.source_from", ("source",), "source") if variant in ROUNDS else None
+
+    by_name = {row.name: row for row in rows}
+    first = dict.fromkeys(needed.command for row in by_name.values() if (needed := start(row)))
+    commands = []
+    for name in dict.fromkeys([*first, *by_name]):
+        row = by_name.get(name, rows_mlsl.ROWS[name])
+        (variant,) = row.variants
+        argument = rows_mlsl.config_argument(variant, sweep.experiment.scale)
+        of_row = dataclasses.replace(sweep, config=f"{path}:{argument}")
+        jobs = {name: variant} | ({"source_pwl": "source_pwl"} if joint and name == "sisc_pwl" else {})
+        commands.append(Command(of_row, name, seed, row.variants, row.overrides, jobs, start(row)))
     return commands
 
 
@@ -160,12 +213,17 @@ def each_once(commands: Iterable[Command]) -> list[Command]:
 
 
 def missing_commands(commands: Sequence[Command]) -> list[Command]:
-    """Return the unfinished commands, and that of single-domain networks that one of them needs and that are lost."""
+    """Return the unfinished commands, and those whose networks one of them needs and that are lost."""
     missing = [command for command in commands if not is_finished(command)]
-    for_singles = {command.workdir.with_name(SINGLES) for command in missing if command.needs_singles}
+    lost = {
+        path.parent.parent: command.start.command
+        for command in missing
+        if command.start
+        for path in command.absent_networks()
+    }
 
     def is_lost(command: Command) -> bool:
-        return command.name == SINGLES and command.workdir in for_singles and bool(command.absent_singles())
+        return lost.get(command.workdir) == command.name
 
     return [command for command in commands if command in missing or is_lost(command)]
 
@@ -184,22 +242,22 @@ def is_finished(command: Command) -> bool:
     return all(path.exists() for path in results)
 
 
-def read_overrides(arguments: Sequence[str]) -> dict[str, str]:
-    """Parse --config.SECTION.FIELD=VALUE arguments, which go to every command.
+def read_overrides(arguments: Sequence[str], method: str = "usss") -> dict[str, str]:
+    """Parse --config.SECTION.FIELD=VALUE arguments, which go to every command of a method.
 
     >>> read_overrides(["--config.optim.lr=0.1"])
     {'optim.lr': '0.1'}
     """
-    overrides = {}
+    overrides, known = {}, fields(method)
     for argument in arguments:
         field, equals, value = argument.lstrip("-").removeprefix("config.").partition("=")
         if not equals:
             raise InputError(f"{argument}: give --config.SECTION.FIELD=VALUE")
-        if field not in fields():
-            raise InputError(f"{argument}: {no_such_field(field, fields())}")
-        if fields()[field].sweep == "set":
+        if field not in known:
+            raise InputError(f"{argument}: {no_such_field(field, known)}")
+        if known[field].sweep == "set":
             raise InputError(f"{argument}: {field} is set by the sweep (--pair, --n, --seeds, --rows, --data_root)")
-        overrides[field] = check_value(argument, field, value)
+        overrides[field] = check_value(argument, field, value, method)
     return overrides
 
 

@@ -49,8 +49,8 @@ def run_command(command: Command, say: Callable[[str], None]) -> str:
 
     The process holds a lock on its log, so that two sweeps never use the same workdir, even after one was killed.
     """
-    if command.needs_singles and (absent := command.absent_singles()):
-        return f"it needs the single-domain networks, and {absent[0]} is missing"
+    if absent := command.absent_networks():
+        return f"it starts from the networks of {absent[0].parent.parent.name}, and {absent[0]} is missing"
     say(f"  {command.printed()}")
     command.log.parent.mkdir(parents=True, exist_ok=True)
     with command.log.open("a", encoding="utf-8") as log:
@@ -66,7 +66,7 @@ def run_command(command: Command, say: Callable[[str], None]) -> str:
         return f"exit code {code}: {last_line(command.log)} (log: {command.log})"
     for result, path in command.results().items():
         try:
-            keep_result(command.workdir / command.jobs[result] / "summary.json", path, command.requested)
+            keep_result(command.workdir, command.jobs[result], path, command.requested)
         except InputError as e:
             return f"{e} (log: {command.log})"
     return ""

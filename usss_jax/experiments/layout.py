@@ -2,6 +2,9 @@
 
 RUNS/<pair>_n<N>_<scale>/seed<k>/<workdir>/<job>/summary.json  written by training
 RESULTS/<pair>_n<N>_<scale>/<row or job>/seed<k>.json           the same summary, with the requested row under "row"
+
+N is `all` for MLSL, which uses all labels of the source. Its rows have several jobs, `<variant>_round<r>`; the result
+is the summary of the last round, with the scores of every round under "rounds".
 """
 
 import dataclasses
@@ -15,6 +18,8 @@ from usss_jax.errors import InputError
 from usss_jax.local_files import read_object, reason, write_whole
 
 SCALES = ("cpu", "light", "full")
+STATISTICS = "target_statistics"  # JSON file of a job with a mutual information, and its key in a result
+OF_ROUND = ("job", "domains", "without_labels", STATISTICS)  # what a result keeps of every round
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Experiment:
 
     Attributes:
       pair: name of the config file, which names the domains (mostly two).
-      n: number of labeled images per domain.
+      n: number of labeled images per domain; None: all of the source, for MLSL.
       scale: one of SCALES.
 
     >>> Experiment("cs_cvd", 100, "full").folder
@@ -31,13 +36,22 @@ class Experiment:
     """
 
     pair: str
-    n: int
+    n: int | None
     scale: str
+
+    @property
+    def method(self) -> str:
+        """Method whose rows it has.
+
+        >>> Experiment("gta_cs", None, "full").method
+        'mlsl'
+        """
+        return "mlsl" if self.n is None else "usss"
 
     @property
     def folder(self) -> str:
         """Name of its folder in RUNS and RESULTS."""
-        return f"{self.pair}_n{self.n}_{self.scale}"
+        return f"{self.pair}_n{'all' if self.n is None else self.n}_{self.scale}"
 
 
 def read_experiment(folder: str) -> Experiment | None:
@@ -45,9 +59,11 @@ def read_experiment(folder: str) -> Experiment | None:
 
     >>> read_experiment("cs_cvd_n100_full")
     Experiment(pair='cs_cvd', n=100, scale='full')
+    >>> read_experiment("gta_cs_nall_full")
+    Experiment(pair='gta_cs', n=None, scale='full')
     """
-    match = re.fullmatch(rf"(.+)_n(\d+)_({'|'.join(SCALES)})", folder)
-    return Experiment(match[1], int(match[2]), match[3]) if match else None
+    match = re.fullmatch(rf"(.+)_n(\d+|all)_({'|'.join(SCALES)})", folder)
+    return Experiment(match[1], None if match[2] == "all" else int(match[2]), match[3]) if match else None
 
 
 def result_file(results: pathlib.Path, experiment: Experiment, job: str, seed: int) -> pathlib.Path:
@@ -67,6 +83,35 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read ({reason(e)}); restore it, or remove it and run again") from e
 
 
-def keep_result(summary: pathlib.Path, path: pathlib.Path, requested: Mapping[str, Any]):
+def variant_of(job: str) -> str:
+    """Name of a job without its round.
+
+    >>> variant_of("sisc_round2"), variant_of("full")
+    ('sisc', 'full')
+    """
+    return re.sub(r"_round\d+$", "", job)
+
+
+def summary_files(workdir: pathlib.Path, job: str) -> list[pathlib.Path]:
+    """Files of the summaries of a job, or of every round of a variant in order."""
+    rounds = workdir.glob(f"{job}_round*/summary.json")
+    in_order = sorted(rounds, key=lambda path: int(path.parent.name.removeprefix(f"{job}_round")))
+    return in_order or [workdir / job / "summary.json"]
+
+
+def read_result(workdir: pathlib.Path, job: str) -> dict[str, Any]:
+    """Read the summary of a job; of a variant with rounds the last one, with the scores of all under "rounds"."""
+    summaries = []
+    for path in summary_files(workdir, job):
+        statistics = path.with_name(f"{STATISTICS}.json")
+        summaries.append(read_json(path) | ({STATISTICS: read_json(statistics)} if statistics.exists() else {}))
+    if variant_of(summaries[-1].get("job", "")) == summaries[-1].get("job", ""):
+        return summaries[-1]
+    rounds = [{key: summary[key] for key in OF_ROUND if key in summary} for summary in summaries]
+    return {**summaries[-1], "rounds": rounds}
+
+
+def keep_result(workdir: pathlib.Path, job: str, path: pathlib.Path, requested: Mapping[str, Any]):
     """Copy a job's summary to the results, adding `requested` (config, variants, overrides) under "row"."""
-    write_whole(path, json.dumps({**read_json(summary), "row": dict(requested)}, indent=2, allow_nan=False) + "\n")
+    result = {**read_result(workdir, job), "row": dict(requested)}
+    write_whole(path, json.dumps(result, indent=2, allow_nan=False) + "\n")

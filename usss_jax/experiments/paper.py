@@ -166,7 +166,7 @@ def domains_of(table: int) -> tuple[str, ...]:
     return TABLES[SCORES_OF.get(table, table)].domains
 
 
-def table_scores(table: int, pair: str, n: int, scale: str) -> dict[str, dict[str, float | None]] | None:
+def table_scores(table: int, pair: str, n: int | None, scale: str) -> dict[str, dict[str, float | None]] | None:
     """Return the paper's scores for an experiment, row -> domain or "average" -> mIoU.
 
     None unless the experiment has the table's pair and one of its N, at full scale.
@@ -177,13 +177,13 @@ def table_scores(table: int, pair: str, n: int, scale: str) -> dict[str, dict[st
     if pair != PAPER_PAIR[table] or scale != "full":
         return None
     source = TABLES[SCORES_OF.get(table, table)]
-    if n not in source.rows:
+    if n is None or n not in source.rows:
         return None
     names = (*source.domains, "average")
     return {row: dict(zip(names, values, strict=True)) for row, values in source.rows[n].items()}
 
 
-def class_scores(table: int, n: int, domain: str) -> dict[str, tuple[float, ...]]:
+def class_scores(table: int, n: int | None, domain: str) -> dict[str, tuple[float, ...]]:
     """Return the paper's IoU of every class, then the mIoU, by row; empty if it does not print them.
 
     >>> class_scores(2, 100, "camvid")["full"][-1]

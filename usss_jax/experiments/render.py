@@ -3,7 +3,7 @@
 import csv
 import io
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from usss_jax.data.domains import BUILTIN
 from usss_jax.experiments import collect, paper
@@ -64,7 +64,7 @@ def comparable_scores(table: int, found: Found) -> tuple[dict[str, dict[str, flo
     numbers = paper.table_scores(table, experiment.pair, experiment.n, experiment.scale)
     if numbers is None:
         return None, ""
-    encoder = ENCODERS[table][experiment.n]
+    encoder = ENCODERS[table][experiment.n or 0]
     for _, path, summary in found.all():
         theirs, width = collect.value(summary, "model.encoder"), collect.value(summary, "model.width")
         if SAME_ENCODER.get(theirs, theirs) != SAME_ENCODER.get(encoder, encoder) or width != 1:
@@ -159,26 +159,32 @@ def notes(found: Found) -> list[str]:
     """List split, seeds, encoder, weights, sizes, steps, devices, versions and commits behind the numbers."""
     if not found.summaries:
         return ["Nothing was run."]
-    summaries = [summary for _, _, summary in found.all()]
-
-    def each(name: str) -> str:
-        return ", ".join(sorted({str(collect.value(summary, name)) for summary in summaries}))
-
-    splits = {s["split_hash"] for s in summaries}
-    devices = sorted({summary.get("device", "unknown") for summary in summaries})
+    splits = {s["split_hash"] for _, _, s in found.all()}
     universal = {s["split_hash"] for job, _, s in found.all() if collect.kind(job) == "universal"}
+    split = (
+        f"Split {', '.join(sorted(universal or splits))}, split_seed {each(found, 'data.split_seed')}; seeds (of the "
+        f"weights and the order of the images) {each(found, 'train.seed')}."
+    )
+    return [split, *shared_notes(found, steps(found))]
+
+
+def each(found: Found, name: str) -> str:
+    """List the values of a config field."""
+    return ", ".join(sorted({str(collect.value(summary, name)) for _, _, summary in found.all()}))
+
+
+def shared_notes(found: Found, steps: str) -> list[str]:
+    """List encoder, weights, sizes, steps, devices, versions and commits, and the fields of every row."""
+    summaries = [summary for _, _, summary in found.all()]
+    devices = sorted({summary.get("device", "unknown") for summary in summaries})
     commits = sorted({short_commit(summary.get("commit")) for summary in summaries})
-    sizes = {d: about["image_size"] for s in summaries for d, about in s["domains"].items()}
     files = ", ".join(sorted({collect.weights(summary) for summary in summaries} - {""}))
     weights = files or "none: random weights, unlike the paper (ImageNet's)"
     jax = sorted({summary.get("versions", {}).get("jax", "unknown") for summary in summaries})
+    encoder, width = each(found, "model.encoder"), each(found, "model.width")
     out = [
-        f"Split {', '.join(sorted(universal or splits))}, split_seed {each('data.split_seed')}; seeds (of the "
-        f"weights and the order of the images) {each('train.seed')}.",
-        f"Encoder {each('model.encoder')}, width {each('model.width')}, pretrained {weights}; images "
-        + ", ".join(f"{d} {h}x{w}" for d, (h, w) in sizes.items())
-        + f"; steps {steps(found)}.",
-        f"Device {', '.join(devices)}; precision {each('model.precision')}; jax {', '.join(jax)}; "
+        f"Encoder {encoder}, width {width}, pretrained {weights}; images {sizes(found)}; steps {steps}.",
+        f"Device {', '.join(devices)}; precision {each(found, 'model.precision')}; jax {', '.join(jax)}; "
         f"commit {', '.join(commits)}.",
     ]
     given = {job: s["row"]["overrides"] for job, _, s in found.all() if s.get("row", {}).get("overrides")}
@@ -193,6 +199,12 @@ def steps(found: Found) -> str:
     return ", ".join(f"{count} ({kind})" for kind, count in kinds.items())
 
 
+def sizes(found: Found) -> str:
+    """List the image size of every domain."""
+    domains = {d: about["image_size"] for _, _, s in found.all() for d, about in collect.all_domains(s).items()}
+    return ", ".join(f"{d} {h}x{w}" for d, (h, w) in domains.items())
+
+
 def short_commit(commit: str | None) -> str:
     """Shorten a commit to seven digits, noting whether files differed from it.
 
@@ -203,19 +215,23 @@ def short_commit(commit: str | None) -> str:
     return base[:7] + ("+changes" if plus else "")
 
 
-def csv_text(sections: Iterable[tuple[int, Found]]) -> str:
-    """Render all numbers of some tables and their experiments, the paper's and ours, in %, one per line."""
+def csv_text(lines: Iterable[Mapping]) -> str:
+    """Render lines by CSV_FIELDS as CSV."""
     file = io.StringIO()
     writer = csv.DictWriter(file, CSV_FIELDS, lineterminator="\n")
     writer.writeheader()
-    for table, found in sections:
-        experiment = found.experiment
-        shared = {"table": table, "pair": experiment.pair, "n": experiment.n, "scale": experiment.scale}
-        numbers, _ = comparable_scores(table, found)
-        for row in shown_rows(table, found, numbers is not None):
-            for line in [*paper_lines(table, found, row, numbers or {}), *our_lines(found, row)]:
-                writer.writerow({**shared, "row": row.name, **line})
+    writer.writerows(lines)
     return file.getvalue()
+
+
+def csv_lines(table: int, found: Found) -> Iterator[dict]:
+    """Yield all numbers of a table for one experiment, the paper's and ours, in %."""
+    experiment = found.experiment
+    shared = {"table": table, "pair": experiment.pair, "n": experiment.n, "scale": experiment.scale}
+    numbers, _ = comparable_scores(table, found)
+    for row in shown_rows(table, found, numbers is not None):
+        for line in [*paper_lines(table, found, row, numbers or {}), *our_lines(found, row)]:
+            yield {**shared, "row": row.name, **line}
 
 
 def paper_lines(table: int, found: Found, row: Row, numbers: Mapping[str, Mapping]) -> list[dict]:

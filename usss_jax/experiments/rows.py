@@ -211,18 +211,19 @@ def read_extra(text: str, domains: Sequence[str]) -> Row:
     return row
 
 
-def check_value(where: str, field: str, text: str) -> str:
+def check_value(where: str, field: str, text: str, method: str = "usss") -> str:
     """Return the text of a field's value; raise InputError if it does not parse as the field's type.
 
     >>> check_value("--config.optim.lr", "optim.lr", "0.1")
     '0.1'
     """
-    default = fields()[field].default
+    about = fields(method)[field]
+    default = about.default
     try:
         if isinstance(default, bool):
             if text.lower() not in ("true", "false"):
                 raise ValueError("give True or False")
-        elif isinstance(default, int | float) and not fields()[field].mixed:
+        elif isinstance(default, int | float) and not about.mixed:
             type(default)(text)
     except ValueError as e:
         raise InputError(f"{where}: {field}={text}: {e}") from e
@@ -250,6 +251,11 @@ def requested_rows(
     else:
         rows = [] if extra else [row for row in rows_of_table(table, domains, words) if not row.optional]
     rows += [read_extra(text, domains) for text in extra]
+    return to_run(rows, chosen)
+
+
+def to_run(rows: Sequence[Row], chosen: Sequence[str]) -> list[Row]:
+    """Return the rows without cited ones; raise InputError for a cited one that is chosen, or a name given twice."""
     if len({row.name for row in rows}) < len(rows):
         raise InputError(f"rows: {', '.join(row.name for row in rows)}: a name is given twice; remove one")
     if chosen and (cited := [row.name for row in rows if not row.variants]):
