@@ -199,11 +199,11 @@ def test_page_is_that_of_the_declaration():
 def test_page_names_every_field_with_its_default():
     text = page()
     assert all(f"| `{name}` | " in text for name in FIELDS)
-    assert "| `optim.lr` | `0.001`; imagenet: `0.1` | positive |" in text
+    assert "| `optim.lr` | `0.001`; mlsl: the same; imagenet: `0.1` | positive |" in text
 
 
 def test_an_unknown_method_is_told_with_the_known_ones():
-    with pytest.raises(InputError, match="method=ussss must be one of usss, imagenet"):
+    with pytest.raises(InputError, match="method=ussss must be one of usss, mlsl, imagenet"):
         default_config("ussss")
 
 

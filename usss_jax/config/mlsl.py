@@ -46,7 +46,9 @@ FIELDS: dict[str, Field] = {
         changes=NOTHING,
         sweep="set",
     ),
-    "mlsl.target": Field("", Range("one of `data.domains`"), "the domain whose labels are not used for training"),
+    "mlsl.target": Field(
+        "cityscapes", Range("one of `data.domains`"), "the domain whose labels are not used for training"
+    ),
     "mlsl.target_images": Field(
         0, NOT_NEGATIVE, "number of target images to label, those with the highest class-balanced score; 0: all"
     ),

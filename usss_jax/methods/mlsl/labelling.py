@@ -26,7 +26,7 @@ from usss_jax.data.progress import Progress
 from usss_jax.data.pseudo_label_files import create_folder, open_folder
 from usss_jax.data.pseudo_labels import PseudoLabeled
 from usss_jax.errors import InputError
-from usss_jax.local_files import read_object, write_whole
+from usss_jax.local_files import read_object, reason, write_whole
 from usss_jax.methods.mlsl.patches import Inference, image_probabilities, patch_corners
 from usss_jax.methods.mlsl.selection import most_probable, select_labels
 from usss_jax.methods.mlsl.spatial_prior import apply_prior
@@ -80,6 +80,11 @@ class Labelling:
     rare_count: int
     rare_share: float
     keep_scores: bool
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What tells the pseudo-labels of a round from those of another round or variant, as JSON."""
+        return {"round": self.round, "portion": self.portion, "policy": self.policy, "patches": self.patches}
 
 
 def labelling(rounds: ConfigDict, *, portion: float, policy: str, patches: bool, seed: int, round: int) -> Labelling:
@@ -227,9 +232,8 @@ def write_labels(
         scores.make(name)
         found = thresholds(scores, settings, domain)
         write_whole(known, json.dumps(describe_thresholds(found, domain), indent=1) + "\n")
-    found = read_thresholds(read_object(known), domain)
-    about = {"network": checkpoint, "portion": settings.portion, "round": settings.round}
-    about |= {"thresholds": describe_thresholds(found, domain)["thresholds"]}
+    found = read_thresholds(_read(known), domain)
+    about = {"network": checkpoint, **settings.about, "thresholds": describe_thresholds(found, domain)["thresholds"]}
     files = create_folder(folder, domain, images.ids, about)
     select = jax.jit(select_labels)
     missing = files.missing(images.ids)
@@ -240,9 +244,11 @@ def write_labels(
     labels = read_labels(pseudo, domain.num_classes)
     pixels = labels.counts.sum(0)
     if not pixels.any():
+        highest = dict(zip(domain.class_names, scores.highest().tolist(), strict=True))
         raise InputError(
             f"{folder}: no pixel of {len(images)} images reaches a threshold, so there is nothing to train on; "
-            f"thresholds are {_by_class(describe_thresholds(found, domain)['thresholds'])}; raise rounds.portion"
+            f"thresholds are {_by_class(about['thresholds'])}; highest scores are {_by_class(highest)}; "
+            "raise rounds.portion"
         )
     rare, priority = rare_classes(found.sizes, settings.rare_count, settings.rare_share)
     total = len(images) * domain.size[0] * domain.size[1]
@@ -257,8 +263,8 @@ def write_labels(
         "priority": list(priority),
         "digest": labels.digest,
     }
+    shutil.rmtree(folder / SCORES, ignore_errors=True)  # first: a pass with REPORT never runs again
     write_whole(folder / REPORT, json.dumps(report, indent=1) + "\n")
-    shutil.rmtree(folder / SCORES, ignore_errors=True)
     say(name, f"{100 * share:.1f} % of the pixels are labeled, at {folder}")
 
 
@@ -298,6 +304,10 @@ class _Scores:
         if self._folder is not None and self._path(index).exists():
             return np.load(self._path(index), allow_pickle=False)
         return self._compute(index)
+
+    def highest(self) -> np.ndarray:
+        """Highest score of every class in all images, [C]."""
+        return np.max([scores.max((0, 1)) for scores in self], 0)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self.of(i) for i in range(len(self._images)))
@@ -354,13 +364,18 @@ def choose_images(scorer: Scorer, images: Examples, count: int, name: str) -> li
     return best(images.ids, found, count)
 
 
-def open_labels(folder: pathlib.Path, domain: Domain, images: Examples) -> tuple[PseudoLabeled, dict[str, Any]]:
+def open_labels(
+    folder: pathlib.Path, domain: Domain, images: Examples, settings: Labelling
+) -> tuple[PseudoLabeled, dict[str, Any]]:
     """Open finished pseudo-labels, and their report.
 
     Raises:
-      InputError: if they are of other images or classes, are damaged, or have changed since they were made.
+      InputError: if they are of other images, classes or settings, are damaged, or have changed since they were made.
     """
-    report = hosts.from_writer(read_object, folder / REPORT)
+    report = hosts.from_writer(_read, folder / REPORT)
+    if other := [name for name, value in settings.about.items() if report.get(name) != value]:
+        what = ", ".join(f"{name} was {report.get(name)}, is now {settings.about[name]}" for name in other)
+        raise InputError(f"{folder} has other pseudo-labels: {what}; remove the folder to make them again")
     pseudo = PseudoLabeled(images, open_folder(folder, domain, images.ids))
     digest = read_labels(pseudo, domain.num_classes).digest
     if digest != report["digest"]:
@@ -370,9 +385,26 @@ def open_labels(folder: pathlib.Path, domain: Domain, images: Examples) -> tuple
     return pseudo, report
 
 
-def damaged(folder: pathlib.Path, domain: Domain, images: Examples) -> list[str]:
-    """Ids whose pseudo-labels are absent or unreadable, in a folder with REPORT."""
-    return open_folder(folder, domain, images.ids).missing(images.ids)
+def reopen_if_damaged(folder: pathlib.Path, domain: Domain, images: Examples):
+    """Remove REPORT if pseudo-labels are absent or unreadable, and print how many, so that the pass makes them again.
+
+    Raises:
+      InputError: if the folder has pseudo-labels of other images, classes or sizes.
+    """
+    if not (folder / REPORT).exists():
+        return
+    if bad := open_folder(folder, domain, images.ids).missing(images.ids):
+        print(f"{folder}: {len(bad)} of {len(images)} pseudo-labels are damaged or absent: made again", flush=True)
+        (folder / REPORT).unlink()
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return read_object(path)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({reason(error)}); remove {path.parent} to make these pseudo-labels again"
+        ) from error
 
 
 def _by_class(values: Mapping[str, float | None]) -> str:

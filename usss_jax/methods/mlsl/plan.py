@@ -118,6 +118,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
     adaptation = pair(opened)
     check_source_from(adaptation)
     print(describe(adaptation), flush=True)
+    if "oracle" in config.variants:
+        hosts.together(oracle_pools, adaptation)  # before hours of training, if it has no masks
     with claimed(opened):
         summaries = run_plan(plan(adaptation))
         for name, summary in hosts.from_writer(written_summaries, workdir).items():  # of earlier commands, too
@@ -228,15 +230,20 @@ def adversarial_fit(adaptation: Adaptation) -> Fit:
     )
 
 
-def oracle_fit(adaptation: Adaptation) -> Fit:
-    """Supervised training on all labels of the target, which no other job opens, as "oracle"."""
+def oracle_pools(adaptation: Adaptation) -> Pools:
+    """Images of the target with the labels of its training images, which no other job opens."""
     config, name = adaptation.config, adaptation.target
     options = read_options(config, {d: pool.domain for d, pool in adaptation.run.pools.items()})[name]
     root = domain_root(config.data.root, adaptation.domain, list(adaptation.run.pools))
-    pool = open_pools(adaptation.domain, root, dataclasses.replace(options, labeled="all"))
+    return open_pools(adaptation.domain, root, dataclasses.replace(options, labeled="all"))
+
+
+def oracle_fit(adaptation: Adaptation) -> Fit:
+    """Supervised training on all labels of the target, as "oracle"."""
+    pool, name = oracle_pools(adaptation), adaptation.target
     return adaptation.fit(
         "oracle",
-        partial(terms.compute, supervision=supervision(config)),
+        partial(terms.compute, supervision=supervision(adaptation.config)),
         train_on={name: pool},
         selected_by=[name],
         about_data={"labels of the target": pool.labels[LABELED].digest},
@@ -269,8 +276,17 @@ def check_source_from(adaptation: Adaptation):
     decoders = {name: decoder["classes"] for name, decoder in theirs["decoders"].items()}
     if decoders != {adaptation.target: list(adaptation.domain.class_names)}:
         raise InputError(
-            f"{field}: has the decoders {', '.join(decoders)}, not one with the classes of {adaptation.target}"
+            f"{field}: has decoders with the classes {decoders}, but {adaptation.target} has "
+            f"{', '.join(adaptation.domain.class_names)}"
         )
+    uses_head = any(v in KINDS and KINDS[v].image_labels for v in adaptation.config.variants)
+    needs_head = adaptation.config.mlsl.image_head_start == "source" or theirs.get("image_head", "none") != "none"
+    for key, value in image_head(adaptation.config).items() if uses_head and needs_head else ():
+        if theirs.get(key) != value:
+            raise InputError(
+                f"{field}: {key} is {theirs.get(key)} there and {value} here; give a network with that head, such as "
+                "RUN/source_pwl, or one without head, such as RUN/source, with mlsl.image_head_start=random"
+            )
 
 
 def rounds(adaptation: Adaptation, variant: str, network: pathlib.Path) -> Iterator[Job]:
@@ -332,6 +348,18 @@ def write_prior(adaptation: Adaptation, path: pathlib.Path):
     logs.write_array(path, spatial_prior(counts, adaptation.config.mlsl.prior_sigma))
 
 
+def labels_settings(adaptation: Adaptation, kind: Kind, part: Round) -> labelling.Labelling:
+    """How the pseudo-labels of a round are made."""
+    return labelling.labelling(
+        adaptation.config.rounds,
+        portion=part.portion,
+        policy=kind.policy,
+        patches=kind.patches,
+        seed=adaptation.config.train.seed,
+        round=part.index,
+    )
+
+
 def labels_pass(
     adaptation: Adaptation,
     kind: Kind,
@@ -342,14 +370,8 @@ def labels_pass(
 ) -> Pass:
     """Describe the labelling of all target images by a network; damaged labels of an earlier command are made again."""
     images = target_images(adaptation)
-    settings = labelling.labelling(
-        adaptation.config.rounds,
-        portion=part.portion,
-        policy=kind.policy,
-        patches=kind.patches,
-        seed=adaptation.config.train.seed,
-        round=part.index,
-    )
+    if not hosts.from_writer((adaptation.run.workdir / folder.name / "summary.json").exists):
+        hosts.from_writer(labelling.reopen_if_damaged, folder, adaptation.domain, images)
     make = partial(
         labelling.label_images,
         folder,
@@ -357,7 +379,7 @@ def labels_pass(
         decoder=adaptation.target,
         domain=adaptation.domain,
         images=images,
-        settings=settings,
+        settings=labels_settings(adaptation, kind, part),
         mesh=adaptation.run.mesh,
     )
     return Pass(folder / labelling.REPORT, lambda: make(prior=None if prior is None else np.load(prior)))
@@ -369,7 +391,8 @@ def round_fit(
     """Describe the training of a round, which starts from the network that made its pseudo-labels."""
     config, rounds = adaptation.config, adaptation.config.rounds
     source, target = (adaptation.pools(d) for d in (adaptation.source, adaptation.target))
-    pseudo, report = labelling.open_labels(folder, adaptation.domain, target_images(adaptation))
+    settings = labels_settings(adaptation, kind, part)
+    pseudo, report = labelling.open_labels(folder, adaptation.domain, target_images(adaptation), settings)
     mine = partial(MiningCropFlip, rare=report["rare"], priority=report["priority"], share=rounds.mine_share)
     chosen = source_subset(
         len(source.labeled),
@@ -464,7 +487,7 @@ def describe(adaptation: Adaptation) -> str:
     target, name = adaptation.pools(adaptation.target), adaptation.config.data.class_map
     class_map = class_maps.find_class_map(name) if name else None
     lines = [class_maps.table(class_map)] if class_map else []
-    if class_map and class_map.unlearnable:
+    if class_map and class_map.unlearnable and class_map.target.name == adaptation.target:
         lines.append(f"{adaptation.source} cannot teach {', '.join(class_map.unlearnable)} of {adaptation.target}")
     splits = [f"{use} ({len(of)} images)" for use, of in (("val", target.val), ("test", target.test)) if len(of)]
     scored = f"scored on its {' and '.join(splits)}" if splits else "has no masks in val or test, so it has no score"
