@@ -29,7 +29,7 @@ from usss_jax.engine import optim
 from usss_jax.engine.state import create_state
 from usss_jax.engine.step import jit_step
 from usss_jax.methods import supervised
-from usss_jax.methods.mlsl import labelling, terms
+from usss_jax.methods.mlsl import labelling, scores, terms
 from usss_jax.methods.mlsl.patches import image_probabilities, patch_corners
 from usss_jax.models.universal import create_model
 from usss_jax.parallel import sharding
@@ -65,9 +65,9 @@ def plain_loop(probabilities, image: np.ndarray, corners: np.ndarray, patch: int
     return total / counts
 
 
-def measure_sisc(model, variables, domain, settings: labelling.Labelling, mesh, repeats: int) -> dict:
+def measure_sisc(model, variables, domain, settings: scores.Labelling, mesh, repeats: int) -> dict:
     """Seconds per image of both, alternately, and the share of time in the network."""
-    probabilities = labelling.network_probabilities(model, variables, domain.name, mesh)
+    probabilities = scores.network_probabilities(model, variables, domain.name, mesh)
     inside = 0.0
 
     def timed(images):
@@ -98,11 +98,11 @@ def measure_sisc(model, variables, domain, settings: labelling.Labelling, mesh, 
     return {"seconds_per_image": medians, **images, "network_share": statistics.median(shares[1:])}
 
 
-def measure_memory(model, variables, domain, settings: labelling.Labelling, mesh, images: int) -> list[int]:
+def measure_memory(model, variables, domain, settings: scores.Labelling, mesh, images: int) -> list[int]:
     """Peak bytes of this process after the passes over `images` and over four times as many images."""
     peaks = []
     for count in (images, 4 * images):
-        scorer = labelling.Scorer(labelling.network_probabilities(model, variables, domain.name, mesh), settings)
+        scorer = scores.Scorer(scores.network_probabilities(model, variables, domain.name, mesh), settings)
         with tempfile.TemporaryDirectory() as folder:
             labelling.write_labels(
                 pathlib.Path(folder), scorer, domain, RandomImages(count, domain.size), settings, "random", "benchmark"
@@ -159,7 +159,7 @@ def main():
 
     rounds = default_config("mlsl").rounds
     rounds.patches, rounds.patch_size, rounds.patch_batch = args.patches, args.patch, args.batch
-    settings = labelling.labelling(rounds, portion=0.5, policy="cb", patches=True, seed=0, round=0)
+    settings = scores.labelling_of(rounds, portion=0.5, policy="cb", patches=True, seed=0, round=0)
     mesh = sharding.create_mesh()
     domain = dataclasses.replace(get_domain("camvid"), size=args.size)
     model = create_model(args.encoder, {domain.name: domain.num_classes}, stride=32, lateral=8)

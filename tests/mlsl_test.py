@@ -21,7 +21,8 @@ import usss_jax
 from usss_jax.data import pseudo_label_files
 from usss_jax.errors import InputError
 from usss_jax.evaluation.metrics import percent
-from usss_jax.methods.mlsl import labelling, plan, results
+from usss_jax.methods.mlsl import labelling, results, rounds, scores
+from usss_jax.methods.mlsl.adaptation import pair
 from usss_jax.methods.mlsl.round_images import Labeled
 from usss_jax.methods.opening import open_run
 from usss_jax.parallel import hosts
@@ -245,7 +246,7 @@ def killing(function, at):
 
 def in_the_scores(patch):
     """At the third image of the first pass."""
-    patch.setattr(labelling.Scorer, "__call__", killing(labelling.Scorer.__call__, 3))
+    patch.setattr(scores.Scorer, "__call__", killing(scores.Scorer.__call__, 3))
 
 
 def in_the_selection(patch):
@@ -255,7 +256,7 @@ def in_the_selection(patch):
 
 def before_the_report(patch):
     """When all labels of the first pass are written: thresholds.json comes first."""
-    patch.setattr(labelling, "write_whole", killing(labelling.write_whole, tiny_uda.IMAGES + 2))
+    patch.setattr(labelling, "write_whole", killing(labelling.write_whole, 2))
 
 
 def in_a_step(patch):
@@ -318,9 +319,9 @@ def test_only_a_damaged_pseudo_label_is_made_again(whole, folder, labeled, monke
     workdir, pseudo = labeled
     damaged = pseudo / "labels/1.png"
     damaged.write_bytes(damaged.read_bytes()[:60])
-    before, scored, score = times(pseudo), [], labelling.Scorer.__call__
+    before, scored, score = times(pseudo), [], scores.Scorer.__call__
     monkeypatch.setattr(
-        labelling.Scorer, "__call__", lambda self, key, image: scored.append(key) or score(self, key, image)
+        scores.Scorer, "__call__", lambda self, key, image: scored.append(key) or score(self, key, image)
     )
     usss_jax.train(config(folder, "cbst", **{"rounds.count": 1}), workdir)
     assert f"{pseudo}: 1 of 4 pseudo-labels are damaged or absent: made again\n" in capsys.readouterr().out
@@ -389,7 +390,7 @@ def test_without_a_pixel_above_a_threshold_the_highest_scores_are_told(whole, fo
         "thresholds are street none, sky none, tree none, track none, boat none; highest scores are street 0." in told
     )
     model, weights = load_best(whole.workdir / "source", create_mesh(jax.devices()[:1]))[:2]
-    score = labelling.network_probabilities(model, weights, "town", create_mesh(jax.devices()[:1]))
+    score = scores.network_probabilities(model, weights, "town", create_mesh(jax.devices()[:1]))
     images = np.stack([np.asarray(Image.open(folder / f"town/train/images/{i}.png")) for i in range(tiny_uda.IMAGES)])
     highest = (np.asarray(score(images)) + np.asarray(score(images[:, :, ::-1]))[:, :, ::-1]).max((0, 1, 2)) / 2
     found = [float(word) for word in re.findall(r"\b0\.\d+", told.partition("highest")[2])]
@@ -525,14 +526,14 @@ def test_only_the_best_target_images_are_labeled(whole, folder, tmp_path):
     usss_jax.train(run, tmp_path)
     chosen = (tmp_path / "target_images.txt").read_text().split()
     model, weights = load_best(whole.workdir / "source", create_mesh(jax.devices()[:1]))[:2]
-    score = labelling.network_probabilities(model, weights, "town", create_mesh(jax.devices()[:1]))
-    scores = []
+    score = scores.network_probabilities(model, weights, "town", create_mesh(jax.devices()[:1]))
+    found = []
     for i in range(tiny_uda.IMAGES):
         image = np.asarray(Image.open(folder / f"town/train/images/{i}.png"))[None]
         q = (np.asarray(score(image)) + np.asarray(score(image[:, :, ::-1]))[:, :, ::-1])[0] / 2
         predicted, confidence = q.argmax(-1), q.max(-1)
-        scores.append(np.mean([confidence[predicted == c].mean() for c in np.unique(predicted)]))
-    assert chosen == [str(i) for i in sorted(np.argsort(scores)[2:])]
+        found.append(np.mean([confidence[predicted == c].mean() for c in np.unique(predicted)]))
+    assert chosen == [str(i) for i in sorted(np.argsort(found)[2:])]
     for variant in ("cbst", "sisc"):
         labels = tmp_path / f"pseudo_labels/{variant}_round0/labels"
         assert {p.stem for p in labels.iterdir()} == set(chosen)
@@ -582,14 +583,14 @@ def test_an_oracle_without_masks_is_told_before_anything_is_trained(tmp_path):
 @pytest.fixture(scope="module")
 def adaptation(toy_encoder, folder, tmp_path_factory):
     run = config(folder, "sisc_pwl")
-    return plan.pair(open_run(run, tmp_path_factory.mktemp("run")))
+    return pair(open_run(run, tmp_path_factory.mktemp("run")))
 
 
 def test_a_class_that_the_source_never_shows_is_never_an_image_level_label_of_the_target(adaptation):
     """Track, whose class in the source has no pixel, and boat, which has no class in the source."""
     pool = adaptation.pools("town")
     origins = {d: Labeled(adaptation.pools(d).unlabeled, pool.transform) for d in ("city", "town")}
-    found = plan.with_image_labels(adaptation, origins)
+    found = rounds.with_image_labels(adaptation, origins)
     everything = np.repeat(np.arange(5, dtype=np.uint8), 100)[None]
     assert found["town"].classes(everything).tolist() == [1, 1, 1, 0, 0]
     assert found["city"].classes(everything).tolist() == [1, 1, 1, 1, 1]  # a source pixel would be one
@@ -601,7 +602,7 @@ def test_image_level_labels_of_the_source_are_by_the_rule_of_the_config(folder, 
     run = dataclasses.replace(adaptation.run, config=config(folder, "sisc_pwl", **{"mlsl.source_rule": rule}))
     changed = dataclasses.replace(adaptation, run=run)
     pool = adaptation.pools("town")
-    found = plan.with_image_labels(changed, {d: Labeled(pool.unlabeled, pool.transform) for d in ("city", "town")})
+    found = rounds.with_image_labels(changed, {d: Labeled(pool.unlabeled, pool.transform) for d in ("city", "town")})
     label = np.zeros((20, 50), np.uint8)
     label[0, 0] = 1
     assert found["city"].classes(label).tolist() == [1, float(rule == "presence"), 0, 0, 0]

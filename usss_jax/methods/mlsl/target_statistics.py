@@ -6,12 +6,13 @@ and Sha, ICML 2012). Among the networks of a run, the one with the largest is ch
 """
 
 import pathlib
+from collections.abc import Iterator
 from functools import partial
 
 import jax
 import numpy as np
 
-from usss_jax.engine.job import Pass
+from usss_jax.engine.job import Fit, Job, Pass
 from usss_jax.evaluation.evaluate import one_behind
 from usss_jax.methods.segmentation import Run
 from usss_jax.objectives.losses import pixel_entropy
@@ -20,6 +21,12 @@ from usss_jax.runs.logs import say
 from usss_jax.runs.networks import load_best
 
 FILE = "target_statistics.json"
+
+
+def measured(run: Run, target: str, job: Fit) -> Iterator[Job]:
+    """Yield a training, then the pass that measures its network on the target's images, without labels."""
+    yield job
+    yield statistics_pass(run, target, job.folder)
 
 
 def statistics_pass(run: Run, target: str, folder: pathlib.Path) -> Pass:

@@ -17,10 +17,11 @@ from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.splits import split_hash
 from usss_jax.engine.job import Fit, Job, Pass
 from usss_jax.errors import InputError
-from usss_jax.methods.mlsl import labelling
+from usss_jax.methods.mlsl import labelling, scores
 from usss_jax.methods.mlsl.round_images import Labeled, RoundCrop
 from usss_jax.methods.mlsl.schedule import Ramp, Round, schedule
 from usss_jax.methods.segmentation import Run
+from usss_jax.parallel import hosts
 from usss_jax.runs.networks import load_best
 
 
@@ -53,10 +54,9 @@ def labels_folder(run: Run, name: str, domain: str) -> pathlib.Path:
     return run.workdir / "pseudo_labels" / name / domain
 
 
-def labels_pass(run: Run, domain: str, part: Round, folder: pathlib.Path, network: pathlib.Path) -> Pass:
-    """Describe the labelling of all unlabeled images of a domain by its decoder of a network."""
-    pool = run.pools[domain]
-    settings = labelling.labelling(
+def labels_settings(run: Run, part: Round) -> scores.Labelling:
+    """How the pseudo-labels of a round are made."""
+    return scores.labelling_of(
         run.config.rounds,
         portion=part.portion,
         policy="cb",
@@ -64,6 +64,13 @@ def labels_pass(run: Run, domain: str, part: Round, folder: pathlib.Path, networ
         seed=run.config.train.seed,
         round=part.index,
     )
+
+
+def labels_pass(run: Run, domain: str, part: Round, folder: pathlib.Path, network: pathlib.Path) -> Pass:
+    """Describe the labelling of all unlabeled images of a domain by its decoder of a network."""
+    pool = run.pools[domain]
+    if not hosts.from_writer((run.workdir / folder.parent.name / "summary.json").exists):
+        hosts.from_writer(labelling.reopen_if_damaged, folder, pool.domain, pool.unlabeled)
     make = partial(
         labelling.label_images,
         folder,
@@ -71,7 +78,7 @@ def labels_pass(run: Run, domain: str, part: Round, folder: pathlib.Path, networ
         decoder=domain,
         domain=pool.domain,
         images=pool.unlabeled,
-        settings=settings,
+        settings=labels_settings(run, part),
         mesh=run.mesh,
     )
     return Pass(folder / labelling.REPORT, make)
@@ -82,7 +89,7 @@ def round_fit(run: Run, part: Round, name: str, network: pathlib.Path, train: Ca
     config, labeled = run.config, with_labels(run.pools)
     pseudo, digests = {}, {}
     for domain, pool in labeled.items():
-        pseudo[domain], report = pseudo_labeled(run, pool, labels_folder(run, name, domain))
+        pseudo[domain], report = pseudo_labeled(run, part, pool, labels_folder(run, name, domain))
         digests[domain] = report["digest"]
     images = max(len(pool.labeled) for pool in pseudo.values())
     names = {domain: f"{domain} pseudo" for domain in labeled}  # no domain has a name with a space
@@ -103,9 +110,9 @@ def round_fit(run: Run, part: Round, name: str, network: pathlib.Path, train: Ca
     )
 
 
-def pseudo_labeled(run: Run, pool: Pools, folder: pathlib.Path) -> tuple[Pools, dict[str, Any]]:
+def pseudo_labeled(run: Run, part: Round, pool: Pools, folder: pathlib.Path) -> tuple[Pools, dict[str, Any]]:
     """The pool of a domain's images with pseudo-labels, cropped around rare classes, and the report on the labels."""
-    source, report = labelling.open_labels(folder, pool.domain, pool.unlabeled)
+    source, report = labelling.open_labels(folder, pool.domain, pool.unlabeled, labels_settings(run, part))
     share = run.config.rounds.mine_share
     crop = MiningCropFlip(
         pool.crop, pool.scale, pool.flip, rare=report["rare"], priority=report["priority"], share=share

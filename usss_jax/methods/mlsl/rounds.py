@@ -1,0 +1,216 @@
+"""Rounds of pseudo-labels and training, for every variant that has some."""
+
+import dataclasses
+import pathlib
+import zlib
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from usss_jax.data.examples import Examples
+from usss_jax.data.mining import MiningCropFlip
+from usss_jax.engine.job import Fit, Job, Pass
+from usss_jax.local_files import write_whole
+from usss_jax.methods.mlsl import labelling, terms
+from usss_jax.methods.mlsl.adaptation import Adaptation, image_head, supervision
+from usss_jax.methods.mlsl.image_labels import mean_sizes
+from usss_jax.methods.mlsl.round_images import ImageClasses, Labeled, RoundCrop, Together
+from usss_jax.methods.mlsl.schedule import Ramp, Round, schedule, source_subset
+from usss_jax.methods.mlsl.scores import Labelling, choose_images, labelling_of, load_scorer
+from usss_jax.methods.mlsl.spatial_prior import class_frequencies, spatial_prior
+from usss_jax.methods.mlsl.target_statistics import measured
+from usss_jax.parallel import hosts
+from usss_jax.runs import logs
+from usss_jax.runs.networks import load_best
+
+IMAGES = "target_images.txt"
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What distinguishes the variants with rounds.
+
+    Attributes:
+      policy: of the thresholds, see `class_thresholds`.
+      patches: whether scores come from patches (SISC).
+      prior: whether scores are multiplied by the spatial prior; None: as `mlsl.prior` says.
+      image_labels: whether training has the image-level loss (PWL).
+    """
+
+    policy: str = "cb"
+    patches: bool = False
+    prior: bool | None = False
+    image_labels: bool = False
+
+
+KINDS = {
+    "st": Kind(policy="global"),
+    "cbst": Kind(),
+    "cbst_sp": Kind(prior=True),
+    "cbst_pwl": Kind(image_labels=True),
+    "sisc": Kind(patches=True, prior=None),
+    "sisc_pwl": Kind(patches=True, prior=None, image_labels=True),
+}
+
+
+def rounds(adaptation: Adaptation, variant: str, network: pathlib.Path) -> Iterator[Job]:
+    """Yield the passes and trainings of all rounds, as VARIANT_roundR, starting from a finished network."""
+    config, kind, workdir = adaptation.config, KINDS[variant], adaptation.run.workdir
+    uses_prior = config.mlsl.prior if kind.prior is None else kind.prior
+    if config.mlsl.target_images:
+        yield images_pass(adaptation, network)
+    prior_file = workdir / "spatial_prior.npy"
+    if uses_prior:
+        yield Pass(prior_file, partial(write_prior, adaptation, prior_file))
+    for part in plan_of_rounds(config):
+        name = f"{variant}_round{part.index}"
+        folder = workdir / "pseudo_labels" / name
+        yield labels_pass(adaptation, kind, part, folder, network, prior_file if uses_prior else None)
+        yield from measured(adaptation.run, adaptation.target, round_fit(adaptation, kind, part, name, folder, network))
+        network = workdir / name
+
+
+def plan_of_rounds(config: ConfigDict) -> list[Round]:
+    """Learning rate and portions of every round, by the config."""
+    fields = config.mlsl
+    return schedule(
+        config.rounds.count,
+        config.rounds.lr,
+        Ramp(config.rounds.portion, config.rounds.portion_step, config.rounds.portion_max),
+        Ramp(fields.source_portion, fields.source_step, fields.source_max),
+    )
+
+
+def images_pass(adaptation: Adaptation, network: pathlib.Path) -> Pass:
+    """Describe the choice of `mlsl.target_images` images by the network that the first rounds start from."""
+    path, images = adaptation.run.workdir / IMAGES, adaptation.pools(adaptation.target).unlabeled
+    settings = labelling_of(adaptation.config.rounds, portion=1.0, policy="cb", patches=False, seed=0, round=0)
+
+    def make():
+        scorer, _ = load_scorer(network, adaptation.target, settings, adaptation.run.mesh)
+        count = adaptation.config.mlsl.target_images
+        chosen = hosts.from_writer(choose_images, scorer, images, count, "choice of target images")
+        if hosts.is_writer():
+            write_whole(path, "\n".join(chosen) + "\n")
+
+    return Pass(path, make)
+
+
+def target_images(adaptation: Adaptation) -> Examples:
+    """The target images that are labelled: all, or those of `images_pass`."""
+    images = adaptation.pools(adaptation.target).unlabeled
+    if not adaptation.config.mlsl.target_images:
+        return images
+    return images.select(hosts.from_writer((adaptation.run.workdir / IMAGES).read_text).splitlines())
+
+
+def write_prior(adaptation: Adaptation, path: pathlib.Path):
+    """Write the spatial prior of the source at the target's size, float32 [H, W, C]."""
+    labeled, domain = adaptation.pools(adaptation.source).labeled, adaptation.domain
+    labels = (labeled.label(i) for i in range(len(labeled)))
+    counts = class_frequencies(labels, domain.num_classes, domain.size)
+    logs.write_array(path, spatial_prior(counts, adaptation.config.mlsl.prior_sigma))
+
+
+def labels_settings(adaptation: Adaptation, kind: Kind, part: Round) -> Labelling:
+    """How the pseudo-labels of a round are made."""
+    return labelling_of(
+        adaptation.config.rounds,
+        portion=part.portion,
+        policy=kind.policy,
+        patches=kind.patches,
+        seed=adaptation.config.train.seed,
+        round=part.index,
+    )
+
+
+def labels_pass(
+    adaptation: Adaptation,
+    kind: Kind,
+    part: Round,
+    folder: pathlib.Path,
+    network: pathlib.Path,
+    prior: pathlib.Path | None,
+) -> Pass:
+    """Describe the labelling of all target images by a network; damaged labels of an earlier command are made again."""
+    images = target_images(adaptation)
+    if not hosts.from_writer((adaptation.run.workdir / folder.name / "summary.json").exists):
+        hosts.from_writer(labelling.reopen_if_damaged, folder, adaptation.domain, images)
+    make = partial(
+        labelling.label_images,
+        folder,
+        network=network,
+        decoder=adaptation.target,
+        domain=adaptation.domain,
+        images=images,
+        settings=labels_settings(adaptation, kind, part),
+        mesh=adaptation.run.mesh,
+    )
+    return Pass(folder / labelling.REPORT, lambda: make(prior=None if prior is None else np.load(prior)))
+
+
+def round_fit(
+    adaptation: Adaptation, kind: Kind, part: Round, name: str, folder: pathlib.Path, network: pathlib.Path
+) -> Fit:
+    """Describe the training of a round, which starts from the network that made its pseudo-labels."""
+    config, rounds = adaptation.config, adaptation.config.rounds
+    source, target = (adaptation.pools(d) for d in (adaptation.source, adaptation.target))
+    settings = labels_settings(adaptation, kind, part)
+    pseudo, report = labelling.open_labels(folder, adaptation.domain, target_images(adaptation), settings)
+    mine = partial(MiningCropFlip, rare=report["rare"], priority=report["priority"], share=rounds.mine_share)
+    chosen = source_subset(
+        len(source.labeled),
+        part.source_portion,
+        seed=config.train.seed,
+        round=part.index,
+        policy=config.mlsl.source_policy,
+    )
+    origins = {
+        adaptation.source: Labeled(
+            source.labeled.select([source.labeled.ids[i] for i in sorted(chosen)]),
+            mine(source.crop, source.scale, source.flip),
+        ),
+        adaptation.target: Labeled(pseudo, mine(target.crop, target.scale, target.flip)),
+    }
+    if kind.image_labels:
+        origins = with_image_labels(adaptation, origins)
+    parts = {d: origin.source for d, origin in origins.items()}
+    if rounds.pairing == "shuffled":
+        both = dataclasses.replace(target, labeled=Together(parts), mapped=RoundCrop(origins))
+        train_on, images = {adaptation.target: both}, sum(map(len, parts.values()))
+    else:
+        train_on = {
+            d: dataclasses.replace(adaptation.pools(d), labeled=parts[d], mapped=RoundCrop({d: origins[d]}))
+            for d in origins
+        }
+        images = len(pseudo)
+    steps = max(1, int(rounds.epochs * (images // rounds.batch_size)))
+    return adaptation.fit(
+        name,
+        partial(terms.compute, supervision=supervision(config, kind.image_labels, rounds.loss)),
+        train_on=train_on,
+        batch_size=rounds.batch_size,
+        steps=steps,
+        eval_every=steps,
+        lr=part.learning_rate,
+        seed=zlib.crc32(f"{config.train.seed}:{part.index}".encode()),
+        image_head=image_head(config) if kind.image_labels else None,
+        initial=lambda: load_best(network, adaptation.run.mesh)[1],
+        about_data={"pseudo-labels": report["digest"], "source images": [str(i) for i in sorted(chosen)]},
+    )
+
+
+def with_image_labels(adaptation: Adaptation, origins: Mapping[str, Labeled]) -> dict[str, Labeled]:
+    """Add image-level labels to the images of a round (section 3.3 of MLSL)."""
+    fields, count = adaptation.config.mlsl, adaptation.domain.num_classes
+    pool = adaptation.pools(adaptation.source)
+    sizes = mean_sizes(pool.label_counts, pool.domain.size[0] * pool.domain.size[1])
+    by_size = ImageClasses(count, sizes, fields.eta)
+    rules = {
+        adaptation.source: by_size if fields.source_rule == "threshold" else ImageClasses(count),
+        adaptation.target: by_size,
+    }
+    of_image = fields.image_scope == "image"
+    return {d: dataclasses.replace(origin, classes=rules[d], of_image=of_image) for d, origin in origins.items()}
