@@ -18,13 +18,12 @@ from usss_jax.config.presets import (
     ANCHORED,
     LIGHT,
     apply_arg,
-    apply_uda_arg,
     default_encoder,
     parse_arg,
-    parse_uda_arg,
     set_epochs,
     shrink_to_tiny,
 )
+from usss_jax.config.presets_mlsl import apply_uda_arg, parse_uda_arg
 from usss_jax.config.reading import (
     names,
     per_domain,
