@@ -23,15 +23,15 @@ from usss_jax.parallel import sharding
 CLASSES = {"many": 7, "few": 3}
 BATCH, SIZE, PASSES, DIM = 8, (24, 40), 2, 4
 USSS = dataclasses.replace(terms.create_objective(default_config().usss), beta=0.5, theta=0.5)
+_PAPER = hung.create_objective(default_config())
 HUNG = dataclasses.replace(
-    hung.create_objective(default_config()),
+    _PAPER,
     adversarial=0.5,
     adversarial_unlabeled=0.3,
     semi=0.4,
     threshold=0.5,
     semi_start=0,
-    lr=0.001,
-    width=1 / 16,
+    opponent=dataclasses.replace(_PAPER.opponent, steps=10, lr=0.001, width=1 / 16),
 )
 TX = create_optimizer(create_schedule(0.01, 10))
 
@@ -58,9 +58,9 @@ def embeddings_at_start():
 def judge_at_start():
     """Parameters of D that judge pixels differently, about as often true as false."""
     r, unsure = np.random.RandomState(1), np.full((1, *SIZE, CLASSES["many"]), 1 / CLASSES["many"])
-    shapes = jax.eval_shape(HUNG.discriminator.init, jax.random.key(0), unsure)["params"]
+    shapes = jax.eval_shape(HUNG.opponent.network.init, jax.random.key(0), unsure)["params"]
     judge = jax.tree.map(lambda a: r.randn(*a.shape) * (0.2 if len(a.shape) == 4 else 0.1), shapes)
-    judge["conv5"]["bias"] -= float(HUNG.discriminator.apply({"params": judge}, unsure).mean())
+    judge["conv5"]["bias"] -= float(HUNG.opponent.network.apply({"params": judge}, unsure).mean())
     return judge
 
 
@@ -98,8 +98,8 @@ def adversarial(mesh):
     """Steps of a segmentation network and its discriminator."""
     model = UniversalModel(OneLayer(), {"many": CLASSES["many"]})
     judge = judge_at_start()
-    extra = {"discriminator": judge, "discriminator_opt_state": HUNG.optimizer(10).init(judge)}
-    return train(mesh, model, partial(hung.compute, objective=HUNG, steps=10), extra, 2)
+    extra = {"discriminator": judge, "discriminator_opt_state": HUNG.opponent.optimizer.init(judge)}
+    return train(mesh, model, partial(hung.compute, objective=HUNG), extra, 2)
 
 
 def relative(one, many):

@@ -31,8 +31,7 @@ OBJECTIVE = dataclasses.replace(
     semi=0.9,
     threshold=0.5,
     semi_start=0.5,
-    lr=0.01,
-    width=1 / 32,
+    opponent=dataclasses.replace(PAPER.opponent, steps=STEPS, lr=0.01, width=1 / 32),
 )
 MODEL = UniversalModel(OneLayer(), {"city": 3})
 MESH = sharding.create_mesh(jax.devices()[:1])
@@ -42,17 +41,18 @@ SETTING = {"model": MODEL, "augment": DeviceAugment(), "seed": 0}
 @pytest.mark.parametrize(("share", "first"), [(0.25, 5), (0.0, 0), (1.0, 20), (0.1, 2)])
 def test_the_self_taught_term_begins_after_its_share_of_the_steps(share, first):
     """At share 1 never: the last step sees 19 finished ones."""
-    objective = dataclasses.replace(PAPER, semi=0.3, semi_start=share)
-    weights = [float(objective.semi_weight(jnp.asarray(step), 20)) for step in range(20)]
+    opponent = dataclasses.replace(PAPER.opponent, steps=20)
+    objective = dataclasses.replace(PAPER, semi=0.3, semi_start=share, opponent=opponent)
+    weights = [float(objective.semi_weight(jnp.asarray(step))) for step in range(20)]
     assert weights == pytest.approx([0] * first + [0.3] * (20 - first))
 
 
 # ---- The step, written out ----
 
 
-def fresh(tx, seed=0, objective=OBJECTIVE, steps=STEPS):
+def fresh(tx, seed=0, objective=OBJECTIVE):
     """State at the start of training."""
-    extra = hung.create_discriminator(MODEL, objective=objective, steps=steps, mesh=MESH, seed=seed)
+    extra = objective.opponent.create(MODEL, mesh=MESH, seed=seed)
     return create_state(MODEL, tx, seed, MESH, extra)[0]
 
 
@@ -64,7 +64,7 @@ def create():
     strong = jax.tree.map(lambda a: r.standard_normal(a.shape) * (0.3 if a.ndim == 4 else 0.1), judge)
     images = random_batch()["unlabeled"]["city"]["image"].reshape(-1, *SIZE, 3)
     maps = jax.jit(probabilities)(state.params, state.batch_stats, images)
-    strong["conv5"]["bias"] -= float(jnp.median(OBJECTIVE.discriminator.apply({"params": strong}, maps)))
+    strong["conv5"]["bias"] -= float(jnp.median(OBJECTIVE.opponent(strong, maps)))
     state = state.replace(extra={**state.extra, "discriminator": strong})
     return jax.tree.map(lambda a: jnp.asarray(a, float) if jnp.issubdtype(a.dtype, jnp.floating) else a, state)
 
@@ -91,7 +91,7 @@ def probabilities(params, stats, images):
 
 
 def confidence(discriminator, maps):
-    return 1 / (1 + jnp.exp(-OBJECTIVE.discriminator.apply({"params": discriminator}, maps)))
+    return 1 / (1 + jnp.exp(-OBJECTIVE.opponent(discriminator, maps)))
 
 
 def plain_losses(params, discriminator, stats, batch, semi_weight):
@@ -140,7 +140,7 @@ def compiled(objective=OBJECTIVE):
     """(gradients, statistics, scalars, extra) of (state, batch)."""
 
     def parts(state, batch):
-        found = hung.compute(state, batch, objective=objective, steps=STEPS, **SETTING)
+        found = hung.compute(state, batch, objective=objective, **SETTING)
         return found.gradients, found.batch_stats, found.scalars, found.extra
 
     return jax.jit(parts)
@@ -208,7 +208,7 @@ def test_a_step_applies_both_optimisers():
         want = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads)
         of_judge = gradient_of_discriminator(extra)
         judge = jax.tree.map(lambda p, g: p - 0.01 * g / (abs(g) + 1e-8), state.extra["discriminator"], of_judge)
-        compute = partial(hung.compute, objective=OBJECTIVE, steps=STEPS, **SETTING)
+        compute = partial(hung.compute, objective=OBJECTIVE, **SETTING)
         new, told = jax.jit(partial(train_step, compute=compute, tx=tx))(state, batch)
         assert_trees_close(new.params, want, 1e-12)
         assert_trees_close(new.extra["discriminator"], judge, 1e-9)  # the schedule is float32
@@ -219,7 +219,7 @@ def test_a_step_applies_both_optimisers():
 
 def test_the_discriminators_learning_rate_falls_to_zero_by_the_poly_schedule():
     """Under a constant gradient Adam moves by the learning rate: 0.01 (1 - t / 4) ** 0.9."""
-    tx = OBJECTIVE.optimizer(4)
+    tx = dataclasses.replace(OBJECTIVE.opponent, steps=4).optimizer
     with jax.enable_x64(True):
         params = gradient = jnp.ones(())
         state, moves = tx.init(params), []
@@ -242,7 +242,7 @@ def test_the_segmentation_network_starts_as_in_supervised_training():
 def test_a_model_of_two_domains_is_refused():
     model = UniversalModel(OneLayer(), {"city": 3, "camvid": 2})
     with pytest.raises(ValueError, match="one domain, not of city, camvid"):
-        hung.create_discriminator(model, objective=OBJECTIVE, steps=STEPS, mesh=MESH, seed=0)
+        OBJECTIVE.opponent.create(model, mesh=MESH, seed=0)
 
 
 def blocks(examples=4, seed=0):
@@ -260,10 +260,12 @@ def blocks(examples=4, seed=0):
 
 @pytest.mark.slow
 def test_a_tiny_set_is_learned_and_resuming_from_a_checkpoint_is_exact(tmp_path):
-    steps, objective = 40, dataclasses.replace(PAPER, lr=0.01, width=1 / 8)
+    steps = 40
+    opponent = dataclasses.replace(PAPER.opponent, steps=steps, lr=0.01, width=1 / 8)
+    objective = dataclasses.replace(PAPER, opponent=opponent)
     tx, shardings = optax.sgd(0.3, momentum=0.9), sharding.step_batch_shardings(MESH)
-    state = fresh(tx, 0, objective, steps)
-    compute = partial(hung.compute, objective=objective, steps=steps, mesh=MESH, **SETTING)
+    state = fresh(tx, 0, objective)
+    compute = partial(hung.compute, objective=objective, mesh=MESH, **SETTING)
     step = jit_step(MESH, compute=compute, tx=tx, batch_shardings=shardings)
     batch = sharding.put(blocks(), shardings)
     seen = []
@@ -273,7 +275,7 @@ def test_a_tiny_set_is_learned_and_resuming_from_a_checkpoint_is_exact(tmp_path)
                 checkpoints.save(i, {"state": state}, {"step": i})
             state, scalars = step(state, batch)
             seen.append(jax.device_get(scalars))
-        again = checkpoints.restore(38, state=fresh(tx, 1, objective, steps))["state"]
+        again = checkpoints.restore(38, state=fresh(tx, 1, objective))["state"]
     assert int(again.step) == 38
     for _ in range(2):
         again, scalars = step(again, batch)
@@ -283,4 +285,4 @@ def test_a_tiny_set_is_learned_and_resuming_from_a_checkpoint_is_exact(tmp_path)
     assert all(0 <= s["discriminator_accuracy/city"] <= 1 for s in seen)
     assert max(s["discriminator_accuracy/city"] for s in seen) > 0.7  # at first predictions are easily told
     assert min(s["discriminator/city"] for s in seen) < 2 * math.log(2)  # better than not knowing
-    assert difference(state.extra["discriminator"], fresh(tx, 0, objective, steps).extra["discriminator"]) > 0
+    assert difference(state.extra["discriminator"], fresh(tx, 0, objective).extra["discriminator"]) > 0

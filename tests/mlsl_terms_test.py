@@ -1,6 +1,5 @@
 """Losses of MLSL and its baselines against NumPy and by hand, in float64, with the small encoder of tiny_models.py."""
 
-import dataclasses
 import functools
 import math
 from functools import partial
@@ -14,7 +13,7 @@ from tiny_models import OneLayer, assert_trees_close, encode, enlarge, largest
 
 from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.engine.state import create_state
-from usss_jax.methods import hung
+from usss_jax.methods.discriminator import Opponent
 from usss_jax.methods.mlsl import adversarial, terms
 from usss_jax.methods.mlsl.terms import Supervision
 from usss_jax.models.heads import ImageScores
@@ -29,17 +28,7 @@ LOG3 = math.log(3)
 MODEL = UniversalModel(OneLayer(), {"town": CLASSES}, image_head=partial(ImageScores, width=1 / 256))
 MESH = sharding.create_mesh(jax.devices()[:1])
 SETTING = {"model": MODEL, "augment": DeviceAugment(), "seed": 0}
-OBJECTIVE = hung.Adversarial(
-    adversarial=0.0,
-    adversarial_unlabeled=0.4,
-    semi=0.0,
-    threshold=1.0,
-    semi_start=1.0,
-    lr=0.001,
-    power=0.9,
-    width=1 / 32,
-    precision="float32",
-)
+OPPONENT = Opponent(lr=0.001, power=0.9, steps=8, width=1 / 32, precision="float32")
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +40,7 @@ def _float64():
 @functools.cache
 def create():
     """Float64 state with a discriminator, whose weights are large enough to judge pixels differently."""
-    extra = hung.create_discriminator(MODEL, objective=OBJECTIVE, steps=8, mesh=MESH, seed=0)
+    extra = OPPONENT.create(MODEL, mesh=MESH, seed=0)
     state, r = create_state(MODEL, optax.sgd(0.1), 0, MESH, extra)[0], np.random.default_rng(3)
     strong = jax.tree.map(lambda a: r.standard_normal(a.shape) * 0.3, state.extra["discriminator"])
     state = state.replace(extra={**state.extra, "discriminator": strong})
@@ -252,10 +241,9 @@ def test_a_step_has_the_gradient_of_this_loss():
 # ---- Adversarial ----
 
 
-def adversarial_step(batch, target, **changes):
-    objective = dataclasses.replace(OBJECTIVE, **changes)
+def adversarial_step(batch, target, weight=0.4):
     step = {"labeled": {"city": batch}, "unlabeled": {"town": {"image": target[None]}}}
-    arguments = {"supervision": Supervision(), "objective": objective, "sees": "probabilities", "steps": 8}
+    arguments = {"supervision": Supervision(), "opponent": OPPONENT, "weight": weight, "sees": "probabilities"}
     return adversarial.compute(create(), step, **arguments, **SETTING)
 
 
@@ -268,12 +256,12 @@ def test_the_update_of_the_discriminator_lowers_its_loss_on_the_same_maps():
     }
     found, before = adversarial_step(batch, target), create().extra["discriminator"]
     losses = [
-        float(adversarial.discriminator_loss(judge, maps, objective=OBJECTIVE)[0])
+        float(adversarial.discriminator_loss(judge, maps, opponent=OPPONENT)[0])
         for judge in (before, found.extra["discriminator"])
     ]
     assert float(found.scalars["discriminator"]) == pytest.approx(losses[0], rel=1e-10)
     assert losses[1] < losses[0]
-    judged = [hung.discriminate(before, maps[role], OBJECTIVE) for role in ("source", "target")]
+    judged = [OPPONENT(before, maps[role]) for role in ("source", "target")]
     want = np.log1p(np.exp(-np.asarray(judged[0]))).mean() + np.log1p(np.exp(np.asarray(judged[1]))).mean()
     assert losses[0] == pytest.approx(want, rel=1e-10)
 
@@ -286,7 +274,7 @@ def test_the_source_teaches_the_network_as_without_a_discriminator():
     def of_target(params):
         features = encode(MODEL, params, state.batch_stats, target)[0]
         maps = jax.nn.softmax(terms.pixel_logits(MODEL, params, features, "town", SIZE))
-        judged = hung.discriminate(state.extra["discriminator"], maps, OBJECTIVE)
+        judged = OPPONENT(state.extra["discriminator"], maps)
         return jax.nn.softplus(-judged).mean()
 
     want = jax.grad(of_target)(state.params)
@@ -294,7 +282,7 @@ def test_the_source_teaches_the_network_as_without_a_discriminator():
     for seed in (0, 1):
         batch = labeled(seed)
         supervised = jax.grad(lambda p, batch=batch: total(p, town=batch)[0])(state.params)
-        without = adversarial_step(batch, target, adversarial_unlabeled=0.0)
+        without = adversarial_step(batch, target, weight=0.0)
         assert_trees_close(without.gradients, supervised)
         found = adversarial_step(batch, target)
         part = jax.tree.map(lambda a, b: (a - b) / 0.4, found.gradients, supervised)
@@ -307,7 +295,7 @@ def test_the_source_teaches_the_network_as_without_a_discriminator():
 @pytest.mark.slow
 def test_the_weight_does_not_change_what_the_discriminator_learns():
     batch, target = labeled(), images()
-    one, other = (adversarial_step(batch, target, adversarial_unlabeled=w).extra for w in (0.0, 5.0))
+    one, other = (adversarial_step(batch, target, weight=w).extra for w in (0.0, 5.0))
     assert_trees_close(one["discriminator"], other["discriminator"], 1e-14)
 
 

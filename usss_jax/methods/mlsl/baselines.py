@@ -2,12 +2,11 @@
 
 import dataclasses
 from functools import partial
-from typing import Any
 
 from usss_jax.data.options import domain_root, read_options
 from usss_jax.data.pools import LABELED, Pools, open_pools
 from usss_jax.engine.job import Fit
-from usss_jax.methods import hung
+from usss_jax.methods.discriminator import Opponent
 from usss_jax.methods.mlsl import adversarial, terms
 from usss_jax.methods.mlsl.adaptation import Adaptation, image_head, supervision
 from usss_jax.methods.mlsl.round_images import ImageClasses, Labeled, RoundCrop
@@ -48,29 +47,24 @@ def adversarial_fit(adaptation: Adaptation) -> Fit:
     """Adversarial adaptation of the predictions, as "adversarial"."""
     config, train = adaptation.config, adaptation.config.train
     fields = config.mlsl
-    objective = hung.Adversarial(
-        adversarial=0.0,
-        adversarial_unlabeled=fields.adversarial_weight,
-        semi=0.0,
-        threshold=1.0,
-        semi_start=1.0,
+    opponent = Opponent(
         lr=fields.discriminator_lr,
         power=config.optim.poly_power,
+        steps=train.steps,
         width=fields.discriminator_width,
         precision=config.model.precision,
     )
-    shared: dict[str, Any] = {"objective": objective, "steps": train.steps}
     return adaptation.fit(
         "adversarial",
-        partial(adversarial.compute, supervision=supervision(config), sees=fields.adversarial_input, **shared),
-        unlabeled_batches={adaptation.target: 1},
-        make_extra=partial(
-            hung.create_discriminator,
-            mesh=adaptation.run.mesh,
-            seed=train.seed,
-            split=train.shard_parameters,
-            **shared,
+        partial(
+            adversarial.compute,
+            supervision=supervision(config),
+            opponent=opponent,
+            weight=fields.adversarial_weight,
+            sees=fields.adversarial_input,
         ),
+        unlabeled_batches={adaptation.target: 1},
+        make_extra=partial(opponent.create, mesh=adaptation.run.mesh, seed=train.seed, split=train.shard_parameters),
     )
 
 

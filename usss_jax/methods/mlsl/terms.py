@@ -12,7 +12,7 @@ from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.engine.accumulate import Term, accumulate
 from usss_jax.engine.state import TrainState
 from usss_jax.engine.step import Computed
-from usss_jax.methods.hung import only_domain
+from usss_jax.methods.discriminator import only_decoder
 from usss_jax.methods.supervised import augmented, decoder_loss, step_key
 from usss_jax.models.universal import UniversalModel, encode_groups
 from usss_jax.models.upsample import upsample
@@ -93,7 +93,7 @@ def total_loss(
     features, stats = encode_groups(
         model, {"params": params, "batch_stats": batch_stats}, {**images, **batch["target"]}, dropout
     )
-    decoder = only_domain(model)
+    decoder = only_decoder(model)
     loss, scalars = 0.0, {}
     for name, part in batch["labeled"].items():
         term = segmentation_loss(model, params, features[name], decoder, part["label"], supervision)
