@@ -29,8 +29,9 @@ from usss_jax.engine import optim
 from usss_jax.engine.state import create_state
 from usss_jax.engine.step import jit_step
 from usss_jax.methods import supervised
-from usss_jax.methods.mlsl import labelling, scores, terms
-from usss_jax.methods.mlsl.patches import image_probabilities, patch_corners
+from usss_jax.methods.mlsl import terms
+from usss_jax.methods.self_training import labelling, scores
+from usss_jax.methods.self_training.patches import image_probabilities, patch_corners
 from usss_jax.models.universal import create_model
 from usss_jax.parallel import sharding
 from usss_jax.runs.logs import environment, write_json

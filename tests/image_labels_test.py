@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from usss_jax.methods.mlsl.image_labels import class_counts, labels_by_presence, labels_by_size, mean_sizes
+from usss_jax.methods.self_training.image_labels import class_counts, labels_by_presence, labels_by_size, mean_sizes
 
 GTA = [0.3232, 0.085, 0.1693, 0.0193, 0.0075, 0.0107, 0.0018, 0.0013, 0.0765, 0.0220]
 GTA += [0.1364, 0.0039, 0.0023, 0.0274, 0.0169, 0.0181, 0.0143, 0.0019, 0.0031]

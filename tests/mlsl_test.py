@@ -21,10 +21,11 @@ import usss_jax
 from usss_jax.data import pseudo_label_files
 from usss_jax.errors import InputError
 from usss_jax.evaluation.metrics import percent
-from usss_jax.methods.mlsl import labelling, results, rounds, scores
+from usss_jax.methods.mlsl import results, rounds
 from usss_jax.methods.mlsl.adaptation import pair
-from usss_jax.methods.mlsl.round_images import Labeled
 from usss_jax.methods.opening import open_run
+from usss_jax.methods.self_training import labelling, scores
+from usss_jax.methods.self_training.round_images import Labeled
 from usss_jax.parallel import hosts
 from usss_jax.parallel.sharding import create_mesh
 from usss_jax.runs.networks import load_best

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from usss_jax.errors import InputError
-from usss_jax.methods.mlsl.patches import Inference, image_probabilities, patch_corners
-from usss_jax.methods.mlsl.selection import most_probable, select_labels
+from usss_jax.methods.self_training.patches import Inference, image_probabilities, patch_corners
+from usss_jax.methods.self_training.selection import most_probable, select_labels
 
 H, W, PATCH, CLASSES = 24, 30, 9, 4
 WEIGHTS = np.random.default_rng(0).standard_normal((3, CLASSES)).astype(np.float32)

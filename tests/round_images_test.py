@@ -9,7 +9,7 @@ from usss_jax.data.domains import get_domain
 from usss_jax.data.mining import MiningCropFlip
 from usss_jax.data.options import Options
 from usss_jax.data.pools import open_pools
-from usss_jax.methods.mlsl.round_images import ImageClasses, Labeled, RoundCrop, Together
+from usss_jax.methods.self_training.round_images import ImageClasses, Labeled, RoundCrop, Together
 
 H, W = tiny_uda.SIZE
 PRESENCE = ImageClasses(5)

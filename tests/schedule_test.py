@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from usss_jax.methods.mlsl.schedule import Ramp, schedule, source_subset
+from usss_jax.methods.self_training.schedule import Ramp, schedule, source_subset
 
 
 def subsets(count, rounds, seed=0, policy="cumulative"):

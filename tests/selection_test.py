@@ -6,7 +6,7 @@ import pytest
 
 from usss_jax.data.domain import lookup_table
 from usss_jax.data.domains import get_domain
-from usss_jax.methods.mlsl.selection import most_probable, select_labels
+from usss_jax.methods.self_training.selection import most_probable, select_labels
 
 SELECT = jax.jit(select_labels)
 

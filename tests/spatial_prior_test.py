@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from usss_jax.methods.mlsl.spatial_prior import apply_prior, class_frequencies, spatial_prior, unit_mean
+from usss_jax.methods.self_training.spatial_prior import apply_prior, class_frequencies, spatial_prior, unit_mean
 
 
 def labels(count=5, seed=0):

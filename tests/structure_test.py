@@ -60,6 +60,16 @@ def test_imports_point_one_way(name):
             assert found <= SUBPACKAGES[name] | {name, *ALL}, path
 
 
+def test_no_method_imports_another():
+    """What several methods need lies beside them, in methods/ or methods/self_training/."""
+    methods = {path.parent.name for path in (PACKAGE / "methods").glob("*/plan.py")}
+    assert methods >= {"usss", "mlsl", "imagenet"}
+    for name in (*methods, "self_training"):
+        for path in (PACKAGE / "methods" / name).glob("*.py"):
+            others = {module.split(".")[1] for module in imports(path) if module.startswith("methods.")} & methods
+            assert others <= {name}, path
+
+
 @pytest.mark.parametrize("folder", ["models", "objectives"])
 def test_models_and_objectives_need_no_loader_and_no_config(folder):
     """They stay importable on a machine that has jax, flax, optax and orbax alone."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from usss_jax.methods.mlsl.target_images import best, class_balanced_score
+from usss_jax.methods.self_training.target_images import best, class_balanced_score
 
 
 def test_the_score_is_the_mean_over_classes_of_their_mean_confidence():

@@ -6,8 +6,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from usss_jax.methods.mlsl.selection import most_probable, select_labels
-from usss_jax.methods.mlsl.thresholds import (
+from usss_jax.methods.self_training.selection import most_probable, select_labels
+from usss_jax.methods.self_training.thresholds import (
     class_thresholds,
     confidence_samples,
     probability_samples,

@@ -28,6 +28,15 @@ def variant_of(job: str) -> str:
     return re.sub(r"_round\d+$", "", job)
 
 
+def round_of(job: str) -> int:
+    """Round of a job VARIANT_roundR.
+
+    >>> round_of("sisc_round2")
+    2
+    """
+    return int(job.rpartition("_round")[2])
+
+
 FIELDS: dict[str, Field] = {
     "rounds.count": universal(6, AT_LEAST_1, "number of rounds; each makes pseudo-labels, then trains on them"),
     "rounds.epochs": universal(

@@ -16,7 +16,7 @@ class MiningCropFlip(CropFlip):
     class or without a label, the crop is uniformly random.
 
     Attributes:
-      rare: train ids of the rare classes (`rare_classes` in methods/mlsl/thresholds.py).
+      rare: train ids of the rare classes (`rare_classes` in methods/self_training/thresholds.py).
       priority: train ids of the classes with priority.
       share: probability that a crop is to be centred.
     """

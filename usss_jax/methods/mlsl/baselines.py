@@ -9,7 +9,7 @@ from usss_jax.engine.job import Fit
 from usss_jax.methods.discriminator import Opponent
 from usss_jax.methods.mlsl import adversarial, terms
 from usss_jax.methods.mlsl.adaptation import Adaptation, image_head, supervision
-from usss_jax.methods.mlsl.round_images import ImageClasses, Labeled, RoundCrop
+from usss_jax.methods.self_training.round_images import ImageClasses, Labeled, RoundCrop
 
 
 def source_fit(adaptation: Adaptation, name: str) -> Fit:

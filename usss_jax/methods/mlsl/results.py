@@ -8,6 +8,7 @@ import numpy as np
 
 from usss_jax.config import names
 from usss_jax.config.mlsl import ROUNDS
+from usss_jax.config.rounds import round_of
 from usss_jax.evaluation.metrics import CONVENTION, mean_iou, percent
 from usss_jax.local_files import read_object, write_whole
 from usss_jax.methods.mlsl.target_statistics import FILE
@@ -61,11 +62,6 @@ def by_variant(jobs: Sequence[str] | Mapping[str, Any]) -> dict[str, list[str]]:
         if of:
             found[variant] = of
     return found
-
-
-def round_of(job: str) -> int:
-    """Round of a job VARIANT_roundR."""
-    return int(job.rpartition("_round")[2])
 
 
 def title(job: str) -> str:

@@ -13,14 +13,15 @@ from usss_jax.data.examples import Examples
 from usss_jax.data.mining import MiningCropFlip
 from usss_jax.engine.job import Fit, Job, Pass
 from usss_jax.local_files import write_whole
-from usss_jax.methods.mlsl import labelling, terms
+from usss_jax.methods.mlsl import terms
 from usss_jax.methods.mlsl.adaptation import Adaptation, image_head, supervision
-from usss_jax.methods.mlsl.image_labels import mean_sizes
-from usss_jax.methods.mlsl.round_images import ImageClasses, Labeled, RoundCrop, Together
-from usss_jax.methods.mlsl.schedule import Ramp, Round, schedule, source_subset
-from usss_jax.methods.mlsl.scores import Labelling, choose_images, labelling_of, load_scorer
-from usss_jax.methods.mlsl.spatial_prior import class_frequencies, spatial_prior
 from usss_jax.methods.mlsl.target_statistics import measured
+from usss_jax.methods.self_training import labelling
+from usss_jax.methods.self_training.image_labels import mean_sizes
+from usss_jax.methods.self_training.round_images import ImageClasses, Labeled, RoundCrop, Together
+from usss_jax.methods.self_training.schedule import Ramp, Round, schedule, source_subset
+from usss_jax.methods.self_training.scores import Labelling, choose_images, labelling_of, load_scorer
+from usss_jax.methods.self_training.spatial_prior import class_frequencies, spatial_prior
 from usss_jax.parallel import hosts
 from usss_jax.runs import logs
 from usss_jax.runs.networks import load_best

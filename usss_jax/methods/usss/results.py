@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from usss_jax.config.rounds import variant_of
+from usss_jax.config.rounds import round_of, variant_of
 from usss_jax.evaluation.metrics import CONVENTION, average, percent
-from usss_jax.methods.mlsl.results import round_of
 
 PER_DOMAIN = {"single": "single (one network per domain)", "hung": "Hung et al. (one network per domain)"}
 TITLES = {

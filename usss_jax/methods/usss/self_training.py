@@ -17,10 +17,10 @@ from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.splits import split_hash
 from usss_jax.engine.job import Fit, Job, Pass
 from usss_jax.errors import InputError
-from usss_jax.methods.mlsl import labelling, scores
-from usss_jax.methods.mlsl.round_images import Labeled, RoundCrop
-from usss_jax.methods.mlsl.schedule import Ramp, Round, schedule
 from usss_jax.methods.segmentation import Run
+from usss_jax.methods.self_training import labelling, scores
+from usss_jax.methods.self_training.round_images import Labeled, RoundCrop
+from usss_jax.methods.self_training.schedule import Ramp, Round, schedule
 from usss_jax.parallel import hosts
 from usss_jax.runs.networks import load_best
 

@@ -20,10 +20,10 @@ from usss_jax.data.examples import Examples
 from usss_jax.data.progress import Progress
 from usss_jax.errors import InputError
 from usss_jax.local_files import write_whole
-from usss_jax.methods.mlsl.patches import Inference, image_probabilities, patch_corners
-from usss_jax.methods.mlsl.selection import most_probable
-from usss_jax.methods.mlsl.spatial_prior import apply_prior
-from usss_jax.methods.mlsl.target_images import best, class_balanced_score
+from usss_jax.methods.self_training.patches import Inference, image_probabilities, patch_corners
+from usss_jax.methods.self_training.selection import most_probable
+from usss_jax.methods.self_training.spatial_prior import apply_prior
+from usss_jax.methods.self_training.target_images import best, class_balanced_score
 from usss_jax.models.universal import UniversalModel
 from usss_jax.models.upsample import upsample, upsample_bicubic
 from usss_jax.parallel.sharding import batch_sharding, replicated

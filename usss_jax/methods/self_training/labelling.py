@@ -22,9 +22,9 @@ from usss_jax.data.pseudo_label_files import create_folder, open_folder
 from usss_jax.data.pseudo_labels import PseudoLabeled
 from usss_jax.errors import InputError
 from usss_jax.local_files import read_object, reason, write_whole
-from usss_jax.methods.mlsl.scores import KeptScores, Labelling, Scorer, load_scorer, progress
-from usss_jax.methods.mlsl.selection import most_probable, select_labels
-from usss_jax.methods.mlsl.thresholds import (
+from usss_jax.methods.self_training.scores import KeptScores, Labelling, Scorer, load_scorer, progress
+from usss_jax.methods.self_training.selection import most_probable, select_labels
+from usss_jax.methods.self_training.thresholds import (
     Thresholds,
     class_thresholds,
     confidence_samples,

@@ -8,7 +8,7 @@ import numpy as np
 
 from usss_jax.data.augment import CropFlip
 from usss_jax.data.examples import Source
-from usss_jax.methods.mlsl.image_labels import class_counts, labels_by_presence, labels_by_size
+from usss_jax.methods.self_training.image_labels import class_counts, labels_by_presence, labels_by_size
 
 
 @dataclasses.dataclass(frozen=True)
