@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import re
 from functools import partial
 
 import jax
@@ -36,7 +38,7 @@ HUNG = dataclasses.replace(
 TX = create_optimizer(create_schedule(0.01, 10))
 
 
-def random_batch(domains):
+def random_batch(domains, passes=PASSES):
     """Labeled and unlabeled images; labels hold ignored pixels, unevenly over the examples."""
     r = np.random.RandomState(0)
     out = {"labeled": {}, "unlabeled": {}}
@@ -44,7 +46,7 @@ def random_batch(domains):
         label = r.randint(0, CLASSES[domain], (BATCH, *SIZE))
         label[: BATCH // 2, :8] = 255
         out["labeled"][domain] = {"image": r.rand(BATCH, *SIZE, 3), "label": label.astype(np.uint8)}
-        out["unlabeled"][domain] = {"image": r.rand(PASSES, BATCH, *SIZE, 3)}
+        out["unlabeled"][domain] = {"image": r.rand(passes, BATCH, *SIZE, 3)}
     return out
 
 
@@ -94,6 +96,25 @@ def usss(mesh):
     return first, last, told, sums
 
 
+def exchanged_bytes(mesh, passes):
+    """Bytes of all all-reduces in the compiled step with so many unlabeled micro-batches, and bytes of the kernels."""
+    model = UniversalModel(ThreeLayers(width=1 / 4, finer=4), CLASSES, DIM, lateral_channels=8)
+    extra = {"label_embeddings": embeddings_at_start()}
+    label_classes = {d: tuple(range(n)) for d, n in CLASSES.items()}
+    terms.accumulate = partial(accumulate, unroll=True)  # in a loop, the text has an all-reduce once
+    compute = partial(terms.compute, objective=USSS, label_classes=label_classes)
+    compute = partial(compute, model=model, augment=DeviceAugment(), seed=0, mesh=mesh)
+    shardings = sharding.step_batch_shardings(mesh)
+    state, _ = create_state(model, TX, 0, mesh, extra)
+    data = sharding.put(random_batch(CLASSES, passes), shardings)
+    step = jit_step(mesh, state, compute=compute, tx=TX, batch_shardings=shardings)
+    text = step.lower(state, data).compile().as_text()
+    results = re.findall(r"= (.*?) all-reduce(?:-start)?\(", text)
+    shapes = [shape for result in results for shape in re.findall(r"[fs](\d+)\[([\d,]*)\]", result)]
+    total = sum(int(bits) // 8 * math.prod(int(n) for n in sides.split(",") if n) for bits, sides in shapes)
+    return total, sum(leaf.nbytes for leaf in jax.tree.leaves(state.params) if leaf.ndim > 1)
+
+
 def adversarial(mesh):
     """Steps of a segmentation network and its discriminator."""
     model = UniversalModel(OneLayer(), {"many": CLASSES["many"]})
@@ -125,6 +146,7 @@ def compare():
         "devices": jax.device_count(),
         "usss": differences(*u),
         "hung": differences(*a),
+        "exchanged": [exchanged_bytes(eight, passes) for passes in (1, 3)],
         "gradient_norm": float(u[0][2][0]["grad_norm"]),
         "embeddings_moved_by": min(float(np.abs(moved[d] - start[d]).max()) for d in start),
         "semi_share": float(a[0][2][0]["semi_share/many"]),

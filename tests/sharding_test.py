@@ -42,6 +42,13 @@ def test_the_steps_have_something_to_differ_in(comparison):
 
 
 @pytest.mark.slow
+def test_kernels_gradients_are_exchanged_once_per_step_whatever_the_number_of_micro_batches(comparison):
+    """Beside them are only losses and batch statistics, which every forward pass exchanges."""
+    for exchanged, kernels in comparison["exchanged"]:
+        assert kernels <= exchanged < 1.2 * kernels
+
+
+@pytest.mark.slow
 def test_prototype_counts_of_eight_devices_are_exactly_those_of_one(comparison):
     assert comparison["counts_equal"]
 
