@@ -130,12 +130,12 @@ def test_all_jobs_and_pseudo_labels_are_there(whole):
         assert {p.name for p in (folder / "labels").iterdir()} == names
         assert {p.name for p in (folder / "confidences").iterdir()} == names
         assert not (folder / "scores").exists()
-        report = json.loads((folder / "report.json").read_text())
+        summary = json.loads((folder / "summary.json").read_text())
         labels = np.stack([np.asarray(Image.open(folder / f"labels/{name}")) for name in sorted(names)])
-        assert report["labeled_share"] == pytest.approx(np.mean(labels != 255), abs=1e-5) and (labels != 255).any()
+        assert summary["labeled_share"] == pytest.approx(np.mean(labels != 255), abs=1e-5) and (labels != 255).any()
         before = "source_pwl" if "pwl" in job else "source"
         start = before if job.endswith("0") else f"{job[:-1]}0"
-        assert report["network"].startswith(f"{start}/best/")
+        assert summary["network"].startswith(f"{start}/best/")
 
 
 @pytest.mark.slow
@@ -255,7 +255,7 @@ def in_the_selection(patch):
     patch.setattr(pseudo_label_files, "save_png", killing(pseudo_label_files.save_png, 6))
 
 
-def before_the_report(patch):
+def before_the_summary(patch):
     """When all labels of the first pass are written: thresholds.json comes first."""
     patch.setattr(labelling, "write_whole", killing(labelling.write_whole, 2))
 
@@ -284,7 +284,7 @@ def begun(whole, workdir):
     [
         ("sisc", in_the_scores, 2),
         ("cbst", in_the_selection, 1),
-        ("cbst_sp", before_the_report, 1),
+        ("cbst_sp", before_the_summary, 1),
         ("sisc_pwl", in_a_step, 1),
     ],
 )
@@ -297,7 +297,7 @@ def test_killed_and_run_again_it_ends_bit_identical(
         with pytest.raises(Killed):
             usss_jax.train(run, workdir)
     first = workdir / "pseudo_labels" / f"{variant}_round0"
-    assert (first / labelling.REPORT).exists() == (kill is in_a_step)
+    assert (first / labelling.SUMMARY).exists() == (kill is in_a_step)
     assert not (workdir / f"{variant}_round0" / "summary.json").exists()
     written = len(list(first.rglob("labels/*.png")))
     assert written == {in_the_scores: 0, in_the_selection: 2}.get(kill, tiny_uda.IMAGES)
@@ -328,7 +328,7 @@ def test_only_a_damaged_pseudo_label_is_made_again(whole, folder, labeled, monke
     assert f"{pseudo}: 1 of 4 pseudo-labels are damaged or absent: made again\n" in capsys.readouterr().out
     assert scored == ["1"]
     changed = {p.relative_to(pseudo).as_posix() for p, when in times(pseudo).items() if before[p] != when}
-    assert changed == {"labels/1.png", "confidences/1.png", "report.json"}
+    assert changed == {"labels/1.png", "confidences/1.png", "summary.json"}
     assert_same(workdir, whole.workdir, ["source", "source_pwl", "cbst_round0"])
 
 
@@ -352,10 +352,10 @@ def test_pseudo_labels_that_have_changed_are_told(folder, labeled):
 
 
 @pytest.mark.slow
-def test_a_damaged_report_is_told(folder, labeled):
+def test_a_damaged_summary_is_told(folder, labeled):
     workdir, pseudo = labeled
-    (pseudo / "report.json").write_text("{")
-    assert f"{pseudo}/report.json: cannot be read" in refusal(config(folder, "cbst"), workdir)
+    (pseudo / "summary.json").write_text("{")
+    assert f"{pseudo}/summary.json: cannot be read" in refusal(config(folder, "cbst"), workdir)
 
 
 @pytest.mark.slow
@@ -368,7 +368,7 @@ def test_pseudo_labels_of_another_round_or_variant_are_told(whole, folder, label
     shutil.copytree(whole.workdir / "pseudo_labels" / other, pseudo)
     message = refusal(config(folder, "cbst"), workdir)
     assert message.startswith(f"{pseudo} has other pseudo-labels: ") and re.search(told, message)
-    (pseudo / "report.json").unlink()  # a pass that has not ended
+    (pseudo / "summary.json").unlink()  # a pass that has not ended
     assert re.search(told, refusal(config(folder, "cbst"), workdir))
 
 

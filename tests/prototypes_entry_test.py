@@ -41,7 +41,7 @@ def test_embeddings_of_finished_networks_are_made_and_used(toy_run, tmp_path):
     assert result.returncode == 0, result.stderr
     assert {str(p): p.stat().st_mtime_ns for p in toy_run.rglob("*")} == before
     made = out / "prototypes"
-    report = json.loads((made / "report.json").read_text())
+    report = json.loads((made / "cosines.json").read_text())
     assert (made / "cosines.png").stat().st_size > 1000
     assert "K = 3" in report["method"] and report["rows"][0].endswith(":0")
     assert list(report["domains"]) == ["city_street", "town_street"]
@@ -51,7 +51,7 @@ def test_embeddings_of_finished_networks_are_made_and_used(toy_run, tmp_path):
         toy.config(variants=["full"], **{"usss.label_embeddings": str(made / "label_embeddings.npz")}), tmp_path / "w"
     )
     written = tmp_path / "w" / "prototypes"
-    assert (written / "report.json").exists()
+    assert (written / "cosines.json").exists()
     with np.load(made / "label_embeddings.npz") as a, np.load(written / "label_embeddings.npz") as b:
         for domain in report["domains"]:
             np.testing.assert_array_equal(a[f"{domain}/embeddings"], b[f"{domain}/embeddings"])
@@ -63,7 +63,7 @@ def test_embeddings_that_are_missing_are_made_in_the_workdir(toy_run, tmp_path):
     again = tmp_path / "run"
     shutil.copytree(toy_run, again, ignore=shutil.ignore_patterns("prototypes", "full", "checkpoints"))
     prototypes.make(prototypes.config_of(again), again, None)
-    assert "K = 1" in json.loads((again / "prototypes/report.json").read_text())["method"]
+    assert "K = 1" in json.loads((again / "prototypes/cosines.json").read_text())["method"]
     path = "prototypes/label_embeddings.npz"
     with np.load(again / path) as a, np.load(toy_run / path) as b:
         np.testing.assert_array_equal(a["city_street/embeddings"], b["city_street/embeddings"])

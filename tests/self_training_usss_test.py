@@ -196,7 +196,7 @@ def test_pseudo_labels_are_classes_of_the_own_decoder_of_the_network_before(work
 
         return ((scores(image) + scores(image[:, :, ::-1])[:, :, ::-1]) / 2)[0]
 
-    values = json.loads((folder / "report.json").read_text())["thresholds"].values()
+    values = json.loads((folder / "summary.json").read_text())["thresholds"].values()
     thresholds = np.array([math.inf if value is None else value for value in values])
     shares = []
     for i, key in enumerate(pool.unlabeled.ids):
@@ -238,7 +238,7 @@ def test_an_interrupted_labelling_of_the_second_domain_is_finished_by_the_same_c
         with pytest.raises(KeyboardInterrupt):
             train(small(again, variants=["self"]), again)
     folder = again / "pseudo_labels/self_round0"
-    assert [(folder / d / "report.json").exists() for d in DOMAINS] == [True, False]
+    assert [(folder / d / "summary.json").exists() for d in DOMAINS] == [True, False]
     train(small(again, variants=["self"]), again)
     for path in sorted((workdir / "pseudo_labels").glob("self_round*/*/*/*.png")):
         assert (again / path.relative_to(workdir)).read_bytes() == path.read_bytes()

@@ -1,12 +1,12 @@
-"""Entry point: compute label embeddings from the finished single-domain networks of a workdir, and their report.
+"""Entry point: compute label embeddings from the finished single-domain networks of a workdir, and their cosines.
 
 python -m usss_jax.prototypes --workdir=runs/cs_cvd
 python -m usss_jax.prototypes --workdir=runs/cs_cvd --embeddings_per_class=3 --out=runs/cs_cvd_k3
 
 The config is the workdir's config.json, or --config; --data_root replaces its data.root if the data has moved. With
 --out the workdir is only read, and OUT/prototypes gets label_embeddings.npz, for --config.usss.label_embeddings=FILE,
-and the report. Without --out they go to WORKDIR/prototypes, where training looks for them; existing label embeddings
-are kept, and their report is rewritten.
+and the cosines. Without --out they go to WORKDIR/prototypes, where training looks for them; existing label embeddings
+are kept, and their cosines are written again.
 """
 
 import contextlib
@@ -22,13 +22,13 @@ from usss_jax.local_files import read_object, reason
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run with finished single-domain networks.")
 PER_CLASS = flags.DEFINE_integer("embeddings_per_class", None, "K, instead of the config's; needs --out.", 1)
-OUT = flags.DEFINE_string("out", None, "Folder for the label embeddings and their report.")
+OUT = flags.DEFINE_string("out", None, "Folder for the label embeddings and their cosines.")
 DATA_ROOT = flags.DEFINE_string("data_root", "", "Replaces data.root of the config.")
 flags.declare_key_flag("config")  # so that --help shows it
 
 
 def main(argv: list[str]):
-    """Compute the label embeddings and write the report."""
+    """Compute the label embeddings and their cosines."""
     if len(argv) > 1:
         raise InputError(f"{argv[1]!r} is not a flag; fields are set by --config.SECTION.FIELD=VALUE")
     if not WORKDIR.value:
@@ -48,7 +48,7 @@ def main(argv: list[str]):
 
 
 def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
-    """Compute the label embeddings and their report in OUT/prototypes, or in WORKDIR/prototypes without `out`.
+    """Compute the label embeddings and their cosines in OUT/prototypes, or in WORKDIR/prototypes without `out`.
 
     Raises:
       InputError: if config, data or workdir cannot be used, if the networks were trained on other data, or if another
@@ -91,8 +91,8 @@ def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
         if not plan.has_embeddings(run.workdir):
             made.make()
         plan.read_embeddings(run)
-        label_embeddings.write_report(made.path)
-    print(f"{made.path}, with report.json and cosines.png")
+        label_embeddings.write_cosines(made.path)
+    print(f"{made.path}, with cosines.json and cosines.png")
 
 
 def config_of(workdir: pathlib.Path) -> ConfigDict:

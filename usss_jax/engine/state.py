@@ -51,7 +51,7 @@ def create_state(
     initial: Mapping[str, Any] | None = None,
     *,
     split: bool = False,
-) -> tuple[TrainState, pretrained.Report | None]:
+) -> tuple[TrainState, pretrained.Match | None]:
     """Create the state on the mesh, replicated or with its large arrays split over the devices.
 
     Args:

@@ -30,7 +30,7 @@ _THEIR_AXES = {2: (1, 0), 4: (3, 2, 0, 1)}  # HWIO -> OIHW
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Match:
     """Names of matched, unused and missing tensors.
 
     Attributes:
@@ -164,7 +164,7 @@ def from_state_dict(
       names: `tensor_names` of the encoder.
 
     Returns:
-      (variables with the given tensors in their own dtype, `Report`).
+      (variables with the given tensors in their own dtype, `Match`).
 
     Raises:
       InputError: if a tensor has no place in the model or the wrong shape, or if a variable of the encoder is missing.
@@ -209,7 +209,7 @@ def from_state_dict(
             f"weights: {theirs} is not given, the model's {ours} takes {_their_shape(flat[ours].shape)}; give the "
             "`encoder` of the weights"
         )
-    report = Report(tuple(matched), tuple(unused), missing, tuple(reshaped))
+    report = Match(tuple(matched), tuple(unused), missing, tuple(reshaped))
     filled = flax.traverse_util.unflatten_dict(flat, sep="/")
     return {kind: filled.get(kind, {}) for kind in variables}, report  # keeps an empty "batch_stats"
 

@@ -149,7 +149,7 @@ def labels_pass(
         settings=labels_settings(adaptation, kind, part),
         mesh=adaptation.run.mesh,
     )
-    return Pass(folder / labelling.REPORT, lambda: make(prior=None if prior is None else np.load(prior)))
+    return Pass(folder / labelling.SUMMARY, lambda: make(prior=None if prior is None else np.load(prior)))
 
 
 def round_fit(
@@ -159,8 +159,8 @@ def round_fit(
     config, rounds = adaptation.config, adaptation.config.rounds
     source, target = (adaptation.pools(d) for d in (adaptation.source, adaptation.target))
     settings = labels_settings(adaptation, kind, part)
-    pseudo, report = labelling.open_labels(folder, adaptation.domain, target_images(adaptation), settings)
-    mine = partial(MiningCropFlip, rare=report["rare"], priority=report["priority"], share=rounds.mine_share)
+    pseudo, summary = labelling.open_labels(folder, adaptation.domain, target_images(adaptation), settings)
+    mine = partial(MiningCropFlip, rare=summary["rare"], priority=summary["priority"], share=rounds.mine_share)
     chosen = source_subset(
         len(source.labeled),
         part.source_portion,
@@ -199,7 +199,7 @@ def round_fit(
         seed=zlib.crc32(f"{config.train.seed}:{part.index}".encode()),
         image_head=image_head(config) if kind.image_labels else None,
         initial=lambda: load_best(network, adaptation.run.mesh)[1],
-        about_data={"pseudo-labels": report["digest"], "source images": [str(i) for i in sorted(chosen)]},
+        about_data={"pseudo-labels": summary["digest"], "source images": [str(i) for i in sorted(chosen)]},
     )
 
 

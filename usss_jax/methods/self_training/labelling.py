@@ -34,7 +34,7 @@ from usss_jax.methods.self_training.thresholds import (
 from usss_jax.parallel import hosts
 from usss_jax.runs.logs import say
 
-REPORT = "report.json"  # written last: the pass is finished
+SUMMARY = "summary.json"  # written last: the pass is finished
 SCORES = "scores"  # float32 [H, W, C] of each image, until the pass is finished
 
 
@@ -49,7 +49,7 @@ def label_images(
     mesh: Mesh,
     prior: np.ndarray | None = None,
 ):
-    """Write the pseudo-labels of all images, and REPORT when they are complete.
+    """Write the pseudo-labels of all images, and SUMMARY when they are complete.
 
     Args:
       folder: of the pseudo-labels; made by process 0.
@@ -108,7 +108,7 @@ def write_labels(
     rare, priority = rare_classes(found.sizes, settings.rare_count, settings.rare_share)
     total = len(images) * domain.size[0] * domain.size[1]
     share = round(float(pixels.sum() / total), 6)
-    report = {
+    summary = {
         **about,
         "sizes": dict(zip(domain.class_names, found.sizes.tolist(), strict=True)),
         "labeled": {c: round(float(n / total), 6) for c, n in zip(domain.class_names, pixels, strict=True)},
@@ -118,8 +118,8 @@ def write_labels(
         "priority": list(priority),
         "digest": labels.digest,
     }
-    shutil.rmtree(folder / SCORES, ignore_errors=True)  # first: a pass with REPORT never runs again
-    write_whole(folder / REPORT, json.dumps(report, indent=1) + "\n")
+    shutil.rmtree(folder / SCORES, ignore_errors=True)  # first: a pass with SUMMARY never runs again
+    write_whole(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
     say(name, f"{100 * share:.1f} % of the pixels are labeled, at {folder}")
 
 
@@ -160,35 +160,35 @@ def read_thresholds(content: Mapping[str, Any], domain: Domain) -> Thresholds:
 def open_labels(
     folder: pathlib.Path, domain: Domain, images: Examples, settings: Labelling
 ) -> tuple[PseudoLabeled, dict[str, Any]]:
-    """Open finished pseudo-labels, and their report.
+    """Open finished pseudo-labels, and their summary.
 
     Raises:
       InputError: if they are of other images, classes or settings, are damaged, or have changed since they were made.
     """
-    report = hosts.from_writer(_read, folder / REPORT)
-    if other := [name for name, value in settings.about.items() if report.get(name) != value]:
-        what = ", ".join(f"{name} was {report.get(name)}, is now {settings.about[name]}" for name in other)
+    summary = hosts.from_writer(_read, folder / SUMMARY)
+    if other := [name for name, value in settings.about.items() if summary.get(name) != value]:
+        what = ", ".join(f"{name} was {summary.get(name)}, is now {settings.about[name]}" for name in other)
         raise InputError(f"{folder} has other pseudo-labels: {what}; remove the folder to make them again")
     pseudo = PseudoLabeled(images, open_folder(folder, domain, images.ids))
     digest = read_labels(pseudo, domain.num_classes).digest
-    if digest != report["digest"]:
+    if digest != summary["digest"]:
         raise InputError(
             f"{folder}: the labels have changed since they were made; remove the folder to make them again"
         )
-    return pseudo, report
+    return pseudo, summary
 
 
 def reopen_if_damaged(folder: pathlib.Path, domain: Domain, images: Examples):
-    """Remove REPORT if pseudo-labels are absent or unreadable, and print how many, so that the pass makes them again.
+    """Remove SUMMARY if pseudo-labels are absent or unreadable, and print how many, so that the pass makes them again.
 
     Raises:
       InputError: if the folder has pseudo-labels of other images, classes or sizes.
     """
-    if not (folder / REPORT).exists():
+    if not (folder / SUMMARY).exists():
         return
     if bad := open_folder(folder, domain, images.ids).missing(images.ids):
         print(f"{folder}: {len(bad)} of {len(images)} pseudo-labels are damaged or absent: made again", flush=True)
-        (folder / REPORT).unlink()
+        (folder / SUMMARY).unlink()
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from usss_jax.data.pictures import save_png
 from usss_jax.errors import InputError
 from usss_jax.evaluation.evaluate import one_behind, placed_batches, sum_batches
 from usss_jax.local_files import write_whole
-from usss_jax.methods.usss import embedding_report
+from usss_jax.methods.usss import cosines
 from usss_jax.models.universal import UniversalModel
 from usss_jax.models.upsample import upsample_at, upsample_matrix
 from usss_jax.objectives.kmeans import cluster_sums, lloyd, seed_centers
@@ -287,16 +287,16 @@ def load(
         raise InputError(f"{path}: cannot be read as label embeddings ({e}); {remedy}") from e
 
 
-def write_report(path: pathlib.Path):
-    """Write report.json and cosines.png next to a file of `save`, on process 0; InputError if it cannot be read."""
+def write_cosines(path: pathlib.Path):
+    """Write cosines.json and cosines.png next to a file of `save`, on process 0; InputError if it cannot be read."""
     if not hosts.is_writer():
         return
     embeddings, meta = load(path)
     with np.load(path, allow_pickle=False) as file:
         name = "{}/explained_variance"
         explained = {domain: file[name.format(domain)] for domain in embeddings if name.format(domain) in file.files}
-    content = embedding_report.report(embeddings, meta, explained)
+    content = cosines.compare(embeddings, meta, explained)
     groups = [len(rows) for rows in embeddings.values()]
-    picture = embedding_report.draw_cosines(np.array(content["cosines"]), content["rows"], groups)
+    picture = cosines.draw_cosines(np.array(content["cosines"]), content["rows"], groups)
     save_png(path.with_name("cosines.png"), picture)
-    logs.write_json(path.with_name("report.json"), content)
+    logs.write_json(path.with_name("cosines.json"), content)

@@ -224,8 +224,8 @@ def read_embeddings(run: Run) -> tuple[dict[str, np.ndarray], dict[str, tuple[in
       InputError: if their classes are not those of the domains.
     """
     path = embeddings_file(run.workdir)
-    if not (path.parent / "report.json").exists():
-        label_embeddings.write_report(path)
+    if not (path.parent / "cosines.json").exists():
+        label_embeddings.write_cosines(path)
     content = hosts.broadcast(path.read_bytes() if hosts.is_writer() else b"")
     embeddings, meta = label_embeddings.load(path, content=content)
     remedy = "restore the domain's classes, or give another --workdir"

@@ -81,7 +81,7 @@ def labels_pass(run: Run, domain: str, part: Round, folder: pathlib.Path, networ
         settings=labels_settings(run, part),
         mesh=run.mesh,
     )
-    return Pass(folder / labelling.REPORT, make)
+    return Pass(folder / labelling.SUMMARY, make)
 
 
 def round_fit(run: Run, part: Round, name: str, network: pathlib.Path, train: Callable[..., Fit]) -> Fit:
@@ -89,8 +89,8 @@ def round_fit(run: Run, part: Round, name: str, network: pathlib.Path, train: Ca
     config, labeled = run.config, with_labels(run.pools)
     pseudo, digests = {}, {}
     for domain, pool in labeled.items():
-        pseudo[domain], report = pseudo_labeled(run, part, pool, labels_folder(run, name, domain))
-        digests[domain] = report["digest"]
+        pseudo[domain], summary = pseudo_labeled(run, part, pool, labels_folder(run, name, domain))
+        digests[domain] = summary["digest"]
     images = max(len(pool.labeled) for pool in pseudo.values())
     names = {domain: f"{domain} pseudo" for domain in labeled}  # no domain has a name with a space
     return train(
@@ -111,14 +111,14 @@ def round_fit(run: Run, part: Round, name: str, network: pathlib.Path, train: Ca
 
 
 def pseudo_labeled(run: Run, part: Round, pool: Pools, folder: pathlib.Path) -> tuple[Pools, dict[str, Any]]:
-    """The pool of a domain's images with pseudo-labels, cropped around rare classes, and the report on the labels."""
-    source, report = labelling.open_labels(folder, pool.domain, pool.unlabeled, labels_settings(run, part))
+    """The pool of a domain's images with pseudo-labels, cropped around rare classes, and the summary on the labels."""
+    source, summary = labelling.open_labels(folder, pool.domain, pool.unlabeled, labels_settings(run, part))
     share = run.config.rounds.mine_share
     crop = MiningCropFlip(
-        pool.crop, pool.scale, pool.flip, rare=report["rare"], priority=report["priority"], share=share
+        pool.crop, pool.scale, pool.flip, rare=summary["rare"], priority=summary["priority"], share=share
     )
     mapped = RoundCrop({pool.domain.name: Labeled(source, crop)})
-    return replace(pool, labeled=source, mapped=mapped, rare_temperature=None), report
+    return replace(pool, labeled=source, mapped=mapped, rare_temperature=None), summary
 
 
 def check_sizes(config: ConfigDict, pools: Mapping[str, Pools]):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from usss_jax.errors import InputError
-from usss_jax.methods.usss import embedding_report, label_embeddings
+from usss_jax.methods.usss import cosines, label_embeddings
 from usss_jax.methods.usss.label_embeddings import LabelEmbeddings
 
 ROWS = {
@@ -25,7 +25,7 @@ META = {
 
 
 def report(**changes):
-    return embedding_report.report(ROWS, {**META, **changes}, {"a": np.array([0.7, 0.2])})
+    return cosines.compare(ROWS, {**META, **changes}, {"a": np.array([0.7, 0.2])})
 
 
 def test_cosines_between_all_rows():
@@ -76,12 +76,12 @@ def test_note_says_what_cosines_between_domains_mean(method, told):
 def test_files_are_written_beside_the_embeddings(tmp_path):
     made = {d: LabelEmbeddings(e, np.arange(len(e))) for d, e in ROWS.items()}
     label_embeddings.save(tmp_path / "label_embeddings.npz", made, META)
-    label_embeddings.write_report(tmp_path / "label_embeddings.npz")
-    content = json.loads((tmp_path / "report.json").read_text())
+    label_embeddings.write_cosines(tmp_path / "label_embeddings.npz")
+    content = json.loads((tmp_path / "cosines.json").read_text())
     assert len(content["cosines"]) == len(content["rows"]) == 5
     picture = np.asarray(Image.open(tmp_path / "cosines.png"))
     assert picture.shape[2] == 3 and min(picture.shape[:2]) >= 5 * 24
-    red = np.rint(embedding_report.colors(np.ones((1, 1)))[0, 0])
+    red = np.rint(cosines.colors(np.ones((1, 1)))[0, 0])
     assert (picture == red).all(-1).sum() > 5 * 20 * 20  # at least the diagonal's cells
     with pytest.raises(InputError, match=r"absent\.npz"):
-        label_embeddings.write_report(tmp_path / "absent.npz")
+        label_embeddings.write_cosines(tmp_path / "absent.npz")

@@ -1,4 +1,4 @@
-"""Report on a file of label embeddings: cosines within and between domains, nearest classes, a heat map."""
+"""Cosines of the label embeddings in a file: within and between domains, nearest classes, a heat map."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,10 +23,10 @@ _NEGATIVE, _POSITIVE = np.array([33, 82, 160]), np.array([178, 34, 34])
 _GAP = 10
 
 
-def report(
+def compare(
     embeddings: Mapping[str, np.ndarray], meta: Mapping[str, Any], explained: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Build the report of a file of label embeddings.
+    """Compare the label embeddings of a file.
 
     Args:
       embeddings: per domain float [n, d], rows of unit length.
