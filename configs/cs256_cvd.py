@@ -14,13 +14,13 @@ cores; DRN also at a quarter of the width and half the size), `n=50` (labeled im
 job). Time and scores of `drn_d_22,cpu` are in docs/results.md; other sizes and encoders: n/a, not measured.
 """
 
-from usss_jax.config import apply_arg, default_config, default_encoder, parse_arg
+from usss_jax.config import TEACHERS, apply_arg, default_config, default_encoder, parse_arg
 
 CAMVID_TRAIN = 367
 
 
 def get_config(arg=None):
-    arg = parse_arg(arg, cpu=False, tiny=False, anchored=False, n=100, encoder="")
+    arg = parse_arg(arg, cpu=False, tiny=False, anchored=False, n=100, encoder="", **dict.fromkeys(TEACHERS, False))
     arg.encoder = arg.encoder or default_encoder(arg.tiny)
     config = default_config()
     config.data.domains = ["cityscapes256", "camvid"]

@@ -13,13 +13,13 @@ width and half the size), `n=50` (labeled images per domain; CamVid has 367), `r
 are in docs/results.md; other sizes and encoders: n/a, not measured.
 """
 
-from usss_jax.config import apply_arg, default_config, default_encoder, parse_arg
+from usss_jax.config import TEACHERS, apply_arg, default_config, default_encoder, parse_arg
 
 CAMVID_TRAIN = 367
 
 
 def get_config(arg=None):
-    arg = parse_arg(arg, cpu=False, tiny=False, anchored=False, n=100, encoder="")
+    arg = parse_arg(arg, cpu=False, tiny=False, anchored=False, n=100, encoder="", **dict.fromkeys(TEACHERS, False))
     arg.encoder = arg.encoder or default_encoder(arg.tiny)
     config = default_config()
     config.data.domains = ["camvid", "idd_lite"]
