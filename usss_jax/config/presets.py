@@ -17,8 +17,8 @@ ENCODER_FAMILIES = ("drn_", "resnet", "convnext_", "efficientnet_", "mobilenet_"
 # docs/claims.md lists the candidates that it was selected from, on val.
 ANCHORED = {"usss.embedding_supervision": 1.0, "usss.alpha": 0.1, "usss.beta": 0.1}
 
-# Methods of the field as settings of variant `teacher`: FixMatch (Sohn et al. 2020), Mean Teacher (Tarvainen and Valpola
-# 2017) with CutMix, as in French et al. 2020, and UniMatch (Yang et al. 2023).
+# Methods of the field as settings of variant `teacher`: FixMatch (Sohn et al. 2020), Mean Teacher (Tarvainen and
+# Valpola 2017) with CutMix, as in French et al. (2020), and UniMatch (Yang et al. 2023).
 TEACHERS: dict[str, dict[str, Any]] = {
     "fixmatch": {"teacher.decay": 0.0, "teacher.mix": "none"},
     "mean_teacher": {"teacher.targets": "soft", "teacher.threshold": 0.0},

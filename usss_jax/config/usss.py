@@ -24,7 +24,18 @@ from usss_jax.config.shared import SHARED
 from usss_jax.errors import InputError
 
 SELF_TRAINING = {"self": "basic", "self_full": "full"}  # variants with rounds, and the variant that they start from
-VARIANTS = ("single", "frozen", "finetune", "hung", "basic", "cross", "full", "direct", *teacher.VARIANTS, *SELF_TRAINING)
+VARIANTS = (
+    "single",
+    "frozen",
+    "finetune",
+    "hung",
+    "basic",
+    "cross",
+    "full",
+    "direct",
+    *teacher.VARIANTS,
+    *SELF_TRAINING,
+)
 
 _EMBEDDINGS = Range('"prototypes", "random", "words:FILE" or an .npz file')
 _WITH_EMBEDDINGS = ("cross", "full", "self_full")

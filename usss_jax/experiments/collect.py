@@ -156,7 +156,7 @@ def changed_fields(summary: Mapping) -> dict[str, str]:
     values, variant = flat(summary["config"]), variant_of(summary["job"])
     makes = {name: field.default for name, field in fields(method_of(summary)).items() if variant in field.makes}
     return {
-        name: field_text(type(default)(values[name]))
+        name: field_text(values[name] if isinstance(values[name], str) else type(default)(values[name]))
         for name, default in makes.items()
         if values.get(name, default) != default
     }
@@ -253,7 +253,7 @@ def comparable(job: str, summary: Mapping) -> dict[tuple, Any]:
         ("split_hash", " and ".join(trained)): summary["split_hash"],
         ("model.pretrained",): weights(summary),
     }
-    if summary.get("unlabeled_hash"):
+    if summary.get("unlabeled_hash") and summary["job"] != "teacher_own":  # whose pool is the labeled images
         values["unlabeled_hash", " and ".join(trained)] = summary["unlabeled_hash"]
     given, overrides = flat(summary["config"]), summary.get("row", {}).get("overrides", {})
     for name, field in SHARED.items():

@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from usss_jax.config import per_domain, read_count
+from usss_jax.config.teacher import VARIANTS as TAUGHT
 from usss_jax.config.usss import SELF_TRAINING, last_job
 from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.streams import epoch_steps, micro_batches
@@ -23,13 +24,14 @@ from usss_jax.methods.run import run_plan
 from usss_jax.methods.segmentation import Run, fit
 from usss_jax.methods.usss import label_embeddings, label_sources, self_training, terms
 from usss_jax.methods.usss.results import results_table, title
+from usss_jax.methods.usss.teacher import check_teacher, teacher_fit
 from usss_jax.parallel import hosts
 from usss_jax.runs import logs
 from usss_jax.runs.networks import load_best
 from usss_jax.runs.workdir import singles_folder, written_summaries
 
 UNIVERSAL = ("basic", "cross", "full", "direct")  # variants that train one network for all domains
-TRAINS_ALL = (*UNIVERSAL, *SELF_TRAINING)  # and those that train it further
+TRAINS_ALL = (*UNIVERSAL, *TAUGHT, *SELF_TRAINING)  # and those with a teacher, and that train it further
 EMBEDS = ("cross", "full")  # those with an entropy module
 
 Embeddings = tuple[Mapping[str, Any], dict[str, Any]]  # by domain, and the metadata of their file
@@ -99,6 +101,8 @@ def plan(run: Run, singles: pathlib.Path, embeddings: Embeddings | None = None) 
     for variant in with_starts(config.variants):
         if variant in UNIVERSAL:
             yield universal_fit(run, variant)
+        elif variant in TAUGHT:
+            yield teacher_fit(run, variant, unlabeled_passes(config, run.pools, list(with_labels(run.pools))))
         elif variant in SELF_TRAINING:
             start = SELF_TRAINING[variant]
             yield from self_training.rounds(run, variant, run.workdir / start, partial(universal_fit, run, start))
@@ -283,4 +287,6 @@ def check_with_data(config: ConfigDict, pools: Mapping[str, Pools]):
         )
     if set(config.variants) & set(SELF_TRAINING):
         self_training.check_sizes(config, labeled)
+    if set(config.variants) & set(TAUGHT):
+        check_teacher(config, labeled)
     unlabeled_passes(config, pools, list(pools))

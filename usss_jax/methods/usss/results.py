@@ -12,6 +12,8 @@ TITLES = {
     "cross": "Univ-cross",
     "full": "Univ-full",
     "direct": "direct entropy",
+    "teacher": "Univ-basic, teacher",
+    "teacher_own": "Univ-basic, teacher, labeled images only",
     "self": "Univ-basic, self-training",
     "self_full": "Univ-full, self-training",
 }

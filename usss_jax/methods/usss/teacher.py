@@ -1,0 +1,58 @@
+"""Jobs of variants teacher and teacher_own: one network for all domains, taught on unlabeled images by its average."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from usss_jax.data.pools import Pools, with_labels
+from usss_jax.data.unlabeled import WithoutMasks
+from usss_jax.engine.job import Fit
+from usss_jax.errors import InputError
+from usss_jax.methods.segmentation import Run, fit
+from usss_jax.methods.usss import average, consistency
+
+
+def teacher_fit(run: Run, variant: str, unlabeled_batches: Mapping[str, int], name: str = "", **arguments) -> Fit:
+    """Describe the training of a student and its teacher.
+
+    Args:
+      run: the run.
+      variant: "teacher", or "teacher_own": its control, whose unlabeled images are the labeled ones.
+      unlabeled_batches: micro-batches per step of the domains with labels; both variants have the same number.
+      name: of the job; empty: the variant.
+      arguments: more of `methods.segmentation.fit`.
+    """
+    labeled = with_labels(run.pools)
+    teaching = consistency.create_teaching(run.config, list(labeled))
+    classes = {d: pool.domain.class_names for d, pool in labeled.items()}
+    confidence = {d: np.full(len(names), 1 / len(names), np.float32) for d, names in classes.items()}
+    pools = dict(run.pools)
+    if variant == "teacher_own":
+        pools |= {d: replace(pool, unlabeled=WithoutMasks(pool.labeled)) for d, pool in labeled.items()}
+    return fit(
+        run,
+        name or variant,
+        partial(consistency.compute, teaching=teaching, class_names=classes),
+        pools=pools,
+        unlabeled_batches=unlabeled_batches,
+        validity=True,
+        make_extra=lambda model: {"confidence": confidence} if teaching.threshold_kind == "adaptive" else {},
+        begin=average.begin,
+        teacher=lambda state: state.extra["teacher"],
+        export=run.config.teacher.export,
+        **arguments,
+    )
+
+
+def check_teacher(config: ConfigDict, labeled: Mapping[str, Pools]):
+    """Raise InputError if the fields do not fit the domains with labels, before anything is trained."""
+    consistency.create_teaching(config, list(labeled))
+    for name, pool in labeled.items():
+        if "teacher" in config.variants and not len(pool.unlabeled):
+            raise InputError(
+                f"{name}: variant teacher needs unlabeled images of every domain with labels, and it has none; add "
+                "some, or train teacher_own, which takes the labeled ones"
+            )
