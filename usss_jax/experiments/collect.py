@@ -155,11 +155,20 @@ def changed_fields(summary: Mapping) -> dict[str, str]:
     """Return the method fields that make a row of their own and differ from the paper's, as text."""
     values, variant = flat(summary["config"]), variant_of(summary["job"])
     makes = {name: field.default for name, field in fields(method_of(summary)).items() if variant in field.makes}
-    return {
-        name: field_text(values[name] if isinstance(values[name], str) else type(default)(values[name]))
-        for name, default in makes.items()
-        if values.get(name, default) != default
-    }
+    given = {name: of_type(values.get(name, default), default) for name, default in makes.items()}
+    return {name: field_text(value) for name, value in given.items() if value != makes[name]}
+
+
+def of_type(value, default):
+    """Convert a value of a field to the type of its default; values by domain remain text.
+
+    >>> of_type(1, 0.5), of_type("0.5", 0.5), of_type("a=0.5", 0.5)
+    (1.0, 0.5, 'a=0.5')
+    """
+    try:
+        return type(default)(value)
+    except ValueError:
+        return value
 
 
 def row_of_content(summary: Mapping) -> str:
