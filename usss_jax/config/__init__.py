@@ -36,6 +36,7 @@ from usss_jax.config.reading import (
     read_range,
     read_size,
     read_splits,
+    read_whole,
 )
 from usss_jax.config.shared import PAPER_BATCH
 
@@ -69,6 +70,7 @@ __all__ = [
     "read_range",
     "read_size",
     "read_splits",
+    "read_whole",
     "same_on_hosts",
     "set_epochs",
     "shrink_to_tiny",

@@ -119,6 +119,17 @@ def read_one_of(*words: str) -> Callable[[str], str]:
     return read
 
 
+def read_whole(text: str) -> int:
+    """Read a whole number, at least 1.
+
+    >>> read_whole("4")
+    4
+    """
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError("give a whole number, 1 or more")
+    return int(text)
+
+
 def read_number(values: Range) -> Callable[[str], float]:
     """Return a reader of a number in a range.
 

@@ -64,12 +64,6 @@ def _check(values: Mapping[str, Any]):
     per_class = values["usss.embeddings_per_class"]
     if per_class > 1 and values["usss.theta"] < 1:
         raise InputError(f"usss.embeddings_per_class={per_class} needs usss.theta=1, since Eq. 7 moves class means")
-    mix, taught = values["teacher.mix"], set(values["variants"]) & set(teacher.VARIANTS)
-    if taught and mix != "none" and values["train.unlabeled_batch_size"] == 1:
-        raise InputError(
-            f"teacher.mix={mix} needs two images per unlabeled batch, but train.unlabeled_batch_size=1; set "
-            "teacher.mix=none, or more images"
-        )
 
 
 FIELDS: dict[str, Field] = {

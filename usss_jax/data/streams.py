@@ -87,7 +87,7 @@ def step_batches(
     pools: Mapping[str, Pools],
     *,
     batch_size: int,
-    unlabeled_batch_size: int = 0,
+    unlabeled_batch_size: int | Mapping[str, int] = 0,
     unlabeled_batches: Mapping[str, int] | None = None,
     validity: bool = False,
     seed: int = 0,
@@ -98,7 +98,7 @@ def step_batches(
     Args:
       pools: by domain; one without labeled images has no part in "labeled".
       batch_size: global number of labeled images per domain.
-      unlabeled_batch_size: global number of images of an unlabeled micro-batch.
+      unlabeled_batch_size: global number of images of an unlabeled micro-batch, of every domain or by domain.
       unlabeled_batches: U_k, micro-batches per step and domain; None or empty for supervised training.
       validity: whether unlabeled examples have a map "valid", which tells their padding; for all domains, also those
         whose images never need padding, so that domains of equal crops have equal shapes and share their passes.
@@ -124,7 +124,8 @@ def step_batches(
     for name, passes in (unlabeled_batches or {}).items():
         pool = pools[name]
         examples = stream(pool.unlabeled, pool, _seed(seed, name, "unlabeled"), validity)
-        micro_batches = _share(examples, unlabeled_batch_size, share)
+        size = unlabeled_batch_size if isinstance(unlabeled_batch_size, int) else unlabeled_batch_size[name]
+        micro_batches = _share(examples, size, share)
         parts["unlabeled", name] = micro_batches.batch(passes, drop_remainder=True, batch_fn=_stack_micro_batches)
 
     def name_parts(values: tuple) -> dict:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from usss_jax.data import streams
 from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.data.domain import Domain
+from usss_jax.data.options import unlabeled_sizes
 from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.splits import split_hash
 from usss_jax.engine import optim
@@ -119,6 +120,7 @@ def fit(
     batch_size = batch_size or train.batch_size
     selected_by = list(with_labels(train_on) if selected_by is None else selected_by)
     unlabeled_batches = dict(unlabeled_batches or {})
+    unlabeled_batch_sizes = unlabeled_sizes(config, list(run.pools))
     head = {"embed_dim": config.usss.embed_dim, "embed_bias": config.usss.embedding_bias} if entropy_module else {}
     network = describe_network(config, decoders, **head, **(image_head or {}))
     model = build_network(network, **training_arguments(config))
@@ -140,7 +142,7 @@ def fit(
         return streams.step_batches(
             train_on,
             batch_size=batch_size,
-            unlabeled_batch_size=train.unlabeled_batch_size,
+            unlabeled_batch_size=unlabeled_batch_sizes,
             unlabeled_batches=unlabeled_batches,
             validity=validity,
             seed=seed,
@@ -168,7 +170,7 @@ def fit(
         ),
         make_batches=make_batches,
         batch_shardings=shardings,
-        images_per_step=labeled_images + sum(unlabeled_batches.values()) * train.unlabeled_batch_size,
+        images_per_step=labeled_images + sum(n * unlabeled_batch_sizes[d] for d, n in unlabeled_batches.items()),
         evaluate=evaluate,
         variables=networks[export],
         test=lambda variables: score(variables, "test"),

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from usss_jax.config import per_domain, read_count
 from usss_jax.config.teacher import VARIANTS as TAUGHT
 from usss_jax.config.usss import SELF_TRAINING, last_job
+from usss_jax.data.options import unlabeled_sizes
 from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.streams import epoch_steps, micro_batches
 from usss_jax.engine.job import Fit, Job, Pass
@@ -158,7 +159,8 @@ def unlabeled_passes(config: ConfigDict, pools: Mapping[str, Pools], domains: Se
     train = config.train
     rules = per_domain(train.unlabeled_batches, list(pools), "train.unlabeled_batches", read_count("pool"))
     epoch = epoch_steps(with_labels({d: pools[d] for d in domains}), train.batch_size)
-    return {d: micro_batches(rules[d] or "pool", pools[d], epoch, train.unlabeled_batch_size) for d in domains}
+    sizes = unlabeled_sizes(config, list(pools))
+    return {d: micro_batches(rules[d] or "pool", pools[d], epoch, sizes[d]) for d in domains}
 
 
 def about_unlabeled(pool: Pools) -> str:
@@ -288,5 +290,5 @@ def check_with_data(config: ConfigDict, pools: Mapping[str, Pools]):
     if set(config.variants) & set(SELF_TRAINING):
         self_training.check_sizes(config, labeled)
     if set(config.variants) & set(TAUGHT):
-        check_teacher(config, labeled)
+        check_teacher(config, pools)
     unlabeled_passes(config, pools, list(pools))

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 from ml_collections import ConfigDict
 
+from usss_jax.data.options import unlabeled_sizes
 from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.unlabeled import WithoutMasks
 from usss_jax.engine.job import Fit
@@ -47,9 +48,15 @@ def teacher_fit(run: Run, variant: str, unlabeled_batches: Mapping[str, int], na
     )
 
 
-def check_teacher(config: ConfigDict, labeled: Mapping[str, Pools]):
+def check_teacher(config: ConfigDict, pools: Mapping[str, Pools]):
     """Raise InputError if the fields do not fit the domains with labels, before anything is trained."""
+    labeled, mix, sizes = with_labels(pools), config.teacher.mix, unlabeled_sizes(config, list(pools))
     consistency.create_teaching(config, list(labeled))
+    if single := [d for d in labeled if sizes[d] == 1 and mix != "none"]:
+        raise InputError(
+            f"{single[0]}: teacher.mix={mix} needs two images per batch, but train.unlabeled_batch_size is 1; give at "
+            "least 2, or teacher.mix=none"
+        )
     for name, pool in labeled.items():
         if "teacher" in config.variants and not len(pool.unlabeled):
             raise InputError(
