@@ -5,7 +5,7 @@ from functools import partial
 from usss_jax.config.field import AT_LEAST_1, BOOL, NOT_NEGATIVE, SHARE, Field, Range, one_of, universal
 
 SECTION = {"teacher": "Teacher and consistency of several views"}
-VARIANTS = ("teacher", "teacher_own")
+VARIANTS = ("teacher", "teacher_own", "teacher_single")  # the last trains one network per domain
 
 _field = partial(universal, makes=VARIANTS)
 _DROPOUT = Range("at least 0, below 1", lambda value: 0 <= value < 1)

@@ -17,7 +17,8 @@ from usss_jax.experiments.layout import Experiment, read_experiment, read_json, 
 from usss_jax.experiments.paper import TABLES
 from usss_jax.experiments.rows import SAME_ENCODER, Row, field_text, universal_rows
 
-ONE_DOMAIN = ("single", "frozen", "finetune", "hung")  # jobs trained on one domain: <this>_..._<domain>
+# Jobs that are trained on one domain: <this>_..._<domain>.
+ONE_DOMAIN = ("single", "frozen", "finetune", "hung", "teacher_single")
 NEEDED = ("job", "domains", "steps", "split_hash", "config")
 NEEDED_FIELDS = ("train.seed", "model.encoder", "model.width")
 BY_VARIANT = ("rounds.batch_size", "rounds.label_scale")  # which the configs of MLSL set for some variants

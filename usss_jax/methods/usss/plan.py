@@ -32,7 +32,7 @@ from usss_jax.runs.networks import load_best
 from usss_jax.runs.workdir import singles_folder, written_summaries
 
 UNIVERSAL = ("basic", "cross", "full", "direct")  # variants that train one network for all domains
-TRAINS_ALL = (*UNIVERSAL, *TAUGHT, *SELF_TRAINING)  # and those with a teacher, and that train it further
+TRAINS_ALL = (*UNIVERSAL, "teacher", "teacher_own", *SELF_TRAINING)  # and with a teacher, and trained further
 EMBEDS = ("cross", "full")  # those with an entropy module
 
 Embeddings = tuple[Mapping[str, Any], dict[str, Any]]  # by domain, and the metadata of their file
@@ -103,7 +103,9 @@ def plan(run: Run, singles: pathlib.Path, embeddings: Embeddings | None = None) 
         if variant in UNIVERSAL:
             yield universal_fit(run, variant)
         elif variant in TAUGHT:
-            yield teacher_fit(run, variant, unlabeled_passes(config, run.pools, list(with_labels(run.pools))))
+            labeled = list(with_labels(run.pools))
+            for domains in [[d] for d in labeled] if variant == "teacher_single" else [labeled]:
+                yield teacher_fit(run, variant, unlabeled_passes(config, run.pools, domains))
         elif variant in SELF_TRAINING:
             start = SELF_TRAINING[variant]
             yield from self_training.rounds(run, variant, run.workdir / start, partial(universal_fit, run, start))

@@ -6,7 +6,11 @@ from usss_jax.config.rounds import variant_of
 from usss_jax.evaluation.metrics import CONVENTION, average, percent
 from usss_jax.methods.mlsl.results import round_of
 
-PER_DOMAIN = {"single": "single (one network per domain)", "hung": "Hung et al. (one network per domain)"}
+PER_DOMAIN = {
+    "single": "single (one network per domain)",
+    "hung": "Hung et al. (one network per domain)",
+    "teacher_single": "teacher (one network per domain)",
+}
 TITLES = {
     "basic": "Univ-basic",
     "cross": "Univ-cross",

@@ -1,4 +1,4 @@
-"""Jobs of variants teacher and teacher_own: one network for all domains, taught on unlabeled images by its average."""
+"""Jobs of variants teacher, teacher_own and teacher_single: networks that their average teaches on unlabeled images."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 from ml_collections import ConfigDict
 
+from usss_jax.config.teacher import VARIANTS
 from usss_jax.data.options import unlabeled_sizes
 from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.unlabeled import WithoutMasks
@@ -21,8 +22,9 @@ def teacher_fit(run: Run, variant: str, unlabeled_batches: Mapping[str, int], na
 
     Args:
       run: the run.
-      variant: "teacher", or "teacher_own": its control, whose unlabeled images are the labeled ones.
-      unlabeled_batches: micro-batches per step of the domains with labels; both variants have the same number.
+      variant: "teacher": one network for all domains; "teacher_own": its control, whose unlabeled images are the
+        labeled ones, in as many batches; "teacher_single": a network of one domain, as teacher_single_DOMAIN.
+      unlabeled_batches: micro-batches per step of the domains that are trained on, all with labels.
       name: of the job; empty: the variant.
       arguments: more of `methods.segmentation.fit`.
     """
@@ -30,12 +32,15 @@ def teacher_fit(run: Run, variant: str, unlabeled_batches: Mapping[str, int], na
     teaching = consistency.create_teaching(run.config, list(labeled))
     classes = {d: pool.domain.class_names for d, pool in labeled.items()}
     confidence = {d: np.full(len(names), 1 / len(names), np.float32) for d, names in classes.items()}
-    pools = dict(run.pools)
+    pools, job = dict(run.pools), name or variant
     if variant == "teacher_own":
         pools |= {d: replace(pool, unlabeled=WithoutMasks(pool.labeled)) for d, pool in labeled.items()}
+    if variant == "teacher_single":
+        pools = {d: pools[d] for d in unlabeled_batches}
+        job = "_".join([job, *pools])
     return fit(
         run,
-        name or variant,
+        job,
         partial(consistency.compute, teaching=teaching, class_names=classes),
         pools=pools,
         unlabeled_batches=unlabeled_batches,
@@ -58,8 +63,9 @@ def check_teacher(config: ConfigDict, pools: Mapping[str, Pools]):
             "least 2, or teacher.mix=none"
         )
     for name, pool in labeled.items():
-        if "teacher" in config.variants and not len(pool.unlabeled):
+        needs = [v for v in VARIANTS if v in config.variants and v != "teacher_own"]
+        if needs and not len(pool.unlabeled):
             raise InputError(
-                f"{name}: variant teacher needs unlabeled images of every domain with labels, and it has none; add "
+                f"{name}: variant {needs[0]} needs unlabeled images of every domain with labels, and it has none; add "
                 "some, or train teacher_own, which takes the labeled ones"
             )
