@@ -116,6 +116,7 @@ def taught(mesh):
     names = {d: list(map(str, range(n))) for d, n in CLASSES.items()}
     extra = {"confidence": {d: np.full(n, 1 / n) for d, n in CLASSES.items()}}
     consistency.accumulate = partial(accumulate, unroll=False)  # as on GPUs
+    consistency.on_cpu = lambda mesh: False
     compute = partial(consistency.compute, teaching=teaching, class_names=names)
     return train(mesh, model, compute, extra, 3, average.begin, validity=True)
 

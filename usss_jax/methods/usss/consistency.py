@@ -142,8 +142,8 @@ def compute(
 def each(function: Callable, batch, unroll: bool):
     """Apply a function to all micro-batches of a tree of arrays [U, B, ...], and stack the results.
 
-    >>> each(lambda x: x + 1, jnp.array([[1], [2]]), unroll=True).tolist()
-    [[2], [3]]
+    >>> [each(lambda x: x + 1, jnp.array([[1], [2]]), unroll).tolist() for unroll in (True, False)]
+    [[[2], [3]], [[2], [3]]]
     """
     if not unroll:
         return jax.lax.map(function, batch)
