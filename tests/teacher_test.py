@@ -380,6 +380,17 @@ def test_an_interrupted_training_resumes_to_the_same_bits(workdir, tmp_path, mon
 
 
 @pytest.mark.slow
+def test_one_network_per_domain_is_trained_with_thresholds_of_its_own_classes(toy_encoder, tmp_path):
+    workdir = tmp_path / "workdir"
+    settings = {"teacher.threshold_kind": "adaptive", "train.steps": 2, "train.eval_every": 2}
+    summaries = train(small(variants=["teacher_single"], **settings), workdir)
+    assert list(summaries) == [f"teacher_single_{d}" for d in DOMAINS]
+    told = {name for _, name in logged(workdir / f"teacher_single_{DOMAINS[0]}") if name.startswith("threshold/")}
+    assert told and all(name.startswith(f"threshold/{DOMAINS[0]}/") for name in told)
+    assert "| teacher (one network per domain) |" in (workdir / "table.md").read_text()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("export", ["teacher", "student"])
 def test_the_chosen_network_selects_and_is_exported_and_both_are_scored(workdir, tmp_path, export):
     if export == "student":

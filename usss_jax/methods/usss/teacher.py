@@ -31,7 +31,7 @@ def teacher_fit(run: Run, variant: str, unlabeled_batches: Mapping[str, int], na
     labeled = with_labels(run.pools)
     teaching = consistency.create_teaching(run.config, list(labeled))
     classes = {d: pool.domain.class_names for d, pool in labeled.items()}
-    confidence = {d: np.full(len(names), 1 / len(names), np.float32) for d, names in classes.items()}
+    confidence = {d: np.full(len(classes[d]), 1 / len(classes[d]), np.float32) for d in unlabeled_batches}
     pools, job = dict(run.pools), name or variant
     if variant == "teacher_own":
         pools |= {d: replace(pool, unlabeled=WithoutMasks(pool.labeled)) for d, pool in labeled.items()}
