@@ -10,17 +10,18 @@ The encoder is EfficientNet-Lite0 with ImageNet weights if these are installed (
 paper's DRN-D-22 from scratch, which `:drn_d_22` always selects. The paper's schedule: 200 epochs of N / 10 steps, the
 whole unlabeled pool every epoch. Arguments, separated by commas: `cpu` (small batches and a short schedule, for two
 cores; DRN also at a quarter of the width and half the size), `n=50` (labeled images per domain; CamVid has 367),
-`resnet50` (another encoder), `anchored` (our variation of the objective, docs/claims.md), `tiny` (a few steps of every
-job). Time and scores of `drn_d_22,cpu` are in docs/results.md; other sizes and encoders: n/a, not measured.
+`resnet50` (another encoder), `anchored` (our variation of the objective, docs/claims.md), `fixmatch`, `mean_teacher` or
+`unimatch` (a teacher's pseudo-labels on unlabeled images, docs/running.md), `tiny` (a few steps of every job). Time and
+scores of `drn_d_22,cpu` are in docs/results.md; other sizes and encoders: n/a, not measured.
 """
 
-from usss_jax.config import apply_arg, default_config, default_encoder, parse_arg
+from usss_jax.config import TEACHERS, apply_arg, default_config, default_encoder, parse_arg
 
 CAMVID_TRAIN = 367
 
 
 def get_config(arg=None):
-    arg = parse_arg(arg, cpu=False, tiny=False, anchored=False, n=100, encoder="")
+    arg = parse_arg(arg, cpu=False, tiny=False, anchored=False, n=100, encoder="", **dict.fromkeys(TEACHERS, False))
     arg.encoder = arg.encoder or default_encoder(arg.tiny)
     config = default_config()
     config.data.domains = ["cityscapes256", "camvid"]

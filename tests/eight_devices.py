@@ -17,7 +17,7 @@ from usss_jax.engine.optim import create_optimizer, create_schedule
 from usss_jax.engine.state import create_state
 from usss_jax.engine.step import jit_step
 from usss_jax.methods import hung
-from usss_jax.methods.usss import terms
+from usss_jax.methods.usss import average, consistency, terms
 from usss_jax.methods.usss.label_embeddings import prototype_sums
 from usss_jax.models.universal import UniversalModel
 from usss_jax.parallel import sharding
@@ -38,8 +38,8 @@ HUNG = dataclasses.replace(
 TX = create_optimizer(create_schedule(0.01, 10))
 
 
-def random_batch(domains, passes=PASSES):
-    """Labeled and unlabeled images; labels hold ignored pixels, unevenly over the examples."""
+def random_batch(domains, passes=PASSES, validity=False):
+    """Labeled and unlabeled images; labels hold ignored pixels, and images padding, unevenly over the examples."""
     r = np.random.RandomState(0)
     out = {"labeled": {}, "unlabeled": {}}
     for domain in domains:
@@ -47,6 +47,10 @@ def random_batch(domains, passes=PASSES):
         label[: BATCH // 2, :8] = 255
         out["labeled"][domain] = {"image": r.rand(BATCH, *SIZE, 3), "label": label.astype(np.uint8)}
         out["unlabeled"][domain] = {"image": r.rand(passes, BATCH, *SIZE, 3)}
+        if validity:
+            valid = np.ones((passes, BATCH, *SIZE), np.uint8)
+            valid[:, : BATCH // 4, 8:] = 0
+            out["unlabeled"][domain]["valid"] = valid
     return out
 
 
@@ -66,15 +70,15 @@ def judge_at_start():
     return judge
 
 
-def train(mesh, model, compute, extra, steps):
+def train(mesh, model, compute, extra, steps, begin=lambda state: state, validity=False):
     """States after the first and the last step, scalars of each step; all as NumPy."""
     state, _ = create_state(model, TX, 0, mesh, extra)
     state = jax.tree.map(lambda a: a.astype(np.float64) if a.dtype == np.float32 else a, state)
-    state = jax.device_put(state, sharding.replicated(mesh))
+    state = begin(jax.device_put(state, sharding.replicated(mesh)))
     shardings = sharding.step_batch_shardings(mesh)
     compute = partial(compute, model=model, augment=DeviceAugment(), seed=0, mesh=mesh)
     step = jit_step(mesh, compute=compute, tx=TX, batch_shardings=shardings)
-    data, states, told = sharding.put(random_batch(model.num_classes), shardings), [], []
+    data, states, told = sharding.put(random_batch(model.num_classes, validity=validity), shardings), [], []
     for _ in range(steps):
         state, scalars = step(state, data)
         states.append(jax.device_get(state))
@@ -123,6 +127,21 @@ def adversarial(mesh):
     return train(mesh, model, partial(hung.compute, objective=HUNG), extra, 2)
 
 
+def taught(mesh):
+    """Steps with a teacher, all of its options on."""
+    fields = {"targets": "soft", "threshold": 0.5, "threshold_kind": "adaptive", "cross_weight": 0.5, "views": 2}
+    config = default_config()
+    config.teacher.update({**fields, "feature_dropout": 0.5, "threshold_decay": 0.0})
+    teaching = consistency.create_teaching(config, list(CLASSES))
+    model = UniversalModel(OneLayer(), CLASSES)
+    names = {d: list(map(str, range(n))) for d, n in CLASSES.items()}
+    extra = {"confidence": {d: np.full(n, 1 / n) for d, n in CLASSES.items()}}
+    consistency.accumulate = partial(accumulate, unroll=False)  # as on GPUs
+    consistency.on_cpu = lambda mesh: False
+    compute = partial(consistency.compute, teaching=teaching, class_names=names)
+    return train(mesh, model, compute, extra, 3, average.begin, validity=True)
+
+
 def relative(one, many):
     """Largest difference over all leaves, each relative to its largest value."""
     errors = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b)) / max(np.max(np.abs(a)), 1e-30)), one, many)
@@ -138,7 +157,7 @@ def differences(one, eight):
 def compare():
     """Differences between one device and all, and what shows that there was something to differ in."""
     one, eight = sharding.create_mesh(jax.devices()[:1]), sharding.create_mesh()
-    u, a = ([run(mesh) for mesh in (one, eight)] for run in (usss, adversarial))
+    u, a, t = ([run(mesh) for mesh in (one, eight)] for run in (usss, adversarial, taught))
     start, moved = embeddings_at_start(), u[0][1].extra["label_embeddings"]
     counts = [{d: of["count"] for d, of in run[3].items()} for run in u]
     labels = random_batch(CLASSES)["labeled"]
@@ -147,6 +166,8 @@ def compare():
         "usss": differences(*u),
         "hung": differences(*a),
         "exchanged": [exchanged_bytes(eight, passes) for passes in (1, 3)],
+        "teacher": differences(*t),
+        "kept": float(t[0][2][-1]["kept/many"]),
         "gradient_norm": float(u[0][2][0]["grad_norm"]),
         "embeddings_moved_by": min(float(np.abs(moved[d] - start[d]).max()) for d in start),
         "semi_share": float(a[0][2][0]["semi_share/many"]),

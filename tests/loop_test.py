@@ -47,7 +47,7 @@ def job_of(folder, steps=4, scores=(1.0, 1.0, 3.0, 2.0), **changed):
     """A job evaluated after every step, with the given scores."""
     left = list(scores)
 
-    def evaluate(variables):
+    def evaluate(state):
         value = left[evaluate.calls % len(left)]
         evaluate.calls += 1
         return Evaluation(value, {"val_score": value}, f"score {value}")

@@ -27,10 +27,10 @@ def comparison():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["usss", "hung"])
+@pytest.mark.parametrize("method", ["usss", "hung", "teacher"])
 def test_eight_devices_make_the_steps_of_one_in_float64(comparison, method):
-    """Parameters, momentum, statistics, label embeddings, discriminator, scalars, prototypes."""
-    assert len(comparison[method]) == {"usss": 4, "hung": 3}[method]
+    """Parameters, momentum, statistics, label embeddings, discriminator, teacher, scalars, prototypes."""
+    assert len(comparison[method]) == {"usss": 4, "hung": 3, "teacher": 3}[method]
     for quantity, difference in comparison[method].items():
         assert difference < 1e-10, (quantity, difference)
 
@@ -38,7 +38,7 @@ def test_eight_devices_make_the_steps_of_one_in_float64(comparison, method):
 @pytest.mark.slow
 def test_the_steps_have_something_to_differ_in(comparison):
     assert comparison["gradient_norm"] > 0.1 and comparison["embeddings_moved_by"] > 0.1
-    assert 0.01 < comparison["semi_share"] < 0.99
+    assert 0.01 < comparison["semi_share"] < 0.99 and 0.01 < comparison["kept"] < 0.99
 
 
 @pytest.mark.slow

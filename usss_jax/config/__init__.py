@@ -17,6 +17,7 @@ from usss_jax.config.methods import FIELDS, METHODS
 from usss_jax.config.presets import (
     ANCHORED,
     LIGHT,
+    TEACHERS,
     apply_arg,
     default_encoder,
     parse_arg,
@@ -29,10 +30,12 @@ from usss_jax.config.reading import (
     per_domain,
     per_domain_paths,
     read_count,
+    read_number,
     read_one_of,
     read_range,
     read_size,
     read_splits,
+    read_whole,
 )
 from usss_jax.config.shared import PAPER_BATCH
 
@@ -42,6 +45,7 @@ __all__ = [
     "LIGHT",
     "METHODS",
     "PAPER_BATCH",
+    "TEACHERS",
     "apply_arg",
     "apply_uda_arg",
     "check_seed",
@@ -60,10 +64,12 @@ __all__ = [
     "per_domain",
     "per_domain_paths",
     "read_count",
+    "read_number",
     "read_one_of",
     "read_range",
     "read_size",
     "read_splits",
+    "read_whole",
     "same_on_hosts",
     "set_epochs",
     "shrink_to_tiny",

@@ -17,6 +17,14 @@ ENCODER_FAMILIES = ("drn_", "resnet", "convnext_", "efficientnet_", "mobilenet_"
 # docs/claims.md lists the candidates that it was selected from, on val.
 ANCHORED = {"usss.embedding_supervision": 1.0, "usss.alpha": 0.1, "usss.beta": 0.1}
 
+# Methods of the field as settings of variant `teacher`: FixMatch (Sohn et al. 2020), Mean Teacher (Tarvainen and
+# Valpola 2017) with CutMix, as in French et al. (2020), and UniMatch (Yang et al. 2023).
+TEACHERS: dict[str, dict[str, Any]] = {
+    "fixmatch": {"teacher.decay": 0.0, "teacher.mix": "none"},
+    "mean_teacher": {"teacher.targets": "soft", "teacher.threshold": 0.0},
+    "unimatch": {"teacher.decay": 0.0, "teacher.views": 2, "teacher.feature_dropout": 0.5},
+}
+
 
 def parse_arg(arg: str | None, **defaults) -> ConfigDict:
     """Parse the argument of `get_config` into changes of the defaults.
@@ -92,6 +100,8 @@ def default_encoder(tiny: bool) -> str:
 def apply_arg(config: ConfigDict, arg: ConfigDict, *, cpu_image_size: str, light_image_size: str):
     """Change a config by the arguments that the configs of two data sets share: encoder, n, anchored, cpu and tiny.
 
+    Some also have the names of `TEACHERS`, each of which makes `teacher` one of the variants.
+
     `cpu_image_size` is that of `cpu`, `light_image_size` that of `cpu` with an encoder that has weights in a package.
 
     >>> from usss_jax.config import default_config
@@ -107,6 +117,12 @@ def apply_arg(config: ConfigDict, arg: ConfigDict, *, cpu_image_size: str, light
     changes: dict[str, Any] = {}
     if arg.anchored:
         changes |= ANCHORED
+    chosen = [name for name in TEACHERS if arg.get(name)]
+    if len(chosen) > 1:
+        raise InputError(f"config arguments {' and '.join(chosen)}: give one of them")
+    for name in chosen:
+        config.variants = ["basic", "teacher"]
+        changes |= TEACHERS[name]
     if light:
         changes |= LIGHT
     if arg.cpu:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from usss_jax.config.field import Range
 from usss_jax.errors import InputError
 
 
@@ -114,6 +115,34 @@ def read_one_of(*words: str) -> Callable[[str], str]:
         if text not in words:
             raise ValueError(f"give one of {', '.join(words)}")
         return text
+
+    return read
+
+
+def read_whole(text: str) -> int:
+    """Read a whole number, at least 1.
+
+    >>> read_whole("4")
+    4
+    """
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError("give a whole number, 1 or more")
+    return int(text)
+
+
+def read_number(values: Range) -> Callable[[str], float]:
+    """Return a reader of a number in a range.
+
+    >>> from usss_jax.config.field import SHARE
+    >>> read_number(SHARE)("0.5")
+    0.5
+    """
+
+    def read(text: str) -> float:
+        number = float(text)
+        if not values.holds(number):
+            raise ValueError(f"give a number {values.text}")
+        return number
 
     return read
 

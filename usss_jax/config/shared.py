@@ -214,7 +214,9 @@ SHARED: dict[str, Field] = {
     # ---- train ----
     "train.steps": universal(2000, AT_LEAST_1, "steps of the universal networks; the paper's: 200 epochs"),
     "train.batch_size": Field(10, AT_LEAST_1, "labeled images per domain and step"),
-    "train.unlabeled_batch_size": universal(10, AT_LEAST_1, "unlabeled images per domain and micro-batch"),
+    "train.unlabeled_batch_size": universal(
+        10, AT_LEAST_1, "unlabeled images per domain and micro-batch", per_domain=True, mixed=True
+    ),
     "train.unlabeled_batches": universal(
         "pool", _BATCHES, "unlabeled micro-batches of a step", per_domain=True, mixed=True
     ),

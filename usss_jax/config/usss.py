@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from usss_jax.config import rounds
+from usss_jax.config import rounds, teacher
 from usss_jax.config.field import (
     AT_LEAST_1,
     BOOL,
@@ -24,7 +24,18 @@ from usss_jax.config.shared import SHARED
 from usss_jax.errors import InputError
 
 SELF_TRAINING = {"self": "basic", "self_full": "full"}  # variants with rounds, and the variant that they start from
-VARIANTS = ("single", "frozen", "finetune", "hung", "basic", "cross", "full", "direct", *SELF_TRAINING)
+VARIANTS = (
+    "single",
+    "frozen",
+    "finetune",
+    "hung",
+    "basic",
+    "cross",
+    "full",
+    "direct",
+    *teacher.VARIANTS,
+    *SELF_TRAINING,
+)
 
 _EMBEDDINGS = Range('"prototypes", "random", "words:FILE" or an .npz file')
 _WITH_EMBEDDINGS = ("cross", "full", "self_full")
@@ -136,6 +147,8 @@ FIELDS: dict[str, Field] = {
     "rounds.pseudo_weight": universal(
         1.0, NOT_NEGATIVE, "weight of the loss of a batch with pseudo-labels", makes=tuple(SELF_TRAINING)
     ),
+    # ---- teacher, teacher_own ----
+    **teacher.FIELDS,
 }
 
 METHOD = Method(
@@ -143,6 +156,7 @@ METHOD = Method(
         "usss": "Label embeddings and entropy terms of USSS",
         "hung": "Adversarial training of Hung et al. (2018), variant hung",
         **rounds.SECTION,
+        **teacher.SECTION,
     },
     own=FIELDS,
     shared=tuple(SHARED),

@@ -40,6 +40,7 @@ KINDS = {  # by the key of a map
     "image": Kind(resize_image, PADDING),  # uint8 [H, W, 3]
     "label": Kind(resize_label, IGNORE),  # uint8 [H, W]
     "confidence": Kind(resize_label, 0),  # uint8 [H, W]
+    "valid": Kind(resize_label, 0),  # uint8 [H, W], 1 on the image
     "soft_target": Kind(_interpolate, 0),  # float32 [H, W, C]
 }
 

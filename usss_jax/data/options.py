@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
-from usss_jax.config import per_domain, per_domain_paths, read_count, read_one_of, read_range, read_size, read_splits
+from usss_jax.config import (
+    fields,
+    per_domain,
+    per_domain_paths,
+    read_count,
+    read_one_of,
+    read_range,
+    read_size,
+    read_splits,
+    read_whole,
+)
 from usss_jax.data import splits
 from usss_jax.data.domain import Domain
 from usss_jax.data.records import RECORDS
@@ -54,6 +64,20 @@ class Options:
     def without_labels(self) -> bool:
         """Whether the run uses no labels of the domain."""
         return self.labeled == 0 and not self.labeled_list
+
+
+def unlabeled_sizes(config: ConfigDict, domains: Sequence[str]) -> dict[str, int]:
+    """Number of images of an unlabeled micro-batch, by domain; raises InputError for a wrong value.
+
+    >>> from usss_jax.config import default_config
+    >>> config = default_config()
+    >>> config.train.unlabeled_batch_size = "camvid=4"
+    >>> unlabeled_sizes(config, ["camvid", "mine"])
+    {'camvid': 4, 'mine': 10}
+    """
+    field = "train.unlabeled_batch_size"
+    given = per_domain(config.train.unlabeled_batch_size, domains, field, read_whole)
+    return {d: fields(config.method)[field].default if size is None else size for d, size in given.items()}
 
 
 def read_options(config: ConfigDict, domains: Mapping[str, Domain]) -> dict[str, Options]:

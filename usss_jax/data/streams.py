@@ -12,16 +12,16 @@ from collections.abc import Mapping, Sequence
 import grain
 import numpy as np
 
-from usss_jax.data.augment import stack
+from usss_jax.data.augment import CropFlip, stack
 from usss_jax.data.examples import Examples
 from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.sampling import rare_class_probabilities
 from usss_jax.errors import InputError
 
 
-def stream(source: Examples, pool: Pools, seed: int) -> grain.MapDataset:
+def stream(source: Examples, pool: Pools, seed: int, validity: bool = False) -> grain.MapDataset:
     """Endless stream of augmented examples of one of the pool's sources, in a new order every epoch."""
-    return _augment(grain.MapDataset.source(source).seed(seed).shuffle().repeat(), pool)
+    return _augment(grain.MapDataset.source(source).seed(seed).shuffle().repeat(), pool, validity)
 
 
 def rare_stream(pool: Pools, seed: int, temperature: float) -> grain.MapDataset:
@@ -53,8 +53,20 @@ class SampleRare(grain.transforms.RandomMap):
         return int(rng.choice(np.flatnonzero(self.present[:, sampled])))
 
 
-def _augment(examples: grain.MapDataset, pool: Pools) -> grain.MapDataset:
-    return examples.random_map(pool.transform)
+@dataclasses.dataclass(frozen=True)
+class WithValidity(grain.transforms.RandomMap):
+    """A transform of examples that get a further map "valid", uint8 [h, w]: 1 on the image, 0 on its padding."""
+
+    transform: CropFlip
+
+    def random_map(self, element: dict, rng: np.random.Generator) -> dict:
+        """Transform the example as without the map."""
+        valid = np.ones(element["image"].shape[:2], np.uint8)
+        return self.transform.random_map({**element, "valid": valid}, rng)
+
+
+def _augment(examples: grain.MapDataset, pool: Pools, validity: bool = False) -> grain.MapDataset:
+    return examples.random_map(WithValidity(pool.transform) if validity else pool.transform)
 
 
 def _share(examples: grain.MapDataset, batch_size: int, share: tuple[int, int]) -> grain.MapDataset:
@@ -75,8 +87,9 @@ def step_batches(
     pools: Mapping[str, Pools],
     *,
     batch_size: int,
-    unlabeled_batch_size: int = 0,
+    unlabeled_batch_size: int | Mapping[str, int] = 0,
     unlabeled_batches: Mapping[str, int] | None = None,
+    validity: bool = False,
     seed: int = 0,
     share: tuple[int, int] = (0, 1),
 ) -> grain.MapDataset:
@@ -85,14 +98,17 @@ def step_batches(
     Args:
       pools: by domain; one without labeled images has no part in "labeled".
       batch_size: global number of labeled images per domain.
-      unlabeled_batch_size: global number of images of an unlabeled micro-batch.
+      unlabeled_batch_size: global number of images of an unlabeled micro-batch, of every domain or by domain.
       unlabeled_batches: U_k, micro-batches per step and domain; None or empty for supervised training.
+      validity: whether unlabeled examples have a map "valid", which tells their padding; for all domains, also those
+        whose images never need padding, so that domains of equal crops have equal shapes and share their passes.
       seed: of order and augmentation.
       share: (index, count) of this host, which makes the index-th of `count` equal parts of every batch.
 
     Returns:
       Items {"labeled": {domain: {"image": uint8 [B, h, w, 3], "label": uint8 [B, h, w]}},
-      "unlabeled": {domain: {"image": uint8 [U, B, h, w, 3]}}} with this host's share of every batch.
+      "unlabeled": {domain: {"image": uint8 [U, B, h, w, 3]}}} with this host's share of every batch; with `validity`
+      the unlabeled examples also have "valid": uint8 [U, B, h, w].
 
     Raises:
       InputError: if the hosts cannot share a batch equally.
@@ -107,8 +123,9 @@ def step_batches(
         parts["labeled", name] = _share(examples, batch_size, share).map(stack)
     for name, passes in (unlabeled_batches or {}).items():
         pool = pools[name]
-        examples = stream(pool.unlabeled, pool, _seed(seed, name, "unlabeled"))
-        micro_batches = _share(examples, unlabeled_batch_size, share)
+        examples = stream(pool.unlabeled, pool, _seed(seed, name, "unlabeled"), validity)
+        size = unlabeled_batch_size if isinstance(unlabeled_batch_size, int) else unlabeled_batch_size[name]
+        micro_batches = _share(examples, size, share)
         parts["unlabeled", name] = micro_batches.batch(passes, drop_remainder=True, batch_fn=_stack_micro_batches)
 
     def name_parts(values: tuple) -> dict:

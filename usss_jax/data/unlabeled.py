@@ -48,6 +48,32 @@ def open_unlabeled(domain: Domain, root: str | None, options: Options, labeled: 
     return source.select(ids) if len(parts) > 1 else parts[names[0]].select(ids)
 
 
+class WithoutMasks:
+    """The images of a source without their masks, such as labeled images that stand in for unlabeled ones.
+
+    >>> WithoutMasks([{"image": 1, "label": 2}])[0]
+    {'image': 1}
+    """
+
+    def __init__(self, source: Examples):
+        self._source = source
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Names of the images, in order."""
+        return self._source.ids
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getitem__(self, index) -> dict[str, np.ndarray]:
+        return {"image": self._source[index]["image"]}
+
+    def select(self, ids: Iterable[str]) -> "WithoutMasks":
+        """Restrict to the given ids, in their order."""
+        return WithoutMasks(self._source.select(ids))
+
+
 class Joined:
     """Several splits as one source; if two splits share an id, all ids start with their split."""
 

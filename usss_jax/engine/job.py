@@ -39,12 +39,14 @@ class Fit:
       make_batches: opens the data; item s is the batch of step s.
       batch_shardings: a tree prefix of a batch.
       images_per_step: number of images in all batches of a step, for the speed.
-      evaluate: scores variables during training.
+      evaluate: scores a state during training.
       data: description of the data, as JSON; a run whose data has changed does not resume.
       network: description of the network, as JSON, with which a predictor can build it; part of every checkpoint.
       config: config of the run, as JSON, for the record.
       eval_every, checkpoint_every, log_every: intervals in steps.
       loader_threads: number of threads that prepare batches.
+      variables: those of a state that `evaluate` selects by, that best/ keeps and `test` scores; the default is the
+        network that is trained.
       test: scores variables at the end; its arrays by name are kept in test.npz.
       summarize: (arrays of `test` for "last" and "best", progress) -> the method's part of summary.json.
       warnings: scalars -> {key: warning}; the warning of a key is printed once.
@@ -57,7 +59,7 @@ class Fit:
     make_batches: Callable[[], grain.MapDataset]
     batch_shardings: Mapping[str, Any]
     images_per_step: int
-    evaluate: Callable[[Mapping], Evaluation]
+    evaluate: Callable[[TrainState], Evaluation]
     data: Mapping[str, Any]
     network: Mapping[str, Any]
     config: Mapping[str, Any]
@@ -65,6 +67,7 @@ class Fit:
     checkpoint_every: int
     log_every: int
     loader_threads: int = 4
+    variables: Callable[[TrainState], Mapping] = lambda state: state.variables
     test: Callable[[Mapping], dict[str, np.ndarray]] = lambda variables: {}
     summarize: Callable[[Mapping[str, Mapping], Mapping], Mapping[str, Any]] = lambda tests, progress: {}
     warnings: Callable[[Mapping[str, float]], Mapping[str, str]] = lambda scalars: {}

@@ -55,7 +55,7 @@ def fit(job: Fit) -> dict[str, Any]:
             return {"progress": progress, "config": job.config, "data": job.data, "network": job.network}
 
         state = _train(job, state, progress, last, best, meta)
-        final = chosen = state.variables
+        final = chosen = job.variables(state)
         if progress["best"]["step"] != job.steps:
             chosen = best.restore(progress["best"]["step"], variables=final)["variables"]
         return _finish(job, final, chosen, meta()["progress"])
@@ -93,7 +93,7 @@ def _train(job: Fit, state: TrainState, progress: dict, last: Checkpoints, best:
                 meter.log(step, jax.device_get(scalars), writer)
             with meter.paused():
                 if evaluates and _is_best(job, step, state, progress, writer):
-                    best.save(step, {"variables": state.variables}, meta())
+                    best.save(step, {"variables": job.variables(state)}, meta())
                     saves = True  # so that progress["best"] of the last checkpoint agrees with best/
                 stops = stops or interrupt.code
                 if saves or stops:
@@ -110,7 +110,7 @@ def _train(job: Fit, state: TrainState, progress: dict, last: Checkpoints, best:
 
 def _is_best(job: Fit, step: int, state: TrainState, progress: dict, writer: logs.MetricWriter) -> bool:
     """Evaluate, log the scores, and return whether they are the best so far."""
-    found = job.evaluate(state.variables)
+    found = job.evaluate(state)
     writer.write(step, found.scalars)
     say(job.name, f"step {step}  {found.text}")
     progress["last"] = {"step": step, "value": found.value, "scalars": dict(found.scalars)}

@@ -22,12 +22,14 @@ class Computed:
       batch_stats: new running statistics.
       scalars: scalars to log by name, including "loss".
       extra: new value of state.extra.
+      finish: changes the new state, whose parameters are those after the optimiser's update; None: nothing.
     """
 
     gradients: Any
     batch_stats: Any
     scalars: Mapping[str, Any]
     extra: Any
+    finish: Callable[[TrainState], TrainState] | None = None
 
 
 _QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0}
@@ -60,6 +62,8 @@ def train_step(
         opt_state=opt_state,
         extra=computed.extra,
     )
+    if computed.finish:
+        new_state = computed.finish(new_state)
     return new_state, {**computed.scalars, "grad_norm": optax.tree.norm(computed.gradients)}
 
 

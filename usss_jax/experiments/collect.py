@@ -17,7 +17,8 @@ from usss_jax.experiments.layout import Experiment, read_experiment, read_json, 
 from usss_jax.experiments.paper import TABLES
 from usss_jax.experiments.rows import SAME_ENCODER, Row, field_text, universal_rows
 
-ONE_DOMAIN = ("single", "frozen", "finetune", "hung")  # jobs trained on one domain: <this>_..._<domain>
+# Jobs that are trained on one domain: <this>_..._<domain>.
+ONE_DOMAIN = ("single", "frozen", "finetune", "hung", "teacher_single")
 NEEDED = ("job", "domains", "steps", "split_hash", "config")
 NEEDED_FIELDS = ("train.seed", "model.encoder", "model.width")
 BY_VARIANT = ("rounds.batch_size", "rounds.label_scale")  # which the configs of MLSL set for some variants
@@ -155,11 +156,20 @@ def changed_fields(summary: Mapping) -> dict[str, str]:
     """Return the method fields that make a row of their own and differ from the paper's, as text."""
     values, variant = flat(summary["config"]), variant_of(summary["job"])
     makes = {name: field.default for name, field in fields(method_of(summary)).items() if variant in field.makes}
-    return {
-        name: field_text(type(default)(values[name]))
-        for name, default in makes.items()
-        if values.get(name, default) != default
-    }
+    given = {name: of_type(values.get(name, default), default) for name, default in makes.items()}
+    return {name: field_text(value) for name, value in given.items() if value != makes[name]}
+
+
+def of_type(value, default):
+    """Convert a value of a field to the type of its default; values by domain remain text.
+
+    >>> of_type(1, 0.5), of_type("0.5", 0.5), of_type("a=0.5", 0.5)
+    (1.0, 0.5, 'a=0.5')
+    """
+    try:
+        return type(default)(value)
+    except ValueError:
+        return value
 
 
 def row_of_content(summary: Mapping) -> str:
@@ -253,7 +263,7 @@ def comparable(job: str, summary: Mapping) -> dict[tuple, Any]:
         ("split_hash", " and ".join(trained)): summary["split_hash"],
         ("model.pretrained",): weights(summary),
     }
-    if summary.get("unlabeled_hash"):
+    if summary.get("unlabeled_hash") and summary["job"] != "teacher_own":  # whose pool is the labeled images
         values["unlabeled_hash", " and ".join(trained)] = summary["unlabeled_hash"]
     given, overrides = flat(summary["config"]), summary.get("row", {}).get("overrides", {})
     for name, field in SHARED.items():

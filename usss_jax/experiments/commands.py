@@ -61,7 +61,7 @@ class Command:
 
     Attributes:
       sweep: what all commands share.
-      name: of the row, or of jobs that several rows share: single, frozen, finetune, hung.
+      name: of the row, or of jobs that several rows share: single, frozen, finetune, hung, teacher_single.
       seed: `train.seed`.
       variants: `variants` of the config.
       overrides: config fields that define the row.
@@ -150,6 +150,7 @@ def commands_of(sweep: Sweep, rows: Iterable[Row], seed: int) -> list[Command]:
         "frozen": [f"frozen_{transfer}" for transfer in transfers],
         "finetune": [f"finetune_{transfer}" for transfer in transfers],
         "hung": [f"hung_{d}" for d in domains],
+        "teacher_single": [f"teacher_single_{d}" for d in domains],
     }
 
     def shared(name: str, *variants: str) -> Command:
@@ -165,7 +166,7 @@ def commands_of(sweep: Sweep, rows: Iterable[Row], seed: int) -> list[Command]:
             needed = start if row.needs_singles else None
             commands.append(Command(sweep, row.name, seed, row.variants, row.overrides, jobs, needed))
     commands += [shared(name, SINGLES, name) for name in ("frozen", "finetune") if name in requested]
-    commands += [shared("hung", "hung")] if "hung" in requested else []
+    commands += [shared(name, name) for name in ("hung", "teacher_single") if name in requested]
     return commands
 
 

@@ -9,7 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from usss_jax import packages
-from usss_jax.config import ANCHORED, fields, no_such_field
+from usss_jax.config import ANCHORED, TEACHERS, fields, no_such_field
+from usss_jax.config.teacher import VARIANTS as TAUGHT
 from usss_jax.config.usss import SELF_TRAINING
 from usss_jax.errors import InputError
 
@@ -32,16 +33,19 @@ SAME_ENCODER = {"resnet18": RESNET18, "resnet50": "drn_d_54", "resnet101": "drn_
 # a row per domain. `souly` and `scenenet` are cited scores of other works, which cannot be run.
 TABLE_ROWS = {
     2: "train_on_* basic full",
-    3: "train_on_* [finetune_*] basic cross full [anchored] [self] [self_full]",
+    3: "train_on_* [finetune_*] [teacher_single_*] basic cross full [anchored] [teacher] [teacher_own] [fixmatch] "
+    "[mean_teacher] [unimatch] [self] [self_full]",
     4: "train_on_* hung_* souly basic cross full",
     5: "train_on_* basic full",
     6: "train_on_* scenenet basic full",
     7: "theta05 words full k3 k5 direct [random]",
     8: "full k3 k5",
 }
-UNIVERSAL = ("basic", "cross", "full", "direct", *SELF_TRAINING)  # variants that train one network for all domains
+# Variants that train one network for all domains.
+UNIVERSAL = ("basic", "cross", "full", "direct", "teacher", "teacher_own", *SELF_TRAINING)
+ONE_DOMAIN = ("single_", "frozen_", "finetune_", "hung_", "teacher_single_")  # jobs that train on one domain
 SINGLES = "single"  # workdir of the single-domain networks that all rows of a seed share
-WITHOUT_SINGLES = ("basic", "direct", "self", "single", "hung")  # variants that do not start from them
+WITHOUT_SINGLES = ("basic", "direct", *TAUGHT, "self", "single", "hung")  # variants that do not start from them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +96,10 @@ def universal_rows(domains: Sequence[str], words: str = "") -> dict[str, Row]:
     >>> universal_rows(["a", "b"])["k3"].overrides
     {'usss.embeddings_per_class': '3'}
     """
+
+    def taught(name: str) -> dict[str, str]:
+        return {field: field_text(value) for field, value in TEACHERS[name].items()}
+
     table: tuple[tuple[str, str, str, dict[str, str]], ...] = (
         ("basic", "Univ-basic", "basic", {}),
         ("cross", "Univ-cross", "cross", {}),
@@ -103,6 +111,11 @@ def universal_rows(domains: Sequence[str], words: str = "") -> dict[str, Row]:
         ("random", "Univ-full, random label embeddings", "full", {"usss.label_embeddings": "random"}),
         ("direct", "Direct entropy", "direct", {}),
         ("anchored", "Univ-full, anchored", "full", {field: field_text(value) for field, value in ANCHORED.items()}),
+        ("teacher", "Univ-basic, teacher", "teacher", {}),
+        ("teacher_own", "Univ-basic, teacher, labeled images only", "teacher_own", {}),
+        ("fixmatch", "Univ-basic, FixMatch", "teacher", taught("fixmatch")),
+        ("mean_teacher", "Univ-basic, Mean Teacher", "teacher", taught("mean_teacher")),
+        ("unimatch", "Univ-basic, UniMatch", "teacher", taught("unimatch")),
         ("self", "Univ-basic, self-training", "self", {}),
         ("self_full", "Univ-full, self-training", "self_full", {}),
     )
@@ -131,6 +144,8 @@ def all_rows(domains: Sequence[str], words: str = "") -> dict[str, Row]:
     for domain in domains:
         name = f"hung_{domain}"
         rows[name] = Row(name, f"Hung et al. on {domain}", ("hung",), {}, {domain: name})
+        name = f"teacher_single_{domain}"
+        rows[name] = Row(name, f"Teacher on {domain}", ("teacher_single",), {}, {domain: name})
     for name, title in (("souly", "Souly et al."), ("scenenet", "SceneNet")):
         rows[name] = Row(name, title, (), {}, {})
     return rows | universal_rows(domains, words)
@@ -190,7 +205,7 @@ def read_extra(text: str, domains: Sequence[str]) -> Row:
         raise InputError(
             f"extra={text}: give NAME:FIELD=VALUE,FIELD=VALUE with a NAME of lower-case letters, digits, _"
         )
-    if name == SINGLES or name in all_rows(domains) or name.startswith(("single_", "frozen_", "finetune_", "hung_")):
+    if name == SINGLES or name in all_rows(domains) or name.startswith(ONE_DOMAIN):
         raise InputError(f"extra={text}: {name!r} is the name of a built-in row; choose another")
     overrides = {}
     for item in given.split(","):

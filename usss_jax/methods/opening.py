@@ -1,6 +1,7 @@
 """What every segmentation run does before its first job: open data and weights, check them, claim the workdir."""
 
 import contextlib
+import math
 import pathlib
 from collections.abc import Iterator, Mapping
 
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 from usss_jax import packages
 from usss_jax.config import same_on_hosts, with_absolute_paths
 from usss_jax.data.notices import about_data
+from usss_jax.data.options import unlabeled_sizes
 from usss_jax.data.pools import Pools, open_all
 from usss_jax.errors import InputError
 from usss_jax.methods.segmentation import Run, device_augment
@@ -31,10 +33,11 @@ def open_run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> Run:
     Raises:
       InputError: if config, data or weights cannot be used, or differ between hosts.
     """
-    mesh = sharding.widest_mesh(devices or jax.devices(), config.train.batch_size, config.train.unlabeled_batch_size)
     model = create_encoder(config)
     device_augment(config)
     pools = hosts.together(open_all, config)
+    unlabeled = math.gcd(*unlabeled_sizes(config, list(pools)).values())
+    mesh = sharding.widest_mesh(devices or jax.devices(), config.train.batch_size, unlabeled)
     for line in hosts.together(lambda: list(about_data(pools, config.data.min_classes))):
         print(line, flush=True)
     check_cells(pools, model.encoder.stride)

@@ -14,11 +14,12 @@ from ml_collections import ConfigDict
 from usss_jax.data import streams
 from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.data.domain import Domain
+from usss_jax.data.options import unlabeled_sizes
 from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.splits import split_hash
 from usss_jax.engine import optim
 from usss_jax.engine.job import Evaluation, Fit
-from usss_jax.engine.state import create_state
+from usss_jax.engine.state import TrainState, create_state
 from usss_jax.engine.step import jit_step
 from usss_jax.errors import InputError
 from usss_jax.evaluation import metrics
@@ -27,6 +28,8 @@ from usss_jax.models.universal import UniversalModel
 from usss_jax.parallel import hosts, sharding
 from usss_jax.runs.logs import say
 from usss_jax.runs.networks import build_network, describe_network, training_arguments
+
+VAL = {"student": "val_miou", "teacher": "val_miou_teacher"}  # scalars of the networks that are evaluated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +67,15 @@ def fit(
     seed: int | None = None,
     workdir: pathlib.Path | None = None,
     unlabeled_batches: Mapping[str, int] | None = None,
+    validity: bool = False,
     entropy_module: bool = False,
     image_head: Mapping[str, Any] | None = None,
     make_extra: Callable[[UniversalModel], Mapping[str, Any]] = lambda model: {},
+    begin: Callable[[TrainState], TrainState] = lambda state: state,
     initial: Callable[[], Mapping[str, Any]] | None = None,
     trainable: Callable[[str], bool] | None = None,
+    teacher: Callable[[TrainState], Mapping[str, Any]] | None = None,
+    export: str = "student",
     warnings: Callable[[Mapping[str, float]], Mapping[str, str]] = lambda scalars: {},
     about_data: Mapping[str, Any] | None = None,
 ) -> Fit:
@@ -90,12 +97,16 @@ def fit(
       seed: of the order of images and of augmentation; None: `train.seed`. The weights are by `train.seed`.
       workdir: parent of the job's folder; None: that of the run.
       unlabeled_batches: micro-batches per step of each domain whose unlabeled images are used.
+      validity: whether unlabeled examples have a map "valid" (`data.streams.step_batches`).
       entropy_module: whether the network has the embedding head E, as `usss.embed*` of the config describes it.
       image_head: arguments of `describe_network` for the image-level head; None: the network has none.
       make_extra: returns `state.extra`.
+      begin: changes the new state, whose variables are known then.
       initial: loads the variables of a finished network to start from; None: start from `run.weights`, or at random.
       trainable: whether parameters are trained, by name (`engine.optim.create_optimizer`); None: all are. Frozen levels
         of the encoder never are.
+      teacher: returns the variables of a second network in a state, which is evaluated beside the first; None: none.
+      export: "student" or "teacher", the network whose scores select the best checkpoint, which has its variables.
       warnings: see `Fit`.
       about_data: more about the data, as JSON; if it changes, the job does not resume.
     """
@@ -109,6 +120,7 @@ def fit(
     batch_size = batch_size or train.batch_size
     selected_by = list(with_labels(train_on) if selected_by is None else selected_by)
     unlabeled_batches = dict(unlabeled_batches or {})
+    unlabeled_batch_sizes = unlabeled_sizes(config, list(run.pools))
     head = {"embed_dim": config.usss.embed_dim, "embed_bias": config.usss.embedding_bias} if entropy_module else {}
     network = describe_network(config, decoders, **head, **(image_head or {}))
     model = build_network(network, **training_arguments(config))
@@ -123,19 +135,31 @@ def fit(
         weights, start = (None, initial()) if initial else (run.weights, None)
         extra = make_extra(model)
         state, report = create_state(model, tx, train.seed, mesh, extra, weights, start, split=train.shard_parameters)
+        state = begin(state)
         return state, f"{lr_line}; weights: {report}" if report else lr_line
 
     def make_batches():
         return streams.step_batches(
             train_on,
             batch_size=batch_size,
-            unlabeled_batch_size=train.unlabeled_batch_size,
+            unlabeled_batch_size=unlabeled_batch_sizes,
             unlabeled_batches=unlabeled_batches,
+            validity=validity,
             seed=seed,
             share=hosts.share(),
         )
 
     score = create_scorer(pools, model, mesh, train.eval_batch_size)
+    networks: dict[str, Callable[[TrainState], Mapping[str, Any]]] = {"student": lambda state: state.variables}
+    if teacher:
+        networks["teacher"] = teacher
+
+    def evaluate(state: TrainState) -> Evaluation:
+        found = {who: evaluation(score(of(state), "val"), selected_by, VAL[who]) for who, of in networks.items()}
+        scalars = {name: value for one in found.values() for name, value in one.scalars.items()}
+        text = "  ".join(one.text if who == "student" else f"{who} {one.text}" for who, one in found.items())
+        return Evaluation(found[export].value, scalars, text)
+
     labeled_images = len(with_labels(train_on)) * batch_size
     return Fit(
         folder=(workdir or run.workdir) / name,
@@ -146,8 +170,9 @@ def fit(
         ),
         make_batches=make_batches,
         batch_shardings=shardings,
-        images_per_step=labeled_images + sum(unlabeled_batches.values()) * train.unlabeled_batch_size,
-        evaluate=lambda variables: evaluation(score(variables, "val"), selected_by),
+        images_per_step=labeled_images + sum(n * unlabeled_batch_sizes[d] for d, n in unlabeled_batches.items()),
+        evaluate=evaluate,
+        variables=networks[export],
         test=lambda variables: score(variables, "test"),
         data={**describe_data(pools, train_on, unlabeled_batches), **(about_data or {})},
         network=network,
@@ -156,7 +181,7 @@ def fit(
         checkpoint_every=train.checkpoint_every,
         log_every=train.log_every,
         loader_threads=config.data.loader_threads,
-        summarize=partial(summarize, name, pools, lr=lr, unlabeled_batches=unlabeled_batches),
+        summarize=partial(summarize, name, pools, lr=lr, unlabeled_batches=unlabeled_batches, val_name=VAL[export]),
         warnings=warnings,
     )
 
@@ -234,8 +259,8 @@ def create_scorer(pools: Mapping[str, Pools], model: UniversalModel, mesh: Mesh,
     return score
 
 
-def evaluation(confusions: Mapping[str, np.ndarray], labeled: Iterable[str]) -> Evaluation:
-    """Mean IoU of every domain on val; its average over the `labeled` domains selects the best checkpoint.
+def evaluation(confusions: Mapping[str, np.ndarray], labeled: Iterable[str], name: str = "val_miou") -> Evaluation:
+    """Mean IoU of every domain on val as NAME/DOMAIN; its average over `labeled` domains selects the best checkpoint.
 
     Raises:
       InputError: if the val split of a domain has no labeled pixel.
@@ -248,7 +273,7 @@ def evaluation(confusions: Mapping[str, np.ndarray], labeled: Iterable[str]) -> 
         raise InputError(f"{absent[0]}: no pixel of its val split is labeled; check the masks of that split")
     scores["average"] = metrics.average(scores[d] for d in labeled)
     text = "val mIoU % " + "  ".join(f"{d} {metrics.percent(v)}" for d, v in scores.items())
-    return Evaluation(scores["average"] or 0.0, {f"val_miou/{d}": value for d, value in scores.items()}, text)
+    return Evaluation(scores["average"] or 0.0, {f"{name}/{d}": value for d, value in scores.items()}, text)
 
 
 def describe_data(
@@ -271,8 +296,12 @@ def summarize(
     *,
     lr: float,
     unlabeled_batches: Mapping[str, int],
+    val_name: str = "val_miou",
 ) -> dict[str, Any]:
-    """Scores for summary.json, from the confusion matrices of the last and the best checkpoint by domain."""
+    """Scores for summary.json, from the confusion matrices of the last and the best checkpoint by domain.
+
+    `val_name` begins the names of the scalars on val that selected the best checkpoint.
+    """
     domains: dict[str, dict[str, Any]] = {}
     without_labels: dict[str, dict[str, Any]] = {}
     val = progress["best"]["scalars"]
@@ -282,7 +311,7 @@ def summarize(
             scores["scored_by"] = pool.scored_by
         (domains if len(pool.labeled) else without_labels)[domain] = {
             **scores,
-            "val_miou_best": val.get(f"val_miou/{domain}"),
+            "val_miou_best": val.get(f"{val_name}/{domain}"),
             "image_size": list((pool.test if len(pool.test) else pool.unlabeled)[0]["image"].shape[:2]),
             "images": {"labeled": len(pool.labeled), "unlabeled": len(pool.unlabeled), "test": len(pool.test)},
             "skipped": [dataclasses.asdict(example) for example in pool.skipped],
@@ -295,7 +324,7 @@ def summarize(
         "without_labels": without_labels,
         "average_last": metrics.average(d["miou_last"] for d in domains.values()),
         "average_best": metrics.average(d["miou_best"] for d in domains.values()),
-        "val_average_best": val["val_miou/average"],
+        "val_average_best": val[f"{val_name}/average"],
         "lr": lr,
         "cache_gb": used,
         "unlabeled_batches": dict(unlabeled_batches),

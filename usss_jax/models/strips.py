@@ -53,7 +53,7 @@ def sum_over_pixels(function: Callable, scores, *pixels, size: tuple[int, int], 
 def map_pixels(function: Callable, scores, *, size: tuple[int, int], stride: int, mode: str = "bilinear"):
     """Compute function(upsample(scores, size, stride, mode)) for all pixels, [B, H, W].
 
-    `function` maps scores [B, S, W, C] of some rows to values [B, S, W].
+    `function` maps scores [B, S, W, C] of some rows to values [B, S, W], or to a tree of them.
 
     >>> scores = jnp.array([[[[0.0], [4.0]]]])
     >>> map_pixels(lambda scores: scores[..., 0], scores, size=(1, 4), stride=2).tolist()
@@ -61,7 +61,7 @@ def map_pixels(function: Callable, scores, *, size: tuple[int, int], stride: int
     """
     strips = _Strips(scores, (), size, stride, mode)
     values = lax.map(lambda index: function(strips.upsample(strips.cells(index), index)), jnp.arange(strips.count))
-    return jnp.moveaxis(values, 0, 1).reshape(scores.shape[0], -1, size[1])[:, : size[0]]
+    return jax.tree.map(lambda v: jnp.moveaxis(v, 0, 1).reshape(scores.shape[0], -1, size[1])[:, : size[0]], values)
 
 
 class _Strips:

@@ -101,7 +101,7 @@ def fit(config: ConfigDict, data: DataSet, workdir: pathlib.Path, mesh: Mesh) ->
         make_batches=lambda: train_batches(data.train, crop, batch_size, seed, hosts.share()),
         batch_shardings=shardings,
         images_per_step=batch_size,
-        evaluate=lambda variables: evaluation(evaluate(count_hits, variables, data.val, config, mesh)),
+        evaluate=lambda state: evaluation(evaluate(count_hits, state.variables, data.val, config, mesh)),
         data={"fingerprint": data.fingerprint},
         network=network,
         config=config.to_dict(),

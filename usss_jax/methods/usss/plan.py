@@ -10,7 +10,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from usss_jax.config import per_domain, read_count
+from usss_jax.config.teacher import VARIANTS as TAUGHT
 from usss_jax.config.usss import SELF_TRAINING, last_job
+from usss_jax.data.options import unlabeled_sizes
 from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.streams import epoch_steps, micro_batches
 from usss_jax.engine.job import Fit, Job, Pass
@@ -23,13 +25,14 @@ from usss_jax.methods.run import run_plan
 from usss_jax.methods.segmentation import Run, fit
 from usss_jax.methods.usss import label_embeddings, label_sources, self_training, terms
 from usss_jax.methods.usss.results import results_table, title
+from usss_jax.methods.usss.teacher import check_teacher, teacher_fit
 from usss_jax.parallel import hosts
 from usss_jax.runs import logs
 from usss_jax.runs.networks import load_best
 from usss_jax.runs.workdir import singles_folder, written_summaries
 
 UNIVERSAL = ("basic", "cross", "full", "direct")  # variants that train one network for all domains
-TRAINS_ALL = (*UNIVERSAL, *SELF_TRAINING)  # and those that train it further
+TRAINS_ALL = (*UNIVERSAL, "teacher", "teacher_own", *SELF_TRAINING)  # and with a teacher, and trained further
 EMBEDS = ("cross", "full")  # those with an entropy module
 
 Embeddings = tuple[Mapping[str, Any], dict[str, Any]]  # by domain, and the metadata of their file
@@ -99,6 +102,10 @@ def plan(run: Run, singles: pathlib.Path, embeddings: Embeddings | None = None) 
     for variant in with_starts(config.variants):
         if variant in UNIVERSAL:
             yield universal_fit(run, variant)
+        elif variant in TAUGHT:
+            labeled = list(with_labels(run.pools))
+            for domains in [[d] for d in labeled] if variant == "teacher_single" else [labeled]:
+                yield teacher_fit(run, variant, unlabeled_passes(config, run.pools, domains))
         elif variant in SELF_TRAINING:
             start = SELF_TRAINING[variant]
             yield from self_training.rounds(run, variant, run.workdir / start, partial(universal_fit, run, start))
@@ -154,7 +161,8 @@ def unlabeled_passes(config: ConfigDict, pools: Mapping[str, Pools], domains: Se
     train = config.train
     rules = per_domain(train.unlabeled_batches, list(pools), "train.unlabeled_batches", read_count("pool"))
     epoch = epoch_steps(with_labels({d: pools[d] for d in domains}), train.batch_size)
-    return {d: micro_batches(rules[d] or "pool", pools[d], epoch, train.unlabeled_batch_size) for d in domains}
+    sizes = unlabeled_sizes(config, list(pools))
+    return {d: micro_batches(rules[d] or "pool", pools[d], epoch, sizes[d]) for d in domains}
 
 
 def about_unlabeled(pool: Pools) -> str:
@@ -283,4 +291,6 @@ def check_with_data(config: ConfigDict, pools: Mapping[str, Pools]):
         )
     if set(config.variants) & set(SELF_TRAINING):
         self_training.check_sizes(config, labeled)
+    if set(config.variants) & set(TAUGHT):
+        check_teacher(config, pools)
     unlabeled_passes(config, pools, list(pools))

@@ -5,12 +5,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from usss_jax.config.rounds import round_of, variant_of
 from usss_jax.evaluation.metrics import CONVENTION, average, percent
 
-PER_DOMAIN = {"single": "single (one network per domain)", "hung": "Hung et al. (one network per domain)"}
+PER_DOMAIN = {
+    "single": "single (one network per domain)",
+    "hung": "Hung et al. (one network per domain)",
+    "teacher_single": "teacher (one network per domain)",
+}
 TITLES = {
     "basic": "Univ-basic",
     "cross": "Univ-cross",
     "full": "Univ-full",
     "direct": "direct entropy",
+    "teacher": "Univ-basic, teacher",
+    "teacher_own": "Univ-basic, teacher, labeled images only",
     "self": "Univ-basic, self-training",
     "self_full": "Univ-full, self-training",
 }

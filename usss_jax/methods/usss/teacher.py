@@ -1,0 +1,71 @@
+"""Jobs of variants teacher, teacher_own and teacher_single: networks that their average teaches on unlabeled images."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from usss_jax.config.teacher import VARIANTS
+from usss_jax.data.options import unlabeled_sizes
+from usss_jax.data.pools import Pools, with_labels
+from usss_jax.data.unlabeled import WithoutMasks
+from usss_jax.engine.job import Fit
+from usss_jax.errors import InputError
+from usss_jax.methods.segmentation import Run, fit
+from usss_jax.methods.usss import average, consistency
+
+
+def teacher_fit(run: Run, variant: str, unlabeled_batches: Mapping[str, int], name: str = "", **arguments) -> Fit:
+    """Describe the training of a student and its teacher.
+
+    Args:
+      run: the run.
+      variant: "teacher": one network for all domains; "teacher_own": its control, whose unlabeled images are the
+        labeled ones, in as many batches; "teacher_single": a network of one domain, as teacher_single_DOMAIN.
+      unlabeled_batches: micro-batches per step of the domains that are trained on, all with labels.
+      name: of the job; empty: the variant.
+      arguments: more of `methods.segmentation.fit`.
+    """
+    labeled = with_labels(run.pools)
+    teaching = consistency.create_teaching(run.config, list(labeled))
+    classes = {d: pool.domain.class_names for d, pool in labeled.items()}
+    confidence = {d: np.full(len(classes[d]), 1 / len(classes[d]), np.float32) for d in unlabeled_batches}
+    pools, job = dict(run.pools), name or variant
+    if variant == "teacher_own":
+        pools |= {d: replace(pool, unlabeled=WithoutMasks(pool.labeled)) for d, pool in labeled.items()}
+    if variant == "teacher_single":
+        pools = {d: pools[d] for d in unlabeled_batches}
+        job = "_".join([job, *pools])
+    return fit(
+        run,
+        job,
+        partial(consistency.compute, teaching=teaching, class_names=classes),
+        pools=pools,
+        unlabeled_batches=unlabeled_batches,
+        validity=True,
+        make_extra=lambda model: {"confidence": confidence} if teaching.threshold_kind == "adaptive" else {},
+        begin=average.begin,
+        teacher=lambda state: state.extra["teacher"],
+        export=run.config.teacher.export,
+        **arguments,
+    )
+
+
+def check_teacher(config: ConfigDict, pools: Mapping[str, Pools]):
+    """Raise InputError if the fields do not fit the domains with labels, before anything is trained."""
+    labeled, mix, sizes = with_labels(pools), config.teacher.mix, unlabeled_sizes(config, list(pools))
+    consistency.create_teaching(config, list(labeled))
+    if single := [d for d in labeled if sizes[d] == 1 and mix != "none"]:
+        raise InputError(
+            f"{single[0]}: teacher.mix={mix} needs two images per batch, but train.unlabeled_batch_size is 1; give at "
+            "least 2, or teacher.mix=none"
+        )
+    for name, pool in labeled.items():
+        needs = [v for v in VARIANTS if v in config.variants and v != "teacher_own"]
+        if needs and not len(pool.unlabeled):
+            raise InputError(
+                f"{name}: variant {needs[0]} needs unlabeled images of every domain with labels, and it has none; add "
+                "some, or train teacher_own, which takes the labeled ones"
+            )
