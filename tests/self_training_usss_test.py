@@ -257,6 +257,15 @@ def test_a_domain_without_labels_has_no_pseudo_labels(toy_encoder, tmp_path):
     assert names == {"supervised/city_street", "supervised/city_street pseudo"}
 
 
+@pytest.mark.slow
+def test_a_domain_without_labels_takes_part_in_the_entropy_terms_of_every_round(toy_encoder, tmp_path):
+    fields = {"data.labeled_per_domain": "city_street=4,town_street=0", "usss.label_embeddings": "random"}
+    workdir = tmp_path / "workdir"
+    summaries = train(small(workdir, variants=["self_full"], **fields, **{"rounds.count": 1}), workdir)
+    assert list(summaries) == ["full", "self_full_round0"]
+    assert "cross/town_street" in {name for _, name in scalars(workdir / "self_full_round0")}
+
+
 # ---- Sweep and tables ----
 
 

@@ -170,6 +170,11 @@ def with_labels(pools: Mapping[str, Pools]) -> dict[str, Pools]:
     return {name: pool for name, pool in pools.items() if len(pool.labeled)}
 
 
+def without_labels(pool: Pools) -> Pools:
+    """Return the pool without its labeled images."""
+    return dataclasses.replace(pool, labeled=pool.labeled.select(()))
+
+
 def open_pools(domain: Domain, root: str | None, options: Options, budget: Budget | None = None) -> Pools:
     """Open the images of one domain.
 

@@ -15,7 +15,7 @@ from usss_jax.data import streams
 from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.data.domain import Domain
 from usss_jax.data.options import unlabeled_sizes
-from usss_jax.data.pools import Pools, with_labels
+from usss_jax.data.pools import Pools, with_labels, without_labels
 from usss_jax.data.splits import split_hash
 from usss_jax.engine import optim
 from usss_jax.engine.job import Evaluation, Fit
@@ -139,8 +139,9 @@ def fit(
         return state, f"{lr_line}; weights: {report}" if report else lr_line
 
     def make_batches():
+        others = {d: without_labels(pools[d]) for d in unlabeled_batches if d not in train_on}
         return streams.step_batches(
-            train_on,
+            {**train_on, **others},
             batch_size=batch_size,
             unlabeled_batch_size=unlabeled_batch_sizes,
             unlabeled_batches=unlabeled_batches,
