@@ -59,6 +59,7 @@ def draw_comparison(
     """
     rows, shown = [], {}
     colors = {d: palette(p.domain) for d, p in pools.items()}
+    one_decoder = len({decoder for _, _, decoder in predictions}) == 1
     for domain, decoder in dict.fromkeys((domain, decoder) for _, domain, decoder in predictions):
         for i, example in enumerate(examples[domain]):
             image, truth = example["image"], np.full_like(example["image"], 255)
@@ -67,7 +68,12 @@ def draw_comparison(
                 shown[domain] = True
             maps = [np.asarray(predictions[job, domain, decoder][i], np.uint8) for job in titles]
             tiles = [image, truth, *(pictures.colorize(m, colors[decoder]) for m in maps)]
-            rows.append(pictures.Row(domain if domain == decoder else f"{domain}, decoder of {decoder}", tiles))
-    legends = {d: [(c.name, c.color) for c in pools[d].domain.classes] for d in shown}
+            own = domain == decoder or one_decoder
+            rows.append(pictures.Row(domain if own else f"{domain}, decoder of {decoder}", tiles))
+    legends: dict[str, list] = {}
+    for domain in shown:
+        legend = [(c.name, c.color) for c in pools[domain].domain.classes]
+        if legend not in legends.values():
+            legends[domain] = legend
     picture = pictures.comparison(rows, ["image", "truth", *titles.values()], legends)
     pictures.save_png(path, picture)
