@@ -16,7 +16,7 @@ from usss_jax.engine.job import Fit
 from usss_jax.engine.state import TrainState
 from usss_jax.engine.step import Computed
 from usss_jax.methods.discriminator import Opponent, only_decoder
-from usss_jax.methods.segmentation import Run, fit
+from usss_jax.methods.segmentation import Images, Recipe, Run, Start, fit
 from usss_jax.methods.supervised import augmented, step_key
 from usss_jax.models.universal import UniversalModel, encode_groups
 from usss_jax.models.upsample import upsample
@@ -82,10 +82,9 @@ def fits(run: Run, unlabeled_batches: Mapping[str, Mapping[str, int]]) -> Iterat
             run,
             f"hung_{name}",
             partial(compute, objective=objective),
-            pools={name: run.pools[name]},
-            steps=objective.opponent.steps,
-            unlabeled_batches=micro_batches,
-            make_extra=make_extra,
+            images=Images(pools={name: run.pools[name]}, unlabeled_batches=micro_batches),
+            recipe=Recipe(steps=objective.opponent.steps),
+            start=Start(make_extra=make_extra),
         )
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -51,29 +51,88 @@ class Run:
     weights: Mapping | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Which images a training uses.
+
+    Attributes:
+      pools: domains to evaluate on; None: all domains of the run.
+      train_on: labeled images to train on, by the name that they have in a batch; None: those of `pools`.
+      selected_by: domains whose average mIoU on val selects the best checkpoint; None: those of `train_on` with labels.
+      unlabeled_batches: micro-batches per step of each domain whose unlabeled images are used.
+      validity: whether unlabeled examples have a map "valid" (`data.streams.step_batches`).
+    """
+
+    pools: Mapping[str, Pools] | None = None
+    train_on: Mapping[str, Pools] | None = None
+    selected_by: Sequence[str] | None = None
+    unlabeled_batches: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    validity: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a training differs from the `train` and `optim` sections of the config.
+
+    Attributes:
+      steps: number of steps; None: `train.steps`.
+      batch_size: labeled images per step and name of `Images.train_on`; None: `train.batch_size`.
+      eval_every: steps between evaluations; None: `train.eval_every`.
+      lr: learning rate; None: `optim.lr`.
+      seed: of the order of images and of augmentation; None: `train.seed`. The weights are by `train.seed`.
+      trainable: whether parameters are trained, by name (`engine.optim.create_optimizer`); None: all are. Frozen levels
+        of the encoder never are.
+    """
+
+    steps: int | None = None
+    batch_size: int | None = None
+    eval_every: int | None = None
+    lr: float | None = None
+    seed: int | None = None
+    trainable: Callable[[str], bool] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What a network has beside an encoder.
+
+    Attributes:
+      decoders: name of every decoder, and the domain whose classes it has; None: one for each of `Images.pools` with
+        labels.
+      entropy_module: whether it has the embedding head E, as `usss.embed*` of the config describes it.
+      image_head: arguments of `describe_network` for the image-level head; empty: it has none.
+    """
+
+    decoders: Mapping[str, Domain] | None = None
+    entropy_module: bool = False
+    image_head: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """The state before the first step.
+
+    Attributes:
+      initial: loads the variables of a finished network to start from; None: start from `Run.weights`, or at random.
+      make_extra: returns `state.extra`.
+      begin: changes the new state, whose variables are known then.
+    """
+
+    initial: Callable[[], Mapping[str, Any]] | None = None
+    make_extra: Callable[[UniversalModel], Mapping[str, Any]] = lambda model: {}
+    begin: Callable[[TrainState], TrainState] = lambda state: state
+
+
 def fit(
     run: Run,
     name: str,
     compute: Callable,
     *,
-    pools: Mapping[str, Pools] | None = None,
-    train_on: Mapping[str, Pools] | None = None,
-    decoders: Mapping[str, Domain] | None = None,
-    selected_by: Iterable[str] | None = None,
-    steps: int | None = None,
-    batch_size: int | None = None,
-    eval_every: int | None = None,
-    lr: float | None = None,
-    seed: int | None = None,
+    images: Images = Images(),
+    recipe: Recipe = Recipe(),
+    network: Network = Network(),
+    start: Start = Start(),
     workdir: pathlib.Path | None = None,
-    unlabeled_batches: Mapping[str, int] | None = None,
-    validity: bool = False,
-    entropy_module: bool = False,
-    image_head: Mapping[str, Any] | None = None,
-    make_extra: Callable[[UniversalModel], Mapping[str, Any]] = lambda model: {},
-    begin: Callable[[TrainState], TrainState] = lambda state: state,
-    initial: Callable[[], Mapping[str, Any]] | None = None,
-    trainable: Callable[[str], bool] | None = None,
     teacher: Callable[[TrainState], Mapping[str, Any]] | None = None,
     export: str = "student",
     warnings: Callable[[Mapping[str, float]], Mapping[str, str]] = lambda scalars: {},
@@ -86,57 +145,40 @@ def fit(
       name: name of the job.
       compute: (state, batch, *, model, augment, seed, mesh) -> `engine.step.Computed`. The batch is one of
         `data.streams.step_batches`; `mesh` is for `accumulate`.
-      pools: domains to evaluate on; None: all domains of the run.
-      train_on: labeled images to train on, by the name that they have in a batch; None: those of `pools`.
-      decoders: name of every decoder, and the domain whose classes it has; None: one for each of `pools` with labels.
-      selected_by: domains whose average mIoU on val selects the best checkpoint; None: those of `train_on` with labels.
-      steps: number of steps; None: `train.steps`.
-      batch_size: labeled images per step and name of `train_on`; None: `train.batch_size`.
-      eval_every: steps between evaluations; None: `train.eval_every`.
-      lr: learning rate; None: `optim.lr`.
-      seed: of the order of images and of augmentation; None: `train.seed`. The weights are by `train.seed`.
+      images, recipe, network, start: what differs from supervised training of all domains by the config.
       workdir: parent of the job's folder; None: that of the run.
-      unlabeled_batches: micro-batches per step of each domain whose unlabeled images are used.
-      validity: whether unlabeled examples have a map "valid" (`data.streams.step_batches`).
-      entropy_module: whether the network has the embedding head E, as `usss.embed*` of the config describes it.
-      image_head: arguments of `describe_network` for the image-level head; None: the network has none.
-      make_extra: returns `state.extra`.
-      begin: changes the new state, whose variables are known then.
-      initial: loads the variables of a finished network to start from; None: start from `run.weights`, or at random.
-      trainable: whether parameters are trained, by name (`engine.optim.create_optimizer`); None: all are. Frozen levels
-        of the encoder never are.
       teacher: returns the variables of a second network in a state, which is evaluated beside the first; None: none.
       export: "student" or "teacher", the network whose scores select the best checkpoint, which has its variables.
       warnings: see `Fit`.
       about_data: more about the data, as JSON; if it changes, the job does not resume.
     """
     config, mesh, train = run.config, run.mesh, run.config.train
-    seed = train.seed if seed is None else seed
-    pools = run.pools if pools is None else pools
-    train_on = pools if train_on is None else train_on
-    steps = train.steps if steps is None else steps
+    seed = train.seed if recipe.seed is None else recipe.seed
+    steps, batch_size = recipe.steps or train.steps, recipe.batch_size or train.batch_size
+    pools = run.pools if images.pools is None else images.pools
+    train_on = pools if images.train_on is None else images.train_on
+    selected_by = list(with_labels(train_on) if images.selected_by is None else images.selected_by)
+    unlabeled_batches, unlabeled_batch_sizes = images.unlabeled_batches, unlabeled_sizes(config, list(run.pools))
+    decoders = network.decoders
     if decoders is None:
         decoders = {d: pool.domain for d, pool in with_labels(pools).items()}
-    batch_size = batch_size or train.batch_size
-    selected_by = list(with_labels(train_on) if selected_by is None else selected_by)
-    unlabeled_batches = dict(unlabeled_batches or {})
-    unlabeled_batch_sizes = unlabeled_sizes(config, list(run.pools))
-    head = {"embed_dim": config.usss.embed_dim, "embed_bias": config.usss.embedding_bias} if entropy_module else {}
-    network = describe_network(config, decoders, **head, **(image_head or {}))
-    model = build_network(network, **training_arguments(config))
-    lr, lr_line = optim.learning_rate(lr or config.optim.lr, config.optim.lr_rule, batch_size)
-    tx = make_optimizer(config, lr, steps, entropy_module, is_trained(model, trainable))
+    embeds = network.entropy_module
+    head = {"embed_dim": config.usss.embed_dim, "embed_bias": config.usss.embedding_bias} if embeds else {}
+    described = describe_network(config, decoders, **head, **network.image_head)
+    model = build_network(described, **training_arguments(config))
+    lr, lr_line = optim.learning_rate(recipe.lr or config.optim.lr, config.optim.lr_rule, batch_size)
+    tx = make_optimizer(config, lr, steps, embeds, is_trained(model, recipe.trainable))
     compute = partial(compute, model=model, augment=device_augment(config), seed=seed, mesh=mesh)
     shardings = sharding.step_batch_shardings(mesh)
     if not unlabeled_batches:
         del shardings["unlabeled"]
 
     def create():
-        weights, start = (None, initial()) if initial else (run.weights, None)
-        extra = make_extra(model)
-        state, report = create_state(model, tx, train.seed, mesh, extra, weights, start, split=train.shard_parameters)
-        state = begin(state)
-        return state, f"{lr_line}; weights: {report}" if report else lr_line
+        weights, initial = (None, start.initial()) if start.initial else (run.weights, None)
+        extra = start.make_extra(model)
+        state, match = create_state(model, tx, train.seed, mesh, extra, weights, initial, split=train.shard_parameters)
+        state = start.begin(state)
+        return state, f"{lr_line}; weights: {match}" if match else lr_line
 
     def make_batches():
         others = {d: without_labels(pools[d]) for d in unlabeled_batches if d not in train_on}
@@ -145,7 +187,7 @@ def fit(
             batch_size=batch_size,
             unlabeled_batch_size=unlabeled_batch_sizes,
             unlabeled_batches=unlabeled_batches,
-            validity=validity,
+            validity=images.validity,
             seed=seed,
             share=hosts.share(),
         )
@@ -176,9 +218,9 @@ def fit(
         variables=networks[export],
         test=lambda variables: score(variables, "test"),
         data={**describe_data(pools, train_on, unlabeled_batches), **(about_data or {})},
-        network=network,
+        network=described,
         config=config.to_dict(),
-        eval_every=eval_every or train.eval_every,
+        eval_every=recipe.eval_every or train.eval_every,
         checkpoint_every=train.checkpoint_every,
         log_every=train.log_every,
         loader_threads=config.data.loader_threads,

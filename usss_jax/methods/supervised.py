@@ -4,7 +4,6 @@ import itertools
 import pathlib
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -16,7 +15,7 @@ from usss_jax.engine.accumulate import Term, accumulate
 from usss_jax.engine.job import Fit
 from usss_jax.engine.state import TrainState
 from usss_jax.engine.step import Computed
-from usss_jax.methods.segmentation import Run, fit
+from usss_jax.methods.segmentation import Images, Recipe, Run, Start, fit
 from usss_jax.models.strips import sum_over_pixels
 from usss_jax.models.universal import UniversalModel, encode_groups
 from usss_jax.objectives.losses import count_labeled, pixel_cross_entropy
@@ -105,9 +104,8 @@ def decoder_loss(model: UniversalModel, params, features, domain: str, label):
 def single_fits(run: Run, workdir: pathlib.Path) -> Iterator[Fit]:
     """Train one network per domain on its labeled images, as single_DOMAIN in `workdir`."""
     for name, pool in with_labels(run.pools).items():
-        yield fit(
-            run, f"single_{name}", compute, pools={name: pool}, steps=run.config.usss.single_steps, workdir=workdir
-        )
+        images, recipe = Images(pools={name: pool}), Recipe(steps=run.config.usss.single_steps)
+        yield fit(run, f"single_{name}", compute, images=images, recipe=recipe, workdir=workdir)
 
 
 def frozen_fits(run: Run, singles: pathlib.Path) -> Iterator[Fit]:
@@ -117,9 +115,9 @@ def frozen_fits(run: Run, singles: pathlib.Path) -> Iterator[Fit]:
             run,
             f"frozen_{source}_{target}",
             partial(compute, frozen_encoder=True),
-            pools={target: run.pools[target]},
-            trainable=partial(_outside, ("encoder", "lateral")),
-            **_from_single(run, singles, source),
+            images=Images(pools={target: run.pools[target]}),
+            recipe=Recipe(steps=run.config.usss.single_steps, trainable=partial(_outside, ("encoder", "lateral"))),
+            start=_from_single(run, singles, source),
         )
 
 
@@ -131,18 +129,14 @@ def finetune_fits(run: Run, singles: pathlib.Path) -> Iterator[Fit]:
             run,
             f"finetune_{source}_{target}",
             compute,
-            pools={source: run.pools[source], **train_on},
-            train_on=train_on,
-            trainable=partial(_outside, (f"decoder_{source}",)),
-            **_from_single(run, singles, source),
+            images=Images(pools={source: run.pools[source], **train_on}, train_on=train_on),
+            recipe=Recipe(steps=run.config.usss.single_steps, trainable=partial(_outside, (f"decoder_{source}",))),
+            start=_from_single(run, singles, source),
         )
 
 
-def _from_single(run: Run, singles: pathlib.Path, source: str) -> dict[str, Any]:
-    return {
-        "steps": run.config.usss.single_steps,
-        "initial": lambda: load_best(singles / f"single_{source}", run.mesh)[1],
-    }
+def _from_single(run: Run, singles: pathlib.Path, source: str) -> Start:
+    return Start(initial=lambda: load_best(singles / f"single_{source}", run.mesh)[1])
 
 
 def _outside(parts: tuple[str, ...], name: str) -> bool:

@@ -1,6 +1,7 @@
 """A run of MLSL: its two domains, and what all of its trainings share."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -12,7 +13,7 @@ from usss_jax.data.pools import Pools
 from usss_jax.engine.job import Fit
 from usss_jax.errors import InputError
 from usss_jax.methods.mlsl.terms import Supervision
-from usss_jax.methods.segmentation import Run, fit
+from usss_jax.methods.segmentation import Images, Network, Run, fit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +43,20 @@ class Adaptation:
         """Images of a domain."""
         return self.run.pools[name]
 
-    def fit(self, name: str, compute, **arguments) -> Fit:
-        """`methods.segmentation.fit` of a network with the target's decoder, selected on the source's val split."""
-        settings = {
-            "decoders": {self.target: self.domain},
-            "selected_by": [self.source],
-            **arguments,
-        }
-        return fit(self.run, name, compute, **settings)
+    def fit(
+        self, name: str, compute: Callable, *, images: Images = Images(), image_labels: bool = False, **arguments
+    ) -> Fit:
+        """`methods.segmentation.fit` of a network with the target's decoder, selected on the source's val split.
+
+        Args:
+          name, compute, images, arguments: of that function.
+          image_labels: whether the network has the image-level head.
+        """
+        if images.selected_by is None:
+            images = dataclasses.replace(images, selected_by=[self.source])
+        head = image_head(self.config) if image_labels else {}
+        network = Network(decoders={self.target: self.domain}, image_head=head)
+        return fit(self.run, name, compute, images=images, network=network, **arguments)
 
 
 def pair(run: Run) -> Adaptation:

@@ -8,7 +8,8 @@ from usss_jax.data.pools import LABELED, Pools, open_pools
 from usss_jax.engine.job import Fit
 from usss_jax.methods.discriminator import Opponent
 from usss_jax.methods.mlsl import adversarial, terms
-from usss_jax.methods.mlsl.adaptation import Adaptation, image_head, supervision
+from usss_jax.methods.mlsl.adaptation import Adaptation, supervision
+from usss_jax.methods.segmentation import Images, Start
 from usss_jax.methods.self_training.round_images import ImageClasses, Labeled, RoundCrop
 
 
@@ -23,8 +24,10 @@ def source_fit(adaptation: Adaptation, name: str) -> Fit:
     return adaptation.fit(
         name,
         partial(terms.compute, supervision=supervision(config, image_labels=True)),
-        train_on={adaptation.source: dataclasses.replace(pool, mapped=RoundCrop({adaptation.source: labeled}))},
-        image_head=image_head(config),
+        images=Images(
+            train_on={adaptation.source: dataclasses.replace(pool, mapped=RoundCrop({adaptation.source: labeled}))}
+        ),
+        image_labels=True,
     )
 
 
@@ -39,7 +42,7 @@ def entropy_fit(adaptation: Adaptation, name: str) -> Fit:
     return adaptation.fit(
         name,
         partial(terms.compute, supervision=supervision(adaptation.config), on_target=term),
-        unlabeled_batches={adaptation.target: 1},
+        images=Images(unlabeled_batches={adaptation.target: 1}),
     )
 
 
@@ -63,8 +66,10 @@ def adversarial_fit(adaptation: Adaptation) -> Fit:
             weight=fields.adversarial_weight,
             sees=fields.adversarial_input,
         ),
-        unlabeled_batches={adaptation.target: 1},
-        make_extra=partial(opponent.create, mesh=adaptation.run.mesh, seed=train.seed, split=train.shard_parameters),
+        images=Images(unlabeled_batches={adaptation.target: 1}),
+        start=Start(
+            make_extra=partial(opponent.create, mesh=adaptation.run.mesh, seed=train.seed, split=train.shard_parameters)
+        ),
     )
 
 
@@ -82,7 +87,6 @@ def oracle_fit(adaptation: Adaptation) -> Fit:
     return adaptation.fit(
         "oracle",
         partial(terms.compute, supervision=supervision(adaptation.config)),
-        train_on={name: pool},
-        selected_by=[name],
+        images=Images(train_on={name: pool}, selected_by=[name]),
         about_data={"labels of the target": pool.labels[LABELED].digest},
     )

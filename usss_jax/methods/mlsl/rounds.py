@@ -14,8 +14,9 @@ from usss_jax.data.mining import MiningCropFlip
 from usss_jax.engine.job import Fit, Job, Pass
 from usss_jax.local_files import write_whole
 from usss_jax.methods.mlsl import terms
-from usss_jax.methods.mlsl.adaptation import Adaptation, image_head, supervision
+from usss_jax.methods.mlsl.adaptation import Adaptation, supervision
 from usss_jax.methods.mlsl.target_statistics import measured
+from usss_jax.methods.segmentation import Images, Recipe, Start
 from usss_jax.methods.self_training import labelling
 from usss_jax.methods.self_training.image_labels import mean_sizes
 from usss_jax.methods.self_training.round_images import ImageClasses, Labeled, RoundCrop, Together
@@ -180,25 +181,27 @@ def round_fit(
     parts = {d: origin.source for d, origin in origins.items()}
     if rounds.pairing == "shuffled":
         both = dataclasses.replace(target, labeled=Together(parts), mapped=RoundCrop(origins))
-        train_on, images = {adaptation.target: both}, sum(map(len, parts.values()))
+        train_on, count = {adaptation.target: both}, sum(map(len, parts.values()))
     else:
         train_on = {
             d: dataclasses.replace(adaptation.pools(d), labeled=parts[d], mapped=RoundCrop({d: origins[d]}))
             for d in origins
         }
-        images = len(pseudo)
-    steps = max(1, int(rounds.epochs * (images // rounds.batch_size)))
+        count = len(pseudo)
+    steps = max(1, int(rounds.epochs * (count // rounds.batch_size)))
     return adaptation.fit(
         name,
         partial(terms.compute, supervision=supervision(config, kind.image_labels, rounds.loss)),
-        train_on=train_on,
-        batch_size=rounds.batch_size,
-        steps=steps,
-        eval_every=steps,
-        lr=part.learning_rate,
-        seed=zlib.crc32(f"{config.train.seed}:{part.index}".encode()),
-        image_head=image_head(config) if kind.image_labels else None,
-        initial=lambda: load_best(network, adaptation.run.mesh)[1],
+        images=Images(train_on=train_on),
+        image_labels=kind.image_labels,
+        recipe=Recipe(
+            steps=steps,
+            batch_size=rounds.batch_size,
+            eval_every=steps,
+            lr=part.learning_rate,
+            seed=zlib.crc32(f"{config.train.seed}:{part.index}".encode()),
+        ),
+        start=Start(initial=lambda: load_best(network, adaptation.run.mesh)[1]),
         about_data={"pseudo-labels": summary["digest"], "source images": [str(i) for i in sorted(chosen)]},
     )
 

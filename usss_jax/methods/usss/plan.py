@@ -3,6 +3,7 @@
 import itertools
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,7 @@ from usss_jax.methods import hung, supervised
 from usss_jax.methods.opening import claimed, create_encoder, open_run
 from usss_jax.methods.predictions import draw_predictions
 from usss_jax.methods.run import run_plan
-from usss_jax.methods.segmentation import Run, fit
+from usss_jax.methods.segmentation import Images, Network, Run, Start, fit
 from usss_jax.methods.usss import label_embeddings, label_sources, self_training, terms
 from usss_jax.methods.usss.results import results_table, title
 from usss_jax.methods.usss.teacher import check_teacher, teacher_fit
@@ -126,7 +127,16 @@ def uses_embeddings(config: ConfigDict) -> bool:
     return bool(set(with_starts(config.variants)) & set(EMBEDS))
 
 
-def universal_fit(run: Run, variant: str, name: str = "", *, labels: Mapping[str, Any] = {}, **arguments) -> Fit:
+def universal_fit(
+    run: Run,
+    variant: str,
+    name: str = "",
+    *,
+    labels: Mapping[str, Any] = {},
+    images: Images = Images(),
+    start: Start = Start(),
+    **arguments,
+) -> Fit:
     """Univ-basic, Univ-cross or Univ-full (section 4.2 of the paper), or direct entropy of the decoders (appendix C).
 
     Images of a domain without labels contribute only the cross term.
@@ -136,11 +146,11 @@ def universal_fit(run: Run, variant: str, name: str = "", *, labels: Mapping[str
       variant: one of UNIVERSAL.
       name: of the job; empty: the variant.
       labels: `decoders` and `weights` of the loss of labeled images (`supervised_loss`).
-      arguments: more of `methods.segmentation.fit`.
+      images, start, arguments: of `methods.segmentation.fit`.
     """
     name = name or variant
     if variant == "basic":
-        return fit(run, name, partial(supervised.compute, **labels), **arguments)
+        return fit(run, name, partial(supervised.compute, **labels), images=images, start=start, **arguments)
     embeddings, classes = read_embeddings(run) if variant in EMBEDS else ({}, {})
     objective = terms.create_objective(run.config.usss, variant)
     scores = terms.label_similarities if variant in EMBEDS else terms.decoder_scores
@@ -148,9 +158,9 @@ def universal_fit(run: Run, variant: str, name: str = "", *, labels: Mapping[str
         run,
         name,
         partial(terms.compute, objective=objective, label_classes=classes, scores=scores, **labels),
-        unlabeled_batches=unlabeled_passes(run.config, run.pools, list(run.pools)),
-        entropy_module=variant in EMBEDS,
-        make_extra=lambda model: {"label_embeddings": embeddings} if embeddings else {},
+        images=replace(images, unlabeled_batches=unlabeled_passes(run.config, run.pools, list(run.pools))),
+        network=Network(entropy_module=variant in EMBEDS),
+        start=replace(start, make_extra=lambda model: {"label_embeddings": embeddings} if embeddings else {}),
         warnings=terms.warn_of_collapse,
         **arguments,
     )

@@ -17,7 +17,7 @@ from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.splits import split_hash
 from usss_jax.engine.job import Fit, Job, Pass
 from usss_jax.errors import InputError
-from usss_jax.methods.segmentation import Run
+from usss_jax.methods.segmentation import Images, Recipe, Run, Start
 from usss_jax.methods.self_training import labelling, scores
 from usss_jax.methods.self_training.round_images import Labeled, RoundCrop
 from usss_jax.methods.self_training.schedule import Ramp, Round, schedule
@@ -91,7 +91,7 @@ def round_fit(run: Run, part: Round, name: str, network: pathlib.Path, train: Ca
     for domain, pool in labeled.items():
         pseudo[domain], summary = pseudo_labeled(run, part, pool, labels_folder(run, name, domain))
         digests[domain] = summary["digest"]
-    images = max(len(pool.labeled) for pool in pseudo.values())
+    count = max(len(pool.labeled) for pool in pseudo.values())
     names = {domain: f"{domain} pseudo" for domain in labeled}  # no domain has a name with a space
     return train(
         name,
@@ -99,12 +99,15 @@ def round_fit(run: Run, part: Round, name: str, network: pathlib.Path, train: Ca
             "decoders": {names[d]: d for d in labeled},
             "weights": {names[d]: config.rounds.pseudo_weight for d in labeled},
         },
-        train_on={**labeled, **{names[d]: pool for d, pool in pseudo.items()}},
-        selected_by=list(labeled),
-        steps=max(1, int(config.rounds.epochs * (images // config.train.batch_size))),
-        lr=part.learning_rate,
-        seed=zlib.crc32(f"{config.train.seed}:{part.index}".encode()),
-        initial=lambda: load_best(network, run.mesh)[1],
+        images=Images(
+            train_on={**labeled, **{names[d]: pool for d, pool in pseudo.items()}}, selected_by=list(labeled)
+        ),
+        recipe=Recipe(
+            steps=max(1, int(config.rounds.epochs * (count // config.train.batch_size))),
+            lr=part.learning_rate,
+            seed=zlib.crc32(f"{config.train.seed}:{part.index}".encode()),
+        ),
+        start=Start(initial=lambda: load_best(network, run.mesh)[1]),
         # The hash of the labeled images alone, as for the other jobs of the run.
         about_data={"split_hash": split_hash({d: p.labeled_ids for d, p in labeled.items()}), "pseudo-labels": digests},
     )

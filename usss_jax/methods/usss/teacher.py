@@ -13,7 +13,7 @@ from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.unlabeled import WithoutMasks
 from usss_jax.engine.job import Fit
 from usss_jax.errors import InputError
-from usss_jax.methods.segmentation import Run, fit
+from usss_jax.methods.segmentation import Images, Run, Start, fit
 from usss_jax.methods.usss import average, consistency
 
 
@@ -42,11 +42,11 @@ def teacher_fit(run: Run, variant: str, unlabeled_batches: Mapping[str, int], na
         run,
         job,
         partial(consistency.compute, teaching=teaching, class_names=classes),
-        pools=pools,
-        unlabeled_batches=unlabeled_batches,
-        validity=True,
-        make_extra=lambda model: {"confidence": confidence} if teaching.threshold_kind == "adaptive" else {},
-        begin=average.begin,
+        images=Images(pools=pools, unlabeled_batches=unlabeled_batches, validity=True),
+        start=Start(
+            make_extra=lambda model: {"confidence": confidence} if teaching.threshold_kind == "adaptive" else {},
+            begin=average.begin,
+        ),
         teacher=lambda state: state.extra["teacher"],
         export=run.config.teacher.export,
         **arguments,
