@@ -97,6 +97,14 @@ def test_tables_of_a_sweep_of_mlsl_are_those_of_its_summaries(folder):
     assert (folder / "tables.md").read_text() == text
 
 
+@pytest.mark.parametrize("folder", SWEPT_MLSL, ids=lambda p: p.name)
+def test_scores_of_a_sweep_of_mlsl_are_quoted(folder):
+    (found,) = collect.read_folders([folder], "", "")
+    rows, page = render_mlsl.shown_rows(1, found, {}), (REPO / "docs/mlsl.md").read_text()
+    assert render_mlsl.score_table(found, rows, {}) in page
+    assert render_mlsl.round_table(found, rows) in page
+
+
 @pytest.mark.parametrize("folder", SWEPT, ids=lambda p: p.name)
 def test_scores_and_split_of_a_sweep_are_quoted(folder):
     """Table 3 in docs/results.md; in docs/claims.md Tables 7 and 4, where their rows were trained."""
