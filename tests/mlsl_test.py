@@ -19,6 +19,7 @@ from tiny_uda import write_domains
 
 import usss_jax
 from usss_jax.data import pseudo_label_files
+from usss_jax.data.streams import transform_of
 from usss_jax.errors import InputError
 from usss_jax.evaluation.metrics import percent
 from usss_jax.methods.mlsl import results, rounds
@@ -590,7 +591,7 @@ def adaptation(toy_encoder, folder, tmp_path_factory):
 def test_a_class_that_the_source_never_shows_is_never_an_image_level_label_of_the_target(adaptation):
     """Track, whose class in the source has no pixel, and boat, which has no class in the source."""
     pool = adaptation.pools("town")
-    origins = {d: Labeled(adaptation.pools(d).unlabeled, pool.transform) for d in ("city", "town")}
+    origins = {d: Labeled(adaptation.pools(d).unlabeled, transform_of(pool)) for d in ("city", "town")}
     found = rounds.with_image_labels(adaptation, origins)
     everything = np.repeat(np.arange(5, dtype=np.uint8), 100)[None]
     assert found["town"].classes(everything).tolist() == [1, 1, 1, 0, 0]
@@ -603,7 +604,9 @@ def test_image_level_labels_of_the_source_are_by_the_rule_of_the_config(folder, 
     run = dataclasses.replace(adaptation.run, config=config(folder, "sisc_pwl", **{"mlsl.source_rule": rule}))
     changed = dataclasses.replace(adaptation, run=run)
     pool = adaptation.pools("town")
-    found = rounds.with_image_labels(changed, {d: Labeled(pool.unlabeled, pool.transform) for d in ("city", "town")})
+    found = rounds.with_image_labels(
+        changed, {d: Labeled(pool.unlabeled, transform_of(pool)) for d in ("city", "town")}
+    )
     label = np.zeros((20, 50), np.uint8)
     label[0, 0] = 1
     assert found["city"].classes(label).tolist() == [1, float(rule == "presence"), 0, 0, 0]

@@ -9,7 +9,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from usss_jax.data import lists, splits
-from usss_jax.data.augment import CropFlip
 from usss_jax.data.cache import Budget, CachedSource
 from usss_jax.data.class_map import run_domains
 from usss_jax.data.content import hash_of, label_space
@@ -47,7 +46,7 @@ class Pools:
       left_out: a line for each folder with other files among the images.
       budget: memory for decoded images, shared by all domains of a run.
       scored_by: name of the decoder that is scored on its val and test images, if that is not its own.
-      mapped: transforms training examples instead of `CropFlip` with the fields above.
+      mapped: a grain transform of training examples, instead of `CropFlip` with the fields above.
     """
 
     domain: Domain
@@ -63,12 +62,7 @@ class Pools:
     left_out: tuple[str, ...] = ()
     budget: Budget = dataclasses.field(default_factory=lambda: Budget(0))
     scored_by: str | None = None
-    mapped: CropFlip | None = None
-
-    @property
-    def transform(self) -> CropFlip:
-        """Crops and flips a training example."""
-        return self.mapped or CropFlip(self.crop, self.scale, self.flip)
+    mapped: Any = None
 
     @functools.cached_property
     def labels(self) -> dict[str, Labels]:

@@ -57,7 +57,7 @@ class SampleRare(grain.transforms.RandomMap):
 class WithValidity(grain.transforms.RandomMap):
     """A transform of examples that get a further map "valid", uint8 [h, w]: 1 on the image, 0 on its padding."""
 
-    transform: CropFlip
+    transform: grain.transforms.RandomMap
 
     def random_map(self, element: dict, rng: np.random.Generator) -> dict:
         """Transform the example as without the map."""
@@ -65,8 +65,14 @@ class WithValidity(grain.transforms.RandomMap):
         return self.transform.random_map({**element, "valid": valid}, rng)
 
 
+def transform_of(pool: Pools) -> grain.transforms.RandomMap:
+    """Return what crops and flips the training examples of a pool."""
+    return pool.mapped or CropFlip(pool.crop, pool.scale, pool.flip)
+
+
 def _augment(examples: grain.MapDataset, pool: Pools, validity: bool = False) -> grain.MapDataset:
-    return examples.random_map(WithValidity(pool.transform) if validity else pool.transform)
+    chosen = transform_of(pool)
+    return examples.random_map(WithValidity(chosen) if validity else chosen)
 
 
 def _share(examples: grain.MapDataset, batch_size: int, share: tuple[int, int]) -> grain.MapDataset:

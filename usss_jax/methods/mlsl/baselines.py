@@ -5,6 +5,7 @@ from functools import partial
 
 from usss_jax.data.options import domain_root, read_options
 from usss_jax.data.pools import LABELED, Pools, open_pools
+from usss_jax.data.streams import transform_of
 from usss_jax.engine.job import Fit
 from usss_jax.methods.discriminator import Opponent
 from usss_jax.methods.mlsl import adversarial, terms
@@ -20,7 +21,7 @@ def source_fit(adaptation: Adaptation, name: str) -> Fit:
         return adaptation.fit(name, partial(terms.compute, supervision=supervision(config)))
     pool = adaptation.pools(adaptation.source)
     present = ImageClasses(adaptation.domain.num_classes)
-    labeled = Labeled(pool.labeled, pool.transform, present, config.mlsl.image_scope == "image")
+    labeled = Labeled(pool.labeled, transform_of(pool), present, config.mlsl.image_scope == "image")
     return adaptation.fit(
         name,
         partial(terms.compute, supervision=supervision(config, image_labels=True)),

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import grain
 import numpy as np
 
-from usss_jax.data.augment import CropFlip
 from usss_jax.data.examples import Source
 from usss_jax.methods.self_training.image_labels import class_counts, labels_by_presence, labels_by_size
 
@@ -23,7 +22,7 @@ class Labeled:
     """
 
     source: Source
-    crop: CropFlip
+    crop: grain.transforms.RandomMap
     classes: Callable[[np.ndarray], np.ndarray] | None = None
     of_image: bool = False
 
