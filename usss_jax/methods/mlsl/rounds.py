@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Iterator, Mapping
 from functools import partial
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from usss_jax.data.examples import Examples
@@ -137,20 +136,17 @@ def labels_pass(
     prior: pathlib.Path | None,
 ) -> Pass:
     """Describe the labelling of all target images by a network; damaged labels of an earlier command are made again."""
-    images = target_images(adaptation)
-    if not hosts.from_writer((adaptation.run.workdir / folder.name / "summary.json").exists):
-        hosts.from_writer(labelling.reopen_if_damaged, folder, adaptation.domain, images)
-    make = partial(
-        labelling.label_images,
+    return labelling.labels_pass(
         folder,
+        adaptation.run.workdir / folder.name,
         network=network,
         decoder=adaptation.target,
         domain=adaptation.domain,
-        images=images,
+        images=target_images(adaptation),
         settings=labels_settings(adaptation, kind, part),
         mesh=adaptation.run.mesh,
+        prior=prior,
     )
-    return Pass(folder / labelling.SUMMARY, lambda: make(prior=None if prior is None else np.load(prior)))
 
 
 def round_fit(

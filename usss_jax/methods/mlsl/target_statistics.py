@@ -39,13 +39,16 @@ def write_statistics(run: Run, target: str, folder: pathlib.Path):
     model, variables, _, checkpoint = load_best(folder, run.mesh)
 
     @jax.jit
-    def sums(images):
+    def sums(variables, images):
         features = model.apply(variables, images, method="encode")
         logits = model.apply(variables, features, target, method="decode")
         return jax.nn.softmax(logits, axis=-1).mean((0, 1, 2)), pixel_entropy(logits).mean()
 
     images = run.pools[target].unlabeled
-    found = [jax.device_get(pair) for pair in one_behind(sums(images[i]["image"][None]) for i in range(len(images)))]
+    found = [
+        jax.device_get(pair)
+        for pair in one_behind(sums(variables, images[i]["image"][None]) for i in range(len(images)))
+    ]
     mean = np.mean([np.asarray(p, np.float64) for p, _ in found], 0)
     entropy = float(np.mean([float(h) for _, h in found]))
     of_mean = float(-(mean * np.log(np.maximum(mean, 1e-300))).sum())

@@ -20,6 +20,7 @@ from usss_jax.data.examples import Examples
 from usss_jax.data.labels import read_labels
 from usss_jax.data.pseudo_label_files import create_folder, open_folder
 from usss_jax.data.pseudo_labels import PseudoLabeled
+from usss_jax.engine.job import Pass
 from usss_jax.errors import InputError
 from usss_jax.local_files import read_object, reason, write_whole
 from usss_jax.methods.self_training.scores import KeptScores, Labelling, Scorer, load_scorer, progress
@@ -38,6 +39,21 @@ SUMMARY = "summary.json"  # written last: the pass is finished
 SCORES = "scores"  # float32 [H, W, C] of each image, until the pass is finished
 
 
+def labels_pass(
+    folder: pathlib.Path, fit_folder: pathlib.Path, *, domain: Domain, images: Examples, **arguments
+) -> Pass:
+    """Describe the pass of `label_images`; damaged labels of an earlier command are made again.
+
+    Args:
+      folder: of the pseudo-labels.
+      fit_folder: of the training that uses them; once it has ended, they are left as they are.
+      domain, images, arguments: of `label_images`.
+    """
+    if not hosts.from_writer((fit_folder / "summary.json").exists):
+        hosts.from_writer(reopen_if_damaged, folder, domain, images)
+    return Pass(folder / SUMMARY, partial(label_images, folder, domain=domain, images=images, **arguments))
+
+
 def label_images(
     folder: pathlib.Path,
     *,
@@ -47,7 +63,7 @@ def label_images(
     images: Examples,
     settings: Labelling,
     mesh: Mesh,
-    prior: np.ndarray | None = None,
+    prior: pathlib.Path | None = None,
 ):
     """Write the pseudo-labels of all images, and SUMMARY when they are complete.
 
@@ -59,12 +75,12 @@ def label_images(
       images: examples; only their "image" is read.
       settings: see `Labelling`.
       mesh: devices.
-      prior: spatial prior [H, W, C], or None.
+      prior: .npy file of the spatial prior, float32 [H, W, C], or None.
 
     Raises:
       InputError: if no pixel reaches a threshold, or the folder has pseudo-labels of something else.
     """
-    scorer, checkpoint = load_scorer(network, decoder, settings, mesh, prior)
+    scorer, checkpoint = load_scorer(network, decoder, settings, mesh, None if prior is None else np.load(prior))
     name = f"{folder.name}, labels"
     say(name, f"{len(images)} images of {domain.name} by {checkpoint}")
     hosts.from_writer(partial(write_labels, folder, scorer, domain, images, settings, checkpoint, name))

@@ -7,7 +7,6 @@ import pathlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -21,7 +20,6 @@ from usss_jax.methods.segmentation import Images, Recipe, Run, Start
 from usss_jax.methods.self_training import labelling, scores
 from usss_jax.methods.self_training.round_images import Labeled, RoundCrop
 from usss_jax.methods.self_training.schedule import Ramp, Round, schedule
-from usss_jax.parallel import hosts
 from usss_jax.runs.networks import load_best
 
 
@@ -69,11 +67,9 @@ def labels_settings(run: Run, part: Round) -> scores.Labelling:
 def labels_pass(run: Run, domain: str, part: Round, folder: pathlib.Path, network: pathlib.Path) -> Pass:
     """Describe the labelling of all unlabeled images of a domain by its decoder of a network."""
     pool = run.pools[domain]
-    if not hosts.from_writer((run.workdir / folder.parent.name / "summary.json").exists):
-        hosts.from_writer(labelling.reopen_if_damaged, folder, pool.domain, pool.unlabeled)
-    make = partial(
-        labelling.label_images,
+    return labelling.labels_pass(
         folder,
+        run.workdir / folder.parent.name,
         network=network,
         decoder=domain,
         domain=pool.domain,
@@ -81,7 +77,6 @@ def labels_pass(run: Run, domain: str, part: Round, folder: pathlib.Path, networ
         settings=labels_settings(run, part),
         mesh=run.mesh,
     )
-    return Pass(folder / labelling.SUMMARY, make)
 
 
 def round_fit(run: Run, part: Round, name: str, network: pathlib.Path, train: Callable[..., Fit]) -> Fit:
