@@ -1,4 +1,4 @@
-"""Write the committed lists of labeled images: the first N training ids by the seeded rule, and their classes.
+"""Write the committed lists of labeled images: N training ids by a seeded rule, and their classes.
 
     python -m data_prep.labeled_lists --data_root=DATA [--out=usss_jax/data/labeled_lists]
 
@@ -14,22 +14,25 @@ from usss_jax.data.domains import get_domain
 from usss_jax.data.examples import Source
 from usss_jax.data.labels import read_labels
 from usss_jax.data.sources import open_source
-from usss_jax.data.splits import LISTS, rank
+from usss_jax.data.splits import LISTS, rank, spread
 from usss_jax.errors import InputError
 from usss_jax.local_files import write_whole
 
 DOMAINS = ("camvid", "idd_lite", "cityscapes256")
-NUMBERS = (50, 100, 375, 1500)  # of the paper
+NUMBERS = (20, 50, 100, 375, 1500)
+SPREAD = 50  # lists of so many images or fewer spread over the videos and cities
 SEEDS = (0, 1, 2)
 
 
 def list_text(domain: Domain, train: Source, n: int, seed: int) -> str:
     """Format one list: a header of comments, then the sorted ids."""
-    ids = sorted(rank(train.ids, seed, domain.name)[:n])
+    ids, rule = sorted(rank(train.ids, seed, domain.name)[:n]), "the first"
+    if n <= SPREAD:
+        ids, rule = spread(train.ids, seed, domain.name, n), f"of {n} parts of the sorted ids the first each"
     images = (read_labels(train.select(ids), domain.num_classes).counts > 0).sum(axis=0)
     shown = ", ".join(f"{name} {count}" for name, count in zip(domain.class_names, images, strict=True))
     header = (
-        f"# {domain.name}, split_seed {seed}: {n} of {len(train)} training images, the first by SHA-256 of",
+        f"# {domain.name}, split_seed {seed}: {n} of {len(train)} training images, {rule} by SHA-256 of",
         '# "split_seed:domain:id".',
         f"# {(images > 0).sum()} of {domain.num_classes} classes are there. Images that show a class: {shown}",
     )

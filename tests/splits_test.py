@@ -9,7 +9,7 @@ from small_files import real_data
 
 from usss_jax.data.domains import get_domain
 from usss_jax.data.sources import open_source
-from usss_jax.data.splits import LISTS, check_given, choose_labeled, committed_list, rank, split_hash
+from usss_jax.data.splits import LISTS, check_given, choose_labeled, committed_list, rank, split_hash, spread
 from usss_jax.errors import InputError
 
 IDS = [f"frame_{i:03d}" for i in range(60)]
@@ -29,7 +29,7 @@ def test_a_choice_once_made_stays_for_ever():
 
 @pytest.mark.parametrize("small,large", [(1, 2), (5, 20), (20, 60)])
 def test_a_smaller_choice_is_a_subset_of_a_larger_one(small, large):
-    few, many = (choose_labeled(IDS, n, 0, "camvid") for n in (small, large))
+    few, many = (choose_labeled(IDS, n, 0, "mine") for n in (small, large))
     assert len(few) == len(set(few)) == small and len(many) == large
     assert set(few) <= set(many) <= set(IDS)
 
@@ -97,19 +97,16 @@ def ids_of(path):
 
 
 def test_there_are_lists_for_every_number_that_the_pools_allow():
-    pools = {"camvid": (50, 100), "idd_lite": (50, 100, 375), "cityscapes256": (50, 100, 375, 1500)}
+    pools = {"camvid": (20, 50, 100), "idd_lite": (20, 50, 100, 375), "cityscapes256": (20, 50, 100, 375, 1500)}
     want = {f"{d}/n{n}_seed{s}.txt" for d, numbers in pools.items() for n in numbers for s in (0, 1, 2)}
     assert {str(p.relative_to(LISTS)) for p in LISTS.rglob("*.txt")} == want
 
 
 @pytest.mark.parametrize("path", sorted(LISTS.rglob("*.txt")), ids=lambda p: f"{p.parent.name}/{p.stem}")
-def test_a_committed_list_is_the_rule_on_itself_and_states_its_classes(path):
-    """The first n of a pool by rank are the first n of any part of the pool that holds them."""
-    n, seed = map(int, re.fullmatch(r"n(\d+)_seed(\d+)", path.stem).groups())
+def test_a_committed_list_states_its_number_and_classes(path):
+    n = int(re.fullmatch(r"n(\d+)_seed\d+", path.stem)[1])
     ids = ids_of(path)
     assert len(set(ids)) == n and ids == sorted(ids)
-    larger = LISTS / path.parent.name / f"n{100 if n == 50 else n}_seed{seed}.txt"
-    assert sorted(rank(ids_of(larger), seed, path.parent.name)[:n]) == ids
     domain = get_domain(path.parent.name)
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert f"of {domain.num_classes} classes are there" in header[-1]
@@ -122,11 +119,20 @@ def test_committed_lists_are_the_rule_on_the_real_data(name):
     train = open_source(domain, real_data(domain.folder), "train")
     for path in (LISTS / name).glob("*.txt"):
         n, seed = map(int, re.fullmatch(r"n(\d+)_seed(\d+)", path.stem).groups())
-        assert sorted(rank(train.ids, seed, name)[:n]) == ids_of(path) == choose_labeled(train.ids, n, seed, name)
+        want = spread(train.ids, seed, name, n) if n <= 50 else sorted(rank(train.ids, seed, name)[:n])
+        assert want == ids_of(path) == choose_labeled(train.ids, n, seed, name)
     chosen = train.select(ids_of(LISTS / name / "n50_seed1.txt"))
     shown = sum(np.isin(range(domain.num_classes), chosen[i]["label"]).astype(int) for i in range(50))
     text = ", ".join(f"{c} {k}" for c, k in zip(domain.class_names, shown, strict=True))
     assert text in (LISTS / name / "n50_seed1.txt").read_text()
+
+
+def test_lists_of_few_images_have_one_of_every_part_of_the_sorted_ids():
+    """Of 60 frames in 8 parts of 7 or 8; a random choice of 8 would leave such a part empty two times of three."""
+    chosen = spread(IDS[::-1], 1, "camvid", 8)
+    parts = [IDS[i * 60 // 8 : (i + 1) * 60 // 8] for i in range(8)]
+    assert all(name in part for name, part in zip(chosen, parts, strict=True))
+    assert chosen != spread(IDS, 2, "camvid", 8)
 
 
 def test_an_image_of_a_committed_list_that_is_not_there_is_named():

@@ -1,6 +1,7 @@
 """Chooses the labeled images: by committed lists or a seeded rule; their hash is part of every result."""
 
 import hashlib
+import itertools
 import json
 import pathlib
 from collections.abc import Container, Mapping, Sequence
@@ -24,8 +25,9 @@ def committed_list(domain: str, n: int | str, seed: int) -> pathlib.Path | None:
 def choose_labeled(ids: Sequence[str], n: int | str, seed: int, domain: str) -> list[str]:
     """Choose `n` of the ids ("all": every one), sorted, by the committed list or else by rule.
 
-    The rule, which the lists also follow, takes the first n ids by `rank`: the choice is independent of the order of
-    the ids and of any random generator, and a smaller n gives a subset of a larger one.
+    The rule, which the lists of 100 and more also follow (those of fewer: `spread`), takes the first n ids by `rank`:
+    the choice is independent of the order of the ids and of any random generator, and a smaller n gives a subset of a
+    larger one.
 
     Raises:
       InputError: if n is not from 1 to the number of ids, or an image of the committed list is missing.
@@ -104,6 +106,20 @@ def list_field(listed: Mapping[str, str | None], without: Container[str]) -> str
 def rank(ids: Sequence[str], seed: int, domain: str) -> list[str]:
     """Sort ids by the SHA-256 of "seed:domain:id"; the first n are the labeled ones."""
     return sorted(ids, key=lambda i: hashlib.sha256(f"{seed}:{domain}:{i}".encode()).digest())
+
+
+def spread(ids: Sequence[str], seed: int, domain: str, n: int) -> list[str]:
+    """Choose n ids that spread over all of them, sorted, for the committed lists of few images.
+
+    The sorted ids, in which the frames of a video or a city are neighbours, are cut into n parts whose sizes differ by
+    at most one. Of each part the first by `rank` is chosen.
+
+    >>> spread(["a1", "a2", "a3", "b1", "b2", "b3"], seed=0, domain="mine", n=2)
+    ['a3', 'b2']
+    """
+    names = sorted(ids)
+    bounds = [i * len(names) // n for i in range(n + 1)]
+    return [rank(names[low:high], seed, domain)[0] for low, high in itertools.pairwise(bounds)]
 
 
 def split_hash(labeled: Mapping[str, Sequence[str]]) -> str:
