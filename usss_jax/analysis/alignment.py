@@ -2,12 +2,13 @@
 
 import importlib.metadata
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from usss_jax.analysis import class_centroids
+from usss_jax.analysis.class_centroids import sum_classes
 from usss_jax.analysis.class_matches import DomainClass, Group, group_title, match_all, match_classes
 from usss_jax.analysis.pixel_features import pixel_features, sample_pixels
 from usss_jax.data.content import differences, label_space
@@ -58,30 +59,18 @@ def compare_jobs(
     groups = match_classes(classes, class_names) if classes.strip() else match_all(class_names)
     check_pairs(groups)
     scatter = import_scatter() if picture else None
-    if scatter and perplexity >= (most := pixels * sum(map(len, groups))):
-        raise InputError(
-            f"perplexity={perplexity:g} must be below the number of points, here {most}; raise --pixels or lower "
-            "--perplexity"
-        )
+    if scatter:
+        check_perplexity(perplexity, pixels * sum(map(len, groups)))
     _make_folder(out)
-
     mesh = sharding.create_mesh()
     batching: dict[str, Any] = {"batch_size": jobs[0].config.train.eval_batch_size, "mesh": mesh}
     networks = [job.restore(mesh) for job in jobs]  # all of them before the long passes: one may be missing
     totals = []
     for job, (model, variables, _) in zip(jobs, networks, strict=True):
         logs.say(job.title, " and ".join(f"{len(s)} images of {d} ({split_names[d]})" for d, s in sources.items()))
-        totals.append(
-            {
-                domain: class_centroids.sum_classes(model, variables, source, len(class_names[domain]), **batching)
-                for domain, source in sources.items()
-            }
-        )
-    counts = {
-        DomainClass(d, name): int(n)
-        for d, of_domain in totals[0].items()
-        for name, n in zip(class_names[d], of_domain["count"], strict=True)
-    }
+        sums = {d: sum_classes(model, variables, s, len(class_names[d]), **batching) for d, s in sources.items()}
+        totals.append(sums)
+    counts = pixel_counts(totals[0], class_names)
     groups, left_out = drop_absent(groups, counts, may_drop=not classes.strip())
     result: dict[str, Any] = {
         "jobs": [
@@ -96,29 +85,69 @@ def compare_jobs(
     }
     if scatter:
         sampled = sample_groups(groups, sources, class_names, pixels, seed)
-        points = []
-        for entry, (model, variables, _) in zip(result["jobs"], networks, strict=True):
-            features = features_at(model, variables, sources, sampled, **batching)
-            embedded, entry["tsne_divergence"] = scatter.tsne(features, perplexity, seed)
-            points.append((panel_title(entry), embedded))
-        titles = {c: group_title(group) for group in groups for c in group}
-        labels = [c for of_domain in sampled.values() for c, places in of_domain.items() for _ in places]
-        picture_of = scatter.draw_panels(points, [titles[c] for c in labels], [c.domain for c in labels])
-        save_png(out / PICTURE, picture_of)
-        result["tsne"] = {
-            **{"perplexity": perplexity, "seed": seed, "pixels_per_class": pixels, "points": len(labels)},
-            "scikit-learn": importlib.metadata.version("scikit-learn"),
-        }
+        features = (features_at(model, variables, sources, sampled, **batching) for model, variables, _ in networks)
+        result["tsne"] = draw_tsne(scatter, result["jobs"], features, groups, sampled, perplexity, seed, out / PICTURE)
+        result["tsne"]["pixels_per_class"] = pixels
     logs.write_json(out / NUMBERS, {**result, **logs.environment()})
     for entry in result["jobs"]:
         print(panel_title(entry).replace("\n", ": "), flush=True)
     return result
 
 
+def check_perplexity(perplexity: float, points: int):
+    """Raise InputError for a t-SNE of too few points."""
+    if perplexity >= points:
+        raise InputError(
+            f"perplexity={perplexity:g} must be below the number of points, here {points}; raise --pixels or lower "
+            "--perplexity"
+        )
+
+
+def pixel_counts(totals: Mapping[str, Mapping], class_names: Mapping) -> dict[DomainClass, int]:
+    """Labeled pixels of every class, from the sums of all domains."""
+    return {
+        DomainClass(d, name): int(n)
+        for d, of_domain in totals.items()
+        for name, n in zip(class_names[d], of_domain["count"], strict=True)
+    }
+
+
 def features_at(model, variables, sources: Mapping[str, Any], sampled: Mapping[str, Mapping], **batching) -> np.ndarray:
     """Encoder output at the pixels of `sample_groups`, by domain and class: [P, C]."""
     places = {domain: np.concatenate(list(of_domain.values())) for domain, of_domain in sampled.items()}
     return np.concatenate([pixel_features(model, variables, sources[d], p, **batching) for d, p in places.items()])
+
+
+def draw_tsne(
+    scatter,
+    entries: Sequence[dict[str, Any]],
+    features: Iterable[np.ndarray],
+    groups: Sequence[Group],
+    sampled: Mapping[str, Mapping],
+    perplexity: float,
+    seed: int,
+    path: pathlib.Path,
+) -> dict[str, Any]:
+    """Draw a t-SNE of every job, and return how it was made, as JSON.
+
+    Args:
+      scatter: the module analysis/scatter.py.
+      entries: of the jobs in the numbers; each gets the divergence of its t-SNE.
+      features: of the jobs at the pixels of `sampled`, [P, C] each.
+      groups: matching classes.
+      sampled: see `sample_groups`.
+      perplexity, seed: of the t-SNE.
+      path: of the picture.
+    """
+    points = []
+    for entry, of_job in zip(entries, features, strict=True):
+        embedded, entry["tsne_divergence"] = scatter.tsne(of_job, perplexity, seed)
+        points.append((panel_title(entry), embedded))
+    titles = {c: group_title(group) for group in groups for c in group}
+    labels = [c for of_domain in sampled.values() for c, places in of_domain.items() for _ in places]
+    save_png(path, scatter.draw_panels(points, [titles[c] for c in labels], [c.domain for c in labels]))
+    version = importlib.metadata.version("scikit-learn")
+    return {"perplexity": perplexity, "seed": seed, "points": len(labels), "scikit-learn": version}
 
 
 def check_pairs(groups: Sequence[Group]):

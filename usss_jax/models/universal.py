@@ -173,46 +173,28 @@ def create_model(
     (8, 512)
     """
     for field, value, known in (
-        ("encoder", encoder, (*ENCODERS, *PAPER_NAMES)),
-        ("precision", precision, tuple(PRECISIONS)),
-        ("head", head, heads.HEADS),
-        ("upsample", upsample, MODES),
-        ("batch_norm", batch_norm, BATCH_NORM),
+        ("model.precision", precision, tuple(PRECISIONS)),
+        ("model.head", head, heads.HEADS),
+        ("model.upsample", upsample, MODES),
+        ("model.batch_norm", batch_norm, BATCH_NORM),
+        ("data.normalize", normalize, NORMALIZE),
+        ("image_head", image_head, heads.IMAGE_HEADS),
     ):
         if value not in known:
-            raise InputError(f"model.{field}={value!r} is not one of {', '.join(known)}")
-    if normalize not in NORMALIZE:
-        raise InputError(f"data.normalize={normalize!r} is not one of {', '.join(NORMALIZE)}")
-    if image_head not in heads.IMAGE_HEADS:
-        raise InputError(f"image_head={image_head!r} is not one of {', '.join(heads.IMAGE_HEADS)}")
+            raise InputError(f"{field}={value!r} is not one of {', '.join(known)}")
     if not image_head_width > 0:
         raise InputError(f"image_head_width={image_head_width} must be positive")
-    if not width > 0:
-        raise InputError(f"model.width={width} must be positive")
     dtype, lax_precision = PRECISIONS[precision]
-    create = ENCODERS[PAPER_NAMES.get(encoder, encoder)]
-    default = create()
-    stride = stride or default.stride
-    if stride not in default.strides:
-        raise InputError(f"model.stride={stride}: {encoder} has no such stride; give {one_of(default.strides)}")
-    finer = [s for s in default.finer_strides if s < stride]
-    if lateral not in (0, *finer):
-        text = f"give {one_of(finer)}" if finer else "leave it at 0"
-        raise InputError(f"model.lateral={lateral}: {encoder} of stride {stride} has no such features; {text}")
-    if not 0 <= frozen_levels <= default.levels:
-        raise InputError(
-            f"model.frozen_levels={frozen_levels}: {encoder} has {default.levels} levels; give a number up to that"
-        )
-    net = create(
+    net = create_encoder(
+        encoder,
+        stride=stride,
+        lateral=lateral,
         width=width,
+        remat=remat,
+        frozen_levels=frozen_levels,
         dtype=dtype,
         precision=lax_precision,
-        remat=read_levels(remat, default.levels),
-        frozen=frozen_levels,
-        stride=stride,
-        finer=lateral,
     )
-    channels = scaled(LATERAL_CHANNELS, width) if lateral else 0
     return UniversalModel(
         net,
         dict(num_classes),
@@ -222,8 +204,45 @@ def create_model(
         embed_bias=embed_bias,
         head=heads.decoder(head, width, dtype, lax_precision),
         image_head=heads.image_head(image_head, image_head_width, dtype, lax_precision),
-        lateral_channels=channels,
+        lateral_channels=scaled(LATERAL_CHANNELS, width) if lateral else 0,
         batch_norm=batch_norm,
+    )
+
+
+def create_encoder(
+    name: str, *, stride: int, lateral: int, width: float, remat: str, frozen_levels: int, dtype, precision
+) -> Encoder:
+    """Build an encoder by its name, with `dtype` and `precision` of its convolutions; the others are of `create_model`.
+
+    Raises:
+      InputError: if the name is unknown, or the encoder has no such stride or levels.
+    """
+    known = (*ENCODERS, *PAPER_NAMES)
+    if name not in known:
+        raise InputError(f"model.encoder={name!r} is not one of {', '.join(known)}")
+    if not width > 0:
+        raise InputError(f"model.width={width} must be positive")
+    create = ENCODERS[PAPER_NAMES.get(name, name)]
+    default = create()
+    stride = stride or default.stride
+    if stride not in default.strides:
+        raise InputError(f"model.stride={stride}: {name} has no such stride; give {one_of(default.strides)}")
+    finer = [s for s in default.finer_strides if s < stride]
+    if lateral not in (0, *finer):
+        text = f"give {one_of(finer)}" if finer else "leave it at 0"
+        raise InputError(f"model.lateral={lateral}: {name} of stride {stride} has no such features; {text}")
+    if not 0 <= frozen_levels <= default.levels:
+        raise InputError(
+            f"model.frozen_levels={frozen_levels}: {name} has {default.levels} levels; give a number up to that"
+        )
+    return create(
+        width=width,
+        dtype=dtype,
+        precision=precision,
+        remat=read_levels(remat, default.levels),
+        frozen=frozen_levels,
+        stride=stride,
+        finer=lateral,
     )
 
 
