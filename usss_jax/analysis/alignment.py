@@ -1,18 +1,15 @@
-"""Figure 4 of the paper for finished jobs: t-SNE of the encoder's output, and the alignment of matching classes."""
+"""Figure 4 of the paper for finished jobs: the alignment of matching classes, and a t-SNE of the encoder's output."""
 
-import importlib.metadata
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from usss_jax.analysis import class_centroids
+from usss_jax.analysis import class_centroids, tsne
 from usss_jax.analysis.class_centroids import sum_classes
 from usss_jax.analysis.class_matches import DomainClass, Group, group_title, match_all, match_classes
-from usss_jax.analysis.pixel_features import pixel_features, sample_pixels
 from usss_jax.data.content import differences, label_space
-from usss_jax.data.pictures import save_png
 from usss_jax.data.pools import Pools, open_all
 from usss_jax.errors import InputError
 from usss_jax.parallel import sharding
@@ -58,9 +55,9 @@ def compare_jobs(
     class_names = {d: pool.domain.class_names for d, pool in pools.items()}
     groups = match_classes(classes, class_names) if classes.strip() else match_all(class_names)
     check_pairs(groups)
-    scatter = import_scatter() if picture else None
+    scatter = tsne.import_scatter() if picture else None
     if scatter:
-        check_perplexity(perplexity, pixels * sum(map(len, groups)))
+        tsne.check_perplexity(perplexity, pixels * sum(map(len, groups)))
     _make_folder(out)
     mesh = sharding.create_mesh()
     batching: dict[str, Any] = {"batch_size": jobs[0].config.train.eval_batch_size, "mesh": mesh}
@@ -84,23 +81,16 @@ def compare_jobs(
         "convention": class_centroids.CONVENTION,
     }
     if scatter:
-        sampled = sample_groups(groups, sources, class_names, pixels, seed)
-        features = (features_at(model, variables, sources, sampled, **batching) for model, variables, _ in networks)
-        result["tsne"] = draw_tsne(scatter, result["jobs"], features, groups, sampled, perplexity, seed, out / PICTURE)
+        sampled = tsne.sample_groups(groups, sources, class_names, pixels, seed)
+        features = (
+            tsne.features_at(model, variables, sources, sampled, **batching) for model, variables, _ in networks
+        )
+        result["tsne"] = tsne.draw(scatter, result["jobs"], features, groups, sampled, perplexity, seed, out / PICTURE)
         result["tsne"]["pixels_per_class"] = pixels
     logs.write_json(out / NUMBERS, {**result, **logs.environment()})
     for entry in result["jobs"]:
-        print(panel_title(entry).replace("\n", ": "), flush=True)
+        print(tsne.panel_title(entry).replace("\n", ": "), flush=True)
     return result
-
-
-def check_perplexity(perplexity: float, points: int):
-    """Raise InputError for a t-SNE of too few points."""
-    if perplexity >= points:
-        raise InputError(
-            f"perplexity={perplexity:g} must be below the number of points, here {points}; raise --pixels or lower "
-            "--perplexity"
-        )
 
 
 def pixel_counts(totals: Mapping[str, Mapping], class_names: Mapping) -> dict[DomainClass, int]:
@@ -110,44 +100,6 @@ def pixel_counts(totals: Mapping[str, Mapping], class_names: Mapping) -> dict[Do
         for d, of_domain in totals.items()
         for name, n in zip(class_names[d], of_domain["count"], strict=True)
     }
-
-
-def features_at(model, variables, sources: Mapping[str, Any], sampled: Mapping[str, Mapping], **batching) -> np.ndarray:
-    """Encoder output at the pixels of `sample_groups`, by domain and class: [P, C]."""
-    places = {domain: np.concatenate(list(of_domain.values())) for domain, of_domain in sampled.items()}
-    return np.concatenate([pixel_features(model, variables, sources[d], p, **batching) for d, p in places.items()])
-
-
-def draw_tsne(
-    scatter,
-    entries: Sequence[dict[str, Any]],
-    features: Iterable[np.ndarray],
-    groups: Sequence[Group],
-    sampled: Mapping[str, Mapping],
-    perplexity: float,
-    seed: int,
-    path: pathlib.Path,
-) -> dict[str, Any]:
-    """Draw a t-SNE of every job, and return how it was made, as JSON.
-
-    Args:
-      scatter: the module analysis/scatter.py.
-      entries: of the jobs in the numbers; each gets the divergence of its t-SNE.
-      features: of the jobs at the pixels of `sampled`, [P, C] each.
-      groups: matching classes.
-      sampled: see `sample_groups`.
-      perplexity, seed: of the t-SNE.
-      path: of the picture.
-    """
-    points = []
-    for entry, of_job in zip(entries, features, strict=True):
-        embedded, entry["tsne_divergence"] = scatter.tsne(of_job, perplexity, seed)
-        points.append((panel_title(entry), embedded))
-    titles = {c: group_title(group) for group in groups for c in group}
-    labels = [c for of_domain in sampled.values() for c, places in of_domain.items() for _ in places]
-    save_png(path, scatter.draw_panels(points, [titles[c] for c in labels], [c.domain for c in labels]))
-    version = importlib.metadata.version("scikit-learn")
-    return {"perplexity": perplexity, "seed": seed, "points": len(labels), "scikit-learn": version}
 
 
 def check_pairs(groups: Sequence[Group]):
@@ -218,20 +170,6 @@ def align(totals: Mapping[str, Mapping], groups: Sequence[Group], class_names: M
     }
 
 
-def sample_groups(
-    groups: Sequence[Group], sources: Mapping[str, Any], class_names: Mapping, count: int, seed: int
-) -> dict[str, dict[DomainClass, np.ndarray]]:
-    """Sample at most `count` pixels of every class: {domain: {class: int [n, 3]}} of image, row and column."""
-    _, chosen = _flat(groups)
-    sampled = {}
-    for domain, source in sources.items():
-        ids = {c: class_names[domain].index(c.name) for c in chosen if c.domain == domain}
-        if ids:
-            pixels = sample_pixels(source, list(ids.values()), count, seed)
-            sampled[domain] = {c: pixels[i] for c, i in ids.items()}
-    return sampled
-
-
 def open_sources(job: FinishedJob, split: str, data_root: str) -> dict[str, Pools]:
     """Open the domains of a job that have labeled images in `split`, "test" or "val".
 
@@ -258,24 +196,6 @@ def describe(job: FinishedJob, checkpoint: str) -> dict[str, Any]:
     """Title, job, checkpoint and training of a network, as JSON."""
     from_summary = {key: job.summary[key] for key in ("split_hash", "steps", "best_step", "config")}
     return {"title": job.title, "job": job.folder.name, "checkpoint": checkpoint, **from_summary}
-
-
-def panel_title(entry: Mapping[str, Any]) -> str:
-    """Title of a panel, in two lines: the job and its alignment."""
-    values = (entry["centred"][key] for key in ("matching", "other", "difference"))
-    return "{}\ncentred cosine: matching {:.3f}, other {:.3f}, difference {:.3f}".format(entry["title"], *values)
-
-
-def import_scatter():
-    """Import analysis/scatter.py; raises InputError if the extra `figures` is not installed."""
-    try:
-        from usss_jax.analysis import scatter
-    except ImportError as e:
-        raise InputError(
-            f"the picture needs {(e.name or str(e)).split('.')[0]}: pip install 'usss_jax[figures]'; "
-            "--nopicture computes the numbers only"
-        ) from e
-    return scatter
 
 
 def _flat(groups: Sequence[Group]) -> tuple[list[int], list[DomainClass]]:
