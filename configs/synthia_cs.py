@@ -8,24 +8,15 @@ source, 2 % of it in the first round. The table has a second mean IoU, without w
 measured.
 """
 
-from usss_jax.config import apply_uda_arg, default_config, parse_uda_arg
+from usss_jax.config import apply_uda_arg, parse_uda_arg, uda_config
 
 
 def get_config(arg=None):
     arg = parse_uda_arg(arg)
-    config = default_config("mlsl")
-    config.data.domains = ["synthia", "cityscapes16"]
-    config.data.labeled_per_domain = "synthia=all,cityscapes16=0"
-    config.data.image_size = "synthia=760x1280,cityscapes16=1024x2048"
-    config.mlsl.target = "cityscapes16"
-    config.data.class_map = "synthia_to_cityscapes16"
+    config = uda_config("synthia", "cityscapes16", source_size="760x1280", target_size="1024x2048")
     config.mlsl.without = "wall,fence,pole"
-    config.mlsl.source_portion = 0.02
-    config.rounds.portion = 0.2
-    config.train.steps = 29350
+    config.mlsl.source_portion, config.rounds.portion = 0.02, 0.2
+    config.train.steps, config.train.eval_batch_size = 29350, 1
     config.train.eval_every = config.train.checkpoint_every = 587
-    config.train.eval_batch_size = 1
-    apply_uda_arg(config, arg)
-    if arg.cbst or arg.cbst_sp or arg.st:
-        config.rounds.label_scale = 1850 / 2048
+    apply_uda_arg(config, arg, label_scale=1850 / 2048)
     return config

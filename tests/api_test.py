@@ -14,7 +14,7 @@ from tiny_models import ThreeLayers
 import usss_jax
 from usss_jax.data.sources import open_source
 from usss_jax.errors import InputError
-from usss_jax.models import drn, universal
+from usss_jax.models import drn, encoders
 
 PUBLIC = sorted(set(usss_jax.__all__) - {"__version__"})
 
@@ -31,7 +31,7 @@ def test_unknown_name_is_no_attribute():
 
 
 def test_example_of_create_model_is_of_the_real_encoder(monkeypatch):
-    monkeypatch.setitem(universal.ENCODERS, "drn_d_22", drn.ENCODERS["drn_d_22"])  # `here` may have replaced it
+    monkeypatch.setitem(encoders.ENCODERS, "drn_d_22", drn.ENCODERS["drn_d_22"])  # `here` may have replaced it
     assert run_examples("create_model")
 
 
@@ -40,7 +40,7 @@ def here(tmp_path_factory):
     """Folder where the example of `train` has run, with a small encoder under the name of the real one."""
     folder = tmp_path_factory.mktemp("here")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(universal.ENCODERS, "drn_d_22", ThreeLayers)
+        patch.setitem(encoders.ENCODERS, "drn_d_22", ThreeLayers)
         patch.chdir(folder)
         assert run_examples("train") == 3
         yield folder

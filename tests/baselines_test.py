@@ -15,7 +15,8 @@ from usss_jax.data.domains import get_domain
 from usss_jax.engine.state import create_state
 from usss_jax.errors import InputError
 from usss_jax.methods.train import train
-from usss_jax.methods.usss import label_embeddings, label_sources, plan
+from usss_jax.methods.usss import embeddings_pass, label_embeddings, label_sources
+from usss_jax.methods.usss.singles import singles_folder
 from usss_jax.models.variables import abstract_variables
 from usss_jax.parallel.sharding import create_mesh
 from usss_jax.runs import encoder_weights
@@ -160,7 +161,7 @@ def test_a_config_that_is_no_object_is_told(tmp_path):
     with pytest.raises(InputError, match=r"config\.json cannot be used \(it holds no JSON object\)"):
         workdir_lib.claim_workdir(toy.config(), tmp_path, {})
     with pytest.raises(InputError, match=r"not a workdir of a run \(it holds no JSON object\)"):
-        workdir_lib.singles_folder(toy.config(**{"usss.single_from": str(tmp_path)}), tmp_path / "new", {})
+        singles_folder(toy.config(**{"usss.single_from": str(tmp_path)}), tmp_path / "new", {})
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,7 @@ def test_label_embeddings_of_other_classes_are_refused_when_a_run_resumes(tmp_pa
     names = {d: list(get_domain(d).class_names) for d in ("city_street", "town_street")}
     names["city_street"] = change(names["city_street"])
     made, meta = label_sources.make("random", names, 8, 0)
-    label_embeddings.save(plan.embeddings_file(tmp_path), made, meta)
+    label_embeddings.save(embeddings_pass.embeddings_file(tmp_path), made, meta)
     with pytest.raises(InputError, match=f"city_street: class .* {told}.*; restore the domain's classes") as error:
         train(toy.config(variants=["full"], **{"usss.label_embeddings": "random"}), tmp_path)
     assert "\n" not in str(error.value) and not (tmp_path / "full").exists()

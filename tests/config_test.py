@@ -202,6 +202,15 @@ def test_page_names_every_field_with_its_default():
     assert "| `optim.lr` | `0.001`; mlsl: the same; imagenet: `0.1` | positive |" in text
 
 
+def test_a_field_that_does_nothing_for_a_method_is_absent_and_left_out_of_older_configs():
+    """Pseudo-labels of mlsl are of the target, which has no labels: no image is labeled and unlabeled."""
+    assert "data.unlabeled_includes_labeled" not in fields("mlsl")
+    old = {"method": "mlsl", "data": {"unlabeled_includes_labeled": False, "flip": False}}
+    assert filled(old).data.to_dict() == {**default_config("mlsl").data.to_dict(), "flip": False}
+    with pytest.raises(InputError, match="no such field"):
+        checked(filled({"method": "mlsl", "data": {"unlabelled": False}}))
+
+
 def test_an_unknown_method_is_told_with_the_known_ones():
     with pytest.raises(InputError, match="method=ussss must be one of usss, mlsl, imagenet"):
         default_config("ussss")

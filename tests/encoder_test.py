@@ -10,12 +10,12 @@ from flax.traverse_util import flatten_dict
 from usss_jax.config import default_config, parse_arg
 from usss_jax.errors import InputError
 from usss_jax.methods.imagenet import classify
-from usss_jax.models import universal
+from usss_jax.models import encoders
 from usss_jax.models.universal import create_model
 from usss_jax.runs.networks import build_network, describe_network
 
 
-@pytest.mark.parametrize("name", universal.ENCODERS)
+@pytest.mark.parametrize("name", encoders.ENCODERS)
 @pytest.mark.slow
 def test_every_encoder_keeps_the_interface(name):
     model = create_model(name, {"a": 2}, width=0.0625)
@@ -33,7 +33,7 @@ def test_every_encoder_keeps_the_interface(name):
             assert model.encoder.tensor_names.ours(model.encoder.tensor_names.theirs(inside)) == inside
 
 
-@pytest.mark.parametrize("name", [*universal.ENCODERS, *universal.PAPER_NAMES])
+@pytest.mark.parametrize("name", [*encoders.ENCODERS, *encoders.PAPER_NAMES])
 def test_every_encoder_is_a_bare_word_of_a_configs_argument(name):
     assert parse_arg(name, encoder="drn_d_22").encoder == name
 

@@ -15,7 +15,7 @@ from tiny_models import ThreeLayers
 from usss_jax import multihost
 from usss_jax.methods import segmentation
 from usss_jax.methods.imagenet import plan as imagenet
-from usss_jax.models import universal
+from usss_jax.models import encoders
 from usss_jax.parallel import sharding, start
 from usss_jax.runs import networks
 
@@ -51,6 +51,6 @@ if __name__ == "__main__":
     narrow = networks.abstract_variables
     networks.abstract_variables = lambda *args: jax.tree.map(wide, narrow(*args))
     start.HEARTBEAT = 3600  # a machine that runs tests may be busy
-    universal.ENCODERS["drn_d_22"] = ThreeLayers
+    encoders.ENCODERS["drn_d_22"] = ThreeLayers
     entry_point = importlib.import_module(f"usss_jax.{sys.argv.pop(1)}")
     multihost.run(entry_point.main)

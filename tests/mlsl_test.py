@@ -333,6 +333,15 @@ def test_only_a_damaged_pseudo_label_is_made_again(whole, folder, labeled, monke
     assert_same(workdir, whole.workdir, ["source", "source_pwl", "cbst_round0"])
 
 
+@pytest.mark.slow
+def test_pseudo_labels_of_another_portion_are_made_again_if_no_training_has_begun(folder, labeled):
+    workdir, pseudo = labeled
+    before = json.loads((pseudo / "summary.json").read_text())
+    usss_jax.train(config(folder, "cbst", **{"rounds.count": 1, "rounds.portion": 0.25}), workdir)
+    after = json.loads((pseudo / "summary.json").read_text())
+    assert (before["portion"], after["portion"]) == (0.5, 0.25) and after["labeled_share"] < before["labeled_share"]
+
+
 # ---- Bad input: pseudo-labels ----
 
 
@@ -384,8 +393,8 @@ def test_pseudo_labels_of_other_classes_or_images_are_told(folder, labeled, key,
 
 
 @pytest.mark.slow
-def test_without_a_pixel_above_a_threshold_the_highest_scores_are_told(whole, folder, tmp_path):
-    run = config(folder, "cbst", **{"rounds.portion": 1e-6})
+def test_without_a_pixel_above_a_threshold_the_portion_can_be_raised(whole, folder, tmp_path, monkeypatch):
+    run = config(folder, "cbst", **{"rounds.count": 1, "rounds.portion": 1e-6})
     told = refusal(run, begun(whole, tmp_path))
     assert "no pixel of 4 images reaches a threshold" in told and told.endswith("; raise rounds.portion")
     assert (
@@ -397,6 +406,13 @@ def test_without_a_pixel_above_a_threshold_the_highest_scores_are_told(whole, fo
     highest = (np.asarray(score(images)) + np.asarray(score(images[:, :, ::-1]))[:, :, ::-1]).max((0, 1, 2)) / 2
     found = [float(word) for word in re.findall(r"\b0\.\d+", told.partition("highest")[2])]
     np.testing.assert_allclose(found, highest, atol=6e-4)
+    # As the error says: a larger portion in the same workdir, without new scores.
+    monkeypatch.setattr(scores.Scorer, "__call__", None)
+    usss_jax.train(config(folder, "cbst", **{"rounds.count": 1}), tmp_path)
+    assert_same(tmp_path, whole.workdir, ["source", "source_pwl", "cbst_round0"])
+    assert "rounds.portion was 0.5, is now 0.2" in refusal(
+        config(folder, "cbst", **{"rounds.count": 1, "rounds.portion": 0.2}), tmp_path
+    )
 
 
 # ---- Bad input: domains, classes, networks ----

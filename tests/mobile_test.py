@@ -21,7 +21,7 @@ from usss_jax.engine.optim import create_optimizer, create_schedule
 from usss_jax.engine.state import create_state
 from usss_jax.errors import InputError
 from usss_jax.methods.train import train
-from usss_jax.models import pretrained, universal
+from usss_jax.models import encoders, pretrained
 from usss_jax.models.lateral import Lateral
 from usss_jax.models.mobile import ENCODERS, EfficientNetLite
 from usss_jax.models.universal import UniversalModel, create_model
@@ -342,7 +342,7 @@ def test_image_smaller_than_a_cell_is_refused():
 
 @pytest.mark.slow
 def test_run_with_a_light_encoder_keeps_its_frozen_levels_and_predicts(tmp_path, monkeypatch):
-    monkeypatch.setitem(universal.ENCODERS, "efficientnet_lite0", Short)
+    monkeypatch.setitem(encoders.ENCODERS, "efficientnet_lite0", Short)
     config = read_named("configs/demo.py:tiny,efficientnet_lite0")
     config.variants, config.data.domains, config.model.frozen_levels = ["single"], ["city_street"], 3
     summary = train(checked(config), tmp_path)["single_city_street"]

@@ -9,7 +9,7 @@ import pytest
 from usss_jax.config import checked, default_config
 from usss_jax.engine.optim import create_optimizer, create_schedule
 from usss_jax.errors import InputError
-from usss_jax.methods.segmentation import make_optimizer
+from usss_jax.methods.optimizer import make_optimizer
 
 
 def train(tx, params, gradient_of, steps):

@@ -13,7 +13,7 @@ from PIL import Image
 from small_files import complaint
 from tiny_data import write_cityscapes
 
-from usss_jax.data.augment import CropFlip
+from usss_jax.data import pseudo_label_files
 from usss_jax.data.cache import Budget, CachedSource
 from usss_jax.data.check.findings import FAULT, NOTE, WARNING
 from usss_jax.data.check.pseudo_labels import check_pseudo_labels
@@ -24,7 +24,7 @@ from usss_jax.data.labels import read_labels
 from usss_jax.data.options import Options
 from usss_jax.data.pools import Pools
 from usss_jax.data.pseudo_label_files import check_ids, create_folder, read_manifest
-from usss_jax.data.pseudo_labels import open_pseudo_labels
+from usss_jax.data.pseudo_labels import PseudoLabeled, open_pseudo_labels
 from usss_jax.data.sources import open_source
 from usss_jax.data.streams import rare_stream, step_batches, stream
 from usss_jax.errors import InputError
@@ -42,7 +42,7 @@ def images(tmp_path):
 
 
 def pair(seed):
-    """Label and confidence; the confidence tells the label."""
+    """Label and confidence."""
     label = np.random.default_rng(seed).integers(0, 20, SIZE, dtype=np.uint8)
     label[label == 19] = IGNORE
     return label, np.where(label == IGNORE, 0, 10 * label + 5).astype(np.uint8)
@@ -183,11 +183,10 @@ def test_examples_are_the_images_with_their_pseudo_labels(files, images):
     source = open_pseudo_labels(files.folder, DOMAIN, images)
     assert list(source.ids) == list(images.ids) and len(source) == 4 and source.file_size(0) == SIZE
     for index in range(4):
-        label, confidence = pair(index)
-        example = source[index]
+        label, example = pair(index)[0], source[index]
+        assert set(example) == {"image", "label"}
         np.testing.assert_array_equal(example["image"], images[index]["image"])
         np.testing.assert_array_equal(example["label"], label)
-        np.testing.assert_array_equal(example["confidence"], confidence)
         np.testing.assert_array_equal(source.label(index), label)
 
 
@@ -227,6 +226,10 @@ def smaller(path):
     Image.fromarray(np.zeros((16, 32), np.uint8)).save(path)
 
 
+def confidences(files, images):
+    return lambda index: files.confidence(images.ids[index])
+
+
 @pytest.mark.parametrize("kind", ["labels", "confidences"])
 @pytest.mark.parametrize(
     ("harm", "told"),
@@ -241,10 +244,10 @@ def smaller(path):
 def test_damaged_file_is_named_with_the_remedy(files, images, kind, harm, told):
     path = files.path(kind, images.ids[2])
     harm(path)
-    source = open_pseudo_labels(files.folder, DOMAIN, images)
-    assert set(source[1]) == {"image", "label", "confidence"}
+    read = {"labels": open_pseudo_labels(files.folder, DOMAIN, images).label, "confidences": confidences(files, images)}
+    read[kind](1)
     with pytest.raises(InputError, match=f"^{path}: {told}.*run the labelling pass again") as error:
-        source[2]
+        read[kind](2)
     complaint(error)
     assert files.missing(images.ids) == [images.ids[2]]
 
@@ -261,17 +264,21 @@ def test_class_that_the_domain_lacks_is_named(files, images):
 # ---- training -------------------------------------------------------------------------------------------
 
 
-def assert_aligned(label, confidence):
-    np.testing.assert_array_equal(confidence, np.where(label == IGNORE, 0, 10 * label.astype(int) + 5))
-
-
-def test_crops_of_label_and_confidence_agree(files, images):
-    source = open_pseudo_labels(files.folder, DOMAIN, images)
-    for seed in range(6):
-        transform = CropFlip((24, 40), (0.5, 2.0))
-        out = transform.random_map(source[seed % 4], np.random.default_rng(seed))
-        assert out["image"].shape == (24, 40, 3) and out["label"].shape == (24, 40)
-        assert_aligned(out["label"], out["confidence"])
+def test_labels_are_read_once_and_confidences_never(files, images, monkeypatch):
+    read = []
+    decode = pseudo_label_files.read_file
+    monkeypatch.setattr(pseudo_label_files, "read_file", lambda path: read.append(path) or decode(path))
+    budget = Budget(3 * SIZE[0] * SIZE[1])  # of four labels
+    source = PseudoLabeled(images, files, budget)
+    want = [dict(example) for example in (PseudoLabeled(images, files)[i] for i in range(4))]
+    read.clear()
+    assert read_labels(source, DOMAIN.num_classes, threads=1).counts.shape == (4, 19)
+    for index in [0, 1, 2, 3, 0, 1, 2, 3]:
+        example = source[index]
+        for key in ("image", "label"):
+            np.testing.assert_array_equal(example[key], want[index][key])
+    paths = [files.path("labels", key) for key in images.ids]
+    assert read == [*paths, paths[3], paths[3]] and budget.used == budget.max_bytes
 
 
 def test_streams_take_pseudo_labels_as_labels(files, images):
@@ -281,11 +288,8 @@ def test_streams_take_pseudo_labels_as_labels(files, images):
     assert {key: (array.shape, array.dtype) for key, array in batch.items()} == {
         "image": ((3, 16, 24, 3), np.uint8),
         "label": ((3, 16, 24), np.uint8),
-        "confidence": ((3, 16, 24), np.uint8),
     }
-    assert_aligned(batch["label"], batch["confidence"])
-    rare = rare_stream(pool, 0, 0.1)[0]
-    assert_aligned(rare["label"], rare["confidence"])
+    assert rare_stream(pool, 0, 0.1)[0]["label"].shape == (16, 24)
     assert read_labels(source, DOMAIN.num_classes).counts.sum() == sum((pair(i)[0] != IGNORE).sum() for i in range(4))
 
 

@@ -4,12 +4,12 @@ from tiny_models import ThreeLayers
 
 from usss_jax.config import checked
 from usss_jax.config.files import read_named
-from usss_jax.models import universal
+from usss_jax.models import encoders
 
 
 def register():
     """Make the encoder known by its name, in this process."""
-    universal.ENCODERS["toy"] = ThreeLayers
+    encoders.ENCODERS["toy"] = ThreeLayers
 
 
 def config(**fields):

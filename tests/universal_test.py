@@ -12,7 +12,7 @@ import pytest
 
 from usss_jax.errors import InputError
 from usss_jax.evaluation.evaluate import predict
-from usss_jax.models import universal
+from usss_jax.models import encoders
 from usss_jax.models.drn import DRN
 from usss_jax.models.encoder import Encoder
 from usss_jax.models.layers import Convolution, GroupedBatchNorm
@@ -227,7 +227,7 @@ def test_features_are_float32_although_the_encoder_computes_in_bfloat16():
 @pytest.mark.parametrize("stride", [8, 14, 16, 32])
 @pytest.mark.slow
 def test_an_encoder_states_its_stride_and_predictions_have_the_size_of_the_image(stride, monkeypatch):
-    monkeypatch.setitem(universal.ENCODERS, "mine", Patches)
+    monkeypatch.setitem(encoders.ENCODERS, "mine", Patches)
     model = create_model("mine", CLASSES, embed_dim=4, stride=stride)
     assert model.stride == stride
     variables = random_variables(model, dtype=np.float32)

@@ -11,6 +11,7 @@ import pytest
 
 from usss_jax.config import checked, default_config
 from usss_jax.errors import InputError
+from usss_jax.local_files import read_object
 from usss_jax.runs.workdir import alone_in, claim_workdir, read_summary
 
 # As another user, who may only read; without JAX's start, which needs a home.
@@ -103,3 +104,15 @@ def test_fields_that_change_no_number_may_change_and_the_others_may_not(tmp_path
     config.optim.lr = 0.5
     with pytest.raises(InputError, match=r"belongs to another config: optim\.lr was 0\.001, is now 0\.5"):
         claim_workdir(config, tmp_path, {"a": {"labeled images": "1"}})
+
+
+def test_portion_may_change_until_a_round_trains(tmp_path):
+    config = checked(default_config())
+    for config.rounds.portion in (0.01, 0.02):
+        claim_workdir(config, tmp_path, {})
+    assert read_object(tmp_path / "config.json")["rounds"]["portion"] == 0.02
+    (tmp_path / "self_round0").mkdir()
+    (tmp_path / "self_round0/config.json").write_text("{}")
+    config.rounds.portion = 0.03
+    with pytest.raises(InputError, match=r"belongs to another config: rounds\.portion was 0\.02, is now 0\.03"):
+        claim_workdir(config, tmp_path, {})

@@ -59,14 +59,15 @@ def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
     from usss_jax.data.pools import open_all, with_labels
     from usss_jax.engine import loop
     from usss_jax.methods import opening, supervised
-    from usss_jax.methods.segmentation import Run
-    from usss_jax.methods.usss import label_embeddings, label_sources, plan
+    from usss_jax.methods.training import Run
+    from usss_jax.methods.usss import embeddings_pass, label_embeddings, label_sources
+    from usss_jax.methods.usss.singles import singles_folder
     from usss_jax.parallel import hosts, sharding
     from usss_jax.runs import workdir as workdir_lib
 
     if out is None and config.usss.label_embeddings != label_sources.PROTOTYPES:
         raise InputError(f"{workdir} trains with usss.label_embeddings={config.usss.label_embeddings}; give --out")
-    if out is not None and plan.has_embeddings(out):
+    if out is not None and embeddings_pass.has_embeddings(out):
         raise InputError(f"--out={out}: has label embeddings already; give another folder")
     try:
         everything = hosts.together(open_all, config)
@@ -77,20 +78,20 @@ def make(config: ConfigDict, workdir: pathlib.Path, out: pathlib.Path | None):
     with config.unlocked():
         config.usss.single_from = config.usss.single_from or str(workdir)
     data = {name: pool.content for name, pool in everything.items()}
-    singles = workdir_lib.singles_folder(config, workdir, {name: data[name] for name in pools})
+    singles = singles_folder(config, workdir, {name: data[name] for name in pools})
     mesh = sharding.create_mesh(jax.devices())
     run = Run(config, out or workdir, mesh, pools)
     for job in supervised.single_fits(run, singles):
         loop.finished(job)  # raises if it was trained on other data
     if out is None:
         workdir_lib.claim_workdir(config, workdir, data)
-    made = plan.embeddings_pass(run, singles)
+    made = embeddings_pass.embeddings_pass(run, singles)
     with contextlib.nullcontext() if out else workdir_lib.alone_in(workdir):
         hosts.from_writer(lambda: made.path.parent.mkdir(parents=True, exist_ok=True))
         hosts.check_shared(made.path.parent)
-        if not plan.has_embeddings(run.workdir):
+        if not embeddings_pass.has_embeddings(run.workdir):
             made.make()
-        plan.read_embeddings(run)
+        embeddings_pass.read_embeddings(run)
         label_embeddings.write_cosines(made.path)
     print(f"{made.path}, with cosines.json and cosines.png")
 

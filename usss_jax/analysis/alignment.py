@@ -1,17 +1,15 @@
-"""Figure 4 of the paper for finished jobs: t-SNE of the encoder's output, and the alignment of matching classes."""
+"""Figure 4 of the paper for finished jobs: the alignment of matching classes, and a t-SNE of the encoder's output."""
 
-import importlib.metadata
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from usss_jax.analysis import class_centroids
+from usss_jax.analysis import class_centroids, tsne
+from usss_jax.analysis.class_centroids import sum_classes
 from usss_jax.analysis.class_matches import DomainClass, Group, group_title, match_all, match_classes
-from usss_jax.analysis.pixel_features import pixel_features, sample_pixels
 from usss_jax.data.content import differences, label_space
-from usss_jax.data.pictures import save_png
 from usss_jax.data.pools import Pools, open_all
 from usss_jax.errors import InputError
 from usss_jax.parallel import sharding
@@ -57,31 +55,19 @@ def compare_jobs(
     class_names = {d: pool.domain.class_names for d, pool in pools.items()}
     groups = match_classes(classes, class_names) if classes.strip() else match_all(class_names)
     check_pairs(groups)
-    scatter = import_scatter() if picture else None
-    if scatter and perplexity >= (most := pixels * sum(map(len, groups))):
-        raise InputError(
-            f"perplexity={perplexity:g} must be below the number of points, here {most}; raise --pixels or lower "
-            "--perplexity"
-        )
+    scatter = tsne.import_scatter() if picture else None
+    if scatter:
+        tsne.check_perplexity(perplexity, pixels * sum(map(len, groups)))
     _make_folder(out)
-
     mesh = sharding.create_mesh()
     batching: dict[str, Any] = {"batch_size": jobs[0].config.train.eval_batch_size, "mesh": mesh}
     networks = [job.restore(mesh) for job in jobs]  # all of them before the long passes: one may be missing
     totals = []
     for job, (model, variables, _) in zip(jobs, networks, strict=True):
         logs.say(job.title, " and ".join(f"{len(s)} images of {d} ({split_names[d]})" for d, s in sources.items()))
-        totals.append(
-            {
-                domain: class_centroids.sum_classes(model, variables, source, len(class_names[domain]), **batching)
-                for domain, source in sources.items()
-            }
-        )
-    counts = {
-        DomainClass(d, name): int(n)
-        for d, of_domain in totals[0].items()
-        for name, n in zip(class_names[d], of_domain["count"], strict=True)
-    }
+        sums = {d: sum_classes(model, variables, s, len(class_names[d]), **batching) for d, s in sources.items()}
+        totals.append(sums)
+    counts = pixel_counts(totals[0], class_names)
     groups, left_out = drop_absent(groups, counts, may_drop=not classes.strip())
     result: dict[str, Any] = {
         "jobs": [
@@ -95,30 +81,25 @@ def compare_jobs(
         "convention": class_centroids.CONVENTION,
     }
     if scatter:
-        sampled = sample_groups(groups, sources, class_names, pixels, seed)
-        points = []
-        for entry, (model, variables, _) in zip(result["jobs"], networks, strict=True):
-            features = features_at(model, variables, sources, sampled, **batching)
-            embedded, entry["tsne_divergence"] = scatter.tsne(features, perplexity, seed)
-            points.append((panel_title(entry), embedded))
-        titles = {c: group_title(group) for group in groups for c in group}
-        labels = [c for of_domain in sampled.values() for c, places in of_domain.items() for _ in places]
-        picture_of = scatter.draw_panels(points, [titles[c] for c in labels], [c.domain for c in labels])
-        save_png(out / PICTURE, picture_of)
-        result["tsne"] = {
-            **{"perplexity": perplexity, "seed": seed, "pixels_per_class": pixels, "points": len(labels)},
-            "scikit-learn": importlib.metadata.version("scikit-learn"),
-        }
+        sampled = tsne.sample_groups(groups, sources, class_names, pixels, seed)
+        features = (
+            tsne.features_at(model, variables, sources, sampled, **batching) for model, variables, _ in networks
+        )
+        result["tsne"] = tsne.draw(scatter, result["jobs"], features, groups, sampled, perplexity, seed, out / PICTURE)
+        result["tsne"]["pixels_per_class"] = pixels
     logs.write_json(out / NUMBERS, {**result, **logs.environment()})
     for entry in result["jobs"]:
-        print(panel_title(entry).replace("\n", ": "), flush=True)
+        print(tsne.panel_title(entry).replace("\n", ": "), flush=True)
     return result
 
 
-def features_at(model, variables, sources: Mapping[str, Any], sampled: Mapping[str, Mapping], **batching) -> np.ndarray:
-    """Encoder output at the pixels of `sample_groups`, by domain and class: [P, C]."""
-    places = {domain: np.concatenate(list(of_domain.values())) for domain, of_domain in sampled.items()}
-    return np.concatenate([pixel_features(model, variables, sources[d], p, **batching) for d, p in places.items()])
+def pixel_counts(totals: Mapping[str, Mapping], class_names: Mapping) -> dict[DomainClass, int]:
+    """Labeled pixels of every class, from the sums of all domains."""
+    return {
+        DomainClass(d, name): int(n)
+        for d, of_domain in totals.items()
+        for name, n in zip(class_names[d], of_domain["count"], strict=True)
+    }
 
 
 def check_pairs(groups: Sequence[Group]):
@@ -189,20 +170,6 @@ def align(totals: Mapping[str, Mapping], groups: Sequence[Group], class_names: M
     }
 
 
-def sample_groups(
-    groups: Sequence[Group], sources: Mapping[str, Any], class_names: Mapping, count: int, seed: int
-) -> dict[str, dict[DomainClass, np.ndarray]]:
-    """Sample at most `count` pixels of every class: {domain: {class: int [n, 3]}} of image, row and column."""
-    _, chosen = _flat(groups)
-    sampled = {}
-    for domain, source in sources.items():
-        ids = {c: class_names[domain].index(c.name) for c in chosen if c.domain == domain}
-        if ids:
-            pixels = sample_pixels(source, list(ids.values()), count, seed)
-            sampled[domain] = {c: pixels[i] for c, i in ids.items()}
-    return sampled
-
-
 def open_sources(job: FinishedJob, split: str, data_root: str) -> dict[str, Pools]:
     """Open the domains of a job that have labeled images in `split`, "test" or "val".
 
@@ -229,24 +196,6 @@ def describe(job: FinishedJob, checkpoint: str) -> dict[str, Any]:
     """Title, job, checkpoint and training of a network, as JSON."""
     from_summary = {key: job.summary[key] for key in ("split_hash", "steps", "best_step", "config")}
     return {"title": job.title, "job": job.folder.name, "checkpoint": checkpoint, **from_summary}
-
-
-def panel_title(entry: Mapping[str, Any]) -> str:
-    """Title of a panel, in two lines: the job and its alignment."""
-    values = (entry["centred"][key] for key in ("matching", "other", "difference"))
-    return "{}\ncentred cosine: matching {:.3f}, other {:.3f}, difference {:.3f}".format(entry["title"], *values)
-
-
-def import_scatter():
-    """Import analysis/scatter.py; raises InputError if the extra `figures` is not installed."""
-    try:
-        from usss_jax.analysis import scatter
-    except ImportError as e:
-        raise InputError(
-            f"the picture needs {(e.name or str(e)).split('.')[0]}: pip install 'usss_jax[figures]'; "
-            "--nopicture computes the numbers only"
-        ) from e
-    return scatter
 
 
 def _flat(groups: Sequence[Group]) -> tuple[list[int], list[DomainClass]]:

@@ -24,7 +24,7 @@ from usss_jax.config.presets import (
     set_epochs,
     shrink_to_tiny,
 )
-from usss_jax.config.presets_mlsl import apply_uda_arg, parse_uda_arg
+from usss_jax.config.presets_mlsl import apply_uda_arg, parse_uda_arg, uda_config
 from usss_jax.config.reading import (
     names,
     per_domain,
@@ -73,5 +73,6 @@ __all__ = [
     "same_on_hosts",
     "set_epochs",
     "shrink_to_tiny",
+    "uda_config",
     "with_absolute_paths",
 ]

@@ -20,7 +20,8 @@ the fields: those of its own sections, and the shared ones. A shared field has a
   `--config.data.image_size=camvid=360x480,mine=256x256`.
 - *Changes numbers*: only a field with "no" may change when a run resumes in its workdir. "By content" means that the
   selected data, or the content of the file, is compared instead of the value. A run with `usss.single_from` must agree
-  with that run in all fields that change the numbers of single-domain networks.
+  with that run in all fields that change the numbers of single-domain networks. `rounds.portion`, `portion_step` and
+  `portion_max` may change until a round has begun to train.
 """
 COLUMNS = ("field", "default", "values", "per domain", "changes numbers", "meaning")
 SECTIONS = {

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 
 from usss_jax.config.field import SEED, Changes, Field
-from usss_jax.config.methods import METHODS
+from usss_jax.config.methods import FIELDS, METHODS
 from usss_jax.config.reading import names, per_domain_paths
 from usss_jax.config.shared import SHARED
 from usss_jax.errors import InputError
@@ -60,13 +60,17 @@ def flat(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def filled(written: Mapping[str, Any]) -> ConfigDict:
-    """Config from its JSON, with defaults for the fields that it lacks, as one of an older version does.
+    """Config from its JSON, of an older version: with defaults for the fields that it lacks.
+
+    Fields that its method no longer has did nothing, and are left out.
 
     >>> filled({"method": "usss", "optim": {"lr": 0.1}}).optim.to_dict()["momentum"]
     0.9
     """
     config = default_config(written.get("method", "usss"))
-    config.update_from_flattened_dict(flat(written))
+    known = fields(config.method)
+    values = {name: value for name, value in flat(written).items() if name in known or name not in FIELDS}
+    config.update_from_flattened_dict(values)
     return config
 
 

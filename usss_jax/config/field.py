@@ -44,6 +44,7 @@ class Field:
       changes: whether it changes the numbers of a training.
       singles: whether single-domain networks depend on it (if it changes anything).
       makes: variants for which another value is another row of the paper's tables.
+      fixed_by: glob of files below a workdir; while none exists, nothing depends on the field, and it may change.
       sweep: "set" if the sweep has its own flag for it, "shared" if all rows of a sweep share a value; else empty.
     """
 
@@ -56,6 +57,7 @@ class Field:
     changes: Changes = Changes.NUMBERS
     singles: bool = True
     makes: tuple[str, ...] = ()
+    fixed_by: str = ""
     sweep: str = ""
 
     @property

@@ -1,5 +1,6 @@
 """Declarations of the fields of MLSL: self-training from a labeled source to a target without labels, and baselines."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,9 +23,38 @@ from usss_jax.config.field import (
 from usss_jax.config.shared import SHARED
 from usss_jax.errors import InputError
 
-ROUNDS = ("st", "cbst", "cbst_sp", "cbst_pwl", "sisc", "sisc_pwl")
-_WITH_IMAGE_LABELS = ("cbst_pwl", "sisc_pwl")
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What distinguishes the variants with rounds (methods/mlsl/rounds.py).
+
+    Attributes:
+      policy: of the thresholds, see `class_thresholds`.
+      patches: whether scores come from patches (SISC).
+      prior: whether scores are multiplied by the spatial prior; None: as `mlsl.prior` says.
+      image_labels: whether training has the image-level loss (PWL).
+    """
+
+    policy: str = "cb"
+    patches: bool = False
+    prior: bool | None = False
+    image_labels: bool = False
+
+
+KINDS = {
+    "st": Kind(policy="global"),
+    "cbst": Kind(),
+    "cbst_sp": Kind(prior=True),
+    "cbst_pwl": Kind(image_labels=True),
+    "sisc": Kind(patches=True, prior=None),
+    "sisc_pwl": Kind(patches=True, prior=None, image_labels=True),
+}
+ROUNDS = tuple(KINDS)
+_WITH_IMAGE_LABELS = tuple(variant for variant, kind in KINDS.items() if kind.image_labels)
 VARIANTS = ("source", "minent", "minent_prior", "adversarial", *ROUNDS, "oracle")
+
+# Only the unlabeled images of the target are used, which has no labels, in one batch per step.
+_NOT_SHARED = ("train.unlabeled_batches", "data.unlabeled_includes_labeled")
 
 
 def _check(values: Mapping[str, Any]):
@@ -131,7 +161,7 @@ METHOD = Method(
         **rounds.SECTION,
     },
     own=FIELDS,
-    shared=tuple(name for name in SHARED if name != "train.unlabeled_batches"),
+    shared=tuple(name for name in SHARED if name not in _NOT_SHARED),
     defaults={"data.domains": ["gta5", "cityscapes"], "data.labeled_per_domain": "gta5=all,cityscapes=0"},
     tiny={
         "rounds.count": 2,

@@ -10,7 +10,7 @@ from usss_jax.config.methods import METHODS
 from usss_jax.config.reading import names
 from usss_jax.errors import InputError
 
-# Prefixes of the names in models.universal.ENCODERS.
+# Prefixes of the names in models.encoders.ENCODERS.
 ENCODER_FAMILIES = ("drn_", "resnet", "convnext_", "efficientnet_", "mobilenet_", "dinov2_", "rna_")
 
 # A variation of the paper's objective: supervised similarities, and a tenth of the weight on the entropy terms.

@@ -5,7 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from usss_jax import packages
-from usss_jax.config.checking import fields
+from usss_jax.config.checking import default_config, fields
 from usss_jax.config.methods import METHODS
 from usss_jax.config.presets import CPU, CPU_LIGHT, CPU_OTHERS, LIGHT, parse_arg, shrink_to_tiny
 
@@ -65,8 +65,25 @@ def parse_uda_arg(arg: str | None) -> ConfigDict:
     return parse_arg(arg, **words, encoder="")
 
 
-def apply_uda_arg(config: ConfigDict, arg: ConfigDict, *, default: str = "sisc_pwl"):
-    """Change a config of method=mlsl by its argument; without a variant it trains the source and `default`.
+def uda_config(source: str, target: str, *, source_size: str, target_size: str) -> ConfigDict:
+    """Return the defaults of method=mlsl for a source, all of it labeled, and a target with built-in class map.
+
+    >>> uda_config("gta5", "cityscapes", source_size="1052x1914", target_size="1024x2048").data.labeled_per_domain
+    'gta5=all,cityscapes=0'
+    """
+    config = default_config("mlsl")
+    config.data.domains = [source, target]
+    config.data.class_map = f"{source}_to_{target}"
+    config.data.labeled_per_domain = f"{source}=all,{target}=0"
+    config.data.image_size = f"{source}={source_size},{target}={target_size}"
+    config.mlsl.target = target
+    return config
+
+
+def apply_uda_arg(config: ConfigDict, arg: ConfigDict, *, label_scale: float = 1.0):
+    """Change a config of method=mlsl by its argument; without a variant it trains the source and `sisc_pwl`.
+
+    `label_scale` is the `rounds.label_scale` of st, cbst and cbst_sp.
 
     >>> from usss_jax.config import default_config
     >>> config = default_config("mlsl")
@@ -76,7 +93,7 @@ def apply_uda_arg(config: ConfigDict, arg: ConfigDict, *, default: str = "sisc_p
     """
     presets = [_RELEASED[word] for word in _RELEASED if arg[word]]
     chosen = [v for v in METHODS["mlsl"].variants if arg[v] or v in [variant for variant, _ in presets]]
-    config.variants = ["source"] + [v for v in chosen or [default] if v != "source"]
+    config.variants = ["source"] + [v for v in chosen or ["sisc_pwl"] if v != "source"]
     light = arg.encoder in packages.WEIGHTS
     others = {"model.encoder": arg.encoder, "rounds.upsample": "bilinear"}
     changes: dict[str, Any] = dict(_RNA) if arg.encoder in ("", "rna_a1") else others
@@ -90,6 +107,8 @@ def apply_uda_arg(config: ConfigDict, arg: ConfigDict, *, default: str = "sisc_p
         changes["rounds.batch_size"] = 1
     for _, values in presets:
         changes |= values
+    if arg.st or arg.cbst or arg.cbst_sp:
+        changes["rounds.label_scale"] = label_scale
     config.update_from_flattened_dict(changes)
     if arg.tiny:
         labeled = config.data.labeled_per_domain

@@ -16,6 +16,7 @@ from usss_jax.config.field import (
     universal,
 )
 
+_TRAINED = "*_round*/config.json"  # until a round has begun to train, its pseudo-labels can be made again
 SECTION = {"rounds": "Pseudo-labels and rounds of self-training"}
 
 
@@ -56,9 +57,11 @@ FIELDS: dict[str, Field] = {
         "cross-entropy of all labeled pixels, or of those whose label has a probability of at most 0.6 (at least 256)",
     ),
     # ---- Pseudo-labels ----
-    "rounds.portion": universal(0.15, POSITIVE_SHARE, "share of the pixels of a class that get labels in round 0"),
-    "rounds.portion_step": universal(0.05, SHARE, "growth of `rounds.portion` per round"),
-    "rounds.portion_max": universal(0.5, POSITIVE_SHARE, "maximal portion"),
+    "rounds.portion": universal(
+        0.15, POSITIVE_SHARE, "share of the pixels of a class that get labels in round 0", fixed_by=_TRAINED
+    ),
+    "rounds.portion_step": universal(0.05, SHARE, "growth of `rounds.portion` per round", fixed_by=_TRAINED),
+    "rounds.portion_max": universal(0.5, POSITIVE_SHARE, "maximal portion", fixed_by=_TRAINED),
     "rounds.values": universal(
         "conf",
         one_of("conf", "prob"),

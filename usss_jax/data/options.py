@@ -104,7 +104,7 @@ def read_options(config: ConfigDict, domains: Mapping[str, Domain]) -> dict[str,
             split_seed=c.split_seed,
             unlabeled_splits=unlabeled_splits[name],
             unlabeled_list=unlabeled_list[name],
-            unlabeled_includes_labeled=c.unlabeled_includes_labeled,
+            unlabeled_includes_labeled=c.get("unlabeled_includes_labeled", True),  # mlsl has no such field
             size=size[name],
             crop=crop[name],
             scale=scale[name],

@@ -1,10 +1,11 @@
 """Pseudo-labels of a round of self-training as a source like any other; pseudo_label_files.py defines their files."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from usss_jax.data.cache import Budget, CachedSource
 from usss_jax.data.decode import check_same_size
 from usss_jax.data.domain import Domain
 from usss_jax.data.examples import Examples
@@ -30,34 +31,34 @@ def open_pseudo_labels(folder: str | os.PathLike, domain: Domain, images: Exampl
     >>> label, confidence = np.full(room.size, 3, np.uint8), np.full(room.size, 200, np.uint8)
     >>> create_folder("round1", room, images.ids, {"round": 1}).write("00000", label, confidence)
     >>> list(open_pseudo_labels("round1", room, images)[0])
-    ['image', 'label', 'confidence']
+    ['image', 'label']
     """
     return PseudoLabeled(images, open_folder(folder, domain, images.ids))
 
 
 class PseudoLabeled:
-    """Examples {"image": uint8 [h, w, 3], "label": uint8 [h, w], "confidence": uint8 [h, w]} of a domain's images.
+    """Examples {"image": uint8 [h, w, 3], "label": uint8 [h, w]} of a domain's images; the labels are read-only.
 
-    Reading an example raises InputError, naming the file, if a file is absent, damaged, of another size than the
-    domain's, or has a class that the domain lacks.
+    Labels are kept in memory while `budget` lasts; None: none is. Reading an example raises InputError, naming the
+    file, if a label is absent, damaged, of another size than the domain's, or has a class that the domain lacks.
     """
 
-    def __init__(self, images: Examples, files: PseudoLabelFiles):
+    def __init__(self, images: Examples, files: PseudoLabelFiles, budget: Budget | None = None):
         self.ids = list(images.ids)
-        self._images, self._files = images, files
+        self._images, self._files, self._budget = images, files, budget
+        self._labels = CachedSource(_Labels(self.ids, files), budget or Budget(0))
 
     def __len__(self):
         return len(self.ids)
 
     def __getitem__(self, index) -> dict[str, np.ndarray]:
-        key, image = self.ids[index], self._images[index]["image"]
-        label = self._files.label(key)
+        key, image, label = self.ids[index], self._images[index]["image"], self.label(index)
         check_same_size(label, image, str(self._files.path(LABELS, key)), key)
-        return {"image": image, "label": label, "confidence": self._files.confidence(key)}
+        return {"image": image, "label": label}
 
     def label(self, index) -> np.ndarray:
         """Read only the label of an example."""
-        return self._files.label(self.ids[index])
+        return self._labels[index]["label"]
 
     def file_size(self, index) -> tuple[int, int]:
         """Return (h, w) of the labels, which are not resized."""
@@ -65,4 +66,14 @@ class PseudoLabeled:
 
     def select(self, ids: Iterable[str]) -> "PseudoLabeled":
         """Restrict to the given ids, in their order; raise InputError for an unknown id."""
-        return PseudoLabeled(self._images.select(ids), self._files)
+        return PseudoLabeled(self._images.select(ids), self._files, self._budget)
+
+
+class _Labels:
+    """The labels alone, for their cache."""
+
+    def __init__(self, ids: Sequence[str], files: PseudoLabelFiles):
+        self.ids, self._files = ids, files
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {"label": self._files.label(self.ids[index])}

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from usss_jax.engine.optim import create_schedule
 from usss_jax.engine.state import born_on
 from usss_jax.models import discriminator as networks
-from usss_jax.models.universal import PRECISIONS, UniversalModel
+from usss_jax.models.encoders import PRECISIONS
+from usss_jax.models.universal import UniversalModel
 from usss_jax.models.variables import seed_bits, seeded
 from usss_jax.parallel.sharding import replicated
 
@@ -28,7 +29,7 @@ class Opponent:
       power: power of the poly schedule.
       steps: number of training steps.
       width: factor on D's channels.
-      precision: of D's convolutions, a key of `models.universal.PRECISIONS`.
+      precision: of D's convolutions, a key of `models.encoders.PRECISIONS`.
     """
 
     lr: float

@@ -16,8 +16,9 @@ from usss_jax.engine.job import Fit
 from usss_jax.engine.state import TrainState
 from usss_jax.engine.step import Computed
 from usss_jax.methods.discriminator import Opponent, only_decoder
-from usss_jax.methods.segmentation import Images, Recipe, Run, Start, fit
+from usss_jax.methods.segmentation import fit
 from usss_jax.methods.supervised import augmented, step_key
+from usss_jax.methods.training import Images, Recipe, Run, Start
 from usss_jax.models.universal import UniversalModel, encode_groups
 from usss_jax.models.upsample import upsample
 from usss_jax.objectives import adversarial as losses

@@ -14,7 +14,8 @@ from usss_jax.data.notices import about_data
 from usss_jax.data.options import unlabeled_sizes
 from usss_jax.data.pools import Pools, open_all
 from usss_jax.errors import InputError
-from usss_jax.methods.segmentation import Run, device_augment
+from usss_jax.methods.segmentation import device_augment
+from usss_jax.methods.training import Run
 from usss_jax.models.universal import UniversalModel
 from usss_jax.parallel import hosts, sharding
 from usss_jax.runs import encoder_weights

@@ -11,7 +11,7 @@ from usss_jax.data import pictures
 from usss_jax.data.domain import palette
 from usss_jax.data.pools import Pools
 from usss_jax.evaluation.evaluate import predict
-from usss_jax.methods.segmentation import Run
+from usss_jax.methods.training import Run
 from usss_jax.parallel import hosts, sharding
 from usss_jax.runs.networks import load_best
 

@@ -15,7 +15,8 @@ from usss_jax.engine.accumulate import Term, accumulate
 from usss_jax.engine.job import Fit
 from usss_jax.engine.state import TrainState
 from usss_jax.engine.step import Computed
-from usss_jax.methods.segmentation import Images, Recipe, Run, Start, fit
+from usss_jax.methods.segmentation import fit
+from usss_jax.methods.training import Images, Recipe, Run, Start
 from usss_jax.models.strips import sum_over_pixels
 from usss_jax.models.universal import UniversalModel, encode_groups
 from usss_jax.objectives.losses import count_labeled, pixel_cross_entropy

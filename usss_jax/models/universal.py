@@ -1,37 +1,22 @@
 """The universal model (Figure 2 of the paper): one encoder, one decoder per domain, one embedding head."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from usss_jax.errors import InputError
-from usss_jax.models import convnext, dinov2, drn, heads, mobile, rna
-from usss_jax.models.drn import PAPER_NAMES
+from usss_jax.models import heads
 from usss_jax.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, Normalization
+from usss_jax.models.encoders import PRECISIONS, create_encoder
 from usss_jax.models.lateral import Lateral
 from usss_jax.models.layers import scaled
 from usss_jax.models.upsample import MODES
 
-# Every encoder by its name in the config, made with the fields of models/encoder.py.
-ENCODERS: dict[str, Callable[..., Encoder]] = {
-    **drn.ENCODERS,
-    **convnext.ENCODERS,
-    **mobile.ENCODERS,
-    **dinov2.ENCODERS,
-    **rna.ENCODERS,
-}
-
 NORMALIZE = ("encoder", "imagenet", "none")
 BATCH_NORM = ("domain", "joint", "frozen")
 LATERAL_CHANNELS = 256  # before `width`
-PRECISIONS = {
-    "float32": (None, lax.Precision.HIGHEST),  # HIGHEST: no TF32 on GPUs
-    "tf32": (None, lax.Precision.DEFAULT),
-    "bfloat16": (jnp.bfloat16, lax.Precision.DEFAULT),
-}
 
 
 class UniversalModel(nn.Module):
@@ -173,46 +158,28 @@ def create_model(
     (8, 512)
     """
     for field, value, known in (
-        ("encoder", encoder, (*ENCODERS, *PAPER_NAMES)),
-        ("precision", precision, tuple(PRECISIONS)),
-        ("head", head, heads.HEADS),
-        ("upsample", upsample, MODES),
-        ("batch_norm", batch_norm, BATCH_NORM),
+        ("model.precision", precision, tuple(PRECISIONS)),
+        ("model.head", head, heads.HEADS),
+        ("model.upsample", upsample, MODES),
+        ("model.batch_norm", batch_norm, BATCH_NORM),
+        ("data.normalize", normalize, NORMALIZE),
+        ("image_head", image_head, heads.IMAGE_HEADS),
     ):
         if value not in known:
-            raise InputError(f"model.{field}={value!r} is not one of {', '.join(known)}")
-    if normalize not in NORMALIZE:
-        raise InputError(f"data.normalize={normalize!r} is not one of {', '.join(NORMALIZE)}")
-    if image_head not in heads.IMAGE_HEADS:
-        raise InputError(f"image_head={image_head!r} is not one of {', '.join(heads.IMAGE_HEADS)}")
+            raise InputError(f"{field}={value!r} is not one of {', '.join(known)}")
     if not image_head_width > 0:
         raise InputError(f"image_head_width={image_head_width} must be positive")
-    if not width > 0:
-        raise InputError(f"model.width={width} must be positive")
     dtype, lax_precision = PRECISIONS[precision]
-    create = ENCODERS[PAPER_NAMES.get(encoder, encoder)]
-    default = create()
-    stride = stride or default.stride
-    if stride not in default.strides:
-        raise InputError(f"model.stride={stride}: {encoder} has no such stride; give {one_of(default.strides)}")
-    finer = [s for s in default.finer_strides if s < stride]
-    if lateral not in (0, *finer):
-        text = f"give {one_of(finer)}" if finer else "leave it at 0"
-        raise InputError(f"model.lateral={lateral}: {encoder} of stride {stride} has no such features; {text}")
-    if not 0 <= frozen_levels <= default.levels:
-        raise InputError(
-            f"model.frozen_levels={frozen_levels}: {encoder} has {default.levels} levels; give a number up to that"
-        )
-    net = create(
+    net = create_encoder(
+        encoder,
+        stride=stride,
+        lateral=lateral,
         width=width,
+        remat=remat,
+        frozen_levels=frozen_levels,
         dtype=dtype,
         precision=lax_precision,
-        remat=read_levels(remat, default.levels),
-        frozen=frozen_levels,
-        stride=stride,
-        finer=lateral,
     )
-    channels = scaled(LATERAL_CHANNELS, width) if lateral else 0
     return UniversalModel(
         net,
         dict(num_classes),
@@ -222,31 +189,9 @@ def create_model(
         embed_bias=embed_bias,
         head=heads.decoder(head, width, dtype, lax_precision),
         image_head=heads.image_head(image_head, image_head_width, dtype, lax_precision),
-        lateral_channels=channels,
+        lateral_channels=scaled(LATERAL_CHANNELS, width) if lateral else 0,
         batch_norm=batch_norm,
     )
-
-
-def one_of(values: Sequence[int]) -> str:
-    """Join values for a message.
-
-    >>> one_of((8, 16, 32))
-    '8, 16 or 32'
-    """
-    *others, last = map(str, values)
-    return f"{', '.join(others)} or {last}" if others else last
-
-
-def read_levels(text: str, count: int) -> tuple[int, ...]:
-    """Parse the field `remat`: levels such as "0-2,8" of an encoder with `count` levels, or "all"; empty: none."""
-    chosen: set[int] = set(range(count)) if text == "all" else set()
-    for part in text.split(",") if text not in ("", "all") else ():
-        first, dash, last = (word.strip() for word in part.partition("-"))
-        last = last if dash else first
-        if not (first.isdigit() and last.isdigit() and int(first) <= int(last) < count):
-            raise InputError(f"model.remat={text!r}: {part!r} is invalid; give levels from 0 to {count - 1}, or all")
-        chosen |= set(range(int(first), int(last) + 1))
-    return tuple(sorted(chosen))
 
 
 def in_order(model: UniversalModel, domains: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Config and data of a workdir, its lock, and single-domain networks from another workdir."""
+"""Config and data of a workdir, and its lock."""
 
 import contextlib
 import hashlib
@@ -20,7 +20,7 @@ from usss_jax.config import FIELDS, default_config, fields, flat, nested, no_suc
 from usss_jax.config.field import Changes
 from usss_jax.data.content import differences
 from usss_jax.errors import InputError
-from usss_jax.local_files import local_path, read_object, reason
+from usss_jax.local_files import read_object, reason
 from usss_jax.parallel import hosts
 from usss_jax.runs import logs
 
@@ -77,7 +77,7 @@ def _claim(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"workdir {workdir}: is a file; give another --workdir")
     config_path, data_path = workdir / "config.json", workdir / "data.json"
-    known, mine = fields(config.method), _values(config.to_dict())
+    known, mine = fields(config.method), values_of(config.to_dict())
     files = [name for name, field in known.items() if field.changes is Changes.FILE]
     named = {"domains": dict(data), "files": {name: _identity(mine[name]) for name in files}}
     try:
@@ -89,7 +89,8 @@ def _claim(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
         ) from e
     before = read_data(data_path) if theirs else None
     if theirs:
-        theirs = _their_values(theirs, mine, config_path)
+        theirs = their_values(theirs, mine, config_path)
+        theirs |= {f: mine[f] for f, of in known.items() if of.fixed_by and not any(workdir.glob(of.fixed_by))}
         compared = [f for f, of in known.items() if not of.is_free and not (before and of.is_compared_by_content)]
         changed = [f"{f} was {theirs[f]!r}, is now {mine[f]!r}" for f in compared if theirs[f] != mine[f]]
         if changed:
@@ -114,21 +115,21 @@ def _claim(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
     logs.write_json(config_path, nested({**(theirs or mine), **by_content}).to_dict())
 
 
-def _values(config: Mapping[str, Any]) -> dict[str, Any]:
+def values_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of a config by dotted name, with the types of JSON."""
     return flat(json.loads(json.dumps(config)))
 
 
-def _their_values(written: Mapping[str, Any], mine: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
+def their_values(written: Mapping[str, Any], mine: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
     """Fields of a workdir's config by dotted name, with defaults for newer fields.
 
     Raises:
       InputError: for an unknown field.
     """
-    theirs = _values(written)
+    theirs = values_of(written)
     if unknown := [name for name in theirs if name not in FIELDS]:
         raise InputError(f"{path}: {unknown[0]}: {no_such_field(unknown[0], FIELDS)}; give another --workdir")
-    return {**_values(default_config(mine["method"]).to_dict()), **theirs}
+    return {**values_of(default_config(mine["method"]).to_dict()), **theirs}
 
 
 def read_data(path: pathlib.Path) -> dict[str, Any] | None:
@@ -204,60 +205,3 @@ def _open_lock(path: pathlib.Path) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT | quick, 0o666)
     except PermissionError:
         return os.open(path, os.O_RDONLY | quick)
-
-
-def singles_folder(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]) -> pathlib.Path:
-    """Workdir of the single-domain networks: this one, or that of `usss.single_from`; `data` as for `claim_workdir`.
-
-    Raises:
-      InputError: if the networks of that workdir are not finished, or its config or data differs.
-    """
-    if not config.usss.single_from:
-        return workdir
-    folder = local_path(config.usss.single_from, "usss.single_from")
-    hosts.from_writer(_check_singles, config, folder, data)
-    return folder
-
-
-def _check_singles(config: ConfigDict, folder: pathlib.Path, data: Mapping[str, Any]):
-    try:
-        theirs = read_object(folder / "config.json")
-    except (OSError, ValueError) as e:
-        text = f"usss.single_from={folder}: not a workdir of a run ({reason(e)}); correct it, or leave it empty"
-        raise InputError(text) from e
-    before = read_data(folder / "data.json")
-    mine = _values(config.to_dict())
-    theirs = _their_values(theirs, mine, folder / "config.json")
-    for name, field in fields(config.method).items():
-        by_content = before and field.is_compared_by_content
-        if field.is_of_singles and not by_content and theirs[name] != mine[name]:
-            raise InputError(
-                f"usss.single_from={folder}: {name} was {theirs[name]!r} there and is {mine[name]!r} here; set it to "
-                f"{theirs[name]!r}, or leave usss.single_from empty"
-            )
-    for name, content in data.items():
-        if before and name not in before["domains"]:
-            raise InputError(
-                f"usss.single_from={folder}: it has no network of {name}, only of {', '.join(before['domains'])}; "
-                "leave usss.single_from empty, or give the workdir of a run with that domain"
-            )
-        theirs_of = before["domains"][name] if before else content
-        without = {"unlabeled images": None}  # single-domain networks do not use them
-        changed = differences({**theirs_of, **without}, {**content, **without}, name)
-        if changed:
-            raise InputError(
-                f"usss.single_from={folder}: was trained on other data of {name}: {changed[0]}; restore the data, "
-                "or leave usss.single_from empty"
-            )
-        path = folder / f"single_{name}" / "summary.json"
-        if not path.exists():
-            raise InputError(
-                f"usss.single_from={folder}: single_{name} is not finished there; run its command again with "
-                "--config.variants=single"
-            )
-        try:
-            check_summary(read_object(path))
-        except (OSError, ValueError) as e:
-            raise InputError(
-                f"{path} is damaged ({reason(e)}); run that workdir's command again with --config.variants=single"
-            ) from e

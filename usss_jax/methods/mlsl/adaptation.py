@@ -13,7 +13,8 @@ from usss_jax.data.pools import Pools
 from usss_jax.engine.job import Fit
 from usss_jax.errors import InputError
 from usss_jax.methods.mlsl.terms import Supervision
-from usss_jax.methods.segmentation import Images, Network, Run, fit
+from usss_jax.methods.segmentation import fit
+from usss_jax.methods.training import Images, Network, Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Adaptation:
           name, compute, images, arguments: of that function.
           image_labels: whether the network has the image-level head.
         """
-        if images.selected_by is None:
+        if not images.selected_by:
             images = dataclasses.replace(images, selected_by=[self.source])
         head = image_head(self.config) if image_labels else {}
         network = Network(decoders={self.target: self.domain}, image_head=head)

@@ -10,8 +10,8 @@ from usss_jax.engine.job import Fit
 from usss_jax.methods.discriminator import Opponent
 from usss_jax.methods.mlsl import adversarial, terms
 from usss_jax.methods.mlsl.adaptation import Adaptation, supervision
-from usss_jax.methods.segmentation import Images, Start
 from usss_jax.methods.self_training.round_images import ImageClasses, Labeled, RoundCrop
+from usss_jax.methods.training import Images, Start
 
 
 def source_fit(adaptation: Adaptation, name: str) -> Fit:

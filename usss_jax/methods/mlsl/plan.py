@@ -6,14 +6,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from usss_jax.config.mlsl import ROUNDS
+from usss_jax.config.mlsl import KINDS
 from usss_jax.engine.job import Job
 from usss_jax.errors import InputError
 from usss_jax.local_files import local_path
 from usss_jax.methods.mlsl import results
 from usss_jax.methods.mlsl.adaptation import Adaptation, describe, image_head, pair
 from usss_jax.methods.mlsl.baselines import adversarial_fit, entropy_fit, oracle_fit, oracle_pools, source_fit
-from usss_jax.methods.mlsl.rounds import KINDS, rounds
+from usss_jax.methods.mlsl.rounds import rounds
 from usss_jax.methods.mlsl.target_statistics import measured
 from usss_jax.methods.opening import claimed, open_run
 from usss_jax.methods.run import run_plan
@@ -50,7 +50,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
 def plan(adaptation: Adaptation) -> Iterator[Job]:
     """Yield the jobs of the config's variants, in order."""
     config, variants = adaptation.config, adaptation.config.variants
-    with_rounds = [v for v in variants if v in ROUNDS]
+    with_rounds = [v for v in variants if v in KINDS]
     from_source = config.mlsl.image_head_start == "source"
     starts = {v: "source_pwl" if from_source and KINDS[v].image_labels else "source" for v in with_rounds}
     if not config.mlsl.source_from and ("source" in variants or "source" in starts.values()):
@@ -62,7 +62,7 @@ def plan(adaptation: Adaptation) -> Iterator[Job]:
             yield from measured(adaptation.run, adaptation.target, entropy_fit(adaptation, variant))
         elif variant == "adversarial":
             yield from measured(adaptation.run, adaptation.target, adversarial_fit(adaptation))
-        elif variant in ROUNDS:
+        elif variant in KINDS:
             yield from rounds(adaptation, variant, source_network(adaptation, starts[variant]))
         elif variant == "oracle":
             yield oracle_fit(adaptation)

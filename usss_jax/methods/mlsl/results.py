@@ -13,7 +13,7 @@ from usss_jax.evaluation.metrics import CONVENTION, mean_iou, percent
 from usss_jax.local_files import read_object, write_whole
 from usss_jax.methods.mlsl.target_statistics import FILE
 from usss_jax.methods.predictions import draw_predictions
-from usss_jax.methods.segmentation import Run
+from usss_jax.methods.training import Run
 from usss_jax.parallel import hosts
 
 TITLES = {

@@ -2,58 +2,28 @@
 
 import dataclasses
 import pathlib
-import zlib
 from collections.abc import Iterator, Mapping
 from functools import partial
 
-from ml_collections import ConfigDict
-
+from usss_jax.config.mlsl import KINDS, Kind
 from usss_jax.data.examples import Examples
-from usss_jax.data.mining import MiningCropFlip
 from usss_jax.engine.job import Fit, Job, Pass
 from usss_jax.local_files import write_whole
 from usss_jax.methods.mlsl import terms
 from usss_jax.methods.mlsl.adaptation import Adaptation, supervision
 from usss_jax.methods.mlsl.target_statistics import measured
-from usss_jax.methods.segmentation import Images, Recipe, Start
 from usss_jax.methods.self_training import labelling
 from usss_jax.methods.self_training.image_labels import mean_sizes
-from usss_jax.methods.self_training.round_images import ImageClasses, Labeled, RoundCrop, Together
-from usss_jax.methods.self_training.schedule import Ramp, Round, schedule, source_subset
-from usss_jax.methods.self_training.scores import Labelling, choose_images, labelling_of, load_scorer
+from usss_jax.methods.self_training.round_images import ImageClasses, Labeled, RoundCrop, Together, mining_crop
+from usss_jax.methods.self_training.schedule import Ramp, Round, round_steps, rounds_of, source_subset
+from usss_jax.methods.self_training.scores import choose_images, labelling_of, labelling_of_round, load_scorer
 from usss_jax.methods.self_training.spatial_prior import class_frequencies, spatial_prior
+from usss_jax.methods.training import Images, Recipe, Start
 from usss_jax.parallel import hosts
 from usss_jax.runs import logs
 from usss_jax.runs.networks import load_best
 
 IMAGES = "target_images.txt"
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """What distinguishes the variants with rounds.
-
-    Attributes:
-      policy: of the thresholds, see `class_thresholds`.
-      patches: whether scores come from patches (SISC).
-      prior: whether scores are multiplied by the spatial prior; None: as `mlsl.prior` says.
-      image_labels: whether training has the image-level loss (PWL).
-    """
-
-    policy: str = "cb"
-    patches: bool = False
-    prior: bool | None = False
-    image_labels: bool = False
-
-
-KINDS = {
-    "st": Kind(policy="global"),
-    "cbst": Kind(),
-    "cbst_sp": Kind(prior=True),
-    "cbst_pwl": Kind(image_labels=True),
-    "sisc": Kind(patches=True, prior=None),
-    "sisc_pwl": Kind(patches=True, prior=None, image_labels=True),
-}
 
 
 def rounds(adaptation: Adaptation, variant: str, network: pathlib.Path) -> Iterator[Job]:
@@ -65,23 +35,13 @@ def rounds(adaptation: Adaptation, variant: str, network: pathlib.Path) -> Itera
     prior_file = workdir / "spatial_prior.npy"
     if uses_prior:
         yield Pass(prior_file, partial(write_prior, adaptation, prior_file))
-    for part in plan_of_rounds(config):
+    fields = config.mlsl
+    for part in rounds_of(config, Ramp(fields.source_portion, fields.source_step, fields.source_max)):
         name = f"{variant}_round{part.index}"
         folder = workdir / "pseudo_labels" / name
         yield labels_pass(adaptation, kind, part, folder, network, prior_file if uses_prior else None)
         yield from measured(adaptation.run, adaptation.target, round_fit(adaptation, kind, part, name, folder, network))
         network = workdir / name
-
-
-def plan_of_rounds(config: ConfigDict) -> list[Round]:
-    """Learning rate and portions of every round, by the config."""
-    fields = config.mlsl
-    return schedule(
-        config.rounds.count,
-        config.rounds.lr,
-        Ramp(config.rounds.portion, config.rounds.portion_step, config.rounds.portion_max),
-        Ramp(fields.source_portion, fields.source_step, fields.source_max),
-    )
 
 
 def images_pass(adaptation: Adaptation, network: pathlib.Path) -> Pass:
@@ -115,18 +75,6 @@ def write_prior(adaptation: Adaptation, path: pathlib.Path):
     logs.write_array(path, spatial_prior(counts, adaptation.config.mlsl.prior_sigma))
 
 
-def labels_settings(adaptation: Adaptation, kind: Kind, part: Round) -> Labelling:
-    """How the pseudo-labels of a round are made."""
-    return labelling_of(
-        adaptation.config.rounds,
-        portion=part.portion,
-        policy=kind.policy,
-        patches=kind.patches,
-        seed=adaptation.config.train.seed,
-        round=part.index,
-    )
-
-
 def labels_pass(
     adaptation: Adaptation,
     kind: Kind,
@@ -143,7 +91,7 @@ def labels_pass(
         decoder=adaptation.target,
         domain=adaptation.domain,
         images=target_images(adaptation),
-        settings=labels_settings(adaptation, kind, part),
+        settings=labelling_of_round(adaptation.config, part, kind.policy, kind.patches),
         mesh=adaptation.run.mesh,
         prior=prior,
     )
@@ -155,9 +103,8 @@ def round_fit(
     """Describe the training of a round, which starts from the network that made its pseudo-labels."""
     config, rounds = adaptation.config, adaptation.config.rounds
     source, target = (adaptation.pools(d) for d in (adaptation.source, adaptation.target))
-    settings = labels_settings(adaptation, kind, part)
-    pseudo, summary = labelling.open_labels(folder, adaptation.domain, target_images(adaptation), settings)
-    mine = partial(MiningCropFlip, rare=summary["rare"], priority=summary["priority"], share=rounds.mine_share)
+    settings = labelling_of_round(config, part, kind.policy, kind.patches)
+    pseudo, summary = labelling.open_labels(folder, target, target_images(adaptation), settings)
     chosen = source_subset(
         len(source.labeled),
         part.source_portion,
@@ -168,9 +115,9 @@ def round_fit(
     origins = {
         adaptation.source: Labeled(
             source.labeled.select([source.labeled.ids[i] for i in sorted(chosen)]),
-            mine(source.crop, source.scale, source.flip),
+            mining_crop(source, summary, rounds.mine_share),
         ),
-        adaptation.target: Labeled(pseudo, mine(target.crop, target.scale, target.flip)),
+        adaptation.target: Labeled(pseudo, mining_crop(target, summary, rounds.mine_share)),
     }
     if kind.image_labels:
         origins = with_image_labels(adaptation, origins)
@@ -184,7 +131,7 @@ def round_fit(
             for d in origins
         }
         count = len(pseudo)
-    steps = max(1, int(rounds.epochs * (count // rounds.batch_size)))
+    steps = round_steps(config, count, rounds.batch_size)
     return adaptation.fit(
         name,
         partial(terms.compute, supervision=supervision(config, kind.image_labels, rounds.loss)),
@@ -195,7 +142,7 @@ def round_fit(
             batch_size=rounds.batch_size,
             eval_every=steps,
             lr=part.learning_rate,
-            seed=zlib.crc32(f"{config.train.seed}:{part.index}".encode()),
+            seed=part.seed(config.train.seed),
         ),
         start=Start(initial=lambda: load_best(network, adaptation.run.mesh)[1]),
         about_data={"pseudo-labels": summary["digest"], "source images": [str(i) for i in sorted(chosen)]},

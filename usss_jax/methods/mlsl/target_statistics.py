@@ -14,7 +14,7 @@ import numpy as np
 
 from usss_jax.engine.job import Fit, Job, Pass
 from usss_jax.evaluation.evaluate import one_behind
-from usss_jax.methods.segmentation import Run
+from usss_jax.methods.training import Run
 from usss_jax.objectives.losses import pixel_entropy
 from usss_jax.runs import logs
 from usss_jax.runs.logs import say

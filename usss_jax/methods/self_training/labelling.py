@@ -18,7 +18,8 @@ from jax.sharding import Mesh
 from usss_jax.data.domain import Domain
 from usss_jax.data.examples import Examples
 from usss_jax.data.labels import read_labels
-from usss_jax.data.pseudo_label_files import create_folder, open_folder
+from usss_jax.data.pools import Pools
+from usss_jax.data.pseudo_label_files import CONFIDENCES, LABELS, MANIFEST, create_folder, open_folder, read_manifest
 from usss_jax.data.pseudo_labels import PseudoLabeled
 from usss_jax.engine.job import Pass
 from usss_jax.errors import InputError
@@ -36,22 +37,34 @@ from usss_jax.parallel import hosts
 from usss_jax.runs.logs import say
 
 SUMMARY = "summary.json"  # written last: the pass is finished
+THRESHOLDS = "thresholds.json"
 SCORES = "scores"  # float32 [H, W, C] of each image, until the pass is finished
 
 
 def labels_pass(
-    folder: pathlib.Path, fit_folder: pathlib.Path, *, domain: Domain, images: Examples, **arguments
+    folder: pathlib.Path,
+    fit_folder: pathlib.Path,
+    *,
+    domain: Domain,
+    images: Examples,
+    settings: Labelling,
+    **arguments,
 ) -> Pass:
-    """Describe the pass of `label_images`; damaged labels of an earlier command are made again.
+    """Describe the pass of `label_images`; it makes damaged labels and those of another portion again.
 
     Args:
       folder: of the pseudo-labels.
-      fit_folder: of the training that uses them; once it has ended, they are left as they are.
-      domain, images, arguments: of `label_images`.
+      fit_folder: of the training that uses them. Once it has begun, their portion does not change; once it has ended,
+        they are left as they are.
+      domain, images, settings, arguments: of `label_images`.
     """
+    if not hosts.from_writer((fit_folder / "config.json").exists):
+        hosts.from_writer(remove_other_portion, folder, settings)
     if not hosts.from_writer((fit_folder / "summary.json").exists):
         hosts.from_writer(reopen_if_damaged, folder, domain, images)
-    return Pass(folder / SUMMARY, partial(label_images, folder, domain=domain, images=images, **arguments))
+    return Pass(
+        folder / SUMMARY, partial(label_images, folder, domain=domain, images=images, settings=settings, **arguments)
+    )
 
 
 def label_images(
@@ -96,7 +109,7 @@ def write_labels(
     name: str,
 ):
     """Write the pseudo-labels of `label_images` with a scorer; `checkpoint` is its name, `name` that of the pass."""
-    known = folder / "thresholds.json"
+    known = folder / THRESHOLDS
     scores = KeptScores(folder / SCORES if settings.keep_scores else None, scorer, images, domain)
     if not known.exists():
         scores.check_space()
@@ -174,9 +187,9 @@ def read_thresholds(content: Mapping[str, Any], domain: Domain) -> Thresholds:
 
 
 def open_labels(
-    folder: pathlib.Path, domain: Domain, images: Examples, settings: Labelling
+    folder: pathlib.Path, pool: Pools, images: Examples, settings: Labelling
 ) -> tuple[PseudoLabeled, dict[str, Any]]:
-    """Open finished pseudo-labels, and their summary.
+    """Open finished pseudo-labels of some images of a domain, and their summary; the labels share its memory.
 
     Raises:
       InputError: if they are of other images, classes or settings, are damaged, or have changed since they were made.
@@ -185,13 +198,28 @@ def open_labels(
     if other := [name for name, value in settings.about.items() if summary.get(name) != value]:
         what = ", ".join(f"{name} was {summary.get(name)}, is now {settings.about[name]}" for name in other)
         raise InputError(f"{folder} has other pseudo-labels: {what}; remove the folder to make them again")
-    pseudo = PseudoLabeled(images, open_folder(folder, domain, images.ids))
-    digest = read_labels(pseudo, domain.num_classes).digest
+    pseudo = PseudoLabeled(images, open_folder(folder, pool.domain, images.ids), pool.budget)
+    digest = read_labels(pseudo, pool.domain.num_classes).digest
     if digest != summary["digest"]:
         raise InputError(
             f"{folder}: the labels have changed since they were made; remove the folder to make them again"
         )
     return pseudo, summary
+
+
+def remove_other_portion(folder: pathlib.Path, settings: Labelling):
+    """Remove pseudo-labels that differ from `settings` in their portion alone; scores do not depend on it and stay."""
+    if not (folder / MANIFEST).exists():
+        (folder / THRESHOLDS).unlink(missing_ok=True)  # of an unknown portion
+        return
+    made = read_manifest(folder)["settings"]
+    if [name for name, value in settings.about.items() if made.get(name) != value] == ["portion"]:
+        print(f"{folder}: made with portion {made.get('portion')}, now {settings.portion}: made again", flush=True)
+        (folder / SUMMARY).unlink(missing_ok=True)
+        for kind in (LABELS, CONFIDENCES):
+            shutil.rmtree(folder / kind, ignore_errors=True)
+        (folder / THRESHOLDS).unlink(missing_ok=True)
+        (folder / MANIFEST).unlink()
 
 
 def reopen_if_damaged(folder: pathlib.Path, domain: Domain, images: Examples):

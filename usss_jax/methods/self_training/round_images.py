@@ -2,11 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
 
 from usss_jax.data.examples import Source
+from usss_jax.data.mining import MiningCropFlip
+from usss_jax.data.pools import Pools
 from usss_jax.methods.self_training.image_labels import class_counts, labels_by_presence, labels_by_size
 
 
@@ -25,6 +28,12 @@ class Labeled:
     crop: grain.transforms.RandomMap
     classes: Callable[[np.ndarray], np.ndarray] | None = None
     of_image: bool = False
+
+
+def mining_crop(pool: Pools, labels: Mapping[str, Any], share: float) -> MiningCropFlip:
+    """Crops of a domain's images around the rare classes of pseudo-labels, whose summary is `labels`."""
+    rare, priority = labels["rare"], labels["priority"]
+    return MiningCropFlip(pool.crop, pool.scale, pool.flip, rare=rare, priority=priority, share=share)
 
 
 class Together:

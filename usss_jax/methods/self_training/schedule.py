@@ -2,8 +2,10 @@
 
 import dataclasses
 import math
+import zlib
 
 import numpy as np
+from ml_collections import ConfigDict
 
 POLICIES = ("cumulative", "random")
 
@@ -44,6 +46,14 @@ class Round:
     portion: float
     source_portion: float
 
+    def seed(self, seed: int) -> int:
+        """Seed of the order of images and of augmentation, from that of the run.
+
+        >>> schedule(2)[1].seed(0)
+        2942165697
+        """
+        return zlib.crc32(f"{seed}:{self.index}".encode())
+
 
 def schedule(
     rounds: int,
@@ -58,6 +68,22 @@ def schedule(
     """
     parts = zip(portion.values(rounds), source.values(rounds), strict=True)
     return [Round(r, learning_rate / math.sqrt(2) ** r, *values) for r, values in enumerate(parts)]
+
+
+def rounds_of(config: ConfigDict, source: Ramp = Ramp(1.0, 0.0, 1.0)) -> list[Round]:
+    """Plan all rounds by the section `rounds` of a config; `source` is the share of the source images.
+
+    >>> from usss_jax.config import default_config
+    >>> [part.portion for part in rounds_of(default_config("mlsl"))][:2]
+    [0.15, 0.2]
+    """
+    fields = config.rounds
+    return schedule(fields.count, fields.lr, Ramp(fields.portion, fields.portion_step, fields.portion_max), source)
+
+
+def round_steps(config: ConfigDict, images: int, batch_size: int) -> int:
+    """Number of steps of a round, from the number of images of which `rounds.epochs` counts the passes."""
+    return max(1, int(config.rounds.epochs * (images // batch_size)))
 
 
 def source_subset(count: int, portion: float, *, seed: int, round: int, policy: str = "cumulative") -> np.ndarray:

@@ -21,6 +21,7 @@ from usss_jax.data.progress import Progress
 from usss_jax.errors import InputError
 from usss_jax.local_files import write_whole
 from usss_jax.methods.self_training.patches import Inference, image_probabilities, patch_corners
+from usss_jax.methods.self_training.schedule import Round
 from usss_jax.methods.self_training.selection import most_probable
 from usss_jax.methods.self_training.spatial_prior import apply_prior
 from usss_jax.methods.self_training.target_images import best, class_balanced_score
@@ -93,6 +94,14 @@ def labelling_of(rounds: ConfigDict, *, portion: float, policy: str, patches: bo
         rare_count=rounds.mine_classes,
         rare_share=rounds.mine_below,
         keep_scores=rounds.keep_scores,
+    )
+
+
+def labelling_of_round(config: ConfigDict, part: Round, policy: str = "cb", patches: bool = True) -> Labelling:
+    """Settings of a round by a config; `policy` and `patches` as for `labelling_of`."""
+    seed = config.train.seed
+    return labelling_of(
+        config.rounds, portion=part.portion, policy=policy, patches=patches, seed=seed, round=part.index
     )
 
 

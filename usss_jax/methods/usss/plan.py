@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from usss_jax.config import per_domain, read_count
@@ -16,27 +15,32 @@ from usss_jax.config.usss import SELF_TRAINING, last_job
 from usss_jax.data.options import unlabeled_sizes
 from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.streams import epoch_steps, micro_batches
-from usss_jax.engine.job import Fit, Job, Pass
+from usss_jax.engine.job import Fit, Job
 from usss_jax.errors import InputError
 from usss_jax.local_files import write_whole
 from usss_jax.methods import hung, supervised
 from usss_jax.methods.opening import claimed, create_encoder, open_run
 from usss_jax.methods.predictions import draw_predictions
 from usss_jax.methods.run import run_plan
-from usss_jax.methods.segmentation import Images, Network, Run, Start, fit
-from usss_jax.methods.usss import label_embeddings, label_sources, self_training, terms
+from usss_jax.methods.segmentation import fit
+from usss_jax.methods.training import Images, Network, Run, Start
+from usss_jax.methods.usss import label_sources, self_training, terms
+from usss_jax.methods.usss.embeddings_pass import (
+    Embeddings,
+    embeddings_pass,
+    embeddings_without_networks,
+    of_networks,
+    read_embeddings,
+)
 from usss_jax.methods.usss.results import results_table, title
+from usss_jax.methods.usss.singles import singles_folder
 from usss_jax.methods.usss.teacher import check_teacher, teacher_fit
 from usss_jax.parallel import hosts
-from usss_jax.runs import logs
-from usss_jax.runs.networks import load_best
-from usss_jax.runs.workdir import singles_folder, written_summaries
+from usss_jax.runs.workdir import written_summaries
 
 UNIVERSAL = ("basic", "cross", "full", "direct")  # variants that train one network for all domains
 TRAINS_ALL = (*UNIVERSAL, "teacher", "teacher_own", *SELF_TRAINING)  # and with a teacher, and trained further
 EMBEDS = ("cross", "full")  # those with an entropy module
-
-Embeddings = tuple[Mapping[str, Any], dict[str, Any]]  # by domain, and the metadata of their file
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, dict[str, Any]]:
@@ -54,7 +58,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
     run = open_run(config, workdir, devices)
     check_with_data(config, run.pools)
     labeled = with_labels(run.pools)
-    embeddings = embeddings_without_networks(run.config, workdir, labeled)
+    needs = uses_embeddings(run.config)
+    embeddings = embeddings_without_networks(run.config, workdir, labeled) if needs else None
     singles = singles_folder(run.config, workdir, {name: pool.content for name, pool in labeled.items()})
     with claimed(run):
         for name, pool in run.pools.items():
@@ -185,98 +190,6 @@ def about_unlabeled(pool: Pools) -> str:
         scores = "it has no score, since no labeled domain has all of its classes"
     trained = f"only cross, full, direct and self_full train on its {len(pool.unlabeled)} images"
     return f"{name} has no labels: {trained}; {scores}"
-
-
-# ---- Label embeddings ----
-
-
-def embeddings_file(workdir: pathlib.Path) -> pathlib.Path:
-    """Path of the label embeddings of a workdir, from whatever source."""
-    return workdir / "prototypes" / "label_embeddings.npz"
-
-
-def has_embeddings(workdir: pathlib.Path) -> bool:
-    """Whether a workdir has label embeddings already."""
-    return hosts.from_writer(embeddings_file(workdir).exists)
-
-
-def of_networks(config: ConfigDict) -> bool:
-    """Whether the label embeddings come from the single-domain networks."""
-    return config.usss.label_embeddings == label_sources.PROTOTYPES
-
-
-def embeddings_without_networks(
-    config: ConfigDict, workdir: pathlib.Path, labeled: Mapping[str, Pools]
-) -> Embeddings | None:
-    """Label embeddings that need no network; None if the run needs none, has them already, or takes them from networks.
-
-    Raises:
-      InputError: if their file cannot be read or does not fit the domains.
-    """
-    if of_networks(config) or not uses_embeddings(config) or has_embeddings(workdir):
-        return None
-    usss, classes = config.usss, {name: pool.domain.class_names for name, pool in labeled.items()}
-    return label_sources.make(
-        usss.label_embeddings, classes, usss.embed_dim, config.train.seed, usss.embeddings_per_class, usss.theta
-    )
-
-
-def embeddings_pass(run: Run, singles: pathlib.Path, embeddings: Embeddings | None = None) -> Pass:
-    """Describe the pass that writes the label embeddings of every domain with labels; arguments as for `plan`."""
-    path = embeddings_file(run.workdir)
-
-    def make():
-        logs.write_json(path.parent / "config.json", {"job": "prototypes", **run.config.to_dict()})
-        made, meta = embeddings or prototypes_of_networks(run, singles)
-        meta = {**meta, **logs.environment()}
-        logs.write_json(path.parent / "label_embeddings.json", meta)  # the metadata of the file below, to read
-        label_embeddings.save(path, made, meta)
-
-    return Pass(path, make)
-
-
-def read_embeddings(run: Run) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, ...]]]:
-    """Read the workdir's label embeddings by domain, and the train id of each.
-
-    Raises:
-      InputError: if their classes are not those of the domains.
-    """
-    path = embeddings_file(run.workdir)
-    if not (path.parent / "cosines.json").exists():
-        label_embeddings.write_cosines(path)
-    content = hosts.broadcast(path.read_bytes() if hosts.is_writer() else b"")
-    embeddings, meta = label_embeddings.load(path, content=content)
-    remedy = "restore the domain's classes, or give another --workdir"
-    classes = {
-        name: tuple(map(int, label_sources.row_classes(path, meta, name, pool.domain.class_names, remedy)))
-        for name, pool in with_labels(run.pools).items()
-    }
-    for name, about in meta["domains"].items():
-        absent = f"; no labeled pixel of {', '.join(about['absent'])}" if about["absent"] else ""
-        print(f"[prototypes] {name}: {len(about['classes'])} label embeddings{absent}", flush=True)
-    return embeddings, classes
-
-
-def prototypes_of_networks(run: Run, singles: pathlib.Path) -> Embeddings:
-    """Class prototypes from the best checkpoint of every single-domain network, and the metadata of their file."""
-    usss = run.config.usss
-    made, about = {}, {}
-    for name, pool in with_labels(run.pools).items():
-        model, variables, _, checkpoint = load_best(singles / f"single_{name}", run.mesh)
-        made[name] = label_embeddings.extract(
-            model,
-            variables,
-            pool.labeled,
-            pool.domain.num_classes,
-            usss.embed_dim,
-            batch_size=run.config.train.eval_batch_size,
-            mesh=run.mesh,
-            embeddings_per_class=usss.embeddings_per_class,
-            seed=run.config.train.seed,
-        )
-        about[name] = label_embeddings.describe(made[name], pool.domain.class_names, checkpoint)
-    method = label_embeddings.method(usss.embeddings_per_class)
-    return made, {"method": method, "dim": usss.embed_dim, "domains": about}
 
 
 # ---- Checks before anything is trained ----

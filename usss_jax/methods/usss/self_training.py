@@ -4,22 +4,21 @@ A training has one batch with labels and one with pseudo-labels of every domain 
 """
 
 import pathlib
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from usss_jax.data.mining import MiningCropFlip
 from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.splits import split_hash
 from usss_jax.engine.job import Fit, Job, Pass
 from usss_jax.errors import InputError
-from usss_jax.methods.segmentation import Images, Recipe, Run, Start
-from usss_jax.methods.self_training import labelling, scores
-from usss_jax.methods.self_training.round_images import Labeled, RoundCrop
-from usss_jax.methods.self_training.schedule import Ramp, Round, schedule
+from usss_jax.methods.self_training import labelling
+from usss_jax.methods.self_training.round_images import Labeled, RoundCrop, mining_crop
+from usss_jax.methods.self_training.schedule import Round, round_steps, rounds_of
+from usss_jax.methods.self_training.scores import labelling_of_round
+from usss_jax.methods.training import Images, Recipe, Run, Start
 from usss_jax.runs.networks import load_best
 
 
@@ -33,7 +32,7 @@ def rounds(run: Run, variant: str, network: pathlib.Path, train: Callable[..., F
       train: (name, *, labels, and arguments of `methods.segmentation.fit`) -> the training of a round, a
         `usss.plan.universal_fit`.
     """
-    for part in plan_of_rounds(run.config):
+    for part in rounds_of(run.config):
         name = f"{variant}_round{part.index}"
         for domain in with_labels(run.pools):
             yield labels_pass(run, domain, part, labels_folder(run, name, domain), network)
@@ -41,27 +40,9 @@ def rounds(run: Run, variant: str, network: pathlib.Path, train: Callable[..., F
         network = run.workdir / name
 
 
-def plan_of_rounds(config: ConfigDict) -> list[Round]:
-    """Learning rate and portion of every round, by the config."""
-    fields = config.rounds
-    return schedule(fields.count, fields.lr, Ramp(fields.portion, fields.portion_step, fields.portion_max))
-
-
 def labels_folder(run: Run, name: str, domain: str) -> pathlib.Path:
     """Folder of the pseudo-labels of a domain for the training `name`."""
     return run.workdir / "pseudo_labels" / name / domain
-
-
-def labels_settings(run: Run, part: Round) -> scores.Labelling:
-    """How the pseudo-labels of a round are made."""
-    return scores.labelling_of(
-        run.config.rounds,
-        portion=part.portion,
-        policy="cb",
-        patches=True,
-        seed=run.config.train.seed,
-        round=part.index,
-    )
 
 
 def labels_pass(run: Run, domain: str, part: Round, folder: pathlib.Path, network: pathlib.Path) -> Pass:
@@ -74,7 +55,7 @@ def labels_pass(run: Run, domain: str, part: Round, folder: pathlib.Path, networ
         decoder=domain,
         domain=pool.domain,
         images=pool.unlabeled,
-        settings=labels_settings(run, part),
+        settings=labelling_of_round(run.config, part),
         mesh=run.mesh,
     )
 
@@ -98,9 +79,9 @@ def round_fit(run: Run, part: Round, name: str, network: pathlib.Path, train: Ca
             train_on={**labeled, **{names[d]: pool for d, pool in pseudo.items()}}, selected_by=list(labeled)
         ),
         recipe=Recipe(
-            steps=max(1, int(config.rounds.epochs * (count // config.train.batch_size))),
+            steps=round_steps(config, count, config.train.batch_size),
             lr=part.learning_rate,
-            seed=zlib.crc32(f"{config.train.seed}:{part.index}".encode()),
+            seed=part.seed(config.train.seed),
         ),
         start=Start(initial=lambda: load_best(network, run.mesh)[1]),
         # The hash of the labeled images alone, as for the other jobs of the run.
@@ -110,11 +91,9 @@ def round_fit(run: Run, part: Round, name: str, network: pathlib.Path, train: Ca
 
 def pseudo_labeled(run: Run, part: Round, pool: Pools, folder: pathlib.Path) -> tuple[Pools, dict[str, Any]]:
     """The pool of a domain's images with pseudo-labels, cropped around rare classes, and the summary on the labels."""
-    source, summary = labelling.open_labels(folder, pool.domain, pool.unlabeled, labels_settings(run, part))
-    share = run.config.rounds.mine_share
-    crop = MiningCropFlip(
-        pool.crop, pool.scale, pool.flip, rare=summary["rare"], priority=summary["priority"], share=share
-    )
+    settings = labelling_of_round(run.config, part)
+    source, summary = labelling.open_labels(folder, pool, pool.unlabeled, settings)
+    crop = mining_crop(pool, summary, run.config.rounds.mine_share)
     mapped = RoundCrop({pool.domain.name: Labeled(source, crop)})
     return replace(pool, labeled=source, mapped=mapped, rare_temperature=None), summary
 
