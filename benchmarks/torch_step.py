@@ -77,7 +77,7 @@ class InvertedResidual(nn.Module):
         self.zeros, self.residual = zeros, stride == 1 and inputs == features and len(set(zeros)) == 1
         if expansion > 1:
             self._expand_conv, self._bn0 = nn.Conv2d(inputs, c, 1, bias=False), nn.BatchNorm2d(c, 1e-3, 0.01)
-        self.expands = expansion > 1
+        self.expands, self.strided = expansion > 1, stride == 2
         self._depthwise_conv = nn.Conv2d(c, c, kernel, stride, 0, dilation, groups=c, bias=False)
         self._bn1 = nn.BatchNorm2d(c, 1e-3, 0.01)
         self._project_conv, self._bn2 = nn.Conv2d(c, features, 1, bias=False), nn.BatchNorm2d(features, 1e-3, 0.01)
@@ -85,13 +85,16 @@ class InvertedResidual(nn.Module):
     def forward(self, x):
         """Map [B, C, H, W] to [B, features, H / stride, W / stride]."""
         y = F.relu6(self._bn0(self._expand_conv(x)), inplace=True) if self.expands else x
-        y = F.relu6(self._bn1(self._depthwise_conv(F.pad(y, self.zeros))), inplace=True)
+        left, right, upper, lower = self.zeros
+        if self.strided:  # one more zero after an odd side
+            right, lower = right + y.shape[3] % 2, lower + y.shape[2] % 2
+        y = F.relu6(self._bn1(self._depthwise_conv(F.pad(y, (left, right, upper, lower)))), inplace=True)
         y = self._bn2(self._project_conv(y))
         return x + y if self.residual else y
 
 
 class Lite0(nn.Module):
-    """EfficientNet-Lite0 of stride 16, for even sides."""
+    """EfficientNet-Lite0 of stride 16, for images with even sides."""
 
     stride, out_channels = 16, 320
 

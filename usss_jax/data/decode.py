@@ -32,7 +32,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     if header.format == "JPEG" and header.channels == 4:
         raise InputError(f"{name}: is a CMYK image; convert it to RGB (mogrify -colorspace sRGB FILE)")
     if header.alpha:
-        pixels = _decode_rgba(data, name)
+        pixels = decode_rgba(data, name)
         if pixels[:, :, 3].min() < 255:
             raise InputError(
                 f"{name}: has transparent pixels; put it on a background (mogrify -background black -alpha remove FILE)"
@@ -79,8 +79,8 @@ def decode_pixels(data: bytes, name: str, mode: int) -> np.ndarray:
     return pixels
 
 
-def _decode_rgba(data, name):
-    """Pixels of a PNG by Pillow, which supports all kinds of alpha."""
+def decode_rgba(data, name):
+    """Decode a PNG to uint8 [h, w, 4] by Pillow, which supports all kinds of alpha; raise InputError if it cannot."""
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             return np.asarray(image.convert("RGBA"))

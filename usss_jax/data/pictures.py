@@ -107,14 +107,18 @@ def comparison(
     return np.asarray(page)
 
 
-def save_png(path: str | os.PathLike, array: np.ndarray) -> None:
+def save_png(path: str | os.PathLike, array: np.ndarray, palette: np.ndarray | None = None) -> None:
     """Write uint8 [h, w, 3] or [h, w] as a PNG file, atomically; create the parent folder.
+
+    With a palette uint8 [n, 3], values [h, w] are written as its indices.
 
     Raises:
       InputError: if the file cannot be written.
     """
-    data = io.BytesIO()
-    Image.fromarray(array).save(data, format="PNG")
+    data, image = io.BytesIO(), Image.fromarray(array)
+    if palette is not None:
+        image.putpalette(palette.tobytes())
+    image.save(data, format="PNG")
     try:
         write_whole(pathlib.Path(path), data.getvalue())
     except OSError as error:

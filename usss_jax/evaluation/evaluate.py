@@ -30,12 +30,26 @@ def predict(variables, images, *, domain: str, model: UniversalModel, classes: S
     the values are indices into `classes`.
     """
     features = model.apply(variables, images, method="encode")
+    size = images.shape[1:3]
+    return predict_from(variables, features, domain=domain, model=model, size=size, classes=classes)
+
+
+def predict_from(
+    variables,
+    features,
+    *,
+    domain: str,
+    model: UniversalModel,
+    size: tuple[int, int],
+    classes: Sequence[int] | None = None,
+):
+    """`predict` from the features [B, h, w, C] of images of this size."""
     logits = model.apply(variables, features, domain, method="decode")
 
     def arg_max(scores):
         return jnp.argmax(scores if classes is None else scores[..., np.asarray(classes)], axis=-1)
 
-    labels = map_pixels(arg_max, logits, size=images.shape[1:3], stride=model.stride, mode=model.upsample)
+    labels = map_pixels(arg_max, logits, size=size, stride=model.stride, mode=model.upsample)
     return labels.astype(jnp.int32)
 
 

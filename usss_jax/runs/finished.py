@@ -84,6 +84,26 @@ def open_job(folder: pathlib.Path) -> FinishedJob:
     return FinishedJob(folder, name, checked(filled(written)), summary, read_network(folder, summary["best_step"]))
 
 
+def find_job(folder: pathlib.Path) -> pathlib.Path:
+    """Find the job of a run to predict with: of the finished jobs with most decoders, the one that finished last.
+
+    Args:
+      folder: workdir of a run, finished or not; or folder of one of its jobs, which is returned.
+
+    Raises:
+      InputError: if it is neither, or no network is finished.
+    """
+    hint = "give the folder of a run such as runs/demo, or of one of its jobs such as runs/demo/full"
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder; {hint}")
+    if "job" in _read(folder, "config.json", f"is not a run; {hint}"):
+        return folder
+    jobs = [path.parent for path in folder.glob("*/summary.json") if (path.parent / "best").is_dir()]
+    if not jobs:
+        raise InputError(f"{folder}: no network of this run is finished; run its command again, which resumes")
+    return max(jobs, key=lambda job: (len(open_job(job).class_names), (job / "summary.json").stat().st_mtime))
+
+
 def _read(folder: pathlib.Path, file: str, otherwise: str) -> dict[str, Any]:
     try:
         content = read_object(folder / file)
