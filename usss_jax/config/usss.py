@@ -18,12 +18,14 @@ from usss_jax.config.field import (
     Field,
     Method,
     Range,
+    one_of,
     universal,
 )
 from usss_jax.config.shared import SHARED
 from usss_jax.errors import InputError
 
-SELF_TRAINING = {"self": "basic", "self_full": "full"}  # variants with rounds, and the variant that they start from
+# Variants with rounds, and the variant whose network labels first.
+SELF_TRAINING = {"self": "basic", "self_own": "basic", "self_full": "full"}
 VARIANTS = (
     "single",
     "frozen",
@@ -42,7 +44,17 @@ _WITH_EMBEDDINGS = ("cross", "full", "self_full")
 _UNSUPERVISED = ("cross", "full", "direct", "self_full")
 # Batches are by train.batch_size, of every domain and kind of labels, and their losses are Eq. 1.
 _NO_ROUNDS = ("rounds.batch_size", "rounds.pairing", "rounds.loss")
-_ROUNDS = {"rounds.count": 1, "rounds.lr": 1e-3, "rounds.portion": 0.5, "rounds.patches": 0}
+_ROUNDS: dict[str, dict[str, Any]] = {
+    "rounds.count": {"default": 1},
+    "rounds.epochs": {
+        "default": 0.0,
+        "range": NOT_NEGATIVE,
+        "meaning": "passes over the pseudo-labeled images of the domain with most, per round; 0: `train.steps` steps",
+    },
+    "rounds.lr": {"default": 1e-3},
+    "rounds.portion": {"default": 0.5},
+    "rounds.patches": {"default": 0},
+}
 
 
 def last_job(variant: str, count: int) -> str:
@@ -57,7 +69,7 @@ def last_job(variant: str, count: int) -> str:
 def _of_rounds(name: str, field: Field) -> Field:
     """Field of self-training with the default of USSS; configs set `rounds.lr` as they set `optim.lr`."""
     makes = () if field.is_free or name == "rounds.lr" else tuple(SELF_TRAINING)
-    return dataclasses.replace(field, default=_ROUNDS.get(name, field.default), makes=makes)
+    return dataclasses.replace(field, **{"makes": makes, **_ROUNDS.get(name, {})})
 
 
 def _check(values: Mapping[str, Any]):
@@ -144,8 +156,28 @@ FIELDS: dict[str, Field] = {
     "hung.lr": universal(1e-4, POSITIVE, "learning rate of the discriminator (Adam)"),
     # ---- self, self_full ----
     **{name: _of_rounds(name, field) for name, field in rounds.FIELDS.items() if name not in _NO_ROUNDS},
+    "rounds.threshold": universal(
+        0.0,
+        SHARE,
+        "confidence from which a pixel gets a label, instead of `rounds.portion`; 0: by the portion",
+        fixed_by="*_round*/config.json",
+        makes=tuple(SELF_TRAINING),
+    ),
+    "rounds.start": universal(
+        "network",
+        one_of("network", "pretrained"),
+        "what a round starts from: the network that made its pseudo-labels, or the variant's own start",
+        makes=tuple(SELF_TRAINING),
+    ),
     "rounds.pseudo_weight": universal(
         1.0, NOT_NEGATIVE, "weight of the loss of a batch with pseudo-labels", makes=tuple(SELF_TRAINING)
+    ),
+    "rounds.across_weight": universal(
+        0.0,
+        NOT_NEGATIVE,
+        "weight of the pseudo-labels that the other domains' decoders give the same images, beside "
+        "`rounds.pseudo_weight`; 0: they give none",
+        makes=tuple(SELF_TRAINING),
     ),
     # ---- teacher, teacher_own ----
     **teacher.FIELDS,
@@ -160,7 +192,7 @@ METHOD = Method(
     },
     own=FIELDS,
     shared=tuple(SHARED),
-    tiny={"usss.embed_dim": 8, "usss.single_steps": 2, "rounds.epochs": 0.01},
+    tiny={"usss.embed_dim": 8, "usss.single_steps": 2},
     variants=VARIANTS,
     check=_check,
 )

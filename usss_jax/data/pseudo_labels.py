@@ -1,7 +1,8 @@
 """Pseudo-labels of a round of self-training as a source like any other; pseudo_label_files.py defines their files."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -67,6 +68,34 @@ class PseudoLabeled:
     def select(self, ids: Iterable[str]) -> "PseudoLabeled":
         """Restrict to the given ids, in their order; raise InputError for an unknown id."""
         return PseudoLabeled(self._images.select(ids), self._files, self._budget)
+
+
+class LabeledByAll:
+    """Pseudo-labeled images, with the labels of other decoders, if any, in "others", {decoder: {"label": [h, w]}}."""
+
+    def __init__(self, own: PseudoLabeled, others: Mapping[str, PseudoLabeled]):
+        self.ids, self._own, self._others = own.ids, own, dict(others)
+
+    def __len__(self):
+        return len(self._own)
+
+    def __getitem__(self, index) -> dict[str, Any]:
+        example = self._own[index]
+        others = {by: {"label": labels.label(index)} for by, labels in self._others.items()}
+        return {**example, "others": others} if others else example
+
+    def label(self, index) -> np.ndarray:
+        """Read only the label by the image's own decoder."""
+        return self._own.label(index)
+
+    def file_size(self, index) -> tuple[int, int]:
+        """Return (h, w) of the labels, which are not resized."""
+        return self._own.file_size(index)
+
+    def select(self, ids: Iterable[str]) -> "LabeledByAll":
+        """Restrict to the given ids, in their order; raise InputError for an unknown id."""
+        ids = list(ids)
+        return LabeledByAll(self._own.select(ids), {by: labels.select(ids) for by, labels in self._others.items()})
 
 
 class _Labels:

@@ -4,6 +4,7 @@ import itertools
 import pathlib
 from collections.abc import Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -68,11 +69,13 @@ def supervised_loss(
 
     Args:
       params, batch_stats: variables of the model.
-      labeled: per name {"image": [B, H, W, 3], "label": int [B, H, W]}.
+      labeled: per name {"image": [B, H, W, 3], "label": int [B, H, W]}, and "others": {decoder: {"label"}} if labels of
+        other decoders are to be learnt on the same images.
       model: the model.
       frozen_encoder: whether the encoder gets no gradient and normalises by its running statistics.
       decoders: decoder of a batch, by its name; the default has the name of the batch.
-      weights: factor on the loss of a batch, by its name; the default is 1.
+      weights: factor on the loss of a batch, by its name, and on that of another decoder's labels, by "NAME by
+        DECODER"; the default is 1.
 
     Returns:
       (loss, (new batch statistics, scalars, None)).
@@ -83,12 +86,26 @@ def supervised_loss(
         features = {d: jax.lax.stop_gradient(model.apply(variables, x, method="encode")) for d, x in images.items()}
     else:
         features, stats = encode_groups(model, variables, images)
-    loss, scalars = 0.0, {}
+    loss: Any = 0.0
+    scalars: dict[str, Any] = {}
     for name, batch in labeled.items():
-        term = decoder_loss(model, params, features[name], decoders.get(name, name), batch["label"])
-        scalars[f"supervised/{name}"] = term
-        loss = loss + (weights[name] * term if name in weights else term)
+        term, found = decoder_losses(model, params, features[name], name, batch, decoders, weights)
+        loss, scalars = loss + term, scalars | found
     return loss, (stats, scalars, None)
+
+
+def decoder_losses(
+    model: UniversalModel, params, features, name: str, batch: Mapping, decoders: Mapping, weights: Mapping
+):
+    """Eq. 1 of the batch `name`, weighted, and its terms as scalars; arguments as of `supervised_loss`."""
+    labels = {name: (decoders.get(name, name), batch["label"])}
+    labels |= {f"{name} by {d}": (d, maps["label"]) for d, maps in batch.get("others", {}).items()}
+    loss: Any = 0.0
+    scalars: dict[str, Any] = {}
+    for key, (decoder, label) in labels.items():
+        term = scalars[f"supervised/{key}"] = decoder_loss(model, params, features, decoder, label)
+        loss = loss + (weights[key] * term if key in weights else term)
+    return loss, scalars
 
 
 def decoder_loss(model: UniversalModel, params, features, domain: str, label):

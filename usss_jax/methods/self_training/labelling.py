@@ -1,6 +1,7 @@
 """The labelling pass: pseudo-labels for all images of a domain from a finished network.
 
-First the scores of all images, then thresholds over all of them, then the labels. Every file is written atomically and
+First the scores of all images, then thresholds over all of them, then the labels. A fixed threshold needs the scores
+only once, and they are not kept. Every file is written atomically and
 depends on its image alone, so that a pass that was interrupted resumes with the files that it lacks.
 """
 
@@ -38,6 +39,7 @@ from usss_jax.runs.logs import say
 
 SUMMARY = "summary.json"  # written last: the pass is finished
 THRESHOLDS = "thresholds.json"
+AMOUNTS = ("portion", "threshold")  # settings of how many pixels have a label
 SCORES = "scores"  # float32 [H, W, C] of each image, until the pass is finished
 
 
@@ -110,8 +112,12 @@ def write_labels(
 ):
     """Write the pseudo-labels of `label_images` with a scorer; `checkpoint` is its name, `name` that of the pass."""
     known = folder / THRESHOLDS
-    scores = KeptScores(folder / SCORES if settings.keep_scores else None, scorer, images, domain)
-    if not known.exists():
+    kept = folder / SCORES if settings.keep_scores and not settings.threshold else None
+    scores = KeptScores(kept, scorer, images, domain)
+    if settings.threshold:
+        values, sizes = (np.full(domain.num_classes, n) for n in (np.float32(settings.threshold), 0))
+        write_whole(known, json.dumps(describe_thresholds(Thresholds(values, sizes), domain), indent=1) + "\n")
+    elif not known.exists():
         scores.check_space()
         scores.make(name)
         found = thresholds(scores, settings, domain)
@@ -132,14 +138,15 @@ def write_labels(
         raise InputError(
             f"{folder}: no pixel of {len(images)} images reaches a threshold, so there is nothing to train on; "
             f"thresholds are {_by_class(about['thresholds'])}; highest scores are {_by_class(highest)}; "
-            "raise rounds.portion"
+            f"{'lower rounds.threshold' if settings.threshold else 'raise rounds.portion'}"
         )
-    rare, priority = rare_classes(found.sizes, settings.rare_count, settings.rare_share)
+    sizes = pixels if settings.threshold else found.sizes
+    rare, priority = rare_classes(sizes, settings.rare_count, settings.rare_share)
     total = len(images) * domain.size[0] * domain.size[1]
     share = round(float(pixels.sum() / total), 6)
     summary = {
         **about,
-        "sizes": dict(zip(domain.class_names, found.sizes.tolist(), strict=True)),
+        "sizes": dict(zip(domain.class_names, sizes.tolist(), strict=True)),
         "labeled": {c: round(float(n / total), 6) for c, n in zip(domain.class_names, pixels, strict=True)},
         "labeled_share": share,
         "images_without_labels": int((labels.counts.sum(1) == 0).sum()),
@@ -208,13 +215,15 @@ def open_labels(
 
 
 def remove_other_portion(folder: pathlib.Path, settings: Labelling):
-    """Remove pseudo-labels that differ from `settings` in their portion alone; scores do not depend on it and stay."""
+    """Remove pseudo-labels that differ from `settings` only in how many pixels have one; kept scores stay."""
     if not (folder / MANIFEST).exists():
         (folder / THRESHOLDS).unlink(missing_ok=True)  # of an unknown portion
         return
-    made = read_manifest(folder)["settings"]
-    if [name for name, value in settings.about.items() if made.get(name) != value] == ["portion"]:
-        print(f"{folder}: made with portion {made.get('portion')}, now {settings.portion}: made again", flush=True)
+    made, now = read_manifest(folder)["settings"], settings.about
+    other = {name for name in (*AMOUNTS, *now) if made.get(name) != now.get(name)}
+    if other and other <= {*AMOUNTS}:
+        texts = (", ".join(f"{name} {of[name]}" for name in AMOUNTS if name in of) for of in (made, now))
+        print(f"{folder}: made with {next(texts)}, now {next(texts)}: made again", flush=True)
         (folder / SUMMARY).unlink(missing_ok=True)
         for kind in (LABELS, CONFIDENCES):
             shutil.rmtree(folder / kind, ignore_errors=True)

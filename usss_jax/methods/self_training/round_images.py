@@ -82,7 +82,7 @@ class RoundCrop(grain.transforms.RandomMap):
 
     def random_map(self, element: dict, rng: np.random.Generator) -> dict:
         """Transform one example."""
-        maps = {key: element[key] for key in ("image", "label")}
+        maps = {key: element[key] for key in ("image", "label", "others") if key in element}
         origin = self.origins[element["origin"]] if "origin" in element else next(iter(self.origins.values()))
         cropped = origin.crop.random_map(maps, rng)
         if origin.classes is not None:

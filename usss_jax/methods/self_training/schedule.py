@@ -82,7 +82,12 @@ def rounds_of(config: ConfigDict, source: Ramp = Ramp(1.0, 0.0, 1.0)) -> list[Ro
 
 
 def round_steps(config: ConfigDict, images: int, batch_size: int) -> int:
-    """Number of steps of a round, from the number of images of which `rounds.epochs` counts the passes."""
+    """Number of steps of a round, from the number of images of which `rounds.epochs` counts the passes.
+
+    0 passes are as many steps as `train.steps`.
+    """
+    if not config.rounds.epochs:
+        return config.train.steps
     return max(1, int(config.rounds.epochs * (images // batch_size)))
 
 

@@ -38,6 +38,7 @@ class Labelling:
     Attributes:
       portion: p, see `class_thresholds`.
       policy: see `class_thresholds`.
+      threshold: of every class, instead of `portion` and `policy`; 0: none.
       values: "conf" or "prob" (`confidence_samples`, `probability_samples`).
       stride: of these samples.
       patches: K; 0: single inference.
@@ -51,6 +52,7 @@ class Labelling:
 
     portion: float
     policy: str
+    threshold: float
     values: str
     stride: int
     patches: int
@@ -66,10 +68,13 @@ class Labelling:
     @property
     def about(self) -> dict[str, Any]:
         """What tells the pseudo-labels of a round from those of another round or variant, as JSON."""
-        return {"round": self.round, "portion": self.portion, "policy": self.policy, "patches": self.patches}
+        amount = {"threshold": self.threshold} if self.threshold else {"portion": self.portion}
+        return {"round": self.round, **amount, "policy": self.policy, "patches": self.patches}
 
 
-def labelling_of(rounds: ConfigDict, *, portion: float, policy: str, patches: bool, seed: int, round: int) -> Labelling:
+def labelling_of(
+    rounds: ConfigDict, *, portion: float, policy: str, patches: bool, seed: int, round: int, threshold: float = 0.0
+) -> Labelling:
     """Settings of one round, by the config's section `rounds`; `patches`: whether its `patches` are used."""
     patches = patches and rounds.patches > 0
     inference = Inference(
@@ -83,6 +88,7 @@ def labelling_of(rounds: ConfigDict, *, portion: float, policy: str, patches: bo
     return Labelling(
         portion=portion,
         policy=policy,
+        threshold=threshold,
         values=rounds.values,
         stride=rounds.sample_stride,
         patches=rounds.patches if patches else 0,
@@ -97,11 +103,11 @@ def labelling_of(rounds: ConfigDict, *, portion: float, policy: str, patches: bo
     )
 
 
-def labelling_of_round(config: ConfigDict, part: Round, policy: str = "cb", patches: bool = True) -> Labelling:
-    """Settings of a round by a config; `policy` and `patches` as for `labelling_of`."""
+def labelling_of_round(config: ConfigDict, part: Round, policy: str = "cb", patches: bool = True, **more) -> Labelling:
+    """Settings of a round by a config; `policy`, `patches` and more as for `labelling_of`."""
     seed = config.train.seed
     return labelling_of(
-        config.rounds, portion=part.portion, policy=policy, patches=patches, seed=seed, round=part.index
+        config.rounds, portion=part.portion, policy=policy, patches=patches, seed=seed, round=part.index, **more
     )
 
 

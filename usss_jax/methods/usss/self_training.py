@@ -1,23 +1,26 @@
 """Rounds of self-training: each domain's own decoder labels its images, then all domains are trained together on them.
 
-A training has one batch with labels and one with pseudo-labels of every domain with labels.
+A training has one batch with labels and one with pseudo-labels of every domain with labels. The decoders of the other
+domains can label the same images, too; the student's decoders learn their labels on the same features.
 """
 
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from usss_jax.data.pools import Pools, with_labels
+from usss_jax.data.pseudo_labels import LabeledByAll, PseudoLabeled
 from usss_jax.data.splits import split_hash
+from usss_jax.data.unlabeled import WithoutMasks
 from usss_jax.engine.job import Fit, Job, Pass
 from usss_jax.errors import InputError
 from usss_jax.methods.self_training import labelling
 from usss_jax.methods.self_training.round_images import Labeled, RoundCrop, mining_crop
 from usss_jax.methods.self_training.schedule import Round, round_steps, rounds_of
-from usss_jax.methods.self_training.scores import labelling_of_round
+from usss_jax.methods.self_training.scores import Labelling, labelling_of_round
 from usss_jax.methods.training import Images, Recipe, Run, Start
 from usss_jax.runs.networks import load_best
 
@@ -27,75 +30,117 @@ def rounds(run: Run, variant: str, network: pathlib.Path, train: Callable[..., F
 
     Args:
       run: the run.
-      variant: "self" or "self_full".
+      variant: "self", "self_own" (its control, whose unlabeled images are the labeled ones) or "self_full".
       network: folder of the finished job that labels in round 0.
       train: (name, *, labels, and arguments of `methods.segmentation.fit`) -> the training of a round, a
         `usss.plan.universal_fit`.
     """
+    pools = with_labels(run.pools)
+    if variant == "self_own":
+        pools = {d: replace(pool, unlabeled=WithoutMasks(pool.labeled)) for d, pool in pools.items()}
     for part in rounds_of(run.config):
         name = f"{variant}_round{part.index}"
-        for domain in with_labels(run.pools):
-            yield labels_pass(run, domain, part, labels_folder(run, name, domain), network)
-        yield round_fit(run, part, name, network, train)
+        for domain, decoder in labelled(run.config, pools):
+            yield labels_pass(run, pools[domain], pools[decoder], part, name, network)
+        yield round_fit(run, pools, part, name, network, train)
         network = run.workdir / name
 
 
-def labels_folder(run: Run, name: str, domain: str) -> pathlib.Path:
-    """Folder of the pseudo-labels of a domain for the training `name`."""
-    return run.workdir / "pseudo_labels" / name / domain
+def labelled(config: ConfigDict, domains: Iterable[str]) -> list[tuple[str, str]]:
+    """Domains whose images get pseudo-labels, each with the domain of the decoder that labels them.
+
+    >>> from usss_jax.config import default_config
+    >>> config = default_config()
+    >>> config.rounds.across_weight = 1.0
+    >>> labelled(config, ["city", "town"])
+    [('city', 'city'), ('city', 'town'), ('town', 'city'), ('town', 'town')]
+    """
+    domains = list(domains)
+    return [(d, by) for d in domains for by in domains if d == by or config.rounds.across_weight]
 
 
-def labels_pass(run: Run, domain: str, part: Round, folder: pathlib.Path, network: pathlib.Path) -> Pass:
-    """Describe the labelling of all unlabeled images of a domain by its decoder of a network."""
-    pool = run.pools[domain]
+def labels_folder(run: Run, name: str, domain: str, decoder: str) -> pathlib.Path:
+    """Folder of the pseudo-labels of a domain by a decoder for the training `name`."""
+    return run.workdir / "pseudo_labels" / name / (domain if domain == decoder else f"{domain}_by_{decoder}")
+
+
+def labels_pass(run: Run, pool: Pools, by: Pools, part: Round, name: str, network: pathlib.Path) -> Pass:
+    """Describe the labelling of all unlabeled images of a domain by the decoder of the same or another one."""
+    domain, decoder = pool.domain.name, by.domain.name
     return labelling.labels_pass(
-        folder,
-        run.workdir / folder.parent.name,
+        labels_folder(run, name, domain, decoder),
+        run.workdir / name,
         network=network,
-        decoder=domain,
-        domain=pool.domain,
+        decoder=decoder,
+        domain=classes_of(pool, by).domain,
         images=pool.unlabeled,
-        settings=labelling_of_round(run.config, part),
+        settings=settings_of(run.config, part),
         mesh=run.mesh,
     )
 
 
-def round_fit(run: Run, part: Round, name: str, network: pathlib.Path, train: Callable[..., Fit]) -> Fit:
-    """Describe the training of a round, which starts from the network that made its pseudo-labels."""
-    config, labeled = run.config, with_labels(run.pools)
-    pseudo, digests = {}, {}
-    for domain, pool in labeled.items():
-        pseudo[domain], summary = pseudo_labeled(run, part, pool, labels_folder(run, name, domain))
-        digests[domain] = summary["digest"]
+def settings_of(config: ConfigDict, part: Round) -> Labelling:
+    """Settings of the labelling of a round."""
+    return labelling_of_round(config, part, threshold=config.rounds.threshold)
+
+
+def classes_of(pool: Pools, by: Pools) -> Pools:
+    """The pool of a domain with the classes of another one."""
+    return replace(pool, domain=replace(by.domain, size=pool.domain.size))
+
+
+def round_fit(
+    run: Run, pools: Mapping[str, Pools], part: Round, name: str, network: pathlib.Path, train: Callable[..., Fit]
+) -> Fit:
+    """Describe the training of a round on the labeled images and pseudo-labels of some pools."""
+    config = run.config
+    pseudo: dict[str, Pools] = {}
+    digests: dict[str, str] = {}
+    for domain in pools:
+        found = {
+            by: open_round(run, part, pools[domain], pools[by], name)
+            for d, by in labelled(config, pools)
+            if d == domain
+        }
+        digests |= {f"{domain} by {by}": summary["digest"] for by, (_, summary) in found.items()}
+        pseudo[domain] = pseudo_labeled(config, pools[domain], found)
     count = max(len(pool.labeled) for pool in pseudo.values())
-    names = {domain: f"{domain} pseudo" for domain in labeled}  # no domain has a name with a space
+    names = {domain: f"{domain} pseudo" for domain in pools}  # no domain has a name with a space
+    weight, across = config.rounds.pseudo_weight, config.rounds.across_weight
     return train(
         name,
         labels={
-            "decoders": {names[d]: d for d in labeled},
-            "weights": {names[d]: config.rounds.pseudo_weight for d in labeled},
+            "decoders": {names[d]: d for d in pools},
+            "weights": {names[d]: weight for d in pools}
+            | {f"{names[d]} by {by}": weight * across for d, by in labelled(config, pools) if d != by},
         },
-        images=Images(
-            train_on={**labeled, **{names[d]: pool for d, pool in pseudo.items()}}, selected_by=list(labeled)
-        ),
+        images=Images(train_on={**pools, **{names[d]: pool for d, pool in pseudo.items()}}, selected_by=list(pools)),
         recipe=Recipe(
             steps=round_steps(config, count, config.train.batch_size),
             lr=part.learning_rate,
             seed=part.seed(config.train.seed),
         ),
-        start=Start(initial=lambda: load_best(network, run.mesh)[1]),
+        start=Start(initial=lambda: load_best(network, run.mesh)[1]) if config.rounds.start == "network" else Start(),
         # The hash of the labeled images alone, as for the other jobs of the run.
-        about_data={"split_hash": split_hash({d: p.labeled_ids for d, p in labeled.items()}), "pseudo-labels": digests},
+        about_data={"split_hash": split_hash({d: p.labeled_ids for d, p in pools.items()}), "pseudo-labels": digests},
     )
 
 
-def pseudo_labeled(run: Run, part: Round, pool: Pools, folder: pathlib.Path) -> tuple[Pools, dict[str, Any]]:
-    """The pool of a domain's images with pseudo-labels, cropped around rare classes, and the summary on the labels."""
-    settings = labelling_of_round(run.config, part)
-    source, summary = labelling.open_labels(folder, pool, pool.unlabeled, settings)
-    crop = mining_crop(pool, summary, run.config.rounds.mine_share)
-    mapped = RoundCrop({pool.domain.name: Labeled(source, crop)})
-    return replace(pool, labeled=source, mapped=mapped, rare_temperature=None), summary
+def open_round(run: Run, part: Round, pool: Pools, by: Pools, name: str) -> tuple[PseudoLabeled, dict[str, Any]]:
+    """Open the pseudo-labels of a domain by a decoder for the training `name`, and their summary."""
+    folder = labels_folder(run, name, pool.domain.name, by.domain.name)
+    return labelling.open_labels(folder, classes_of(pool, by), pool.unlabeled, settings_of(run.config, part))
+
+
+def pseudo_labeled(
+    config: ConfigDict, pool: Pools, found: Mapping[str, tuple[PseudoLabeled, Mapping[str, Any]]]
+) -> Pools:
+    """The pool of a domain's images with the labels of every decoder, cropped around rare classes by its own one."""
+    name = pool.domain.name
+    own, summary = found[name]
+    source = LabeledByAll(own, {by: labels for by, (labels, _) in found.items() if by != name})
+    crop = mining_crop(pool, summary, config.rounds.mine_share)
+    return replace(pool, labeled=source, mapped=RoundCrop({name: Labeled(source, crop)}), rare_temperature=None)
 
 
 def check_sizes(config: ConfigDict, pools: Mapping[str, Pools]):

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.engine.accumulate import Term, accumulate
 from usss_jax.engine.state import TrainState
 from usss_jax.engine.step import Computed
-from usss_jax.methods.supervised import augmented, decoder_loss, step_key
+from usss_jax.methods.supervised import augmented, decoder_losses, step_key
 from usss_jax.models.strips import mean_over_pixels, sum_over_pixels
 from usss_jax.models.universal import UniversalModel, encode_groups, in_order
 from usss_jax.models.upsample import upsample_matrix
@@ -194,7 +195,8 @@ def labeled_loss(
     Args:
       params, batch_stats: variables of the model.
       labeled: per name {"image": [B, H, W, 3], "label": int [B, H, W]}, where the name is that of a domain, or another
-        one (pseudo-labels). Such a batch has Eq. 1 only: it neither supervises similarities nor moves embeddings.
+        one (pseudo-labels, as `methods.supervised.supervised_loss` says). Such a batch has Eq. 1 only: it neither
+        supervises similarities nor moves embeddings.
       model: the model.
       objective: hyperparameters.
       label_embeddings: per domain [n, d].
@@ -206,12 +208,13 @@ def labeled_loss(
     """
     images = {name: batch["image"] for name, batch in labeled.items()}
     features, stats = encode_groups(model, {"params": params, "batch_stats": batch_stats}, images)
-    loss, scalars, sums = 0.0, {}, {}
+    loss: Any = 0.0
+    scalars: dict[str, Any] = {}
+    sums: dict[str, Any] = {}
     for name, batch in labeled.items():
         label = batch["label"]
-        term = decoder_loss(model, params, features[name], decoders.get(name, name), label)
-        scalars[f"supervised/{name}"] = term
-        loss = loss + (weights[name] * term if name in weights else term)
+        term, found = decoder_losses(model, params, features[name], name, batch, decoders, weights)
+        loss, scalars = loss + term, scalars | found
         if name not in label_embeddings or (not objective.embedding_supervision and objective.theta == 1):
             continue
         embedding = embed(model, objective, params, features[name])
