@@ -163,10 +163,19 @@ FIELDS: dict[str, Field] = {
         fixed_by="*_round*/config.json",
         makes=tuple(SELF_TRAINING),
     ),
+    "rounds.networks": universal(
+        "",
+        PATH,
+        "folders of finished jobs, such as RUN/basic, separated by commas, whose mean prediction labels in round 0; "
+        "empty: the network of the variant before its rounds, trained first",
+        path=True,
+        changes=FILE,
+        sweep="set",
+    ),
     "rounds.start": universal(
         "network",
         one_of("network", "pretrained"),
-        "what a round starts from: the network that made its pseudo-labels, or the variant's own start",
+        "what a round starts from: the network that made its pseudo-labels (the first one), or what other trainings do",
         makes=tuple(SELF_TRAINING),
     ),
     "rounds.pseudo_weight": universal(

@@ -146,9 +146,11 @@ def read_data(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _identity(value: str) -> str:
-    """Hash of the content if a field names a file or a job, else its value."""
+    """Hash of the content if a field names a file or a job, or several, else its value."""
     if value == packages.IMAGENET:  # not a path; the file is known by its hash
         return value
+    if "," in value:
+        return ",".join(map(_identity, value.split(",")))
     kind, path = ("words:", value[6:]) if value.startswith("words:") else ("", value)
     file = pathlib.Path(os.path.expanduser(path))
     file = file / "summary.json" if file.is_dir() else file

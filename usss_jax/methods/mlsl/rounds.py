@@ -50,7 +50,7 @@ def images_pass(adaptation: Adaptation, network: pathlib.Path) -> Pass:
     settings = labelling_of(adaptation.config.rounds, portion=1.0, policy="cb", patches=False, seed=0, round=0)
 
     def make():
-        scorer, _ = load_scorer(network, adaptation.target, settings, adaptation.run.mesh)
+        scorer, _ = load_scorer([network], adaptation.target, settings, adaptation.run.mesh)
         count = adaptation.config.mlsl.target_images
         chosen = hosts.from_writer(choose_images, scorer, images, count, "choice of target images")
         if hosts.is_writer():
@@ -87,7 +87,7 @@ def labels_pass(
     return labelling.labels_pass(
         folder,
         adaptation.run.workdir / folder.name,
-        network=network,
+        networks=[network],
         decoder=adaptation.target,
         domain=adaptation.domain,
         images=target_images(adaptation),

@@ -8,7 +8,7 @@ depends on its image alone, so that a pass that was interrupted resumes with the
 import json
 import pathlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -72,7 +72,7 @@ def labels_pass(
 def label_images(
     folder: pathlib.Path,
     *,
-    network: pathlib.Path,
+    networks: Sequence[pathlib.Path],
     decoder: str,
     domain: Domain,
     images: Examples,
@@ -84,8 +84,8 @@ def label_images(
 
     Args:
       folder: of the pseudo-labels; made by process 0.
-      network: folder of the finished job whose best checkpoint labels.
-      decoder: name of its decoder, which has the classes of `domain`.
+      networks: folders of finished jobs; the mean of their best checkpoints labels.
+      decoder: name of their decoder, which has the classes of `domain`.
       domain: of the images, at domain.size.
       images: examples; only their "image" is read.
       settings: see `Labelling`.
@@ -95,7 +95,7 @@ def label_images(
     Raises:
       InputError: if no pixel reaches a threshold, or the folder has pseudo-labels of something else.
     """
-    scorer, checkpoint = load_scorer(network, decoder, settings, mesh, None if prior is None else np.load(prior))
+    scorer, checkpoint = load_scorer(networks, decoder, settings, mesh, None if prior is None else np.load(prior))
     name = f"{folder.name}, labels"
     say(name, f"{len(images)} images of {domain.name} by {checkpoint}")
     hosts.from_writer(partial(write_labels, folder, scorer, domain, images, settings, checkpoint, name))

@@ -5,7 +5,7 @@ import dataclasses
 import io
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -164,19 +164,36 @@ def network_probabilities(
 
 
 def load_scorer(
-    network: pathlib.Path, decoder: str, settings: Labelling, mesh: Mesh, prior: np.ndarray | None = None
+    networks: Sequence[pathlib.Path],
+    decoder: str,
+    settings: Labelling,
+    mesh: Mesh,
+    prior: np.ndarray | None = None,
 ) -> tuple[Scorer, str]:
-    """Load the best checkpoint of a finished job to score images with, and return its name, too.
+    """Load the best checkpoints of finished jobs to score images with their mean, and return their names, too.
 
     Of several processes, each has a scorer on its own first device.
     """
-    model, variables, _, checkpoint = load_best(network, mesh)
+    of_process = mesh
     if jax.process_count() > 1:
-        mesh = Mesh(np.array(jax.local_devices()[:1]), mesh.axis_names)
-        variables = jax.device_put(jax.device_get(variables), replicated(mesh))
-    return Scorer(
-        network_probabilities(model, variables, decoder, mesh, settings.upsample == "bicubic"), settings, prior
-    ), checkpoint
+        of_process = Mesh(np.array(jax.local_devices()[:1]), mesh.axis_names)
+    functions, checkpoints = [], []
+    for network in networks:
+        model, variables, _, checkpoint = load_best(network, mesh)
+        if of_process is not mesh:
+            variables = jax.device_put(jax.device_get(variables), replicated(of_process))
+        checkpoints.append(checkpoint)
+        functions.append(network_probabilities(model, variables, decoder, of_process, settings.upsample == "bicubic"))
+    return Scorer(functions[0] if len(functions) == 1 else mean_of(functions), settings, prior), ", ".join(checkpoints)
+
+
+def mean_of(functions: Sequence[Callable]) -> Callable:
+    """The mean of functions of one argument.
+
+    >>> mean_of([lambda x: x, lambda x: 3 * x])(2.0)
+    4.0
+    """
+    return lambda images: sum(function(images) for function in functions) / len(functions)
 
 
 class KeptScores:

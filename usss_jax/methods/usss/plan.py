@@ -105,7 +105,8 @@ def plan(run: Run, singles: pathlib.Path, embeddings: Embeddings | None = None) 
         yield from hung.fits(run, passes)
     if embeds:
         yield embeddings_pass(run, singles, embeddings)
-    for variant in with_starts(config.variants):
+    networks = self_training.given_networks(config)
+    for variant in config.variants if networks else with_starts(config.variants):
         if variant in UNIVERSAL:
             yield universal_fit(run, variant)
         elif variant in TAUGHT:
@@ -114,7 +115,8 @@ def plan(run: Run, singles: pathlib.Path, embeddings: Embeddings | None = None) 
                 yield teacher_fit(run, variant, unlabeled_passes(config, run.pools, domains))
         elif variant in SELF_TRAINING:
             start = SELF_TRAINING[variant]
-            yield from self_training.rounds(run, variant, run.workdir / start, partial(universal_fit, run, start))
+            label_with, train = networks or [run.workdir / start], partial(universal_fit, run, start)
+            yield from self_training.rounds(run, variant, label_with, train)
 
 
 def with_starts(variants: Iterable[str]) -> list[str]:
@@ -213,7 +215,7 @@ def check_with_data(config: ConfigDict, pools: Mapping[str, Pools]):
             f"remove {transfers[0]}, or add a domain"
         )
     if set(config.variants) & set(SELF_TRAINING):
-        self_training.check_sizes(config, labeled)
+        self_training.check(config, labeled)
     if set(config.variants) & set(TAUGHT):
         check_teacher(config, pools)
     unlabeled_passes(config, pools, list(pools))

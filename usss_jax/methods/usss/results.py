@@ -18,6 +18,7 @@ TITLES = {
     "teacher": "Univ-basic, teacher",
     "teacher_own": "Univ-basic, teacher, labeled images only",
     "self": "Univ-basic, self-training",
+    "self_own": "Univ-basic, self-training, labeled images only",
     "self_full": "Univ-full, self-training",
 }
 

@@ -5,33 +5,37 @@ domains can label the same images, too; the student's decoders learn their label
 """
 
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from usss_jax.config.reading import names
 from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.pseudo_labels import LabeledByAll, PseudoLabeled
 from usss_jax.data.splits import split_hash
 from usss_jax.data.unlabeled import WithoutMasks
 from usss_jax.engine.job import Fit, Job, Pass
 from usss_jax.errors import InputError
+from usss_jax.local_files import local_path
 from usss_jax.methods.self_training import labelling
 from usss_jax.methods.self_training.round_images import Labeled, RoundCrop, mining_crop
 from usss_jax.methods.self_training.schedule import Round, round_steps, rounds_of
 from usss_jax.methods.self_training.scores import Labelling, labelling_of_round
 from usss_jax.methods.training import Images, Recipe, Run, Start
-from usss_jax.runs.networks import load_best
+from usss_jax.parallel import hosts
+from usss_jax.runs.networks import load_best, read_network
+from usss_jax.runs.workdir import read_summary
 
 
-def rounds(run: Run, variant: str, network: pathlib.Path, train: Callable[..., Fit]) -> Iterator[Job]:
+def rounds(run: Run, variant: str, networks: Sequence[pathlib.Path], train: Callable[..., Fit]) -> Iterator[Job]:
     """Yield the passes and trainings of all rounds, as VARIANT_roundR.
 
     Args:
       run: the run.
       variant: "self", "self_own" (its control, whose unlabeled images are the labeled ones) or "self_full".
-      network: folder of the finished job that labels in round 0.
+      networks: folders of the finished jobs that label in round 0, together.
       train: (name, *, labels, and arguments of `methods.segmentation.fit`) -> the training of a round, a
         `usss.plan.universal_fit`.
     """
@@ -41,9 +45,14 @@ def rounds(run: Run, variant: str, network: pathlib.Path, train: Callable[..., F
     for part in rounds_of(run.config):
         name = f"{variant}_round{part.index}"
         for domain, decoder in labelled(run.config, pools):
-            yield labels_pass(run, pools[domain], pools[decoder], part, name, network)
-        yield round_fit(run, pools, part, name, network, train)
-        network = run.workdir / name
+            yield labels_pass(run, pools[domain], pools[decoder], part, name, networks)
+        yield round_fit(run, pools, part, name, networks[0], train)
+        networks = [run.workdir / name]
+
+
+def given_networks(config: ConfigDict) -> list[pathlib.Path]:
+    """Folders in `rounds.networks`."""
+    return [local_path(path, "rounds.networks") for path in names(config.rounds.networks)]
 
 
 def labelled(config: ConfigDict, domains: Iterable[str]) -> list[tuple[str, str]]:
@@ -64,13 +73,13 @@ def labels_folder(run: Run, name: str, domain: str, decoder: str) -> pathlib.Pat
     return run.workdir / "pseudo_labels" / name / (domain if domain == decoder else f"{domain}_by_{decoder}")
 
 
-def labels_pass(run: Run, pool: Pools, by: Pools, part: Round, name: str, network: pathlib.Path) -> Pass:
+def labels_pass(run: Run, pool: Pools, by: Pools, part: Round, name: str, networks: Sequence[pathlib.Path]) -> Pass:
     """Describe the labelling of all unlabeled images of a domain by the decoder of the same or another one."""
     domain, decoder = pool.domain.name, by.domain.name
     return labelling.labels_pass(
         labels_folder(run, name, domain, decoder),
         run.workdir / name,
-        network=network,
+        networks=networks,
         decoder=decoder,
         domain=classes_of(pool, by).domain,
         images=pool.unlabeled,
@@ -105,16 +114,16 @@ def round_fit(
         digests |= {f"{domain} by {by}": summary["digest"] for by, (_, summary) in found.items()}
         pseudo[domain] = pseudo_labeled(config, pools[domain], found)
     count = max(len(pool.labeled) for pool in pseudo.values())
-    names = {domain: f"{domain} pseudo" for domain in pools}  # no domain has a name with a space
+    called = {domain: f"{domain} pseudo" for domain in pools}  # no domain has a name with a space
     weight, across = config.rounds.pseudo_weight, config.rounds.across_weight
     return train(
         name,
         labels={
-            "decoders": {names[d]: d for d in pools},
-            "weights": {names[d]: weight for d in pools}
-            | {f"{names[d]} by {by}": weight * across for d, by in labelled(config, pools) if d != by},
+            "decoders": {called[d]: d for d in pools},
+            "weights": {called[d]: weight for d in pools}
+            | {f"{called[d]} by {by}": weight * across for d, by in labelled(config, pools) if d != by},
         },
-        images=Images(train_on={**pools, **{names[d]: pool for d, pool in pseudo.items()}}, selected_by=list(pools)),
+        images=Images(train_on={**pools, **{called[d]: pool for d, pool in pseudo.items()}}, selected_by=list(pools)),
         recipe=Recipe(
             steps=round_steps(config, count, config.train.batch_size),
             lr=part.learning_rate,
@@ -143,8 +152,20 @@ def pseudo_labeled(
     return replace(pool, labeled=source, mapped=RoundCrop({name: Labeled(source, crop)}), rare_temperature=None)
 
 
-def check_sizes(config: ConfigDict, pools: Mapping[str, Pools]):
-    """Raise InputError if the images of a domain are smaller than a patch, before anything is trained."""
+def check(config: ConfigDict, pools: Mapping[str, Pools]):
+    """Raise InputError, before anything is trained, if networks cannot label, or images are smaller than a patch.
+
+    `pools` are the domains with labels.
+    """
+    for folder in given_networks(config):
+        field = f"rounds.networks: {folder}"
+        summary = hosts.from_writer(read_summary, folder / "summary.json")
+        if summary is None:
+            raise InputError(f"{field} is not the folder of a finished job, such as RUN/basic")
+        theirs = read_network(folder, summary["best_step"])["decoders"]
+        for name, pool in pools.items():
+            if name not in theirs or theirs[name]["classes"] != list(pool.domain.class_names):
+                raise InputError(f"{field} has no decoder of {name} with its classes; it has {', '.join(theirs)}")
     for name, pool in pools.items():
         if config.rounds.patches and config.rounds.patch_size > min(pool.domain.size):
             height, width = pool.domain.size
