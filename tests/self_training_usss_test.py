@@ -24,7 +24,7 @@ from usss_jax.methods.train import train
 from usss_jax.methods.usss import terms
 from usss_jax.methods.usss.plan import plan
 from usss_jax.models.universal import UniversalModel
-from usss_jax.models.upsample import upsample_bicubic
+from usss_jax.models.upsample import upsample, upsample_bicubic
 from usss_jax.parallel.sharding import create_mesh
 from usss_jax.runs.networks import load_best
 
@@ -292,3 +292,90 @@ def test_rounds_are_named_by_their_fields_and_compared_with_basic_despite_other_
     assert collect.named_by_content(plain)[0] == "self"
     plain["config"]["rounds"]["count"] = 2  # the last round is missing
     assert collect.named_by_content(plain)[0].startswith("self_round0")
+
+
+# ---- Fixed threshold, labels of all decoders, several networks, and the control ----
+
+
+def test_labels_of_other_decoders_are_terms_of_their_own_on_the_same_features():
+    params, stats, batch = case()
+    other = batch.pop("b")["label"]
+    batch["a"]["others"] = {"b": {"label": other}}
+    del batch["a pseudo"]
+    settings = {"model": MODEL, "weights": {"a by b": 0.25}}
+    loss, (_, scalars, _) = jax.jit(lambda *args: supervised_loss(*args, **settings))(params, stats, batch)
+    own = mean_cross_entropy(params, stats, batch["a"], "a")
+    by_other = mean_cross_entropy(params, stats, {"image": batch["a"]["image"], "label": other}, "b")
+    assert float(loss) == pytest.approx(own + 0.25 * by_other, rel=1e-5)
+    assert float(scalars["supervised/a by b"]) == pytest.approx(by_other, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def across(workdir, tmp_path_factory):
+    """A run of self and self_own with labels of all decoders, by the mean of two networks of `workdir`."""
+    folder = tmp_path_factory.mktemp("across") / "workdir"
+    train(small(folder, **across_fields(workdir)), folder)
+    return folder
+
+
+def across_fields(workdir):
+    fields = {"variants": ["self", "self_own"], "rounds.count": 1, "rounds.epochs": 0.0, "train.steps": 2}
+    fields |= {"rounds.threshold": 0.17, "rounds.across_weight": 0.5, "rounds.start": "pretrained"}
+    return fields | {"rounds.networks": f"{workdir}/basic,{workdir}/self_round1", "rounds.upsample": "bilinear"}
+
+
+@pytest.mark.slow
+def test_the_mean_of_several_networks_labels_above_a_fixed_threshold_by_every_decoder(workdir, across):
+    mesh = create_mesh(jax.devices()[:1])
+    networks = [load_best(workdir / job, mesh)[:2] for job in ("basic", "self_round1")]
+    pools, shares = open_run(small(workdir), workdir).pools, []
+    for domain, decoder in ((d, by) for d in DOMAINS for by in DOMAINS):
+        folder = across / "pseudo_labels/self_round0" / (domain if domain == decoder else f"{domain}_by_{decoder}")
+        images = pools[domain].unlabeled
+        files = open_folder(folder, dataclasses.replace(pools[decoder].domain, size=(16, 24)), images.ids)
+        for i, key in enumerate(images.ids):
+            image, found = images[i]["image"][None], []
+            for model, variables in networks:
+                for flip in (1, -1):
+                    features = model.apply(variables, image[:, :, ::flip], method="encode")
+                    cells = jax.nn.softmax(model.apply(variables, features, decoder, method="decode"))
+                    found.append(upsample(cells, (16, 24), model.stride, model.upsample)[0, :, ::flip])
+            mean = np.mean(found, 0)
+            want = np.where(mean.max(-1) >= 0.17, mean.argmax(-1), 255)
+            first, second = (np.sort(mean, -1)[..., -k] for k in (1, 2))
+            clear = (first - second > 1e-5) & (np.abs(first - 0.17) > 1e-5)
+            np.testing.assert_array_equal(files.label(key)[clear], want[clear])
+            shares.append((want != 255).mean())
+    assert 0.05 < np.mean(shares) < 0.95
+
+
+@pytest.mark.slow
+def test_the_control_labels_the_labeled_images_alone(workdir, across):
+    pools = open_run(small(workdir), workdir).pools
+    for domain in DOMAINS:
+        for variant, ids in (("self_own", pools[domain].labeled_ids), ("self", pools[domain].unlabeled.ids)):
+            labels = (across / "pseudo_labels" / f"{variant}_round0" / domain / "labels").iterdir()
+            assert sorted(path.stem for path in labels) == sorted(ids)
+
+
+@pytest.mark.slow
+def test_a_round_of_0_epochs_from_pretrained_weights_has_steps_and_start_of_other_trainings(workdir, across):
+    summary = json.loads((across / "self_round0/summary.json").read_text())
+    assert summary["steps"] == 2
+    run = open_run(small(across, **across_fields(workdir)), across)
+    (job,) = [job for job in plan(run, across) if getattr(job, "name", "") == "self_round0"]
+    start = job.create_state()[0].params
+    fresh = next(job for job in plan(open_run(small(workdir), workdir), workdir) if getattr(job, "name", "") == "basic")
+    jax.tree.map(np.testing.assert_array_equal, start, fresh.create_state()[0].params)
+    names = {f"supervised/{d} pseudo by {by}" for d, by in (DOMAINS, DOMAINS[::-1])}
+    assert names <= {name for _, name in scalars(across / "self_round0")}
+
+
+@pytest.mark.slow
+def test_networks_that_cannot_label_are_told(workdir, tmp_path):
+    fields = across_fields(workdir)
+    cases = {f"{tmp_path} is not the folder of a finished job": str(tmp_path)}
+    cases[r"single_city_street has no decoder of town_street"] = f"{workdir}/single_city_street"
+    for message, networks in cases.items():
+        with pytest.raises(InputError, match=message):
+            train(small(tmp_path / "new", **{**fields, "rounds.networks": networks}), tmp_path / "new")

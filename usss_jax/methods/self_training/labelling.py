@@ -97,7 +97,7 @@ def label_images(
     """
     scorer, checkpoint = load_scorer(networks, decoder, settings, mesh, None if prior is None else np.load(prior))
     name = f"{folder.name}, labels"
-    say(name, f"{len(images)} images of {domain.name} by {checkpoint}")
+    say(name, f"{len(images)} images with classes of {domain.name} by {checkpoint}")
     hosts.from_writer(partial(write_labels, folder, scorer, domain, images, settings, checkpoint, name))
 
 
