@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,13 @@ import toy
 from tiny_models import OneLayer, encode, enlarge
 
 from usss_jax.config import checked, default_config, fields
+from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.data.domains import get_domain
 from usss_jax.data.pseudo_label_files import PseudoLabelFiles, open_folder, read_manifest
 from usss_jax.errors import InputError
 from usss_jax.evaluation.metrics import percent
 from usss_jax.experiments import collect, commands, layout, rows
+from usss_jax.methods import supervised
 from usss_jax.methods.opening import open_run
 from usss_jax.methods.supervised import supervised_loss
 from usss_jax.methods.train import train
@@ -310,6 +313,23 @@ def test_labels_of_other_decoders_are_terms_of_their_own_on_the_same_features():
     assert float(scalars["supervised/a by b"]) == pytest.approx(by_other, rel=1e-5)
 
 
+def test_only_images_with_pseudo_labels_are_strong_views_and_all_their_labels_move_with_them():
+    r = np.random.default_rng(0)
+    image = jnp.asarray(r.integers(0, 256, (4, 16, 16, 3)), jnp.uint8)
+    label = jnp.broadcast_to(jnp.arange(4)[:, None, None], (4, 16, 16)).astype(jnp.uint8)  # the image it is of
+    part = {"image": image, "label": label, "others": {"b": {"label": label + 10}}}
+    state = SimpleNamespace(step=3)
+    strong = DeviceAugment(color_jitter=1.0, mix="cutmix")
+    batch = {"labeled": {"a": {"image": image, "label": label}, "a pseudo": part}}
+    found = supervised.augmented(state, batch, DeviceAugment(), 0, {"a pseudo": strong})
+    np.testing.assert_array_equal(found["a"]["image"], image)
+    np.testing.assert_array_equal(found["a"]["label"], label)
+    mixed = found["a pseudo"]
+    assert 0 < (mixed["label"] != label).mean() < 1
+    np.testing.assert_array_equal(mixed["others"]["b"]["label"], mixed["label"] + 10)
+    assert np.abs(mixed["image"] - image / 255).max() > 0.1
+
+
 @pytest.fixture(scope="module")
 def across(workdir, tmp_path_factory):
     """A run of self and self_own with labels of all decoders, by the mean of two networks of `workdir`."""
@@ -321,7 +341,11 @@ def across(workdir, tmp_path_factory):
 def across_fields(workdir):
     fields = {"variants": ["self", "self_own"], "rounds.count": 1, "rounds.epochs": 0.0, "train.steps": 2}
     fields |= {"rounds.threshold": 0.17, "rounds.across_weight": 0.5, "rounds.start": "pretrained"}
-    return fields | {"rounds.networks": f"{workdir}/basic,{workdir}/self_round1", "rounds.upsample": "bilinear"}
+    return fields | {
+        "rounds.networks": f"{workdir}/basic,{workdir}/self_round1",
+        "rounds.upsample": "bilinear",
+        "rounds.strong": True,
+    }
 
 
 @pytest.mark.slow

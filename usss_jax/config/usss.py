@@ -178,6 +178,13 @@ FIELDS: dict[str, Field] = {
         "what a round starts from: the network that made its pseudo-labels (the first one), or what other trainings do",
         makes=tuple(SELF_TRAINING),
     ),
+    "rounds.strong": universal(
+        False,
+        BOOL,
+        "whether images with pseudo-labels are seen as the teacher's strong views (`teacher.color_jitter`, `grey`, "
+        "`blur`, `mix`); if not, as labeled images are",
+        makes=tuple(SELF_TRAINING),
+    ),
     "rounds.pseudo_weight": universal(
         1.0, NOT_NEGATIVE, "weight of the loss of a batch with pseudo-labels", makes=tuple(SELF_TRAINING)
     ),

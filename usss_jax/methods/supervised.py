@@ -36,18 +36,31 @@ def compute(
     frozen_encoder: bool = False,
     decoders: Mapping[str, str] = {},
     weights: Mapping[str, float] = {},
+    views: Mapping[str, DeviceAugment] = {},
     mesh: Mesh | None = None,
 ) -> Computed:
-    """Eq. 1, summed over the parts of a batch {"labeled": {name: {"image", "label"}}}, with its gradients."""
-    labeled = augmented(state, batch, augment, seed)
+    """Eq. 1, summed over the parts of a batch {"labeled": {name: {"image", "label"}}}, with its gradients.
+
+    `views` is for `augmented`, `mesh` for `accumulate`, the others are for `supervised_loss`.
+    """
+    labeled = augmented(state, batch, augment, seed, views)
     loss = partial(supervised_loss, model=model, frozen_encoder=frozen_encoder, decoders=decoders, weights=weights)
     found = accumulate([Term("supervised", loss, labeled)], state.params, state.batch_stats, mesh=mesh)
     return Computed(found.gradients, found.batch_stats, {"loss": found.loss, **found.scalars}, state.extra)
 
 
-def augmented(state: TrainState, batch: Mapping, augment: DeviceAugment, seed: int) -> Mapping:
-    """Labeled part of a batch, augmented with a key that depends only on the seed and the step."""
-    return augment_device.augment({"labeled": batch["labeled"]}, step_key(state, seed), augment)["labeled"]
+def augmented(
+    state: TrainState, batch: Mapping, augment: DeviceAugment, seed: int, views: Mapping[str, DeviceAugment] = {}
+) -> Mapping:
+    """Labeled part of a batch, augmented with a key that depends only on the seed and the step.
+
+    `views` has other settings than `augment`, by the name in the batch.
+    """
+    key = step_key(state, seed)
+    return {
+        name: augment_device.augment({"labeled": {name: part}}, key, views.get(name, augment))["labeled"][name]
+        for name, part in batch["labeled"].items()
+    }
 
 
 def step_key(state: TrainState, seed: int):

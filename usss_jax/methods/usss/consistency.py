@@ -17,7 +17,7 @@ from usss_jax.engine.state import TrainState
 from usss_jax.engine.step import Computed
 from usss_jax.methods.supervised import augmented, step_key, supervised_loss
 from usss_jax.methods.usss import average
-from usss_jax.methods.usss.views import beside, drop_channels, strong_view
+from usss_jax.methods.usss.views import beside, drop_channels, strong_augment, strong_view
 from usss_jax.models.strips import map_pixels, sum_over_pixels
 from usss_jax.models.universal import UniversalModel, encode_groups, in_order
 from usss_jax.objectives import IGNORE, consistency
@@ -75,9 +75,9 @@ def create_teaching(config: ConfigDict, domains: Sequence[str]) -> Teaching:
         name = f"teacher.{last}"
         given = per_domain(values[last], domains, name, read_number(known[name].range))
         values[last] = {d: known[name].default if value is None else value for d, value in given.items()}
-    strong = DeviceAugment(**{name: values.pop(name) for name in ("color_jitter", "grey", "blur", "mix")})
-    del values["export"]
-    return Teaching(**values, strong=strong)
+    for name in ("color_jitter", "grey", "blur", "mix", "export"):
+        del values[name]
+    return Teaching(**values, strong=strong_augment(config.teacher))
 
 
 # ---- One step ----

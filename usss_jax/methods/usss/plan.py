@@ -152,7 +152,7 @@ def universal_fit(
       run: the run.
       variant: one of UNIVERSAL.
       name: of the job; empty: the variant.
-      labels: `decoders` and `weights` of the loss of labeled images (`supervised_loss`).
+      labels: `decoders`, `weights` and `views` of labeled images (`methods.supervised.compute`).
       images, start, arguments: of `methods.segmentation.fit`.
     """
     name = name or variant

@@ -24,6 +24,7 @@ from usss_jax.methods.self_training.round_images import Labeled, RoundCrop, mini
 from usss_jax.methods.self_training.schedule import Round, round_steps, rounds_of
 from usss_jax.methods.self_training.scores import Labelling, labelling_of_round
 from usss_jax.methods.training import Images, Recipe, Run, Start
+from usss_jax.methods.usss.views import strong_augment
 from usss_jax.parallel import hosts
 from usss_jax.runs.networks import load_best, read_network
 from usss_jax.runs.workdir import read_summary
@@ -122,6 +123,7 @@ def round_fit(
             "decoders": {called[d]: d for d in pools},
             "weights": {called[d]: weight for d in pools}
             | {f"{called[d]} by {by}": weight * across for d, by in labelled(config, pools) if d != by},
+            "views": {called[d]: strong_augment(config.teacher) for d in pools if config.rounds.strong},
         },
         images=Images(train_on={**pools, **{called[d]: pool for d, pool in pseudo.items()}}, selected_by=list(pools)),
         recipe=Recipe(

@@ -94,6 +94,7 @@ def compute(
     scores: Callable = label_similarities,
     decoders: Mapping[str, str] = {},
     weights: Mapping[str, float] = {},
+    views: Mapping[str, DeviceAugment] = {},
     mesh: Mesh | None = None,
 ) -> Computed:
     """Eq. 5 of one batch, the supervised terms plus the entropy terms, with its gradients.
@@ -107,6 +108,7 @@ def compute(
       label_classes: per domain the train id of each label embedding.
       scores: whose entropies are the terms: `label_similarities`, or `decoder_scores`, which need no entropy module.
       decoders, weights: see `labeled_loss`.
+      views: see `methods.supervised.augmented`.
     """
     key, embeddings = step_key(state, seed), state.extra.get("label_embeddings", {})
     scores_of = partial(scores, model=model, objective=objective, label_embeddings=embeddings)
@@ -125,7 +127,7 @@ def compute(
 
     found = accumulate(
         [
-            Term("supervised", supervised, augmented(state, batch, augment, seed)),  # sum over domains of Eq. 1
+            Term("supervised", supervised, augmented(state, batch, augment, seed, views)),  # sum over domains of Eq. 1
             Term("entropy", entropy, unlabeled, micro_batches=True, weight=ramp),  # alpha * Eq. 3 + beta * Eq. 4
         ],
         state.params,

@@ -4,8 +4,14 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from usss_jax.data.augment_device import DeviceAugment, change_colors, mix
+
+
+def strong_augment(teacher: ConfigDict) -> DeviceAugment:
+    """Settings of strong views, by the section `teacher` of a config; raises InputError for a value out of range."""
+    return DeviceAugment(teacher.color_jitter, teacher.grey, teacher.blur, teacher.mix)
 
 
 def beside(student, teacher):
