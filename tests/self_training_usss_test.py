@@ -22,7 +22,7 @@ from usss_jax.evaluation.metrics import percent
 from usss_jax.experiments import collect, commands, layout, rows
 from usss_jax.methods import supervised
 from usss_jax.methods.opening import open_run
-from usss_jax.methods.supervised import supervised_loss
+from usss_jax.methods.supervised import LabeledBatches, supervised_loss
 from usss_jax.methods.train import train
 from usss_jax.methods.usss import terms
 from usss_jax.methods.usss.plan import plan
@@ -65,12 +65,25 @@ def mean_cross_entropy(params, stats, data, decoder):
 def test_a_batch_has_the_decoder_and_the_weight_that_are_given_for_its_name(weight):
     params, stats, batch = case()
     want = {name: mean_cross_entropy(params, stats, data, name[0]) for name, data in batch.items()}
-    settings = {"decoders": {"a pseudo": "a"}, "weights": {"a pseudo": weight}}
-    loss, (_, scalars, _) = jax.jit(lambda *args: supervised_loss(*args, model=MODEL, **settings))(params, stats, batch)
+    use = LabeledBatches({"a pseudo": "a"}, {"a pseudo": weight})
+    loss, (_, scalars, _) = jax.jit(lambda *args: supervised_loss(*args, model=MODEL, use=use))(params, stats, batch)
     assert float(loss) == pytest.approx(want["a"] + weight * want["a pseudo"] + want["b"], rel=1e-5)
     assert {name: float(v) for name, v in scalars.items()} == pytest.approx(
         {f"supervised/{name}": value for name, value in want.items()}, rel=1e-5
     )
+
+
+def test_class_weights_make_the_loss_a_weighted_mean():
+    params, stats, batch = case()
+    weights, data = (0.5, 2.0, 3.0), batch["a"]
+    use = LabeledBatches(class_weights={"a": weights})
+    loss = jax.jit(lambda *args: supervised_loss(*args, model=MODEL, use=use)[0])(params, stats, {"a": data})
+    total = 0.0
+    label = np.asarray(data["label"])
+    for c, weight in enumerate(weights):
+        of_class = {**data, "label": np.where(label == c, label, 255)}
+        total += weight * (label == c).sum() * mean_cross_entropy(params, stats, of_class, "a")
+    assert float(loss) == pytest.approx(total / sum(w * (label == c).sum() for c, w in enumerate(weights)), rel=1e-5)
 
 
 def test_pseudo_labels_neither_supervise_similarities_nor_move_label_embeddings():
@@ -84,7 +97,7 @@ def test_pseudo_labels_neither_supervise_similarities_nor_move_label_embeddings(
     def loss(batch, **labels):
         return jax.jit(lambda *args: terms.labeled_loss(*args, **settings, **labels))(params, stats, batch)
 
-    whole, (_, scalars, sums) = loss(batch, decoders={"a pseudo": "a"})
+    whole, (_, scalars, sums) = loss(batch, use=LabeledBatches({"a pseudo": "a"}))
     without, _ = loss({name: batch[name] for name in CLASSES})
     assert set(sums) == set(CLASSES)
     assert {name for name in scalars if name.startswith("embedding")} == {f"embedding_supervision/{d}" for d in CLASSES}
@@ -305,7 +318,7 @@ def test_labels_of_other_decoders_are_terms_of_their_own_on_the_same_features():
     other = batch.pop("b")["label"]
     batch["a"]["others"] = {"b": {"label": other}}
     del batch["a pseudo"]
-    settings = {"model": MODEL, "weights": {"a by b": 0.25}}
+    settings = {"model": MODEL, "use": LabeledBatches(weights={"a by b": 0.25})}
     loss, (_, scalars, _) = jax.jit(lambda *args: supervised_loss(*args, **settings))(params, stats, batch)
     own = mean_cross_entropy(params, stats, batch["a"], "a")
     by_other = mean_cross_entropy(params, stats, {"image": batch["a"]["image"], "label": other}, "b")

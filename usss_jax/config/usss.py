@@ -41,6 +41,7 @@ VARIANTS = (
 
 _EMBEDDINGS = Range('"prototypes", "random", "words:FILE" or an .npz file')
 _WITH_EMBEDDINGS = ("cross", "full", "self_full")
+_WITHOUT_HUNG = tuple(v for v in VARIANTS if v != "hung")
 _UNSUPERVISED = ("cross", "full", "direct", "self_full")
 # Batches are by train.batch_size, of every domain and kind of labels, and their losses are Eq. 1.
 _NO_ROUNDS = ("rounds.batch_size", "rounds.pairing", "rounds.loss")
@@ -89,6 +90,12 @@ FIELDS: dict[str, Field] = {
     ),
     # ---- usss: label embeddings, Eq. 5, and options against the collapse of the entropy terms (docs/collapse.md) ----
     "usss.single_steps": Field(2000, AT_LEAST_1, "steps of the single-domain networks"),
+    "usss.class_balance": Field(
+        0.0,
+        SHARE,
+        "exponent e of the weights frequency^-e that classes have in the supervised losses; 0: none; not of hung",
+        makes=_WITHOUT_HUNG,
+    ),
     "usss.single_from": Field(
         "",
         PATH,

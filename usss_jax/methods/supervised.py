@@ -1,12 +1,15 @@
 """Supervised training: one network per domain, fine-tuning on another domain, and one network for all (Univ-basic)."""
 
+import dataclasses
 import itertools
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from usss_jax.data import augment_device
@@ -20,10 +23,28 @@ from usss_jax.methods.segmentation import fit
 from usss_jax.methods.training import Images, Recipe, Run, Start
 from usss_jax.models.strips import sum_over_pixels
 from usss_jax.models.universal import UniversalModel, encode_groups
-from usss_jax.objectives.losses import count_labeled, pixel_cross_entropy
+from usss_jax.objectives.losses import count_labeled, pixel_cross_entropy, pixel_weights, weighted_pixel_cross_entropy
 from usss_jax.runs.networks import load_best
 
 # ---- Objective ----
+
+
+@dataclasses.dataclass(frozen=True)
+class LabeledBatches:
+    """How the batches with labels of a step are used; the name of a batch is usually that of its domain.
+
+    Attributes:
+      decoders: decoder of a batch, by its name; the default has the name of the batch.
+      weights: factor on the loss of a batch, by its name, and on that of another decoder's labels, by "NAME by
+        DECODER"; the default is 1.
+      views: augmentation of a batch, by its name; the default is that of the training.
+      class_weights: factor on the loss of the pixels of every class, by decoder, [C]; the default is 1.
+    """
+
+    decoders: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    views: Mapping[str, DeviceAugment] = dataclasses.field(default_factory=dict)
+    class_weights: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
 
 
 def compute(
@@ -34,17 +55,12 @@ def compute(
     augment: DeviceAugment,
     seed: int,
     frozen_encoder: bool = False,
-    decoders: Mapping[str, str] = {},
-    weights: Mapping[str, float] = {},
-    views: Mapping[str, DeviceAugment] = {},
+    use: LabeledBatches = LabeledBatches(),
     mesh: Mesh | None = None,
 ) -> Computed:
-    """Eq. 1, summed over the parts of a batch {"labeled": {name: {"image", "label"}}}, with its gradients.
-
-    `views` is for `augmented`, `mesh` for `accumulate`, the others are for `supervised_loss`.
-    """
-    labeled = augmented(state, batch, augment, seed, views)
-    loss = partial(supervised_loss, model=model, frozen_encoder=frozen_encoder, decoders=decoders, weights=weights)
+    """Eq. 1, summed over the parts of a batch {"labeled": {name: {"image", "label"}}}, with its gradients."""
+    labeled = augmented(state, batch, augment, seed, use.views)
+    loss = partial(supervised_loss, model=model, frozen_encoder=frozen_encoder, use=use)
     found = accumulate([Term("supervised", loss, labeled)], state.params, state.batch_stats, mesh=mesh)
     return Computed(found.gradients, found.batch_stats, {"loss": found.loss, **found.scalars}, state.extra)
 
@@ -75,8 +91,7 @@ def supervised_loss(
     *,
     model: UniversalModel,
     frozen_encoder: bool = False,
-    decoders: Mapping[str, str] = {},
-    weights: Mapping[str, float] = {},
+    use: LabeledBatches = LabeledBatches(),
 ):
     """Eq. 1, summed over the named batches, usually one per domain.
 
@@ -86,9 +101,7 @@ def supervised_loss(
         other decoders are to be learnt on the same images.
       model: the model.
       frozen_encoder: whether the encoder gets no gradient and normalises by its running statistics.
-      decoders: decoder of a batch, by its name; the default has the name of the batch.
-      weights: factor on the loss of a batch, by its name, and on that of another decoder's labels, by "NAME by
-        DECODER"; the default is 1.
+      use: decoders and weights.
 
     Returns:
       (loss, (new batch statistics, scalars, None)).
@@ -102,41 +115,72 @@ def supervised_loss(
     loss: Any = 0.0
     scalars: dict[str, Any] = {}
     for name, batch in labeled.items():
-        term, found = decoder_losses(model, params, features[name], name, batch, decoders, weights)
+        term, found = decoder_losses(model, params, features[name], name, batch, use)
         loss, scalars = loss + term, scalars | found
     return loss, (stats, scalars, None)
 
 
-def decoder_losses(
-    model: UniversalModel, params, features, name: str, batch: Mapping, decoders: Mapping, weights: Mapping
-):
+def decoder_losses(model: UniversalModel, params, features, name: str, batch: Mapping, use: LabeledBatches):
     """Eq. 1 of the batch `name`, weighted, and its terms as scalars; arguments as of `supervised_loss`."""
-    labels = {name: (decoders.get(name, name), batch["label"])}
+    labels = {name: (use.decoders.get(name, name), batch["label"])}
     labels |= {f"{name} by {d}": (d, maps["label"]) for d, maps in batch.get("others", {}).items()}
     loss: Any = 0.0
     scalars: dict[str, Any] = {}
     for key, (decoder, label) in labels.items():
-        term = scalars[f"supervised/{key}"] = decoder_loss(model, params, features, decoder, label)
-        loss = loss + (weights[key] * term if key in weights else term)
+        by_class = use.class_weights.get(decoder)
+        term = scalars[f"supervised/{key}"] = decoder_loss(model, params, features, decoder, label, by_class)
+        loss = loss + (use.weights[key] * term if key in use.weights else term)
     return loss, scalars
 
 
-def decoder_loss(model: UniversalModel, params, features, domain: str, label):
-    """Eq. 1 of one domain: mean cross-entropy over labeled pixels, of features [B, h, w, C], label int [B, H, W]."""
+def decoder_loss(
+    model: UniversalModel, params, features, domain: str, label, class_weights: Sequence[float] | None = None
+):
+    """Eq. 1 of one domain: mean cross-entropy over labeled pixels, of features [B, h, w, C], label int [B, H, W].
+
+    With `class_weights` [classes], it is a weighted mean.
+    """
     logits = model.apply({"params": params}, features, domain, method="decode")
-    size, stride = label.shape[1:], model.stride
-    total = sum_over_pixels(pixel_cross_entropy, logits, label, size=size, stride=stride, mode=model.upsample)
-    return total / count_labeled(label)
+    total = partial(sum_over_pixels, size=label.shape[1:], stride=model.stride, mode=model.upsample)
+    if class_weights is None:
+        return total(pixel_cross_entropy, logits, label) / count_labeled(label)
+    weights = pixel_weights(label, jnp.asarray(class_weights, jnp.float32))
+    return total(weighted_pixel_cross_entropy, logits, label, weights) / jnp.maximum(weights.sum(), 1e-6)
 
 
 # ---- Jobs ----
+
+
+def labeled_batches(run: Run) -> LabeledBatches:
+    """How labeled images are used in all trainings of a run: with class weights by `usss.class_balance`."""
+    exponent = run.config.usss.class_balance
+    if not exponent:
+        return LabeledBatches()
+    pools = with_labels(run.pools)
+    return LabeledBatches(class_weights={d: class_weights(p.label_counts.sum(0), exponent) for d, p in pools.items()})
+
+
+def class_weights(counts: np.ndarray, exponent: float) -> tuple[float, ...]:
+    """Weights frequency^-exponent of the classes, whose mean over the labeled pixels is 1.
+
+    Args:
+      counts: labeled pixels of every class, [C].
+      exponent: 1: all classes weigh the same together. A class without a pixel has the largest weight.
+
+    >>> [round(w, 3) for w in class_weights(np.array([90, 10, 0]), 1.0)], class_weights(np.array([90, 10]), 0.0)
+    ([0.556, 5.0, 5.0], (1.0, 1.0))
+    """
+    share = counts / counts.sum()
+    raw = np.where(counts > 0, share, share[counts > 0].min()) ** -exponent
+    return tuple((raw / (share * raw).sum()).tolist())
 
 
 def single_fits(run: Run, workdir: pathlib.Path) -> Iterator[Fit]:
     """Train one network per domain on its labeled images, as single_DOMAIN in `workdir`."""
     for name, pool in with_labels(run.pools).items():
         images, recipe = Images(pools={name: pool}), Recipe(steps=run.config.usss.single_steps)
-        yield fit(run, f"single_{name}", compute, images=images, recipe=recipe, workdir=workdir)
+        loss = partial(compute, use=labeled_batches(run))
+        yield fit(run, f"single_{name}", loss, images=images, recipe=recipe, workdir=workdir)
 
 
 def frozen_fits(run: Run, singles: pathlib.Path) -> Iterator[Fit]:
@@ -145,7 +189,7 @@ def frozen_fits(run: Run, singles: pathlib.Path) -> Iterator[Fit]:
         yield fit(
             run,
             f"frozen_{source}_{target}",
-            partial(compute, frozen_encoder=True),
+            partial(compute, frozen_encoder=True, use=labeled_batches(run)),
             images=Images(pools={target: run.pools[target]}),
             recipe=Recipe(steps=run.config.usss.single_steps, trainable=partial(_outside, ("encoder", "lateral"))),
             start=_from_single(run, singles, source),
@@ -159,7 +203,7 @@ def finetune_fits(run: Run, singles: pathlib.Path) -> Iterator[Fit]:
         yield fit(
             run,
             f"finetune_{source}_{target}",
-            compute,
+            partial(compute, use=labeled_batches(run)),
             images=Images(pools={source: run.pools[source], **train_on}, train_on=train_on),
             recipe=Recipe(steps=run.config.usss.single_steps, trainable=partial(_outside, (f"decoder_{source}",))),
             start=_from_single(run, singles, source),

@@ -35,6 +35,21 @@ def pixel_cross_entropy(logits, labels):
     return jnp.where(labels != IGNORE, nll, 0)
 
 
+def weighted_pixel_cross_entropy(logits, labels, weights):
+    """`pixel_cross_entropy` times weights [B, H, W]."""
+    return pixel_cross_entropy(logits, labels) * weights
+
+
+def pixel_weights(labels, class_weights):
+    """Weight of every pixel's class, [B, H, W]; 0 where the label is IGNORE.
+
+    >>> pixel_weights(jnp.array([1, 0, 255]), jnp.array([0.5, 2.0])).tolist()
+    [2.0, 0.5, 0.0]
+    """
+    chosen = labels.astype(jnp.int32)[..., None] == jnp.arange(class_weights.shape[0])
+    return jnp.where(chosen, class_weights, 0).sum(-1)
+
+
 def grouped_pixel_cross_entropy(logits, labels, classes):
     """Cross-entropy of every pixel in nats, where a class may have several columns of the logits, or none.
 

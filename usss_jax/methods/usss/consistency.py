@@ -15,7 +15,7 @@ from usss_jax.data.augment_device import DeviceAugment, part_key
 from usss_jax.engine.accumulate import Term, accumulate
 from usss_jax.engine.state import TrainState
 from usss_jax.engine.step import Computed
-from usss_jax.methods.supervised import augmented, step_key, supervised_loss
+from usss_jax.methods.supervised import LabeledBatches, augmented, step_key, supervised_loss
 from usss_jax.methods.usss import average
 from usss_jax.methods.usss.views import beside, drop_channels, strong_augment, strong_view
 from usss_jax.models.strips import map_pixels, sum_over_pixels
@@ -92,8 +92,7 @@ def compute(
     seed: int,
     teaching: Teaching,
     class_names: Mapping[str, Sequence[str]],
-    decoders: Mapping[str, str] = {},
-    weights: Mapping[str, float] = {},
+    use: LabeledBatches = LabeledBatches(),
     mesh: Mesh | None = None,
 ) -> Computed:
     """Eq. 1 of the labeled batches, and the consistency terms of the unlabeled ones, with their gradients.
@@ -106,7 +105,7 @@ def compute(
       model, augment, seed, mesh: see `methods.segmentation.fit`; `augment` is for labeled images.
       teaching: settings.
       class_names: by domain, for the names of the scalars.
-      decoders, weights: see `methods.supervised.supervised_loss`.
+      use: how labeled batches are used.
     """
     key = step_key(state, seed)
     unlabeled = {d: batch["unlabeled"][d] for d in in_order(model, batch["unlabeled"])}
@@ -119,12 +118,12 @@ def compute(
     targets = {d: each(partial(predict, teacher, domain=d, **shared), part, unroll) for d, part in unlabeled.items()}
     thresholds, confidence, scalars = watch(unlabeled, targets, state.extra.get("confidence"), class_names, teaching)
     views = partial(view_loss, targets=targets, thresholds=thresholds, key=key, **shared)
-    supervised = partial(supervised_loss, model=model, decoders=decoders, weights=weights)
+    supervised = partial(supervised_loss, model=model, use=use)
     ramp = jnp.minimum(1, (state.step + 1) / teaching.ramp) if teaching.ramp else 1.0
 
     found = accumulate(
         [
-            Term("supervised", supervised, augmented(state, batch, augment, seed)),
+            Term("supervised", supervised, augmented(state, batch, augment, seed, use.views)),
             *(
                 Term(view, partial(views, view=view), unlabeled, micro_batches=True, weight=ramp * weight)
                 for view, weight in teaching.view_weights.items()

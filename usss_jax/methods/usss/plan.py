@@ -23,6 +23,7 @@ from usss_jax.methods.opening import claimed, create_encoder, open_run
 from usss_jax.methods.predictions import draw_predictions
 from usss_jax.methods.run import run_plan
 from usss_jax.methods.segmentation import fit
+from usss_jax.methods.supervised import LabeledBatches
 from usss_jax.methods.training import Images, Network, Run, Start
 from usss_jax.methods.usss import label_sources, self_training, terms
 from usss_jax.methods.usss.embeddings_pass import (
@@ -139,7 +140,7 @@ def universal_fit(
     variant: str,
     name: str = "",
     *,
-    labels: Mapping[str, Any] = {},
+    use: LabeledBatches | None = None,
     images: Images = Images(),
     start: Start = Start(),
     **arguments,
@@ -152,19 +153,20 @@ def universal_fit(
       run: the run.
       variant: one of UNIVERSAL.
       name: of the job; empty: the variant.
-      labels: `decoders`, `weights` and `views` of labeled images (`methods.supervised.compute`).
+      use: how labeled images are used; None: as in other trainings.
       images, start, arguments: of `methods.segmentation.fit`.
     """
     name = name or variant
+    use = use or supervised.labeled_batches(run)
     if variant == "basic":
-        return fit(run, name, partial(supervised.compute, **labels), images=images, start=start, **arguments)
+        return fit(run, name, partial(supervised.compute, use=use), images=images, start=start, **arguments)
     embeddings, classes = read_embeddings(run) if variant in EMBEDS else ({}, {})
     objective = terms.create_objective(run.config.usss, variant)
     scores = terms.label_similarities if variant in EMBEDS else terms.decoder_scores
     return fit(
         run,
         name,
-        partial(terms.compute, objective=objective, label_classes=classes, scores=scores, **labels),
+        partial(terms.compute, objective=objective, label_classes=classes, scores=scores, use=use),
         images=replace(images, unlabeled_batches=unlabeled_passes(run.config, run.pools, list(run.pools))),
         network=Network(entropy_module=variant in EMBEDS),
         start=replace(start, make_extra=lambda model: {"label_embeddings": embeddings} if embeddings else {}),

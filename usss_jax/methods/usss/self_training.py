@@ -23,6 +23,7 @@ from usss_jax.methods.self_training import labelling
 from usss_jax.methods.self_training.round_images import Labeled, RoundCrop, mining_crop
 from usss_jax.methods.self_training.schedule import Round, round_steps, rounds_of
 from usss_jax.methods.self_training.scores import Labelling, labelling_of_round
+from usss_jax.methods.supervised import labeled_batches
 from usss_jax.methods.training import Images, Recipe, Run, Start
 from usss_jax.methods.usss.views import strong_augment
 from usss_jax.parallel import hosts
@@ -37,7 +38,7 @@ def rounds(run: Run, variant: str, networks: Sequence[pathlib.Path], train: Call
       run: the run.
       variant: "self", "self_own" (its control, whose unlabeled images are the labeled ones) or "self_full".
       networks: folders of the finished jobs that label in round 0, together.
-      train: (name, *, labels, and arguments of `methods.segmentation.fit`) -> the training of a round, a
+      train: (name, *, use, and arguments of `methods.segmentation.fit`) -> the training of a round, a
         `usss.plan.universal_fit`.
     """
     pools = with_labels(run.pools)
@@ -119,12 +120,13 @@ def round_fit(
     weight, across = config.rounds.pseudo_weight, config.rounds.across_weight
     return train(
         name,
-        labels={
-            "decoders": {called[d]: d for d in pools},
-            "weights": {called[d]: weight for d in pools}
+        use=replace(
+            labeled_batches(run),
+            decoders={called[d]: d for d in pools},
+            weights={called[d]: weight for d in pools}
             | {f"{called[d]} by {by}": weight * across for d, by in labelled(config, pools) if d != by},
-            "views": {called[d]: strong_augment(config.teacher) for d in pools if config.rounds.strong},
-        },
+            views={called[d]: strong_augment(config.teacher) for d in pools if config.rounds.strong},
+        ),
         images=Images(train_on={**pools, **{called[d]: pool for d, pool in pseudo.items()}}, selected_by=list(pools)),
         recipe=Recipe(
             steps=round_steps(config, count, config.train.batch_size),

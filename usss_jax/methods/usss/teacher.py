@@ -14,6 +14,7 @@ from usss_jax.data.unlabeled import WithoutMasks
 from usss_jax.engine.job import Fit
 from usss_jax.errors import InputError
 from usss_jax.methods.segmentation import Images, Run, Start, fit
+from usss_jax.methods.supervised import labeled_batches
 from usss_jax.methods.usss import average, consistency
 
 
@@ -41,7 +42,7 @@ def teacher_fit(run: Run, variant: str, unlabeled_batches: Mapping[str, int], na
     return fit(
         run,
         job,
-        partial(consistency.compute, teaching=teaching, class_names=classes),
+        partial(consistency.compute, teaching=teaching, class_names=classes, use=labeled_batches(run)),
         images=Images(pools=pools, unlabeled_batches=unlabeled_batches, validity=True),
         start=Start(
             make_extra=lambda model: {"confidence": confidence} if teaching.threshold_kind == "adaptive" else {},

@@ -15,7 +15,7 @@ from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.engine.accumulate import Term, accumulate
 from usss_jax.engine.state import TrainState
 from usss_jax.engine.step import Computed
-from usss_jax.methods.supervised import augmented, decoder_losses, step_key
+from usss_jax.methods.supervised import LabeledBatches, augmented, decoder_losses, step_key
 from usss_jax.models.strips import mean_over_pixels, sum_over_pixels
 from usss_jax.models.universal import UniversalModel, encode_groups, in_order
 from usss_jax.models.upsample import upsample_matrix
@@ -92,9 +92,7 @@ def compute(
     objective: Objective,
     label_classes: Mapping[str, Sequence[int]],
     scores: Callable = label_similarities,
-    decoders: Mapping[str, str] = {},
-    weights: Mapping[str, float] = {},
-    views: Mapping[str, DeviceAugment] = {},
+    use: LabeledBatches = LabeledBatches(),
     mesh: Mesh | None = None,
 ) -> Computed:
     """Eq. 5 of one batch, the supervised terms plus the entropy terms, with its gradients.
@@ -107,8 +105,7 @@ def compute(
       objective: hyperparameters.
       label_classes: per domain the train id of each label embedding.
       scores: whose entropies are the terms: `label_similarities`, or `decoder_scores`, which need no entropy module.
-      decoders, weights: see `labeled_loss`.
-      views: see `methods.supervised.augmented`.
+      use: how labeled batches are used.
     """
     key, embeddings = step_key(state, seed), state.extra.get("label_embeddings", {})
     scores_of = partial(scores, model=model, objective=objective, label_embeddings=embeddings)
@@ -118,16 +115,16 @@ def compute(
         objective=objective,
         label_embeddings=embeddings,
         label_classes=label_classes,
-        decoders=decoders,
-        weights=weights,
+        use=use,
     )
+    labeled = augmented(state, batch, augment, seed, use.views)
     entropy = partial(entropy_loss, model=model, objective=objective, scores_of=scores_of, augment=augment, key=key)
     unlabeled = {d: batch["unlabeled"][d]["image"] for d in in_order(model, batch.get("unlabeled", {}))}
     ramp = jnp.minimum(1, (state.step + 1) / objective.warmup) if objective.warmup else 1.0
 
     found = accumulate(
         [
-            Term("supervised", supervised, augmented(state, batch, augment, seed, views)),  # sum over domains of Eq. 1
+            Term("supervised", supervised, labeled),  # sum over domains of Eq. 1
             Term("entropy", entropy, unlabeled, micro_batches=True, weight=ramp),  # alpha * Eq. 3 + beta * Eq. 4
         ],
         state.params,
@@ -189,8 +186,7 @@ def labeled_loss(
     objective: Objective,
     label_embeddings: Mapping,
     label_classes: Mapping,
-    decoders: Mapping[str, str] = {},
-    weights: Mapping[str, float] = {},
+    use: LabeledBatches = LabeledBatches(),
 ):
     """Eq. 1, summed over the named batches, plus the supervision of the similarities, which is not in the paper.
 
@@ -203,7 +199,7 @@ def labeled_loss(
       objective: hyperparameters.
       label_embeddings: per domain [n, d].
       label_classes: per domain the train id of each label embedding.
-      decoders, weights: of a batch, by its name; see `methods.supervised.supervised_loss`.
+      use: decoders and weights of the batches.
 
     Returns:
       (loss, (new batch statistics, scalars, {domain: sums of E's output per class} if theta < 1)).
@@ -215,7 +211,7 @@ def labeled_loss(
     sums: dict[str, Any] = {}
     for name, batch in labeled.items():
         label = batch["label"]
-        term, found = decoder_losses(model, params, features[name], name, batch, decoders, weights)
+        term, found = decoder_losses(model, params, features[name], name, batch, use)
         loss, scalars = loss + term, scalars | found
         if name not in label_embeddings or (not objective.embedding_supervision and objective.theta == 1):
             continue
