@@ -399,6 +399,7 @@ def test_the_control_labels_the_labeled_images_alone(workdir, across):
 def test_a_round_of_0_epochs_from_pretrained_weights_has_steps_and_start_of_other_trainings(workdir, across):
     summary = json.loads((across / "self_round0/summary.json").read_text())
     assert summary["steps"] == 2
+    assert summary["views"] == dict.fromkeys([*DOMAINS, *(f"{d} pseudo" for d in DOMAINS)], 4)  # 2 images per step
     run = open_run(small(across, **across_fields(workdir)), across)
     (job,) = [job for job in plan(run, across) if getattr(job, "name", "") == "self_round0"]
     start = job.create_state()[0].params

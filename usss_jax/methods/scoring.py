@@ -97,6 +97,7 @@ def summarize(
     images: Images,
     lr: float,
     val_name: str,
+    views: Mapping[str, int],
     tests: Mapping[str, Mapping[str, np.ndarray]],
     progress: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -107,6 +108,7 @@ def summarize(
       images: what it was trained and is scored on.
       lr: learning rate of its first step.
       val_name: begins the names of the scalars on val that selected the best checkpoint.
+      views: images that its steps have seen, by the name of a labeled batch or as "unlabeled DOMAIN".
       tests: confusion matrices on test, by "last" and "best", and by domain.
       progress: see `Fit.summarize`.
     """
@@ -136,6 +138,7 @@ def summarize(
         "lr": lr,
         "cache_gb": used,
         "unlabeled_batches": dict(images.unlabeled_batches),
+        "views": dict(views),
         "convention": metrics.CONVENTION,
     }
 

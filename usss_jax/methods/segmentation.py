@@ -66,6 +66,7 @@ def fit(
     compute = partial(compute, model=model, augment=device_augment(config), seed=seed, mesh=mesh)
     shardings = batch_shardings(mesh, images)
     score = create_scorer(images.pools, model, mesh, train.eval_batch_size)
+    per_step = images_per_step(run, images, recipe.batch_size)
     networks = {"student": student} | ({"teacher": teacher} if teacher else {})
     return Fit(
         folder=(workdir or run.workdir) / name,
@@ -76,7 +77,7 @@ def fit(
         ),
         make_batches=partial(batches, run, images, recipe.batch_size, seed),
         batch_shardings=shardings,
-        images_per_step=images_per_step(run, images, recipe.batch_size),
+        images_per_step=sum(per_step.values()),
         evaluate=partial(evaluate, score=score, selected_by=images.selected_by, networks=networks, export=export),
         variables=networks[export],
         test=partial(score, split="test"),
@@ -87,7 +88,9 @@ def fit(
         checkpoint_every=train.checkpoint_every,
         log_every=train.log_every,
         loader_threads=config.data.loader_threads,
-        summarize=partial(summarize, name, images, lr, VAL[export]),
+        summarize=partial(
+            summarize, name, images, lr, VAL[export], {what: n * recipe.steps for what, n in per_step.items()}
+        ),
         warnings=warnings,
     )
 
@@ -133,11 +136,11 @@ def batches(run: Run, images: Images, batch_size: int, seed: int) -> grain.MapDa
     )
 
 
-def images_per_step(run: Run, images: Images, batch_size: int) -> int:
-    """Number of images in all batches of a step."""
+def images_per_step(run: Run, images: Images, batch_size: int) -> dict[str, int]:
+    """Images in the batches of a step, by the name of a labeled batch or as "unlabeled DOMAIN"."""
     sizes = unlabeled_sizes(run.config, list(run.pools))
-    unlabeled = sum(count * sizes[d] for d, count in images.unlabeled_batches.items())
-    return len(with_labels(images.train_on)) * batch_size + unlabeled
+    unlabeled = {f"unlabeled {d}": count * sizes[d] for d, count in images.unlabeled_batches.items()}
+    return {**dict.fromkeys(with_labels(images.train_on), batch_size), **unlabeled}
 
 
 def device_augment(config: ConfigDict) -> DeviceAugment:
