@@ -410,6 +410,16 @@ def test_a_round_of_0_epochs_from_pretrained_weights_has_steps_and_start_of_othe
 
 
 @pytest.mark.slow
+def test_only_the_most_reliable_images_are_labeled(workdir, tmp_path):
+    fields = across_fields(workdir) | {"variants": ["self"], "rounds.across_weight": 0.0, "train.steps": 1}
+    train(small(tmp_path / "run", **fields, **{"rounds.images": "city_street=2,town_street=all"}), tmp_path / "run")
+    folder = tmp_path / "run/pseudo_labels/self_round0"
+    ids = (folder / "city_street_images.txt").read_text().split()
+    counts = [len(list((folder / d / "labels").iterdir())) for d in DOMAINS]
+    assert len(ids) == 2 and counts == [2, 6]
+
+
+@pytest.mark.slow
 def test_networks_that_cannot_label_are_told(workdir, tmp_path):
     fields = across_fields(workdir)
     cases = {f"{tmp_path} is not the folder of a finished job": str(tmp_path)}

@@ -179,6 +179,14 @@ FIELDS: dict[str, Field] = {
         changes=FILE,
         sweep="set",
     ),
+    "rounds.images": universal(
+        "all",
+        Range('a number, or "all"'),
+        "number of unlabeled images that are labeled, those that are predicted with most confidence in every class",
+        per_domain=True,
+        mixed=True,
+        makes=tuple(SELF_TRAINING),
+    ),
     "rounds.start": universal(
         "network",
         one_of("network", "pretrained"),

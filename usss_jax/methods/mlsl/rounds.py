@@ -8,18 +8,17 @@ from functools import partial
 from usss_jax.config.mlsl import KINDS, Kind
 from usss_jax.data.examples import Examples
 from usss_jax.engine.job import Fit, Job, Pass
-from usss_jax.local_files import write_whole
 from usss_jax.methods.mlsl import terms
 from usss_jax.methods.mlsl.adaptation import Adaptation, supervision
 from usss_jax.methods.mlsl.target_statistics import measured
 from usss_jax.methods.self_training import labelling
+from usss_jax.methods.self_training.image_choice import chosen, images_pass
 from usss_jax.methods.self_training.image_labels import mean_sizes
 from usss_jax.methods.self_training.round_images import ImageClasses, Labeled, RoundCrop, Together, mining_crop
 from usss_jax.methods.self_training.schedule import Ramp, Round, round_steps, rounds_of, source_subset
-from usss_jax.methods.self_training.scores import choose_images, labelling_of, labelling_of_round, load_scorer
+from usss_jax.methods.self_training.scores import labelling_of, labelling_of_round
 from usss_jax.methods.self_training.spatial_prior import class_frequencies, spatial_prior
 from usss_jax.methods.training import Images, Recipe, Start
-from usss_jax.parallel import hosts
 from usss_jax.runs import logs
 from usss_jax.runs.networks import load_best
 
@@ -31,7 +30,15 @@ def rounds(adaptation: Adaptation, variant: str, network: pathlib.Path) -> Itera
     config, kind, workdir = adaptation.config, KINDS[variant], adaptation.run.workdir
     uses_prior = config.mlsl.prior if kind.prior is None else kind.prior
     if config.mlsl.target_images:
-        yield images_pass(adaptation, network)
+        yield images_pass(
+            workdir / IMAGES,
+            networks=[network],
+            decoder=adaptation.target,
+            images=adaptation.pools(adaptation.target).unlabeled,
+            count=config.mlsl.target_images,
+            settings=labelling_of(config.rounds, portion=1.0, policy="cb", patches=False, seed=0, round=0),
+            mesh=adaptation.run.mesh,
+        )
     prior_file = workdir / "spatial_prior.npy"
     if uses_prior:
         yield Pass(prior_file, partial(write_prior, adaptation, prior_file))
@@ -44,27 +51,10 @@ def rounds(adaptation: Adaptation, variant: str, network: pathlib.Path) -> Itera
         network = workdir / name
 
 
-def images_pass(adaptation: Adaptation, network: pathlib.Path) -> Pass:
-    """Describe the choice of `mlsl.target_images` images by the network that the first rounds start from."""
-    path, images = adaptation.run.workdir / IMAGES, adaptation.pools(adaptation.target).unlabeled
-    settings = labelling_of(adaptation.config.rounds, portion=1.0, policy="cb", patches=False, seed=0, round=0)
-
-    def make():
-        scorer, _ = load_scorer([network], adaptation.target, settings, adaptation.run.mesh)
-        count = adaptation.config.mlsl.target_images
-        chosen = hosts.from_writer(choose_images, scorer, images, count, "choice of target images")
-        if hosts.is_writer():
-            write_whole(path, "\n".join(chosen) + "\n")
-
-    return Pass(path, make)
-
-
 def target_images(adaptation: Adaptation) -> Examples:
-    """The target images that are labelled: all, or those of `images_pass`."""
+    """The target images that are labelled: all, or those that `images_pass` has chosen."""
     images = adaptation.pools(adaptation.target).unlabeled
-    if not adaptation.config.mlsl.target_images:
-        return images
-    return images.select(hosts.from_writer((adaptation.run.workdir / IMAGES).read_text).splitlines())
+    return chosen(adaptation.run.workdir / IMAGES, images) if adaptation.config.mlsl.target_images else images
 
 
 def write_prior(adaptation: Adaptation, path: pathlib.Path):

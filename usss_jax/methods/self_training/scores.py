@@ -22,9 +22,7 @@ from usss_jax.errors import InputError
 from usss_jax.local_files import write_whole
 from usss_jax.methods.self_training.patches import Inference, image_probabilities, patch_corners
 from usss_jax.methods.self_training.schedule import Round
-from usss_jax.methods.self_training.selection import most_probable
 from usss_jax.methods.self_training.spatial_prior import apply_prior
-from usss_jax.methods.self_training.target_images import best, class_balanced_score
 from usss_jax.models.universal import UniversalModel
 from usss_jax.models.upsample import upsample, upsample_bicubic
 from usss_jax.parallel.sharding import batch_sharding, replicated
@@ -246,16 +244,6 @@ class KeptScores:
 
     def _compute(self, index: int) -> np.ndarray:
         return self._scorer(self._images.ids[index], self._images[index]["image"])
-
-
-def choose_images(scorer: Scorer, images: Examples, count: int, name: str) -> list[str]:
-    """Ids of the `count` images with the highest class-balanced score (target_images.py)."""
-    predict = jax.jit(most_probable)
-    found = []
-    for i in progress(list(range(len(images))), name):
-        q = scorer(images.ids[i], images[i]["image"])
-        found.append(class_balanced_score(*map(np.asarray, predict(q))))
-    return best(images.ids, found, count)
 
 
 def progress(items: list, what: str) -> Iterator:

@@ -5,12 +5,13 @@ domains can label the same images, too; the student's decoders learn their label
 """
 
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from usss_jax.config import per_domain, read_count
 from usss_jax.config.reading import names
 from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.pseudo_labels import LabeledByAll, PseudoLabeled
@@ -20,6 +21,7 @@ from usss_jax.engine.job import Fit, Job, Pass
 from usss_jax.errors import InputError
 from usss_jax.local_files import local_path
 from usss_jax.methods.self_training import labelling
+from usss_jax.methods.self_training.image_choice import chosen, images_pass
 from usss_jax.methods.self_training.round_images import Labeled, RoundCrop, mining_crop
 from usss_jax.methods.self_training.schedule import Round, round_steps, rounds_of
 from usss_jax.methods.self_training.scores import Labelling, labelling_of_round
@@ -46,10 +48,34 @@ def rounds(run: Run, variant: str, networks: Sequence[pathlib.Path], train: Call
         pools = {d: replace(pool, unlabeled=WithoutMasks(pool.labeled)) for d, pool in pools.items()}
     for part in rounds_of(run.config):
         name = f"{variant}_round{part.index}"
+        reliable = yield from reliable_images(run, pools, part, name, networks)
         for domain, decoder in labelled(run.config, pools):
-            yield labels_pass(run, pools[domain], pools[decoder], part, name, networks)
-        yield round_fit(run, pools, part, name, networks[0], train)
+            yield labels_pass(run, reliable[domain], reliable[decoder], part, name, networks)
+        yield round_fit(run, reliable, part, name, networks[0], train)
         networks = [run.workdir / name]
+
+
+def reliable_images(
+    run: Run, pools: Mapping[str, Pools], part: Round, name: str, networks: Sequence[pathlib.Path]
+) -> Generator[Job, None, dict[str, Pools]]:
+    """Yield the passes that choose `rounds.images` of the unlabeled images; return the pools with those alone."""
+    counts = per_domain(run.config.rounds.images, list(run.pools), "rounds.images", read_count("all"))
+    reliable = dict(pools)
+    for domain, pool in pools.items():
+        count = counts[domain]
+        if isinstance(count, int) and count < len(pool.unlabeled):
+            path = run.workdir / "pseudo_labels" / name / f"{domain}_images.txt"
+            yield images_pass(
+                path,
+                networks=networks,
+                decoder=domain,
+                images=pool.unlabeled,
+                count=count,
+                settings=settings_of(run.config, part),
+                mesh=run.mesh,
+            )
+            reliable[domain] = replace(pool, unlabeled=chosen(path, pool.unlabeled))
+    return reliable
 
 
 def given_networks(config: ConfigDict) -> list[pathlib.Path]:
