@@ -18,6 +18,7 @@ from usss_jax.data.cache import Budget, CachedSource
 from usss_jax.data.check.findings import FAULT, NOTE, WARNING
 from usss_jax.data.check.pseudo_labels import check_pseudo_labels
 from usss_jax.data.check.sheet import draw_sheet
+from usss_jax.data.check.truth import compare_with_masks, shares
 from usss_jax.data.domain import IGNORE
 from usss_jax.data.domains import get_domain
 from usss_jax.data.labels import read_labels
@@ -390,3 +391,36 @@ def test_check_command_understands_the_folder(files, tmp_path):
     assert splits["pseudo-labels"]["images"] == 4 and splits["pseudo-labels"]["class_shares"]["road"] > 0
     wrong = run("camvid")
     assert wrong.returncode == 2 and "belongs to the domain 'cityscapes', not to camvid" in wrong.stderr
+
+
+def test_the_check_compares_pseudo_labels_with_masks(tmp_path, images):
+    """Half of the pixels get the right label, a quarter the wrong one, the others none."""
+    root = tmp_path / "data"
+    masks = open_source(DOMAIN, root, "train").select(images.ids)
+    folder = tmp_path / "round"
+    files = create_folder(folder, DOMAIN, images.ids, {})
+    counts = dict.fromkeys(("class", "labeled", "right"), 0)
+    for i, key in enumerate(images.ids):
+        mask = masks.label(i)
+        label = mask.copy()
+        label[::4] = 255
+        label[1::4] = (mask[1::4] + 1) % 3
+        inside = mask != 255
+        counts["class"] += inside.sum()
+        counts["labeled"] += (inside & (label != 255)).sum()
+        counts["right"] += (inside & (label == mask)).sum()
+        files.write(key, label, np.zeros_like(label))
+    found = compare_with_masks(DOMAIN, root, folder, "train")
+    assert found["covered"] == pytest.approx(counts["labeled"] / counts["class"])
+    assert found["right"] == pytest.approx(counts["right"] / counts["labeled"])
+    with pytest.raises(InputError, match=f"--truth=val: {images.ids[0]} is no image of that split"):
+        compare_with_masks(DOMAIN, root, folder, "val")
+
+
+def test_shares_of_right_pseudo_labels_by_class():
+    confusion = np.array([[6, 2, 2], [0, 0, 4], [0, 0, 0]][:2])
+    domain = dataclasses.replace(DOMAIN, classes=DOMAIN.classes[:2])
+    found = shares(confusion, domain)
+    one, two = found["classes"].values()
+    assert one == {"covered": 0.8, "found": 0.6, "right": 1.0} and two == {"covered": 0.0, "found": 0.0, "right": 0.0}
+    assert found["covered"] == pytest.approx(8 / 14) and found["right"] == pytest.approx(6 / 8)

@@ -2,7 +2,7 @@
 
 python -m usss_jax.data.check --config=configs/cs_cvd.py --config.data.root=DATA
 python -m usss_jax.data.check --domain=mine.yaml [--data_root=DATA]
-python -m usss_jax.data.check --domain=mine.yaml --pseudo_labels=FOLDER
+python -m usss_jax.data.check --domain=mine.yaml --pseudo_labels=FOLDER [--truth=train]
 
 Exit code 1: there are faults, which must be fixed: whatever would stop training, an image without its mask or a mask
 without its image, an unreadable file, an image twice in a split or in both training and evaluation, a labeled image
@@ -15,7 +15,8 @@ every mask of every split, also those of unlabeled images.
 
 With --pseudo_labels, the check opens a folder of pseudo-labels of one of the domains instead of the domains. Faults are
 files that are missing, unreadable, of another size or with unknown classes, pseudo-labels without an image, and a
-manifest of other classes.
+manifest of other classes. With --truth=SPLIT it also opens the masks of that split, and prints which share of the
+pixels of every class has a pseudo-label, and which share of those is right.
 """
 
 import contextlib
@@ -35,6 +36,7 @@ from usss_jax.data.check.labeled import Labeled, check_labeled
 from usss_jax.data.check.pseudo_labels import check_pseudo_labels
 from usss_jax.data.check.report import domain_json, domain_text, findings_text
 from usss_jax.data.check.sheet import draw_sheet
+from usss_jax.data.check.truth import compare_with_masks, truth_text
 from usss_jax.data.class_map import run_domains
 from usss_jax.data.domain import Domain
 from usss_jax.data.options import Options, domain_root, read_options
@@ -51,6 +53,7 @@ DOMAIN = flags.DEFINE_string("domain", None, "Domain to check, by name or YAML f
 DATA_ROOT = flags.DEFINE_string("data_root", "", "With --domain: the config field data.root.")
 OUT = flags.DEFINE_string("out", "check", "Folder for check.json and one picture per domain.")
 PSEUDO_LABELS = flags.DEFINE_string("pseudo_labels", None, "Folder of pseudo-labels to check instead of the domains.")
+TRUTH = flags.DEFINE_string("truth", "", "With --pseudo_labels: split whose masks they are compared with.")
 LIMIT = flags.DEFINE_integer("limit", None, "Open only that many images of each split, spread through the ids.", 1)
 THREADS = flags.DEFINE_integer("threads", 4, "Number of threads that open files.", 1)
 
@@ -84,6 +87,11 @@ def main(argv: list[str]) -> int:
         if sheet is not None:
             save_png(out / f"{name}.png", sheet)
         content[name] = domain_json(report, labeled.get(name))
+        if TRUTH.value and not report.error:
+            content[name]["truth"] = truth = compare_with_masks(
+                report.domain, task.root, cli.folder_of(PSEUDO_LABELS), TRUTH.value, LIMIT.value
+            )
+            print(truth_text(report.domain, truth), end="\n\n", flush=True)
         findings += found
         print(domain_text(report, labeled.get(name)), end="\n\n", flush=True)
 
@@ -112,6 +120,8 @@ def read_tasks(argv: list[str]) -> list[Task]:
         raise InputError("give either --config=configs/cs_cvd.py or --domain=camvid (a name or a YAML file)")
     if by_config and DATA_ROOT.value:
         raise InputError("--data_root goes with --domain; with a config it is --config.data.root")
+    if TRUTH.value and not PSEUDO_LABELS.value:
+        raise InputError(f"--truth={TRUTH.value} goes with --pseudo_labels=FOLDER")
     check_paths(f"{DOMAIN.value},{DATA_ROOT.value}", "--domain or --data_root")
     config = checked(cli.CONFIG.value) if by_config else None
     if config and "domains" not in config.data:
