@@ -221,10 +221,14 @@ def labeled_loss(
             scalars[f"embedding_supervision/{name}"] = term
             loss = loss + objective.embedding_supervision * term
         if objective.theta < 1:
-            rows, columns = (upsample_matrix(n, model.stride, model.upsample) for n in label.shape[1:])
-            constants = jax.lax.stop_gradient(embedding)
-            sums[name] = class_sums(constants, label, rows, columns, model.num_classes[name])
+            sums[name] = sums_of_classes(model, jax.lax.stop_gradient(embedding), label, name)
     return loss, (stats, scalars, sums)
+
+
+def sums_of_classes(model: UniversalModel, embedding, label, domain: str):
+    """Sums for Eq. 7 of embedding [B, h, w, d] over the pixels of each class of a domain; label int [B, H, W]."""
+    rows, columns = (upsample_matrix(n, model.stride, model.upsample) for n in label.shape[1:])
+    return class_sums(embedding, label, rows, columns, model.num_classes[domain])
 
 
 def similarity_loss(model: UniversalModel, scores, label, classes: tuple[int, ...]):

@@ -23,61 +23,59 @@ def strong_view(maps: Mapping, key, settings: DeviceAugment, other: Mapping | No
       maps: {"image": [B, H, W, 3], "label": uint8 [B, H, W], and other maps}.
       key: random key of this view, domain and micro-batch.
       settings: static.
-      other: the same maps of images of another domain, of which parts are pasted into half of the images; None: none.
+      other: images of another domain and their maps, of which parts are pasted into half of the images; None: none.
 
     Returns:
-      (the maps, bool [B, H, W]: where a pixel is of the previous image; the maps of `other` where it was pasted, or
-      None, see `paste_across`).
+      (the maps, bool [B, H, W]: where a pixel is of the previous image, the maps of the pasted pixels or None); see
+      `paste_across`.
     """
     own = jnp.broadcast_to(jnp.arange(maps["image"].shape[0])[:, None, None], maps["image"].shape[:3])
     of_mix, of_colors = jax.random.split(key)
     mixed = dict(mix({**maps, "of": own}, of_mix, settings.mix))
-    pasted = mixed.pop("of") != own
-    across = None
+    rolled, across = mixed.pop("of") != own, None
     if other is not None:
         mixed, across = paste_across(mixed, other, jax.random.fold_in(of_mix, 1), settings.mix)
-    return {**mixed, "image": change_colors(mixed["image"], of_colors, settings)}, pasted, across
+    return {**mixed, "image": change_colors(mixed["image"], of_colors, settings)}, rolled, across
 
 
 def paste_across(maps: Mapping, other: Mapping, key, how: str) -> tuple[dict, dict]:
-    """Paste parts of the images of another domain, valid pixels of them, into a share `ACROSS` of the images.
+    """Paste parts of the images of another domain into a share `ACROSS` of the images, as DACS (Tranheden et al. 2021).
 
     Args:
-      maps, other: {"image": [B, H, W, 3], "label": uint8 [B, H, W], "valid": [B, H, W], and other maps}, each in the
-        classes of its own domain. Where the others are smaller, they end; where they are larger, they are cut off.
+      maps, other: {"image": [B, H, W, 3], "label": int [B, H, W], "valid": [B, H, W], and other maps}, the labels in
+        the classes of their own domain. Pixels that are not valid are never pasted. Other images that are smaller end
+        where they end, larger ones are cut at the right and below, and too few are repeated.
       key: random key.
       how: "cutmix" or "classmix", see `data.augment_device.mix`.
 
     Returns:
-      (the maps, whose label is IGNORE where pixels were pasted; the other's maps but the image, whose label is IGNORE
-      where none were), so that the decoder of each domain has the labels of its own pixels.
+      (the maps, the other's maps without their image), each valid where a pixel is of its own domain: the decoder of
+      each domain has the labels of its own pixels.
 
     >>> one, two = ({"image": jnp.full((1, 2, 2, 3), i), "label": jnp.full((1, 2, 2), i)} for i in (0, 1))
     >>> one, two = ({**maps, "valid": jnp.ones((1, 2, 2))} for maps in (one, two))
     >>> mixed, pasted = paste_across(one, two, jax.random.key(1), "cutmix")
-    >>> bool(((mixed["label"] == IGNORE) == (mixed["image"] == 1).all(-1)).all())
-    True
+    >>> bool((pasted["valid"] == (mixed["image"] == 1).all(-1)).all()), bool((mixed["valid"] != pasted["valid"]).all())
+    (True, True)
     """
     count, height, width = maps["image"].shape[:3]
     other = {name: fitted(a, count, height, width) for name, a in other.items()}
-    if other["image"].dtype != maps["image"].dtype:
-        raise TypeError(f"images of two domains are {maps['image'].dtype} and {other['image'].dtype}")
+    known = jnp.where(other["valid"] != 0, other["label"], IGNORE)
     of_region, of_share = jax.random.split(key)
     hit = jax.random.uniform(of_share, (count, 1, 1)) < ACROSS
-    pasted = hit & regions(of_region, other, how) & (other["valid"] != 0)
-    mixed = {**maps, "image": jnp.where(pasted[..., None], other["image"], maps["image"])}
-    mixed["label"] = jnp.where(pasted, IGNORE, maps["label"]).astype(maps["label"].dtype)
-    label = jnp.where(pasted, other["label"], IGNORE).astype(other["label"].dtype)
-    return mixed, {**{name: a for name, a in other.items() if name != "image"}, "label": label}
+    pasted = hit & regions(of_region, {**other, "label": known}, how) & (other["valid"] != 0)
+    image = jnp.where(pasted[..., None], other.pop("image"), maps["image"])
+    valid = jnp.where(pasted, 0, maps["valid"])
+    return {**maps, "image": image, "valid": valid}, {**other, "valid": pasted.astype(valid.dtype)}
 
 
 def fitted(array, count: int, height: int, width: int):
-    """Repeat or drop images, and cut or pad with 0 at the right and below: [B, H, W, ...] -> [count, height, width, ...].
+    """Repeat or drop images, cut or pad them with 0 at the right and below: [B, H, W, ...] -> [count, height, ...].
 
     >>> fitted(jnp.ones((1, 1, 3)), 2, 2, 2).tolist()
     [[[1.0, 1.0], [0.0, 0.0]], [[1.0, 1.0], [0.0, 0.0]]]
     """
-    array = array[jnp.arange(count) % array.shape[0], :height, :width]
+    array = jnp.concatenate([array] * -(-count // array.shape[0]))[:count, :height, :width]
     missing = [(0, 0), (0, height - array.shape[1]), (0, width - array.shape[2])]
     return jnp.pad(array, missing + [(0, 0)] * (array.ndim - 3))
 
