@@ -254,6 +254,6 @@ def warn_of_collapse(scalars: Mapping[str, float]) -> dict[str, str]:
             _, images, embeddings = name.split("/")
             found[name] = (
                 f"{100 * share:.0f} % of the cells of {images} images are nearest to the same class or embedding of "
-                f"{embeddings}: these entropy terms have collapsed and no longer teach anything"
+                f"{embeddings}: these terms have collapsed and no longer teach anything"
             )
     return found
