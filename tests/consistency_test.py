@@ -9,7 +9,7 @@ import pytest
 from tiny_models import enlarge
 
 from usss_jax.data.augment_device import DeviceAugment
-from usss_jax.methods.usss.views import drop_channels, strong_view
+from usss_jax.methods.usss.views import drop_channels, paste_across, strong_view
 from usss_jax.models.strips import sum_over_pixels
 from usss_jax.objectives import consistency
 
@@ -94,6 +94,21 @@ def test_soft_targets_are_the_teachers_probabilities_of_the_image_that_a_pixel_i
     assert np.abs(gradients[0]).max() > 0.1 and not np.any(gradients[1]) and not np.any(gradients[2])
 
 
+def test_agreement_pulls_nowhere_where_student_and_teacher_agree_however_unsure_they_are():
+    """Confidence, which the entropy terms reward, is nothing to win by: the gradient is student - teacher."""
+    scores = jnp.asarray([[[[0.3, -0.2, 0.1]]]])
+
+    def loss(student, teacher):
+        logits = jnp.concatenate([student, teacher, teacher], -1)
+        return consistency.soft_pixel_cross_entropy(logits, jnp.ones((1, 1, 1)), jnp.zeros((1, 1, 1))).sum()
+
+    np.testing.assert_allclose(jax.grad(loss)(scores, scores), 0, atol=1e-7)
+    gradient = jax.grad(loss)(3 * scores, scores)  # the same class, with more confidence than the teacher
+    want = np.exp(3 * scores) / np.exp(3 * scores).sum() - np.exp(scores) / np.exp(scores).sum()
+    np.testing.assert_allclose(gradient, want, atol=1e-6)
+    assert gradient[..., 0] > 0.05  # which lowers it
+
+
 # ---- Views ----
 
 
@@ -108,7 +123,7 @@ def test_mixing_takes_every_map_of_a_pixel_from_the_same_image(how):
         "valid": jnp.asarray(r.random(shape) < 0.8, jnp.uint8),
     }
     maps["label"] = jnp.where(maps["valid"] != 0, maps["label"], 255)
-    mixed, pasted = jax.jit(strong_view, static_argnums=2)(maps, jax.random.key(3), DeviceAugment(mix=how))
+    mixed, pasted, _ = jax.jit(strong_view, static_argnums=2)(maps, jax.random.key(3), DeviceAugment(mix=how))
     assert mixed.keys() == maps.keys() and 0.05 < pasted.mean() < 0.95
     for name, array in maps.items():
         before = np.roll(array, 1, axis=0)
@@ -124,9 +139,39 @@ def test_mixing_takes_every_map_of_a_pixel_from_the_same_image(how):
                 assert of_class.all() or not of_class.any()
 
 
+@pytest.mark.parametrize("how", ["cutmix", "classmix"])
+def test_a_pasted_pixel_has_the_maps_of_the_other_domain_alone(how):
+    """The other domain has fewer images, which are repeated, lower and wider ones."""
+    r, own, others = np.random.default_rng(2), (6, 16, 24), (4, 12, 32)
+    image, other_image = (jnp.asarray(r.integers(0, 256, (*shape, 3)), jnp.uint8) for shape in (own, others))
+    maps = {"image": image, "label": jnp.zeros(own, jnp.uint8), "valid": jnp.asarray(r.random(own) < 0.8, jnp.uint8)}
+    labels = jnp.asarray(r.integers(3, 9, others), jnp.uint8)
+    other = {"image": other_image, "label": labels, "valid": jnp.asarray(r.random(others) < 0.8, jnp.uint8)}
+    mixed, pasted = jax.jit(paste_across, static_argnums=3)(maps, other, jax.random.key(6), how)
+    where = np.asarray(pasted["valid"]) != 0
+    repeated = [0, 1, 2, 3, 0, 1]
+    np.testing.assert_array_equal(mixed["valid"], np.where(where, 0, maps["valid"]))
+    assert not where[:, 12:].any() and (np.asarray(other["valid"])[repeated, :, :24] >= where[:, :12]).all()
+    cut = np.asarray(other_image)[repeated, :, :24]
+    np.testing.assert_array_equal(mixed["image"][:, 12:], image[:, 12:])
+    np.testing.assert_array_equal(mixed["image"][:, :12], np.where(where[:, :12, :, None], cut, image[:, :12]))
+    np.testing.assert_array_equal(np.asarray(pasted["label"])[:, :12], np.asarray(labels)[repeated, :, :24])
+    into = where.any((1, 2))
+    assert 0 < into.sum() < 6 and mixed["image"].dtype == jnp.uint8
+    if how == "classmix":  # three of the six classes that are inside the image
+        for i in np.flatnonzero(into):
+            assert len(set(np.asarray(pasted["label"])[i][where[i]])) == 3
+
+
+def test_about_half_of_the_images_get_a_part_of_another_domain():
+    maps = {"image": jnp.zeros((400, 8, 8, 3)), "label": jnp.zeros((400, 8, 8)), "valid": jnp.ones((400, 8, 8))}
+    _, pasted = paste_across(maps, maps, jax.random.key(0), "cutmix")
+    assert (np.asarray(pasted["valid"]) != 0).any((1, 2)).mean() == pytest.approx(0.5, abs=0.08)
+
+
 def test_colours_change_after_mixing_and_leave_the_maps_alone():
     maps = {"image": jnp.full((2, 16, 24, 3), 120, jnp.uint8), "label": jnp.zeros((2, 16, 24), jnp.uint8)}
-    changed, pasted = strong_view(maps, jax.random.key(0), DeviceAugment(color_jitter=1.0, mix="none"))
+    changed, pasted, _ = strong_view(maps, jax.random.key(0), DeviceAugment(color_jitter=1.0, mix="none"))
     assert not pasted.any() and changed["image"].dtype == jnp.float32
     assert np.abs(changed["image"] - 120 / 255).max() > 0.01 and not changed["label"].any()
 

@@ -19,6 +19,7 @@ from usss_jax.engine.step import jit_step
 from usss_jax.methods import hung
 from usss_jax.methods.usss import average, consistency, terms
 from usss_jax.methods.usss.label_embeddings import prototype_sums
+from usss_jax.methods.usss.teaching import Similarity, create_teaching
 from usss_jax.models.universal import UniversalModel
 from usss_jax.parallel import sharding
 
@@ -131,14 +132,17 @@ def taught(mesh):
     """Steps with a teacher, all of its options on."""
     fields = {"targets": "soft", "threshold": 0.5, "threshold_kind": "adaptive", "cross_weight": 0.5, "views": 2}
     config = default_config()
+    fields |= {"across": "unlabeled", "similarity_weight": 0.5}
     config.teacher.update({**fields, "feature_dropout": 0.5, "threshold_decay": 0.0})
-    teaching = consistency.create_teaching(config, list(CLASSES))
-    model = UniversalModel(OneLayer(), CLASSES)
+    teaching = create_teaching(config, list(CLASSES))
+    model = UniversalModel(OneLayer(), CLASSES, DIM)
+    rows, objective = embeddings_at_start(), dataclasses.replace(USSS, embedding_supervision=0.5)
+    similarity = Similarity(objective, {d: tuple(range(n)) for d, n in CLASSES.items()}, rows)
     names = {d: list(map(str, range(n))) for d, n in CLASSES.items()}
-    extra = {"confidence": {d: np.full(n, 1 / n) for d, n in CLASSES.items()}}
+    extra = {"confidence": {d: np.full(n, 1 / n) for d, n in CLASSES.items()}, "label_embeddings": rows}
     consistency.accumulate = partial(accumulate, unroll=False)  # as on GPUs
     consistency.on_cpu = lambda mesh: False
-    compute = partial(consistency.compute, teaching=teaching, class_names=names)
+    compute = partial(consistency.compute, teaching=teaching, class_names=names, similarity=similarity)
     return train(mesh, model, compute, extra, 3, average.begin, validity=True)
 
 

@@ -25,6 +25,7 @@ from usss_jax.methods.train import train
 from usss_jax.methods.usss import average, consistency
 from usss_jax.methods.usss.plan import plan
 from usss_jax.methods.usss.teacher import check_teacher
+from usss_jax.methods.usss.teaching import Teaching, create_teaching
 from usss_jax.models.universal import UniversalModel
 from usss_jax.parallel.sharding import create_mesh
 from usss_jax.runs.checkpoint import Checkpoints
@@ -37,7 +38,7 @@ MODEL = UniversalModel(OneLayer(), CLASSES)
 NAMES = {d: [f"{d}{i}" for i in range(n)] for d, n in CLASSES.items()}
 LIMITS = {"a": 0.5, "b": 0.4}
 PLAIN = dataclasses.replace(
-    consistency.create_teaching(checked(default_config()), list(CLASSES)), strong=DeviceAugment(), threshold=LIMITS
+    create_teaching(checked(default_config()), list(CLASSES)), strong=DeviceAugment(), threshold=LIMITS
 )
 
 
@@ -78,7 +79,7 @@ def _computed(state, batch, teaching, seed):
 class Static:
     """Settings with dicts, for jit."""
 
-    value: consistency.Teaching
+    value: Teaching
 
 
 def computed(state, batch, seed=0, **changed):
@@ -305,6 +306,15 @@ def test_a_domain_has_its_own_number_of_unlabeled_images(toy_encoder, tmp_path):
         ({"train.unlabeled_batch_size": "town_street=1"}, r"town_street: teacher.mix=cutmix needs two images"),
         ({"train.unlabeled_batch_size": 0}, r"unlabeled_batch_size=0: .* 1 or more"),
         ({"teacher.feature_dropout": 1.0}, r"teacher.feature_dropout=1.0 must be at least 0, below 1"),
+        ({"teacher.across": "paste"}, r"teacher.across=paste must be one of none, labeled, unlabeled"),
+        ({"teacher.across": "labeled", "teacher.mix": "none"}, r"across=labeled pastes .* but teacher.mix=none"),
+        ({"teacher.similarity_weight": 0.5}, r"similarity_weight=0.5 needs usss.embedding_supervision above 0"),
+        ({"variants": ["teacher_single"], "teacher.across": "labeled"}, r"teacher_single have one domain.*=none"),
+        ({"variants": ["teacher_single"], "teacher.cross_weight": 1.0}, r"teacher_single have one domain.*=0"),
+        (
+            {"teacher.across": "labeled", "data.labeled_per_domain": "city_street=4,town_street=0"},
+            r"teacher.across=labeled needs two domains with labels, but city_street is the only one",
+        ),
     ],
 )
 def test_bad_values_are_an_error_before_anything_is_trained(toy_encoder, tmp_path, changes, message):
@@ -332,6 +342,11 @@ RICH = {
     "teacher.feature_dropout": 0.5,
     "teacher.cross_weight": 0.5,
     "teacher.mix": "classmix",
+    "teacher.across": "unlabeled",
+    "teacher.similarity_weight": 0.5,
+    "usss.embedding_supervision": 1.0,
+    "usss.label_embeddings": "random",
+    "usss.theta": 0.9,
 }
 
 
@@ -375,7 +390,7 @@ def test_an_interrupted_training_resumes_to_the_same_bits(workdir, tmp_path, mon
     train(small(**RICH), again)
     assert logged(again / "teacher") == logged(workdir / "teacher")
     one, other = (saved_state(small(**RICH), folder, 4) for folder in (workdir, again))
-    assert set(one.extra) == {"teacher", "confidence"}
+    assert set(one.extra) == {"teacher", "confidence", "label_embeddings"}
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 

@@ -54,10 +54,22 @@ FIELDS: dict[str, Field] = {
         NOT_NEGATIVE,
         "weight of the agreement of the other domains' decoders with the teacher's, on the same views",
     ),
+    "teacher.similarity_weight": _field(
+        0.0,
+        NOT_NEGATIVE,
+        "weight of the agreement of the similarities with the other domains' label embeddings with the teacher's, on "
+        "the same views; needs `usss.embedding_supervision`",
+    ),
     # ---- Views ----
     "teacher.views": _field(1, AT_LEAST_1, "strong views per image, each a forward and a backward pass"),
     "teacher.mix": _field(
         "cutmix", one_of("none", "cutmix", "classmix"), "mixing of the unlabeled images of a micro-batch"
+    ),
+    "teacher.across": _field(
+        "none",
+        one_of("none", "labeled", "unlabeled"),
+        "images of another domain, parts of which are pasted into half of the images by `teacher.mix`: labeled ones "
+        "with their labels, or unlabeled ones with the teacher's; larger ones are cut at the right and below",
     ),
     "teacher.color_jitter": _field(0.5, SHARE, "strength of the strong view's `data.color_jitter`"),
     "teacher.grey": _field(0.2, SHARE, "probability of a grey strong view"),

@@ -40,7 +40,7 @@ VARIANTS = (
 )
 
 _EMBEDDINGS = Range('"prototypes", "random", "words:FILE" or an .npz file')
-_WITH_EMBEDDINGS = ("cross", "full", "self_full")
+_WITH_EMBEDDINGS = ("cross", "full", "self_full", "teacher", "teacher_own")
 _WITHOUT_HUNG = tuple(v for v in VARIANTS if v != "hung")
 _UNSUPERVISED = ("cross", "full", "direct", "self_full")
 # Batches are by train.batch_size, of every domain and kind of labels, and their losses are Eq. 1.

@@ -256,19 +256,24 @@ def mix(maps: Mapping, key, how: str) -> Mapping:
     >>> mixed[0].sum().item() > 0  # part of the last image is pasted into the first
     True
     """
-    count, height, width = maps["image"].shape[:3]
-    if how == "none" or count == 1:
+    if how == "none" or maps["image"].shape[0] == 1:
         return maps
     others = jax.tree.map(lambda a: jnp.roll(a, 1, axis=0), maps)
-    if how == "cutmix":
-        pasted = cut_boxes(key, (count, height, width))
-    else:
-        pasted = half_the_classes(key, others["label"])
+    pasted = regions(key, others, how)
 
     def paste(other, own):
         return jnp.where(pasted.reshape(pasted.shape + (1,) * (own.ndim - 3)), other, own)
 
     return jax.tree.map(paste, others, maps)
+
+
+def regions(key, maps: Mapping, how: str):
+    """Sample the part of each image that is pasted into another one, bool [B, H, W]; arguments as for `mix`.
+
+    >>> regions(jax.random.key(0), {"image": jnp.zeros((2, 4, 6, 3))}, "cutmix").shape
+    (2, 4, 6)
+    """
+    return cut_boxes(key, maps["image"].shape[:3]) if how == "cutmix" else half_the_classes(key, maps["label"])
 
 
 def cut_boxes(key, shape: tuple[int, int, int]):

@@ -107,7 +107,8 @@ def consistency_loss(logits, labels, confidence, valid, thresholds, over: str = 
     '0.693'
     """
     counts = kept(labels, confidence, valid, thresholds)
-    return pixel_cross_entropy(logits, targets(labels, counts)).sum() / pixels(labels, valid, counts, over)
+    count = jnp.maximum(pixels(labels, valid, counts, over), 1)
+    return pixel_cross_entropy(logits, targets(labels, counts)).sum() / count
 
 
 def targets(labels, counts):
@@ -120,14 +121,13 @@ def targets(labels, counts):
 
 
 def pixels(labels, valid, counts, over: str):
-    """Count the pixels that the mean is over, at least 1; see `consistency_loss`.
+    """Count the pixels that the mean is over; see `consistency_loss`.
 
     >>> labels, valid, counts = jnp.array([0, 1, 255, 1]), jnp.array([1, 1, 1, 0]), jnp.array([1, 0, 0, 0])
     >>> [pixels(labels, valid, counts, over).item() for over in ("valid", "kept")]
     [2, 1]
     """
-    mean_over = counts if over == "kept" else (valid != 0) & (labels != IGNORE)
-    return jnp.maximum(mean_over.sum(), 1)
+    return (counts if over == "kept" else (valid != 0) & (labels != IGNORE)).sum()
 
 
 def soft_pixel_cross_entropy(scores, weights, pasted):

@@ -62,17 +62,21 @@ def entropy_terms(scores: Mapping[str, jax.Array], own: str, mean_over_pixels: C
             within = term  # Eq. 4
         else:
             cross = cross + term  # Eq. 3
-        watch[domain] = {"entropy": entropy, **_usage(jax.lax.stop_gradient(values))}
+        watch[domain] = {"entropy": entropy, **usage(jax.lax.stop_gradient(values))}
     return within, cross, watch
 
 
-def _usage(scores):
-    """Scalars that show how the cells of scores [B, h, w, n] spread over the n label embeddings."""
+def usage(scores):
+    """Scalars that show how the cells of scores [B, h, w, n] spread over the n label embeddings; see `entropy_terms`.
+
+    >>> {name: round(float(value), 3) for name, value in usage(jnp.array([[[[9.0, -9.0]]]])).items()}
+    {'entropy_of_mean': 0.0, 'top_share': 1.0}
+    """
     nearest = jnp.argmax(scores, axis=-1)[..., None] == jnp.arange(scores.shape[-1])
-    usage = {"entropy_of_mean": entropy_of_mean(scores)}
+    found = {"entropy_of_mean": entropy_of_mean(scores)}
     if scores.shape[-1] == 1:  # the share would always be 1
-        return usage
-    return {**usage, "top_share": nearest.mean((0, 1, 2)).max()}
+        return found
+    return {**found, "top_share": nearest.mean((0, 1, 2)).max()}
 
 
 def entropy_of_mean(scores):

@@ -132,7 +132,8 @@ def with_starts(variants: Iterable[str]) -> list[str]:
 
 def uses_embeddings(config: ConfigDict) -> bool:
     """Whether a variant of the config, or one that it starts from, has an entropy module."""
-    return bool(set(with_starts(config.variants)) & set(EMBEDS))
+    taught = config.teacher.similarity_weight and set(config.variants) & set(TAUGHT)
+    return bool(taught or set(with_starts(config.variants)) & set(EMBEDS))
 
 
 def universal_fit(

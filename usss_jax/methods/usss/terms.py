@@ -222,10 +222,14 @@ def labeled_loss(
             scalars[f"embedding_supervision/{name}"] = term
             loss = loss + objective.embedding_supervision * term
         if objective.theta < 1:
-            rows, columns = (upsample_matrix(n, model.stride, model.upsample) for n in label.shape[1:])
-            constants = jax.lax.stop_gradient(embedding)
-            sums[name] = class_sums(constants, label, rows, columns, model.num_classes[name])
+            sums[name] = sums_of_classes(model, jax.lax.stop_gradient(embedding), label, name)
     return loss, (stats, scalars, sums)
+
+
+def sums_of_classes(model: UniversalModel, embedding, label, domain: str):
+    """Sums for Eq. 7 of embedding [B, h, w, d] over the pixels of each class of a domain; label int [B, H, W]."""
+    rows, columns = (upsample_matrix(n, model.stride, model.upsample) for n in label.shape[1:])
+    return class_sums(embedding, label, rows, columns, model.num_classes[domain])
 
 
 def similarity_loss(model: UniversalModel, scores, label, classes: tuple[int, ...]):
@@ -251,6 +255,6 @@ def warn_of_collapse(scalars: Mapping[str, float]) -> dict[str, str]:
             _, images, embeddings = name.split("/")
             found[name] = (
                 f"{100 * share:.0f} % of the cells of {images} images are nearest to the same class or embedding of "
-                f"{embeddings}: these entropy terms have collapsed and no longer teach anything"
+                f"{embeddings}: these terms have collapsed and no longer teach anything"
             )
     return found
