@@ -12,7 +12,7 @@ whole unlabeled pool every epoch. Arguments, separated by commas: `cpu` (small b
 cores; DRN also at a quarter of the width and half the size), `n=50` (labeled images per domain; CamVid has 367),
 `resnet50` (another encoder), `anchored` (our variation of the objective, docs/claims.md), `fixmatch`, `mean_teacher` or
 `unimatch` (a teacher's pseudo-labels on unlabeled images, docs/running.md), `tiny` (a few steps of every job). Time and
-scores of `drn_d_22,cpu` are in docs/results.md; other sizes and encoders: n/a, not measured.
+scores of `cpu` with lite0 and of `drn_d_22,cpu` are in docs/results.md; other sizes and encoders: n/a, not measured.
 """
 
 from usss_jax.config import TEACHERS, apply_arg, default_config, default_encoder, parse_arg

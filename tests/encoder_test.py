@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+import usss_jax
 from usss_jax.config import default_config, parse_arg
 from usss_jax.errors import InputError
 from usss_jax.methods.imagenet import classify
@@ -47,3 +48,23 @@ def test_a_network_described_before_strides_were_is_built_with_the_default():
     network = describe_network(default_config(), {"a": ["road"]})
     old = {name: value for name, value in network.items() if name not in ("stride", "lateral")}
     assert network["stride"] == 8 and build_network(old) == build_network(network)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((0, 64, 64, 3), np.uint8), r"images: \[0, 64, 64, 3\]; give RGB images"),
+        (np.full((1, 64, 64, 3), 200.0, np.float32), r"images: float32 up to 200; give uint8, or floats from 0 to 1"),
+        (np.zeros((1, 31, 64, 3), np.uint8), r"31x64 is smaller than one cell of the encoder, 32 pixels"),
+    ],
+)
+def test_images_that_an_encoder_cannot_take_are_told(images, message):
+    features = usss_jax.encoder("efficientnet_lite0", stride=32)
+    assert len(repr(features)) < 5000  # without the weights
+    with pytest.raises(InputError, match=message):
+        features(images)
+
+
+def test_pretrained_that_is_no_name_is_told():
+    with pytest.raises(InputError, match=r'pretrained=True: give "imagenet", a file of weights or a folder'):
+        usss_jax.encoder("efficientnet_lite0", pretrained=True)

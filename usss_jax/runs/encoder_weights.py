@@ -38,7 +38,10 @@ def load(path: str, encoder: str, model: UniversalModel, mesh: Mesh) -> dict[str
     else:
         weights, normalize = pretrained.load_file(path), _normalize_of(place)
     names = model.encoder.tensor_names
-    pretrained.from_state_dict(weights, abstract_variables(model, mesh), encoder_only=True, names=names)  # may raise
+    try:
+        pretrained.from_state_dict(weights, abstract_variables(model, mesh), encoder_only=True, names=names)
+    except InputError as e:
+        raise InputError(f"model.pretrained={path} does not fit {encoder}: {e}") from e
     if normalize and model.clone(normalize=normalize).normalization != model.normalization:
         raise InputError(
             f"model.pretrained={path} was trained with data.normalize={normalize}, here it is {model.normalize}; give "
