@@ -232,7 +232,7 @@ def test_options_against_collapse_and_the_direct_entropy_train(data_root, tmp_pa
         assert usss["theta"] == 0.5 and usss["embedding_supervision"] == 1.0 and not usss["embedding_bias"]
     logged = [json.loads(line) for line in (tmp_path / "full/metrics.jsonl").read_text().splitlines()]
     assert any("embedding_supervision/camvid" in line for line in logged)
-    assert "direct entropy" in (tmp_path / "table.md").read_text()
+    assert "Direct entropy" in (tmp_path / "table.md").read_text()
 
 
 @pytest.mark.nightly

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from usss_jax.config import rounds
@@ -25,33 +26,48 @@ from usss_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
-    """What distinguishes the variants with rounds (methods/mlsl/rounds.py).
+class Variant:
+    """What a variant trains.
 
     Attributes:
+      title: in tables.
+      rounds: whether it has rounds of pseudo-labels (methods/mlsl/rounds.py), which the other attributes describe.
       policy: of the thresholds, see `class_thresholds`.
       patches: whether scores come from patches (SISC).
       prior: whether scores are multiplied by the spatial prior; None: as `mlsl.prior` says.
       image_labels: whether training has the image-level loss (PWL).
     """
 
+    title: str
+    rounds: bool = False
     policy: str = "cb"
     patches: bool = False
     prior: bool | None = False
     image_labels: bool = False
 
 
-KINDS = {
-    "st": Kind(policy="global"),
-    "cbst": Kind(),
-    "cbst_sp": Kind(prior=True),
-    "cbst_pwl": Kind(image_labels=True),
-    "sisc": Kind(patches=True, prior=None),
-    "sisc_pwl": Kind(patches=True, prior=None, image_labels=True),
+_rounds = partial(Variant, rounds=True)
+VARIANTS = {
+    "source": Variant("source only"),
+    "minent": Variant("MinEnt"),
+    "minent_prior": Variant("MinEnt, class-ratio prior"),
+    "adversarial": Variant("adversarial"),
+    "st": _rounds("ST", policy="global"),
+    "cbst": _rounds("CBST"),
+    "cbst_sp": _rounds("CBST-SP", prior=True),
+    "cbst_pwl": _rounds("CBST + PWL", image_labels=True),
+    "sisc": _rounds("SISC", patches=True, prior=None),
+    "sisc_pwl": _rounds("SISC + PWL", patches=True, prior=None, image_labels=True),
+    "oracle": Variant("oracle (trained on the target's labels)"),
 }
-ROUNDS = tuple(KINDS)
-_WITH_IMAGE_LABELS = tuple(variant for variant, kind in KINDS.items() if kind.image_labels)
-VARIANTS = ("source", "minent", "minent_prior", "adversarial", *ROUNDS, "oracle")
+# Variants by the name of their job or its part before the round: also of the job that trains the image-level head with
+# the source, for the variants that start from it.
+JOBS = {
+    "source": VARIANTS["source"],
+    "source_pwl": Variant("source only, with image-level head", image_labels=True),
+    **VARIANTS,
+}
+WITH_IMAGE_LABELS = tuple(name for name, variant in VARIANTS.items() if variant.image_labels)
 
 # Only the unlabeled images of the target are used, which has no labels, in one batch per step.
 _NOT_SHARED = ("train.unlabeled_batches", "data.unlabeled_includes_labeled")
@@ -63,8 +79,8 @@ def _check(values: Mapping[str, Any]):
         raise InputError(f"data.domains={list(domains)}: method=mlsl takes two domains, a source and a target")
     if not target:
         raise InputError(f"mlsl.target is empty: give the domain without labels, one of {', '.join(domains)}")
-    if values["data.mix"] != "none" and {*_WITH_IMAGE_LABELS} & {*values["variants"]}:
-        raise InputError("data.mix: image-level labels (cbst_pwl, sisc_pwl) need data.mix=none")
+    if values["data.mix"] != "none" and {*WITH_IMAGE_LABELS} & {*values["variants"]}:
+        raise InputError(f"data.mix: image-level labels ({', '.join(WITH_IMAGE_LABELS)}) need data.mix=none")
 
 
 FIELDS: dict[str, Field] = {
@@ -113,13 +129,13 @@ FIELDS: dict[str, Field] = {
     ),
     # ---- Image-level labels (PWL) ----
     "mlsl.image_weight": Field(
-        0.025, NOT_NEGATIVE, "lambda, weight of the image-level loss (Eq. 6)", makes=_WITH_IMAGE_LABELS
+        0.025, NOT_NEGATIVE, "lambda, weight of the image-level loss (Eq. 6)", makes=WITH_IMAGE_LABELS
     ),
     "mlsl.eta": Field(
         0.05,
         NOT_NEGATIVE,
         "share of its mean size in the source that makes a class present",
-        makes=_WITH_IMAGE_LABELS,
+        makes=WITH_IMAGE_LABELS,
     ),
     "mlsl.image_scope": Field(
         "crop", one_of("crop", "image"), "whether image-level labels are of the crop or of the whole image"
@@ -177,6 +193,6 @@ METHOD = Method(
         "mlsl.source_portion": 1.0,
         "mlsl.source_max": 1.0,
     },
-    variants=VARIANTS,
+    variants=tuple(VARIANTS),
     check=_check,
 )

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from usss_jax import packages
 from usss_jax.config.checking import default_config, fields
 from usss_jax.config.methods import METHODS
+from usss_jax.config.mlsl import WITH_IMAGE_LABELS
 from usss_jax.config.presets import CPU, CPU_LIGHT, CPU_OTHERS, LIGHT, parse_arg, shrink_to_tiny
 
 # Presets of method=mlsl besides its variants: the settings of the released code, with what they train.
@@ -103,7 +104,7 @@ def apply_uda_arg(config: ConfigDict, arg: ConfigDict, *, label_scale: float = 1
         known = fields("mlsl")
         changes |= {k: v for k, v in (CPU | (CPU_LIGHT if light else CPU_OTHERS)).items() if k in known}
         changes |= _CPU_ROUNDS
-    if {"sisc_pwl", "cbst_pwl"} & {*config.variants} and not arg.cpu:
+    if {*WITH_IMAGE_LABELS} & {*config.variants} and not arg.cpu:
         changes["rounds.batch_size"] = 1
     for _, values in presets:
         changes |= values

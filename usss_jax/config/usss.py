@@ -24,25 +24,54 @@ from usss_jax.config.field import (
 from usss_jax.config.shared import SHARED
 from usss_jax.errors import InputError
 
-# Variants with rounds, and the variant whose network labels first.
-SELF_TRAINING = {"self": "basic", "self_own": "basic", "self_full": "full"}
-VARIANTS = (
-    "single",
-    "frozen",
-    "finetune",
-    "hung",
-    "basic",
-    "cross",
-    "full",
-    "direct",
-    *teacher.VARIANTS,
-    *SELF_TRAINING,
-)
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """What a variant trains.
+
+    Attributes:
+      title: in tables.
+      per: "run": one network for all domains; "domain": one for each; "pair": one for each (source, target).
+      terms: its entropy terms, "cross" (Eq. 3) and "within" (Eq. 4).
+      embeddings: whether it can have an entropy module with label embeddings.
+      teacher: whether a teacher makes pseudo-labels.
+      start: variant whose network labels first, in rounds of pseudo-labels; empty: it has no rounds.
+    """
+
+    title: str
+    per: str = "run"
+    terms: tuple[str, ...] = ()
+    embeddings: bool = False
+    teacher: bool = False
+    start: str = ""
+
+
+_BOTH = ("cross", "within")
+VARIANTS = {
+    "single": Variant("single", per="domain"),
+    "frozen": Variant("frozen encoder", per="pair"),
+    "finetune": Variant("fine-tuned", per="pair"),
+    "hung": Variant("Hung et al.", per="domain"),
+    "basic": Variant("Univ-basic"),
+    "cross": Variant("Univ-cross", terms=("cross",), embeddings=True),
+    "full": Variant("Univ-full", terms=_BOTH, embeddings=True),
+    "direct": Variant("Direct entropy", terms=_BOTH),
+    "teacher": Variant("Univ-basic, teacher", embeddings=True, teacher=True),
+    "teacher_own": Variant("Univ-basic, teacher, labeled images only", embeddings=True, teacher=True),
+    "teacher_single": Variant("teacher", per="domain", teacher=True),
+    "self": Variant("Univ-basic, self-training", start="basic"),
+    "self_own": Variant("Univ-basic, self-training, labeled images only", start="basic"),
+    "self_full": Variant("Univ-full, self-training", terms=_BOTH, embeddings=True, start="full"),
+}
+UNIVERSAL = [name for name, variant in VARIANTS.items() if variant.per == "run"]
 
 _EMBEDDINGS = Range('"prototypes", "random", "words:FILE" or an .npz file')
-_WITH_EMBEDDINGS = ("cross", "full", "self_full", "teacher", "teacher_own")
-_WITHOUT_HUNG = tuple(v for v in VARIANTS if v != "hung")
-_UNSUPERVISED = ("cross", "full", "direct", "self_full")
+_WITH_EMBEDDINGS = tuple(name for name, variant in VARIANTS.items() if variant.embeddings)
+_WITH_CROSS = tuple(name for name, variant in VARIANTS.items() if "cross" in variant.terms)
+_WITH_WITHIN = tuple(name for name, variant in VARIANTS.items() if "within" in variant.terms)
+_WITH_TEACHER = tuple(name for name, variant in VARIANTS.items() if variant.teacher)
+_WITH_ROUNDS = tuple(name for name, variant in VARIANTS.items() if variant.start)
+_WITHOUT_HUNG = tuple(name for name in VARIANTS if name != "hung")
 # Batches are by train.batch_size, of every domain and kind of labels, and their losses are Eq. 1.
 _NO_ROUNDS = ("rounds.batch_size", "rounds.pairing", "rounds.loss")
 _ROUNDS: dict[str, dict[str, Any]] = {
@@ -58,18 +87,27 @@ _ROUNDS: dict[str, dict[str, Any]] = {
 }
 
 
+def has_rounds(variant: str) -> bool:
+    """Whether a variant, or a job of this name, trains further in rounds.
+
+    >>> has_rounds("self"), has_rounds("single_camvid")
+    (True, False)
+    """
+    return variant in VARIANTS and bool(VARIANTS[variant].start)
+
+
 def last_job(variant: str, count: int) -> str:
     """Last job of a variant that trains one network for all domains, with so many rounds.
 
     >>> last_job("full", 2), last_job("self", 2)
     ('full', 'self_round1')
     """
-    return f"{variant}_round{count - 1}" if variant in SELF_TRAINING else variant
+    return f"{variant}_round{count - 1}" if has_rounds(variant) else variant
 
 
 def _of_rounds(name: str, field: Field) -> Field:
     """Field of self-training with the default of USSS; configs set `rounds.lr` as they set `optim.lr`."""
-    makes = () if field.is_free or name == "rounds.lr" else tuple(SELF_TRAINING)
+    makes = () if field.is_free or name == "rounds.lr" else _WITH_ROUNDS
     return dataclasses.replace(field, **{"makes": makes, **_ROUNDS.get(name, {})})
 
 
@@ -114,10 +152,8 @@ FIELDS: dict[str, Field] = {
         makes=_WITH_EMBEDDINGS,
     ),
     "usss.embed_dim": universal(128, AT_LEAST_1, "d, the dimension of the embeddings"),
-    "usss.alpha": universal(1.0, NOT_NEGATIVE, "weight of the cross term in Eq. 5", makes=_UNSUPERVISED),
-    "usss.beta": universal(
-        1.0, NOT_NEGATIVE, "weight of the within term in Eq. 5", makes=("full", "direct", "self_full")
-    ),
+    "usss.alpha": universal(1.0, NOT_NEGATIVE, "weight of the cross term in Eq. 5", makes=_WITH_CROSS),
+    "usss.beta": universal(1.0, NOT_NEGATIVE, "weight of the within term in Eq. 5", makes=_WITH_WITHIN),
     "usss.similarity_scale": universal(
         1.0, POSITIVE, "inverse temperature of the similarities", makes=_WITH_EMBEDDINGS
     ),
@@ -134,7 +170,7 @@ FIELDS: dict[str, Field] = {
         0.0,
         NOT_NEGATIVE,
         "weight of the entropy of the mean prediction, subtracted from the entropy terms",
-        makes=_UNSUPERVISED,
+        makes=_WITH_CROSS,
     ),
     "usss.normalize_embedding": universal(
         False, BOOL, "whether to scale pixel embeddings to unit length", makes=_WITH_EMBEDDINGS
@@ -152,7 +188,7 @@ FIELDS: dict[str, Field] = {
         0,
         NOT_NEGATIVE,
         "steps over which the weights of the entropy terms rise linearly from 0",
-        makes=_UNSUPERVISED,
+        makes=_WITH_CROSS,
     ),
     # ---- hung: Hung et al. 2018 ----
     "hung.adversarial": universal(0.01, NOT_NEGATIVE, "weight of the adversarial term on labeled images"),
@@ -168,7 +204,7 @@ FIELDS: dict[str, Field] = {
         SHARE,
         "confidence from which a pixel gets a label, instead of `rounds.portion`; 0: by the portion",
         fixed_by="*_round*/config.json",
-        makes=tuple(SELF_TRAINING),
+        makes=_WITH_ROUNDS,
     ),
     "rounds.networks": universal(
         "",
@@ -185,33 +221,33 @@ FIELDS: dict[str, Field] = {
         "number of unlabeled images that are labeled, those that are predicted with most confidence in every class",
         per_domain=True,
         mixed=True,
-        makes=tuple(SELF_TRAINING),
+        makes=_WITH_ROUNDS,
     ),
     "rounds.start": universal(
         "network",
         one_of("network", "pretrained"),
         "what a round starts from: the network that made its pseudo-labels (the first one), or what other trainings do",
-        makes=tuple(SELF_TRAINING),
+        makes=_WITH_ROUNDS,
     ),
     "rounds.strong": universal(
         False,
         BOOL,
         "whether images with pseudo-labels are seen as the teacher's strong views (`teacher.color_jitter`, `grey`, "
         "`blur`, `mix`); if not, as labeled images are",
-        makes=tuple(SELF_TRAINING),
+        makes=_WITH_ROUNDS,
     ),
     "rounds.pseudo_weight": universal(
-        1.0, NOT_NEGATIVE, "weight of the loss of a batch with pseudo-labels", makes=tuple(SELF_TRAINING)
+        1.0, NOT_NEGATIVE, "weight of the loss of a batch with pseudo-labels", makes=_WITH_ROUNDS
     ),
     "rounds.across_weight": universal(
         0.0,
         NOT_NEGATIVE,
         "weight of the pseudo-labels that the other domains' decoders give the same images, beside "
         "`rounds.pseudo_weight`; 0: they give none",
-        makes=tuple(SELF_TRAINING),
+        makes=_WITH_ROUNDS,
     ),
     # ---- teacher, teacher_own ----
-    **teacher.FIELDS,
+    **{name: dataclasses.replace(field, makes=_WITH_TEACHER) for name, field in teacher.FIELDS.items()},
 }
 
 METHOD = Method(
@@ -224,6 +260,6 @@ METHOD = Method(
     own=FIELDS,
     shared=tuple(SHARED),
     tiny={"usss.embed_dim": 8, "usss.single_steps": 2},
-    variants=VARIANTS,
+    variants=tuple(VARIANTS),
     check=_check,
 )

@@ -10,15 +10,13 @@ from usss_jax.config import fields, flat
 from usss_jax.config.field import Changes
 from usss_jax.config.rounds import variant_of
 from usss_jax.config.shared import SHARED
-from usss_jax.config.usss import SELF_TRAINING, last_job
+from usss_jax.config.usss import has_rounds, last_job
 from usss_jax.errors import InputError
 from usss_jax.experiments import rows_mlsl
 from usss_jax.experiments.layout import Experiment, read_experiment, read_json, read_result, summary_files
 from usss_jax.experiments.paper import TABLES
-from usss_jax.experiments.rows import SAME_ENCODER, Row, field_text, universal_rows
+from usss_jax.experiments.rows import ONE_DOMAIN, SAME_ENCODER, Row, field_text, universal_rows
 
-# Jobs that are trained on one domain: <this>_..._<domain>.
-ONE_DOMAIN = ("single", "frozen", "finetune", "hung", "teacher_single")
 NEEDED = ("job", "domains", "steps", "split_hash", "config")
 NEEDED_FIELDS = ("train.seed", "model.encoder", "model.width")
 BY_VARIANT = ("rounds.batch_size", "rounds.label_scale")  # which the configs of MLSL set for some variants
@@ -257,7 +255,7 @@ def comparable(job: str, summary: Mapping) -> dict[tuple, Any]:
     if of_kind == "finetune":  # also evaluated on the domain of pretraining
         trained = tuple(d for d in trained for e in trained if job == f"finetune_{e}_{d}")
     values: dict[tuple, Any] = {}
-    if variant_of(summary["job"]) not in SELF_TRAINING:  # the steps of a round are by rounds.epochs
+    if not has_rounds(variant_of(summary["job"])):  # the steps of a round are by rounds.epochs
         values["steps", of_kind] = summary["steps"]
     values |= {
         ("split_hash", " and ".join(trained)): summary["split_hash"],

@@ -8,7 +8,7 @@ from typing import Any
 
 from usss_jax.config import fields, names, no_such_field
 from usss_jax.config.files import find_config, read_config, split_argument
-from usss_jax.config.mlsl import ROUNDS
+from usss_jax.config.mlsl import JOBS
 from usss_jax.data.domains import get_domain
 from usss_jax.errors import InputError
 from usss_jax.experiments import rows_mlsl
@@ -185,7 +185,7 @@ def commands_of_mlsl(sweep: Sweep, rows: Iterable[Row], seed: int) -> list[Comma
         if joint and variant.endswith("_pwl"):
             jobs = ("source_pwl",)
             return None if row.name == "sisc_pwl" else Start("sisc_pwl", "mlsl.source_from", jobs, "source_pwl")
-        return Start("source", "mlsl.source_from", ("source",), "source") if variant in ROUNDS else None
+        return Start("source", "mlsl.source_from", ("source",), "source") if JOBS[variant].rounds else None
 
     by_name = {row.name: row for row in rows}
     first = dict.fromkeys(needed.command for row in by_name.values() if (needed := start(row)))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from usss_jax.config import fields, names
-from usss_jax.config.mlsl import ROUNDS
+from usss_jax.config.mlsl import JOBS
 from usss_jax.config.rounds import variant_of
 from usss_jax.data.domains import BUILTIN
 from usss_jax.experiments import collect, paper_mlsl, rows_mlsl
@@ -188,7 +188,7 @@ def has_rounds(row: Row) -> bool:
     >>> has_rounds(rows_mlsl.ROWS["source"]), has_rounds(rows_mlsl.ROWS["eta0"])
     (False, True)
     """
-    return bool(row.variants) and row.variants[0] in ROUNDS
+    return bool(row.variants) and JOBS[row.variants[0]].rounds
 
 
 def our_cells(found: Found, row: Row) -> list[str]:

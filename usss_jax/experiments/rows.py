@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from usss_jax import packages
 from usss_jax.config import ANCHORED, TEACHERS, fields, no_such_field
-from usss_jax.config.teacher import VARIANTS as TAUGHT
-from usss_jax.config.usss import SELF_TRAINING
+from usss_jax.config.usss import UNIVERSAL, VARIANTS
 from usss_jax.errors import InputError
 
 RESNET18 = "drn_d_22"  # as the configs call the paper's ResNet-18
@@ -34,18 +33,16 @@ SAME_ENCODER = {"resnet18": RESNET18, "resnet50": "drn_d_54", "resnet101": "drn_
 TABLE_ROWS = {
     2: "train_on_* basic full",
     3: "train_on_* [finetune_*] [teacher_single_*] basic cross full [anchored] [teacher] [teacher_own] [fixmatch] "
-    "[mean_teacher] [unimatch] [self] [self_full]",
+    "[mean_teacher] [unimatch] [self] [self_own] [self_full]",
     4: "train_on_* hung_* souly basic cross full",
     5: "train_on_* basic full",
     6: "train_on_* scenenet basic full",
     7: "theta05 words full k3 k5 direct [random]",
     8: "full k3 k5",
 }
-# Variants that train one network for all domains.
-UNIVERSAL = ("basic", "cross", "full", "direct", "teacher", "teacher_own", *SELF_TRAINING)
-ONE_DOMAIN = ("single_", "frozen_", "finetune_", "hung_", "teacher_single_")  # jobs that train on one domain
+# Jobs that are trained on one domain: <this>_..._<domain>.
+ONE_DOMAIN = tuple(name for name, variant in VARIANTS.items() if variant.per != "run")
 SINGLES = "single"  # workdir of the single-domain networks that all rows of a seed share
-WITHOUT_SINGLES = ("basic", "direct", *TAUGHT, "self", "single", "hung")  # variants that do not start from them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +70,11 @@ class Row:
     @property
     def needs_singles(self) -> bool:
         """Whether its label embeddings are prototypes of the single-domain networks."""
-        of_networks = self.overrides.get("usss.label_embeddings", "prototypes") == "prototypes"
-        return of_networks and not set(self.variants) <= set(WITHOUT_SINGLES)
+        if self.overrides.get("usss.label_embeddings", "prototypes") != "prototypes":
+            return False
+        similar = float(self.overrides.get("teacher.similarity_weight", 0)) > 0
+        used = (VARIANTS[v] for v in self.variants)
+        return any(v.per == "pair" or (v.embeddings and (similar or not v.teacher)) for v in used)
 
 
 def field_text(value) -> str:
@@ -101,25 +101,26 @@ def universal_rows(domains: Sequence[str], words: str = "") -> dict[str, Row]:
         return {field: field_text(value) for field, value in TEACHERS[name].items()}
 
     table: tuple[tuple[str, str, str, dict[str, str]], ...] = (
-        ("basic", "Univ-basic", "basic", {}),
-        ("cross", "Univ-cross", "cross", {}),
-        ("full", "Univ-full", "full", {}),
+        ("basic", "", "basic", {}),
+        ("cross", "", "cross", {}),
+        ("full", "", "full", {}),
         ("k3", "Univ-full, K = 3", "full", {"usss.embeddings_per_class": "3"}),
         ("k5", "Univ-full, K = 5", "full", {"usss.embeddings_per_class": "5"}),
         ("theta05", "Univ-full, theta = 0.5", "full", {"usss.theta": "0.5"}),
         ("words", "Univ-full, word vectors", "full", {"usss.label_embeddings": f"words:{words or 'FILE'}"}),
         ("random", "Univ-full, random label embeddings", "full", {"usss.label_embeddings": "random"}),
-        ("direct", "Direct entropy", "direct", {}),
+        ("direct", "", "direct", {}),
         ("anchored", "Univ-full, anchored", "full", {field: field_text(value) for field, value in ANCHORED.items()}),
-        ("teacher", "Univ-basic, teacher", "teacher", {}),
-        ("teacher_own", "Univ-basic, teacher, labeled images only", "teacher_own", {}),
+        ("teacher", "", "teacher", {}),
+        ("teacher_own", "", "teacher_own", {}),
         ("fixmatch", "Univ-basic, FixMatch", "teacher", taught("fixmatch")),
         ("mean_teacher", "Univ-basic, Mean Teacher", "teacher", taught("mean_teacher")),
         ("unimatch", "Univ-basic, UniMatch", "teacher", taught("unimatch")),
-        ("self", "Univ-basic, self-training", "self", {}),
-        ("self_full", "Univ-full, self-training", "self_full", {}),
+        ("self", "", "self", {}),
+        ("self_own", "", "self_own", {}),
+        ("self_full", "", "self_full", {}),
     )
-    rows = {name: Row(name, t, (v,), o, dict.fromkeys(domains, name)) for name, t, v, o in table}
+    rows = {name: Row(name, t or VARIANTS[v].title, (v,), o, dict.fromkeys(domains, name)) for name, t, v, o in table}
     if not words:
         rows["words"] = dataclasses.replace(rows["words"], missing="--words=FILE is not given")
     return rows
@@ -205,7 +206,7 @@ def read_extra(text: str, domains: Sequence[str]) -> Row:
         raise InputError(
             f"extra={text}: give NAME:FIELD=VALUE,FIELD=VALUE with a NAME of lower-case letters, digits, _"
         )
-    if name == SINGLES or name in all_rows(domains) or name.startswith(ONE_DOMAIN):
+    if name == SINGLES or name in all_rows(domains) or name.startswith(tuple(f"{word}_" for word in ONE_DOMAIN)):
         raise InputError(f"extra={text}: {name!r} is the name of a built-in row; choose another")
     overrides = {}
     for item in given.split(","):

@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from usss_jax.config.mlsl import KINDS
+from usss_jax.config.mlsl import VARIANTS
 from usss_jax.engine.job import Job
 from usss_jax.errors import InputError
 from usss_jax.local_files import local_path
@@ -50,9 +50,9 @@ def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, di
 def plan(adaptation: Adaptation) -> Iterator[Job]:
     """Yield the jobs of the config's variants, in order."""
     config, variants = adaptation.config, adaptation.config.variants
-    with_rounds = [v for v in variants if v in KINDS]
+    with_rounds = [v for v in variants if VARIANTS[v].rounds]
     from_source = config.mlsl.image_head_start == "source"
-    starts = {v: "source_pwl" if from_source and KINDS[v].image_labels else "source" for v in with_rounds}
+    starts = {v: "source_pwl" if from_source and VARIANTS[v].image_labels else "source" for v in with_rounds}
     if not config.mlsl.source_from and ("source" in variants or "source" in starts.values()):
         yield from measured(adaptation.run, adaptation.target, source_fit(adaptation, "source"))
     if not config.mlsl.source_from and "source_pwl" in starts.values():
@@ -62,7 +62,7 @@ def plan(adaptation: Adaptation) -> Iterator[Job]:
             yield from measured(adaptation.run, adaptation.target, entropy_fit(adaptation, variant))
         elif variant == "adversarial":
             yield from measured(adaptation.run, adaptation.target, adversarial_fit(adaptation))
-        elif variant in KINDS:
+        elif VARIANTS[variant].rounds:
             yield from rounds(adaptation, variant, source_network(adaptation, starts[variant]))
         elif variant == "oracle":
             yield oracle_fit(adaptation)
@@ -94,7 +94,7 @@ def check_source_from(adaptation: Adaptation):
             f"{field}: has decoders with the classes {decoders}, but {adaptation.target} has "
             f"{', '.join(adaptation.domain.class_names)}"
         )
-    uses_head = any(v in KINDS and KINDS[v].image_labels for v in adaptation.config.variants)
+    uses_head = any(VARIANTS[v].image_labels for v in adaptation.config.variants)
     needs_head = adaptation.config.mlsl.image_head_start == "source" or theirs.get("image_head", "none") != "none"
     for key, value in image_head(adaptation.config).items() if uses_head and needs_head else ():
         if theirs.get(key) != value:

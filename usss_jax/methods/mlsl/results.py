@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from usss_jax.config import names
-from usss_jax.config.mlsl import ROUNDS
+from usss_jax.config.mlsl import JOBS
 from usss_jax.config.rounds import round_of
 from usss_jax.evaluation.metrics import CONVENTION, mean_iou, percent
 from usss_jax.local_files import read_object, write_whole
@@ -16,20 +16,6 @@ from usss_jax.methods.predictions import draw_predictions
 from usss_jax.methods.training import Run
 from usss_jax.parallel import hosts
 
-TITLES = {
-    "source": "source only",
-    "source_pwl": "source only, with image-level head",
-    "minent": "MinEnt",
-    "minent_prior": "MinEnt, class-ratio prior",
-    "adversarial": "adversarial",
-    "st": "ST",
-    "cbst": "CBST",
-    "cbst_sp": "CBST-SP",
-    "cbst_pwl": "CBST + PWL",
-    "sisc": "SISC",
-    "sisc_pwl": "SISC + PWL",
-    "oracle": "oracle (trained on the target's labels)",
-}
 RULE = (
     "The rule without target labels chooses the network of a variant with the largest mutual information between image "
     "and prediction on the target's unlabeled images"
@@ -56,9 +42,9 @@ def by_variant(jobs: Sequence[str] | Mapping[str, Any]) -> dict[str, list[str]]:
     {'source': ['source'], 'cbst': ['cbst_round0', 'cbst_round1']}
     """
     found: dict[str, list[str]] = {}
-    for variant in TITLES:
+    for variant, about in JOBS.items():
         of_rounds = [job for job in jobs if job.rpartition("_round")[0] == variant]
-        of = sorted(of_rounds, key=round_of) if variant in ROUNDS else [variant] if variant in jobs else []
+        of = sorted(of_rounds, key=round_of) if about.rounds else [variant] if variant in jobs else []
         if of:
             found[variant] = of
     return found
@@ -71,7 +57,7 @@ def title(job: str) -> str:
     ('SISC, round 2', 'MinEnt')
     """
     variant, _, number = job.rpartition("_round")
-    return f"{TITLES[variant]}, round {number}" if variant else TITLES[job]
+    return f"{JOBS[variant].title}, round {number}" if variant else JOBS[job].title
 
 
 def table(

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from functools import partial
 
-from usss_jax.config.mlsl import KINDS, Kind
+from usss_jax.config.mlsl import VARIANTS, Variant
 from usss_jax.data.examples import Examples
 from usss_jax.engine.job import Fit, Job, Pass
 from usss_jax.methods.mlsl import terms
@@ -27,7 +27,7 @@ IMAGES = "target_images.txt"
 
 def rounds(adaptation: Adaptation, variant: str, network: pathlib.Path) -> Iterator[Job]:
     """Yield the passes and trainings of all rounds, as VARIANT_roundR, starting from a finished network."""
-    config, kind, workdir = adaptation.config, KINDS[variant], adaptation.run.workdir
+    config, kind, workdir = adaptation.config, VARIANTS[variant], adaptation.run.workdir
     uses_prior = config.mlsl.prior if kind.prior is None else kind.prior
     if config.mlsl.target_images:
         yield images_pass(
@@ -67,7 +67,7 @@ def write_prior(adaptation: Adaptation, path: pathlib.Path):
 
 def labels_pass(
     adaptation: Adaptation,
-    kind: Kind,
+    kind: Variant,
     part: Round,
     folder: pathlib.Path,
     network: pathlib.Path,
@@ -88,7 +88,7 @@ def labels_pass(
 
 
 def round_fit(
-    adaptation: Adaptation, kind: Kind, part: Round, name: str, folder: pathlib.Path, network: pathlib.Path
+    adaptation: Adaptation, kind: Variant, part: Round, name: str, folder: pathlib.Path, network: pathlib.Path
 ) -> Fit:
     """Describe the training of a round, which starts from the network that made its pseudo-labels."""
     config, rounds = adaptation.config, adaptation.config.rounds

@@ -10,8 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from usss_jax.config import per_domain, read_count
-from usss_jax.config.teacher import VARIANTS as TAUGHT
-from usss_jax.config.usss import SELF_TRAINING, last_job
+from usss_jax.config.usss import UNIVERSAL, VARIANTS, last_job
 from usss_jax.data.options import unlabeled_sizes
 from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.streams import epoch_steps, micro_batches
@@ -38,10 +37,6 @@ from usss_jax.methods.usss.singles import singles_folder
 from usss_jax.methods.usss.teacher import check_teacher, teacher_fit
 from usss_jax.parallel import hosts
 from usss_jax.runs.workdir import written_summaries
-
-UNIVERSAL = ("basic", "cross", "full", "direct")  # variants that train one network for all domains
-TRAINS_ALL = (*UNIVERSAL, "teacher", "teacher_own", *SELF_TRAINING)  # and with a teacher, and trained further
-EMBEDS = ("cross", "full")  # those with an entropy module
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, devices=None) -> dict[str, dict[str, Any]]:
@@ -77,7 +72,7 @@ def finish(run: Run, singles: pathlib.Path, embeddings: Embeddings | None = None
     table = results_table(summaries, list(with_labels(run.pools)))
     if hosts.is_writer():
         write_whole(run.workdir / "table.md", table)
-    if jobs := [last_job(v, run.config.rounds.count) for v in run.config.variants if v in TRAINS_ALL]:
+    if jobs := [last_job(v, run.config.rounds.count) for v in run.config.variants if v in UNIVERSAL]:
         labeled = with_labels(run.pools)
         decoders = {d: [d] if d in labeled else list(labeled) for d in run.pools}
         draw_predictions(run, {job: title(job) for job in jobs}, decoders)
@@ -108,16 +103,16 @@ def plan(run: Run, singles: pathlib.Path, embeddings: Embeddings | None = None) 
         yield embeddings_pass(run, singles, embeddings)
     networks = self_training.given_networks(config)
     for variant in config.variants if networks else with_starts(config.variants):
-        if variant in UNIVERSAL:
-            yield universal_fit(run, variant)
-        elif variant in TAUGHT:
+        about = VARIANTS[variant]
+        if about.teacher:
             labeled = list(with_labels(run.pools))
-            for domains in [[d] for d in labeled] if variant == "teacher_single" else [labeled]:
+            for domains in [[d] for d in labeled] if about.per == "domain" else [labeled]:
                 yield teacher_fit(run, variant, unlabeled_passes(config, run.pools, domains))
-        elif variant in SELF_TRAINING:
-            start = SELF_TRAINING[variant]
-            label_with, train = networks or [run.workdir / start], partial(universal_fit, run, start)
+        elif about.start:
+            label_with, train = networks or [run.workdir / about.start], partial(universal_fit, run, about.start)
             yield from self_training.rounds(run, variant, label_with, train)
+        elif about.per == "run":
+            yield universal_fit(run, variant)
 
 
 def with_starts(variants: Iterable[str]) -> list[str]:
@@ -126,14 +121,14 @@ def with_starts(variants: Iterable[str]) -> list[str]:
     >>> with_starts(["self", "cross", "basic"])
     ['basic', 'self', 'cross']
     """
-    pairs = ([SELF_TRAINING[v], v] if v in SELF_TRAINING else [v] for v in variants)
+    pairs = ([VARIANTS[v].start, v] if VARIANTS[v].start else [v] for v in variants)
     return list(dict.fromkeys(itertools.chain(*pairs)))
 
 
 def uses_embeddings(config: ConfigDict) -> bool:
-    """Whether a variant of the config, or one that it starts from, has an entropy module."""
-    taught = config.teacher.similarity_weight and set(config.variants) & set(TAUGHT)
-    return bool(taught or set(with_starts(config.variants)) & set(EMBEDS))
+    """Whether a variant of the config has an entropy module."""
+    used = (VARIANTS[v] for v in config.variants)
+    return any(about.embeddings and (not about.teacher or config.teacher.similarity_weight) for about in used)
 
 
 def universal_fit(
@@ -152,7 +147,7 @@ def universal_fit(
 
     Args:
       run: the run.
-      variant: one of UNIVERSAL.
+      variant: "basic", "cross", "full" or "direct".
       name: of the job; empty: the variant.
       use: how labeled images are used; None: as in other trainings.
       images, start, arguments: of `methods.segmentation.fit`.
@@ -161,15 +156,16 @@ def universal_fit(
     use = use or supervised.labeled_batches(run)
     if variant == "basic":
         return fit(run, name, partial(supervised.compute, use=use), images=images, start=start, **arguments)
-    embeddings, classes = read_embeddings(run) if variant in EMBEDS else ({}, {})
+    embeds = VARIANTS[variant].embeddings
+    embeddings, classes = read_embeddings(run) if embeds else ({}, {})
     objective = terms.create_objective(run.config.usss, variant)
-    scores = terms.label_similarities if variant in EMBEDS else terms.decoder_scores
+    scores = terms.label_similarities if embeds else terms.decoder_scores
     return fit(
         run,
         name,
         partial(terms.compute, objective=objective, label_classes=classes, scores=scores, use=use),
         images=replace(images, unlabeled_batches=unlabeled_passes(run.config, run.pools, list(run.pools))),
-        network=Network(entropy_module=variant in EMBEDS),
+        network=Network(entropy_module=embeds),
         start=replace(start, make_extra=lambda model: {"label_embeddings": embeddings} if embeddings else {}),
         warnings=terms.warn_of_collapse,
         **arguments,
@@ -217,8 +213,8 @@ def check_with_data(config: ConfigDict, pools: Mapping[str, Pools]):
             f"variants: {transfers[0]} needs two domains with labels, but {next(iter(labeled))} is the only one; "
             f"remove {transfers[0]}, or add a domain"
         )
-    if set(config.variants) & set(SELF_TRAINING):
+    if any(VARIANTS[v].start for v in config.variants):
         self_training.check(config, labeled)
-    if set(config.variants) & set(TAUGHT):
+    if any(VARIANTS[v].teacher for v in config.variants):
         check_teacher(config, pools)
     unlabeled_passes(config, pools, list(pools))

@@ -3,24 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from usss_jax.config.rounds import round_of, variant_of
+from usss_jax.config.usss import UNIVERSAL, VARIANTS
 from usss_jax.evaluation.metrics import CONVENTION, average, percent
-
-PER_DOMAIN = {
-    "single": "single (one network per domain)",
-    "hung": "Hung et al. (one network per domain)",
-    "teacher_single": "teacher (one network per domain)",
-}
-TITLES = {
-    "basic": "Univ-basic",
-    "cross": "Univ-cross",
-    "full": "Univ-full",
-    "direct": "direct entropy",
-    "teacher": "Univ-basic, teacher",
-    "teacher_own": "Univ-basic, teacher, labeled images only",
-    "self": "Univ-basic, self-training",
-    "self_own": "Univ-basic, self-training, labeled images only",
-    "self_full": "Univ-full, self-training",
-}
 
 
 def title(job: str) -> str:
@@ -30,7 +14,8 @@ def title(job: str) -> str:
     ('Univ-full', 'Univ-basic, self-training, round 0')
     """
     variant = variant_of(job)
-    return TITLES[variant] if variant == job else f"{TITLES[variant]}, round {round_of(job)}"
+    about = VARIANTS[variant]
+    return about.title if variant == job else f"{about.title}, round {round_of(job)}"
 
 
 def universal_jobs(jobs: Iterable[str]) -> list[str]:
@@ -39,13 +24,12 @@ def universal_jobs(jobs: Iterable[str]) -> list[str]:
     >>> universal_jobs(["self_round10", "self_round2", "single_city", "basic"])
     ['basic', 'self_round2', 'self_round10']
     """
-    variants = list(TITLES)
 
     def place(job: str) -> tuple[int, int]:
         variant = variant_of(job)
-        return variants.index(variant), 0 if variant == job else round_of(job)
+        return UNIVERSAL.index(variant), 0 if variant == job else round_of(job)
 
-    return sorted((job for job in jobs if variant_of(job) in TITLES), key=place)
+    return sorted((job for job in jobs if variant_of(job) in UNIVERSAL), key=place)
 
 
 def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> str:
@@ -60,10 +44,12 @@ def results_table(summaries: Mapping[str, Mapping], domains: Sequence[str]) -> s
     | Univ-basic | 50.00 / 25.00 | 50.00 / 25.00 |
     """
     rows = {}
-    for prefix, head in PER_DOMAIN.items():
-        of_domains = {d: summaries[f"{prefix}_{d}"]["domains"][d] for d in domains if f"{prefix}_{d}" in summaries}
-        if of_domains:
-            rows[head] = of_domains
+    for variant, about in VARIANTS.items():
+        jobs = {d: f"{variant}_{d}" for d in domains if about.per == "domain" and f"{variant}_{d}" in summaries}
+        if jobs:
+            rows[f"{about.title} (one network per domain)"] = {
+                d: summaries[job]["domains"][d] for d, job in jobs.items()
+            }
     for source in domains:
         frozen = {d: summaries[f"frozen_{source}_{d}"] for d in domains if f"frozen_{source}_{d}" in summaries}
         if frozen:

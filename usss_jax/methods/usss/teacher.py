@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from usss_jax.config.teacher import VARIANTS
+from usss_jax.config.usss import VARIANTS
 from usss_jax.data.options import unlabeled_sizes
 from usss_jax.data.pools import Pools, with_labels
 from usss_jax.data.unlabeled import WithoutMasks
@@ -81,7 +81,7 @@ def check_teacher(config: ConfigDict, pools: Mapping[str, Pools]):
             "least 2, or teacher.mix=none"
         )
     for name, pool in labeled.items():
-        needs = [v for v in VARIANTS if v in config.variants and v != "teacher_own"]
+        needs = [v for v in config.variants if VARIANTS[v].teacher and v != "teacher_own"]
         if needs and not len(pool.unlabeled):
             raise InputError(
                 f"{name}: variant {needs[0]} needs unlabeled images of every domain with labels, and it has none; add "
