@@ -6,7 +6,7 @@ import pytest
 
 from usss_jax.config.files import find_config, read_config, split_argument
 from usss_jax.errors import InputError
-from usss_jax.experiments.commands import config_file
+from usss_jax.experiments.arguments import config_file
 
 OWN = pathlib.Path(__file__).parent.parent / "configs/demo.py"
 

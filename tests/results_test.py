@@ -7,7 +7,8 @@ import statistics
 import pytest
 
 from benchmarks import data
-from usss_jax.experiments import collect, render, render_mlsl, rows_mlsl
+from usss_jax.experiments import collect, render, render_mlsl, rows_mlsl, summaries
+from usss_jax.experiments.found import Found
 from usss_jax.experiments.layout import read_experiment
 from usss_jax.methods.usss.results import results_table
 
@@ -113,7 +114,7 @@ def test_scores_and_split_of_a_sweep_are_quoted(folder):
     assert scores(3, found) in page
     for table in [table for table, row in ((4, "hung_camvid"), (7, "k3")) if (folder / row).exists()]:
         assert scores(table, found) in (REPO / "docs/claims.md").read_text()
-    (split,) = {s["split_hash"] for job, _, s in found.all() if collect.kind(job) == "universal"}
+    (split,) = {s["split_hash"] for job, _, s in found.all() if summaries.kind(job) == "universal"}
     assert split in page
 
 
@@ -139,7 +140,7 @@ def test_frozen_rows_need_no_single_domain_network_in_the_same_workdir():
     assert "| a's encoder, frozen | 75.00 / 75.00 | 25.00 / 25.00 | 50.00 / 50.00 |" in both
 
 
-def scores(table: int, found: collect.Found) -> str:
+def scores(table: int, found: Found) -> str:
     return render.score_table(found, render.shown_rows(table, found, with_paper=False), None)
 
 

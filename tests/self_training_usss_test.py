@@ -19,7 +19,7 @@ from usss_jax.data.domains import get_domain
 from usss_jax.data.pseudo_label_files import PseudoLabelFiles, open_folder, read_manifest
 from usss_jax.errors import InputError
 from usss_jax.evaluation.metrics import percent
-from usss_jax.experiments import collect, commands, layout, rows
+from usss_jax.experiments import arguments, collect, commands, layout, naming
 from usss_jax.methods import supervised
 from usss_jax.methods.opening import open_run
 from usss_jax.methods.supervised import LabeledBatches, supervised_loss
@@ -288,7 +288,7 @@ def test_a_domain_without_labels_takes_part_in_the_entropy_terms_of_every_round(
 def commands_of(*chosen, extra=(), **overrides):
     experiment = layout.Experiment("pair", 4, "cpu")
     sweep = commands.Sweep(experiment, "pair.py", DOMAINS, *map(layout.pathlib.Path, "rq"), overrides=overrides)
-    return {c.name: c for c in commands.commands_of(sweep, rows.requested_rows(3, DOMAINS, chosen, extra), 0)}
+    return {c.name: c for c in commands.commands_of(sweep, arguments.requested_rows(3, DOMAINS, chosen, extra), 0)}
 
 
 def test_rows_of_the_sweep_start_from_single_networks_where_they_need_label_embeddings():
@@ -305,9 +305,9 @@ def test_rounds_are_named_by_their_fields_and_compared_with_basic_despite_other_
     names = {f"{job}:rounds.count=2,rounds.epochs=1" for job in ("self", "self_full")}
     assert names | {"basic", "full"} <= set(found.summaries)
     plain = {"job": "self_round0", "config": checked(default_config()).to_dict()}
-    assert collect.named_by_content(plain)[0] == "self"
+    assert naming.named_by_content(plain)[0] == "self"
     plain["config"]["rounds"]["count"] = 2  # the last round is missing
-    assert collect.named_by_content(plain)[0].startswith("self_round0")
+    assert naming.named_by_content(plain)[0].startswith("self_round0")
 
 
 # ---- Fixed threshold, labels of all decoders, several networks, and the control ----

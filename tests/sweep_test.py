@@ -11,7 +11,7 @@ import time
 import pytest
 
 from usss_jax.errors import InputError
-from usss_jax.experiments import commands, execute, layout, rows
+from usss_jax.experiments import arguments, commands, execute, layout, rows
 
 REPO = pathlib.Path(__file__).parent.parent
 TINY = """
@@ -59,7 +59,7 @@ def plan(chosen=(), extra=(), n=50, table=3, domains=("a", "b"), **fields):
     experiment = layout.Experiment("pair", n, "cpu")
     folders = pathlib.Path("runs"), pathlib.Path("results")
     what = commands.Sweep(experiment, f"pair.py:n={n},cpu", domains, *folders, **fields)
-    return commands.commands_of(what, rows.requested_rows(table, domains, chosen, extra), 1)
+    return commands.commands_of(what, arguments.requested_rows(table, domains, chosen, extra), 1)
 
 
 def test_table_3_is_four_rows_and_shares_the_single_networks():
@@ -185,7 +185,7 @@ def test_row_that_another_process_works_on_is_left_alone(pair, monkeypatch):
 
     experiment = layout.Experiment("tiny", 4, "full")
     what = commands.Sweep(experiment, f"{pair}:n=4", DOMAINS, pair.parent / "runs", pair.parent / "results")
-    (command,) = commands.commands_of(what, rows.requested_rows(3, DOMAINS, ["basic"], []), 0)
+    (command,) = commands.commands_of(what, arguments.requested_rows(3, DOMAINS, ["basic"], []), 0)
     command.log.parent.mkdir(parents=True)
     monkeypatch.setattr(execute.subprocess, "Popen", lambda *a, **k: pytest.fail("it was started"))
     with command.log.open("a") as held:
@@ -196,7 +196,7 @@ def test_row_that_another_process_works_on_is_left_alone(pair, monkeypatch):
 def test_rows_without_their_single_networks_fail_at_once(pair):
     experiment = layout.Experiment("tiny", 4, "full")
     what = commands.Sweep(experiment, f"{pair}:n=4", DOMAINS, pair.parent / "runs", pair.parent / "results")
-    full = commands.commands_of(what, rows.requested_rows(3, DOMAINS, ["full"], []), 0)[1]
+    full = commands.commands_of(what, arguments.requested_rows(3, DOMAINS, ["full"], []), 0)[1]
     assert "single_city_street/summary.json is missing" in execute.run_command(full, print)
 
 
@@ -204,7 +204,7 @@ def test_lost_single_networks_are_trained_again(pair):
     """Their results are kept, their workdir is not."""
     experiment = layout.Experiment("tiny", 4, "full")
     what = commands.Sweep(experiment, f"{pair}:n=4", DOMAINS, pair.parent / "runs", pair.parent / "results")
-    single, full = commands.commands_of(what, rows.requested_rows(3, DOMAINS, ["full"], []), 0)
+    single, full = commands.commands_of(what, arguments.requested_rows(3, DOMAINS, ["full"], []), 0)
     for path in single.results().values():
         layout.write_whole(path, "{}")
     assert commands.missing_commands([single, full]) == [single, full]

@@ -8,7 +8,7 @@ import pytest
 from usss_jax.config import checked, flat
 from usss_jax.data.domains import get_domain
 from usss_jax.errors import InputError
-from usss_jax.experiments import commands, paper, rows
+from usss_jax.experiments import arguments, paper, rows
 
 REPO = pathlib.Path(__file__).parent.parent
 EXPERIMENTS = [(table, n) for table, source in paper.TABLES.items() for n in source.rows]
@@ -16,7 +16,7 @@ EXPERIMENTS = [(table, n) for table, source in paper.TABLES.items() for n in sou
 
 def configs_of():
     paths = {pair: REPO / "configs" / f"{pair}.py" for pair in rows.PAPER_PAIR.values()}
-    return {pair: commands.domain_names(path, "", {}) for pair, path in paths.items()}
+    return {pair: arguments.domain_names(path, "", {}) for pair, path in paths.items()}
 
 
 @pytest.mark.parametrize(("table", "n"), EXPERIMENTS)
@@ -75,7 +75,7 @@ def test_named_rows_are_valid_configs():
     for name, (config, row) in rows.named_rows(configs_of()).items():
         path, _, argument = config.partition(":")
         pair, n = pathlib.Path(path).stem, int(name.split("/")[1][1:])
-        domains = commands.domain_names(REPO / path, argument, {})
+        domains = arguments.domain_names(REPO / path, argument, {})
         assert set(row.jobs) <= set(domains)
         loaded = importlib.import_module(f"configs.{pair}").get_config(argument)
         assert str(n) in str(loaded.data.labeled_per_domain)

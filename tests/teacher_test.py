@@ -19,7 +19,7 @@ from usss_jax.data.streams import step_batches
 from usss_jax.engine.job import Fit
 from usss_jax.engine.state import TrainState
 from usss_jax.errors import InputError
-from usss_jax.experiments import collect, rows
+from usss_jax.experiments import naming, rows, summaries
 from usss_jax.methods.opening import open_run
 from usss_jax.methods.train import train
 from usss_jax.methods.usss import average, consistency
@@ -440,12 +440,12 @@ def test_presets_are_rows_of_the_same_variant():
             config = checked(read_named(f"configs/{pair}.py:{name},cpu,drn_d_22"))
             assert config.variants == ("basic", "teacher")
             summary = {"job": "teacher", "config": config.to_dict()}
-            assert collect.named_by_content(summary) == (name, summary)
-            assert collect.changed_fields(summary) == dict(known[name].overrides)
+            assert naming.named_by_content(summary) == (name, summary)
+            assert naming.changed_fields(summary) == dict(known[name].overrides)
     plain = checked(read_named("configs/cs256_cvd.py:cpu,drn_d_22")).to_dict()
-    assert collect.named_by_content({"job": "teacher_own", "config": plain})[0] == "teacher_own"
-    assert collect.kind("teacher_single_camvid") == "teacher_single" and collect.kind("teacher") == "universal"
+    assert naming.named_by_content({"job": "teacher_own", "config": plain})[0] == "teacher_own"
+    assert summaries.kind("teacher_single_camvid") == "teacher_single" and summaries.kind("teacher") == "universal"
     plain["teacher"]["threshold"] = "camvid=0.9"
-    assert collect.named_by_content({"job": "teacher", "config": plain})[0] == "teacher:teacher.threshold=camvid=0.9"
+    assert naming.named_by_content({"job": "teacher", "config": plain})[0] == "teacher:teacher.threshold=camvid=0.9"
     with pytest.raises(InputError, match="fixmatch and unimatch: give one of them"):
         read_named("configs/cs256_cvd.py:unimatch,fixmatch")

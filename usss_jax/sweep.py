@@ -23,7 +23,7 @@ from usss_jax import cli
 from usss_jax.config import check_seed
 from usss_jax.config.files import read_config
 from usss_jax.errors import InputError
-from usss_jax.experiments import commands, execute, layout, rows, rows_mlsl
+from usss_jax.experiments import arguments, commands, execute, layout, rows, rows_mlsl
 from usss_jax.local_files import check_paths
 
 TABLE = flags.DEFINE_list("table", ["3"], "Tables of the paper, from 2 to 8; of MLSL, from 1 to 4.")
@@ -55,7 +55,7 @@ def numbers(flag: str, items: list[str]) -> list[int]:
 
 def list_rows():
     """Print every row of the papers with its config, variants and overrides."""
-    domains = {pair: commands.domain_names(commands.config_file(pair), "", {}) for pair in rows.PAPER_PAIR.values()}
+    domains = {pair: arguments.domain_names(arguments.config_file(pair), "", {}) for pair in rows.PAPER_PAIR.values()}
     for name, (config, row) in (rows.named_rows(domains) | rows_mlsl.named_rows()).items():
         fields = [f"--config.{field}={value}" for field, value in row.overrides.items()]
         given = " ".join([f"--config={config}", f"--config.variants={','.join(row.variants)}", *fields])
@@ -92,9 +92,9 @@ def requested_of_mlsl() -> list[tuple[int, str, list[str]]]:
         for table, _ in tables:
             rows_mlsl.check_table(table)
         return [(table, PAIR.value or rows_mlsl.PAPER_PAIRS[table][0], [row]) for table, row in tables]
-    if not PAIR.value or read_config(commands.config_file(PAIR.value)).method != "mlsl":
+    if not PAIR.value or read_config(arguments.config_file(PAIR.value)).method != "mlsl":
         return []
-    main = rows_mlsl.MAIN.get(commands.config_file(PAIR.value).stem, 1)
+    main = rows_mlsl.MAIN.get(arguments.config_file(PAIR.value).stem, 1)
     tables_given = numbers("table", TABLE.value) if flags.FLAGS["table"].present else [main]
     return [(table, PAIR.value, ROWS.value) for table in tables_given]
 
@@ -108,15 +108,15 @@ def plan_mlsl(requested: list[tuple[int, str, list[str]]], overrides: dict[str, 
     planned: list[commands.Command] = []
     by_pair: dict[str, dict[str, rows.Row]] = {}
     for table, name, chosen in requested:
-        of_table = {row.name: row for row in rows_mlsl.requested_rows(table, commands.config_file(name).stem, chosen)}
+        of_table = {row.name: row for row in rows_mlsl.requested_rows(table, arguments.config_file(name).stem, chosen)}
         by_pair[name] = by_pair.get(name, {}) | of_table
     for name, by_name in by_pair.items():
-        pair = commands.config_file(name)
+        pair = arguments.config_file(name)
         argument = rows_mlsl.config_argument("source", SCALE.value)
         sweep = commands.Sweep(
             layout.Experiment(pair.stem, None, SCALE.value),
             f"{pair}:{argument}",
-            tuple(commands.domain_names(pair, argument, overrides)),
+            tuple(arguments.domain_names(pair, argument, overrides)),
             cli.folder_of(RUNS),
             cli.folder_of(RESULTS),
             DATA_ROOT.value,
@@ -137,11 +137,11 @@ def plan(overrides: dict[str, str]) -> list[commands.Command]:
     for seed in seeds():
         for table, given, chosen in requested_tables():
             rows.check_table(table)
-            pair = commands.config_file(PAIR.value or rows.PAPER_PAIR[table])
+            pair = arguments.config_file(PAIR.value or rows.PAPER_PAIR[table])
             for n in given or list(rows.ENCODERS[table]):
                 experiment = layout.Experiment(pair.stem, n, SCALE.value)
                 argument = rows.config_argument(table, n, SCALE.value)
-                domains = tuple(commands.domain_names(pair, argument, overrides))
+                domains = tuple(arguments.domain_names(pair, argument, overrides))
                 sweep = commands.Sweep(
                     experiment,
                     f"{pair}:{argument}",
@@ -151,7 +151,7 @@ def plan(overrides: dict[str, str]) -> list[commands.Command]:
                     DATA_ROOT.value,
                     overrides,
                 )
-                requested = rows.requested_rows(table, domains, chosen, EXTRA.value, WORDS.value)
+                requested = arguments.requested_rows(table, domains, chosen, EXTRA.value, WORDS.value)
                 planned += commands.commands_of(sweep, [row for row in requested if not row.missing], seed)
                 for row in requested:
                     if row.missing:
@@ -169,7 +169,7 @@ def main(argv: list[str], overrides: list[str]) -> int:
         list_rows()
         return 0
     of_mlsl = requested_of_mlsl()
-    fields = commands.read_overrides(overrides, "mlsl" if of_mlsl else "usss")
+    fields = arguments.read_overrides(overrides, "mlsl" if of_mlsl else "usss")
     planned = plan_mlsl(of_mlsl, fields) if of_mlsl else plan(fields)
     missing = commands.missing_commands(planned)
     finished = len(planned) - len(missing)

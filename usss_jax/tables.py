@@ -14,7 +14,8 @@ from absl import flags
 from usss_jax import cli
 from usss_jax.errors import InputError
 from usss_jax.experiments import layout, paper, render, render_mlsl, rows, rows_mlsl
-from usss_jax.experiments.collect import Found, read_folders
+from usss_jax.experiments.collect import read_folders
+from usss_jax.experiments.found import Found
 from usss_jax.local_files import local_path
 
 TABLE = flags.DEFINE_list("table", ["3"], "Tables of the paper, from 2 to 8; of MLSL, from 1 to 4.")

@@ -6,14 +6,12 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from usss_jax.config import fields, names, no_such_field
-from usss_jax.config.files import find_config, read_config, split_argument
+from usss_jax.config.files import read_config, split_argument
 from usss_jax.config.mlsl import JOBS
-from usss_jax.data.domains import get_domain
 from usss_jax.errors import InputError
 from usss_jax.experiments import rows_mlsl
 from usss_jax.experiments.layout import Experiment, read_json, result_file
-from usss_jax.experiments.rows import SINGLES, Row, check_value
+from usss_jax.experiments.rows import SINGLES, Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,36 +239,3 @@ def is_finished(command: Command) -> bool:
                     "--results and --runs, or another name"
                 )
     return all(path.exists() for path in results)
-
-
-def read_overrides(arguments: Sequence[str], method: str = "usss") -> dict[str, str]:
-    """Parse --config.SECTION.FIELD=VALUE arguments, which go to every command of a method.
-
-    >>> read_overrides(["--config.optim.lr=0.1"])
-    {'optim.lr': '0.1'}
-    """
-    overrides, known = {}, fields(method)
-    for argument in arguments:
-        field, equals, value = argument.lstrip("-").removeprefix("config.").partition("=")
-        if not equals:
-            raise InputError(f"{argument}: give --config.SECTION.FIELD=VALUE")
-        if field not in known:
-            raise InputError(f"{argument}: {no_such_field(field, known)}")
-        if known[field].sweep == "set":
-            raise InputError(f"{argument}: {field} is set by the sweep (--pair, --n, --seeds, --rows, --data_root)")
-        overrides[field] = check_value(argument, field, value, method)
-    return overrides
-
-
-def config_file(pair: str) -> pathlib.Path:
-    """Return the config file of a pair, given as a path or as a name in configs/; raise InputError if missing."""
-    try:
-        return find_config(pair if pair.endswith(".py") else f"configs/{pair}.py")
-    except InputError as e:
-        raise InputError(f"pair={pair}: {e}") from e
-
-
-def domain_names(path: pathlib.Path, argument: str, overrides: Mapping[str, str]) -> list[str]:
-    """Return the names of a config's domains; raise InputError for a wrong file or argument."""
-    domains = names(overrides.get("data.domains", read_config(path, argument).data.domains))
-    return [get_domain(domain).name for domain in domains]

@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from usss_jax.data.domains import BUILTIN
-from usss_jax.experiments import collect, paper
-from usss_jax.experiments.collect import Found
+from usss_jax.experiments import paper, summaries
+from usss_jax.experiments.found import Found, averages, class_scores, extra_rows, scores
+from usss_jax.experiments.notes import convention, notes
 from usss_jax.experiments.rows import ENCODERS, SAME_ENCODER, Row, all_rows, rows_of_table
 
 NOT_RUN = "not run"
@@ -35,7 +36,7 @@ def shown_rows(table: int, found: Found, with_paper: bool) -> list[Row]:
         was_run = any(job in found.summaries for job in row.jobs.values())
         if was_run or (with_paper and not row.variants) or (row.variants and not row.optional):
             rows.append(row)
-    return rows + collect.extra_rows(found, list(all_rows(found.domains).values()))
+    return rows + extra_rows(found, list(all_rows(found.domains).values()))
 
 
 def markdown(table: int, found: Found) -> str:
@@ -66,19 +67,12 @@ def comparable_scores(table: int, found: Found) -> tuple[dict[str, dict[str, flo
         return None, ""
     encoder = ENCODERS[table][experiment.n or 0]
     for _, path, summary in found.all():
-        theirs, width = collect.value(summary, "model.encoder"), collect.value(summary, "model.width")
+        theirs, width = summaries.value(summary, "model.encoder"), summaries.value(summary, "model.width")
         if SAME_ENCODER.get(theirs, theirs) != SAME_ENCODER.get(encoder, encoder) or width != 1:
             return None, f"{path.name} of {path.parent.name}, {theirs} of width {width:g},"
         if other := set(summary["domains"]) - set(paper.domains_of(table)):
             return None, f"{path.name} of {path.parent.name}, with {', '.join(sorted(other))},"
     return numbers, ""
-
-
-def convention(found: Found) -> str:
-    """Return how the summaries define mIoU, and how the table shows several seeds."""
-    definitions = sorted({summary.get("convention", "") for _, _, summary in found.all()} - {""})
-    spread = "With several seeds: mean ± sample standard deviation."
-    return " ".join([*(f"{text}." for text in definitions), spread])
 
 
 def grid(lines: Sequence[Sequence[str]]) -> str:
@@ -99,14 +93,14 @@ def score_table(found: Found, rows: Sequence[Row], numbers: Mapping[str, Mapping
     splits = {d: about["split"] for _, _, s in found.all() for d, about in s["domains"].items()}
     heads = [f"{d} ({splits[d]})" if d in splits else d for d in domains]
     before = [f"paper: {name}" for name in (*domains, "average")] if numbers is not None else []
-    on_val = {row.name: collect.averages(found, row, "val").values() for row in rows}
+    on_val = {row.name: averages(found, row, "val").values() for row in rows}
     has_val = any(on_val.values())
     lines = [["", *before, *heads, "average", "seeds", *["average on val"] * has_val]]
     for row in rows:
         of_paper = (numbers or {}).get(row.name, {})
         theirs = [percent(of_paper.get(name)) for name in (*domains, "average")] if numbers is not None else []
         ours = [both(found, row, domain) for domain in domains]
-        counts = [len(collect.scores(found, row, d, "best")) for d in domains if d in row.jobs] or [0]
+        counts = [len(scores(found, row, d, "best")) for d in domains if d in row.jobs] or [0]
         seeds = str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
         chosen = [mean_and_spread(on_val[row.name]).replace(NOT_RUN, "-")] * has_val
         lines.append([row.title, *theirs, *ours, average(found, row), seeds if row.variants else "-", *chosen])
@@ -124,13 +118,13 @@ def percent(value: float | None) -> str:
 
 def both(found: Found, row: Row, domain: str) -> str:
     """Format the cell of a domain: best / last; "-" if the row cannot have a score there."""
-    return _best_and_last(lambda which: collect.scores(found, row, domain, which)) if domain in row.jobs else "-"
+    return _best_and_last(lambda which: scores(found, row, domain, which)) if domain in row.jobs else "-"
 
 
 def average(found: Found, row: Row) -> str:
     """Format the cell of the average over domains, like `both`."""
     complete = set(row.jobs) == set(found.domains)
-    return _best_and_last(lambda which: collect.averages(found, row, which)) if complete else "-"
+    return _best_and_last(lambda which: averages(found, row, which)) if complete else "-"
 
 
 def _best_and_last(scores):
@@ -145,74 +139,14 @@ def class_table(found: Found, rows: Sequence[Row], domain: str, of_paper: Mappin
     for row in rows:
         if row.name in of_paper:
             lines.append([f"{row.title} (paper)", *(f"{value:.2f}" for value in of_paper[row.name])])
-        if ours := collect.class_scores(found, row, domain, "best"):
+        if ours := class_scores(found, row, domain, "best"):
             classes = list(ours)
             cells = [mean_and_spread(by_seed.values()).replace(NOT_RUN, "absent") for by_seed in ours.values()]
-            miou = mean_and_spread(collect.scores(found, row, domain, "best").values())
+            miou = mean_and_spread(scores(found, row, domain, "best").values())
             lines.append([row.title, *cells, miou])
     if not lines:
         return ""
     return grid([["", *(classes or BUILTIN[domain].class_names), "mIoU"], *lines])
-
-
-def notes(found: Found) -> list[str]:
-    """List split, seeds, encoder, weights, sizes, steps, devices, versions and commits behind the numbers."""
-    if not found.summaries:
-        return ["Nothing was run."]
-    splits = {s["split_hash"] for _, _, s in found.all()}
-    universal = {s["split_hash"] for job, _, s in found.all() if collect.kind(job) == "universal"}
-    split = (
-        f"Split {', '.join(sorted(universal or splits))}, split_seed {each(found, 'data.split_seed')}; seeds (of the "
-        f"weights and the order of the images) {each(found, 'train.seed')}."
-    )
-    return [split, *shared_notes(found, steps(found))]
-
-
-def each(found: Found, name: str) -> str:
-    """List the values of a config field."""
-    return ", ".join(sorted({str(collect.value(summary, name)) for _, _, summary in found.all()}))
-
-
-def shared_notes(found: Found, steps: str) -> list[str]:
-    """List encoder, weights, sizes, steps, devices, versions and commits, and the fields of every row."""
-    summaries = [summary for _, _, summary in found.all()]
-    devices = sorted({summary.get("device", "unknown") for summary in summaries})
-    commits = sorted({short_commit(summary.get("commit")) for summary in summaries})
-    files = ", ".join(sorted({collect.weights(summary) for summary in summaries} - {""}))
-    weights = files or "none: random weights, unlike the paper (ImageNet's)"
-    jax = sorted({summary.get("versions", {}).get("jax", "unknown") for summary in summaries})
-    encoder, width = each(found, "model.encoder"), each(found, "model.width")
-    out = [
-        f"Encoder {encoder}, width {width}, pretrained {weights}; images {sizes(found)}; steps {steps}.",
-        f"Device {', '.join(devices)}; precision {each(found, 'model.precision')}; jax {', '.join(jax)}; "
-        f"commit {', '.join(commits)}.",
-    ]
-    given = {job: s["row"]["overrides"] for job, _, s in found.all() if s.get("row", {}).get("overrides")}
-    for job, overrides in given.items():
-        out.append(f"{job}: {', '.join(f'{field}={value}' for field, value in overrides.items())}.")
-    return out
-
-
-def steps(found: Found) -> str:
-    """List the steps of every kind of job."""
-    kinds = {collect.kind(job): summary["steps"] for job, _, summary in found.all()}
-    return ", ".join(f"{count} ({kind})" for kind, count in kinds.items())
-
-
-def sizes(found: Found) -> str:
-    """List the image size of every domain."""
-    domains = {d: about["image_size"] for _, _, s in found.all() for d, about in collect.all_domains(s).items()}
-    return ", ".join(f"{d} {h}x{w}" for d, (h, w) in domains.items())
-
-
-def short_commit(commit: str | None) -> str:
-    """Shorten a commit to seven digits, noting whether files differed from it.
-
-    >>> short_commit("571bebe1f00d+3 files"), short_commit(None)
-    ('571bebe+changes', 'unknown')
-    """
-    base, plus, _ = (commit or "unknown").partition("+")
-    return base[:7] + ("+changes" if plus else "")
 
 
 def csv_text(lines: Iterable[Mapping]) -> str:
@@ -252,10 +186,10 @@ def our_lines(found: Found, row: Row) -> list[dict]:
     lines = []
     for which in ("best", "last"):
         for domain in found.domains:
-            lines.append(line_of(domain, "", which, collect.scores(found, row, domain, which)))
-            for name, by_seed in collect.class_scores(found, row, domain, which).items():
+            lines.append(line_of(domain, "", which, scores(found, row, domain, which)))
+            for name, by_seed in class_scores(found, row, domain, which).items():
                 lines.append(line_of(domain, name, which, by_seed))
-        lines.append(line_of("average", "", which, collect.averages(found, row, which)))
+        lines.append(line_of("average", "", which, averages(found, row, which)))
     return [line for line in lines if line]
 
 

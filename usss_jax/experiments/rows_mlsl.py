@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from usss_jax import packages
 from usss_jax.errors import InputError
-from usss_jax.experiments.rows import Row, expand, to_run
+from usss_jax.experiments.arguments import to_run
+from usss_jax.experiments.rows import Row, expand
 
 MAIN = {"gta_cs": 1, "synthia_cs": 2}  # pair -> table with its IoU per class
 PAPER_PAIRS = {1: ("gta_cs",), 2: ("synthia_cs",), 3: ("gta_cs", "synthia_cs"), 4: ("gta_cs",)}
