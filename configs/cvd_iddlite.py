@@ -10,7 +10,8 @@ other domains. The encoder is EfficientNet-Lite0 with ImageNet weights if these 
 Arguments, separated by commas: `cpu` (small batches and a short schedule, for two cores; DRN also at a quarter of the
 width and half the size), `n=50` (labeled images per domain; CamVid has 367), `resnet50` (another encoder), `anchored`
 (our variation of the objective, docs/claims.md), `fixmatch`, `mean_teacher` or `unimatch` (a teacher's pseudo-labels on
-unlabeled images, docs/running.md), `tiny` (a few steps of every job). Time and scores of `cpu` with lite0 and of
+unlabeled images, docs/running.md), `long` (1200 steps), `best` (self-training with labels by the decoders of all
+domains, docs/unlabeled.md), `tiny` (a few steps of every job). Time and scores of `cpu` with lite0 and of
 `drn_d_22,cpu` are in docs/results.md; other sizes and encoders: n/a, not measured.
 """
 
@@ -20,7 +21,17 @@ CAMVID_TRAIN = 367
 
 
 def get_config(arg=None):
-    arg = parse_arg(arg, cpu=False, tiny=False, anchored=False, n=100, encoder="", **dict.fromkeys(TEACHERS, False))
+    arg = parse_arg(
+        arg,
+        cpu=False,
+        tiny=False,
+        anchored=False,
+        long=False,
+        best=False,
+        n=100,
+        encoder="",
+        **dict.fromkeys(TEACHERS, False),
+    )
     arg.encoder = arg.encoder or default_encoder(arg.tiny)
     config = default_config()
     config.data.domains = ["camvid", "idd_lite"]

@@ -265,3 +265,15 @@ def test_dry_run_prints_commands_and_writes_nothing(pair):
     assert len(commands) == 2 and all("--config.data.root=DATA" in line for line in commands)
     assert "not run: tiny_n4_full/seed0/words: --words=FILE is not given" in result.stdout
     assert not (pair.parent / "runs").exists() and not (pair.parent / "results").exists()
+
+
+def test_a_seed_of_lite0_chooses_labeled_images_and_rounds_start_from_its_basic(tmp_path):
+    experiment = layout.Experiment("cs256_cvd", 20, "lite0")
+    sweep = commands.Sweep(experiment, "configs/cs256_cvd.py:tiny", ("a", "b"), tmp_path / "runs", tmp_path / "results")
+    known = rows.universal_rows(sweep.domains)
+    found = {c.name: c for c in commands.commands_of(sweep, [known["rounds"], known["oracle"]], 2)}
+    assert list(found) == ["basic", "rounds", "oracle"]  # basic, though it is not asked for, since rounds needs it
+    words = found["rounds"].words()
+    assert "--config.data.split_seed=2" in words
+    assert f"--config.rounds.networks={tmp_path}/runs/cs256_cvd_n20_lite0/seed2/basic/basic" in words
+    assert "--config.data.labeled_per_domain=all" in found["oracle"].words()

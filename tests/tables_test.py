@@ -95,7 +95,7 @@ def test_tables_take_any_number_of_domains():
     one = [row.name for row in rows.rows_of_table(3, ["a"]) if not row.optional]
     assert one == ["train_on_a", "basic", "cross", "full"]
     three = [row.name for row in rows.rows_of_table(3, ["a", "b", "c"]) if row.optional]
-    assert len(three) == 18 and {"finetune_c_a", "anchored", "self", "teacher_single_c", "unimatch"} <= set(three)
+    assert len(three) == 24 and {"finetune_c_a", "anchored", "self", "teacher_single_c", "unimatch"} <= set(three)
 
 
 def test_unknown_table_and_row_are_named():

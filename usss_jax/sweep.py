@@ -8,7 +8,8 @@ python -m usss_jax.sweep --list
 
 Finished commands are skipped, interrupted ones resume, and a failing one does not stop the others (exit code 1 at the
 end). --config.SECTION.FIELD=VALUE goes to every command. A seed changes the weights and the order of the images; the
-labeled images are fixed by data.split_seed. usss_jax/tables.py prints the tables.
+labeled images are fixed by data.split_seed, but with --scale=lite0 they change with the seed. usss_jax/tables.py prints
+the tables.
 
 A config of method=mlsl as --pair has the rows of MLSL's Tables 1 to 4, which share a network of the source per seed.
 """
@@ -28,7 +29,9 @@ from usss_jax.local_files import check_paths
 
 TABLE = flags.DEFINE_list("table", ["3"], "Tables of the paper, from 2 to 8; of MLSL, from 1 to 4.")
 PAIR = flags.DEFINE_string("pair", None, "Config of the domains: name in configs/ or path. Default: the table's.")
-SCALE = flags.DEFINE_enum("scale", "full", layout.SCALES, "cpu: for two cores; light: and a light encoder.")
+SCALE = flags.DEFINE_enum(
+    "scale", "full", layout.SCALES, "cpu: for two cores; light: and a light encoder; lite0: and longer."
+)
 N = flags.DEFINE_list("n", [], "Numbers of labeled images per domain. Default: the table's. Not for MLSL.")
 SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds.")
 ROWS = flags.DEFINE_list("rows", [], "Rows: basic, full ..., or full names as in --list. Default: the table's.")
@@ -173,7 +176,9 @@ def main(argv: list[str], overrides: list[str]) -> int:
     planned = plan_mlsl(of_mlsl, fields) if of_mlsl else plan(fields)
     missing = commands.missing_commands(planned)
     finished = len(planned) - len(missing)
-    log(f"{len(planned)} commands, {finished} of them finished; data.split_seed is the same for all seeds")
+    by_seed = any(command.sweep.experiment.splits_by_seed for command in planned)
+    labeled = "is the seed" if by_seed else "is the same for all seeds"
+    log(f"{len(planned)} commands, {finished} of them finished; data.split_seed {labeled}")
     if DRY_RUN.value:
         for command in missing:
             log(command.printed())

@@ -16,7 +16,10 @@ from usss_jax.config.checking import (
 from usss_jax.config.methods import FIELDS, METHODS
 from usss_jax.config.presets import (
     ANCHORED,
+    BEST,
     LIGHT,
+    LONG,
+    ROUNDS,
     TEACHERS,
     apply_arg,
     default_encoder,
@@ -41,10 +44,13 @@ from usss_jax.config.shared import PAPER_BATCH
 
 __all__ = [
     "ANCHORED",
+    "BEST",
     "FIELDS",
     "LIGHT",
+    "LONG",
     "METHODS",
     "PAPER_BATCH",
+    "ROUNDS",
     "TEACHERS",
     "apply_arg",
     "apply_uda_arg",

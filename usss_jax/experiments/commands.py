@@ -11,7 +11,7 @@ from usss_jax.config.mlsl import JOBS
 from usss_jax.errors import InputError
 from usss_jax.experiments import rows_mlsl
 from usss_jax.experiments.layout import Experiment, read_json, result_file
-from usss_jax.experiments.rows import SINGLES, Row
+from usss_jax.experiments.rows import SINGLES, Row, universal_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +115,8 @@ class Command:
     def words(self) -> list[str]:
         """Return the arguments of Python."""
         values = {"variants": ",".join(self.variants), "train.seed": str(self.seed)}
+        if self.sweep.experiment.splits_by_seed:
+            values["data.split_seed"] = str(self.seed)
         if self.start:
             values[self.start.field] = str(self.workdir.with_name(self.start.command) / self.start.folder)
         if self.sweep.data_root:
@@ -141,6 +143,8 @@ def file_name(value: str) -> str:
 def commands_of(sweep: Sweep, rows: Iterable[Row], seed: int) -> list[Command]:
     """Return the commands of one seed: the single-domain networks, then the rows, then other shared jobs."""
     rows, domains = list(rows), sweep.domains
+    starts = {row.start for row in rows if row.start}
+    rows = [row for name, row in universal_rows(domains).items() if name in starts - {r.name for r in rows}] + rows
     requested = {variant for row in rows for variant in row.variants}
     transfers = [f"{source}_{target}" for source in domains for target in domains if source != target]
     jobs_of = {
@@ -162,6 +166,8 @@ def commands_of(sweep: Sweep, rows: Iterable[Row], seed: int) -> list[Command]:
         if not set(row.variants) & set(jobs_of):
             jobs = {row.name: row.variants[0]}
             needed = start if row.needs_singles else None
+            if row.start:
+                needed = Start(row.start, "rounds.networks", (row.start,), row.start)
             commands.append(Command(sweep, row.name, seed, row.variants, row.overrides, jobs, needed))
     commands += [shared(name, SINGLES, name) for name in ("frozen", "finetune") if name in requested]
     commands += [shared(name, name) for name in ("hung", "teacher_single") if name in requested]

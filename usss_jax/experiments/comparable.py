@@ -22,8 +22,11 @@ def check_comparable(found: Found):
     """Raise InputError, naming two files, if summaries differ in what all rows of a table must share."""
     seen: dict[tuple, tuple[Any, pathlib.Path]] = {}
     for job, path, summary in found.all():
-        shared = comparable_of_mlsl if found.experiment.method == "mlsl" else comparable
-        for key, mine in shared(job, summary).items():
+        if found.experiment.method == "mlsl":
+            shared = comparable_of_mlsl(job, summary)
+        else:
+            shared = comparable(job, summary, found.experiment.splits_by_seed)
+        for key, mine in shared.items():
             other, where = seen.setdefault(key, (mine, path))
             if other != mine:
                 what = " of ".join(map(str, key))
@@ -32,22 +35,26 @@ def check_comparable(found: Found):
                 )
 
 
-def comparable(job: str, summary: Mapping) -> dict[tuple, Any]:
-    """Return what all summaries of an experiment must share, by keys such as ("steps", "universal")."""
+def comparable(job: str, summary: Mapping, splits_by_seed: bool = False) -> dict[tuple, Any]:
+    """Return what all summaries of an experiment must share, by keys such as ("steps", "universal").
+
+    With `splits_by_seed`, only those of one seed share their labeled images.
+    """
     of_kind = kind(job)
     trained = tuple(sorted(summary["domains"]))
     if of_kind == "finetune":  # also evaluated on the domain of pretraining
         trained = tuple(d for d in trained for e in trained if job == f"finetune_{e}_{d}")
-    values: dict[tuple, Any] = {}
-    if not has_rounds(variant_of(summary["job"])):  # the steps of a round are by rounds.epochs
+    given, overrides = flat(summary["config"]), summary.get("row", {}).get("overrides", {})
+    of_seed = (f"seed {given['train.seed']}",) if splits_by_seed else ()
+    values: dict[tuple, Any] = {("model.pretrained",): weights(summary)}
+    if "train.steps" not in overrides and not has_rounds(
+        variant_of(summary["job"])
+    ):  # the steps of a round are by rounds.epochs
         values["steps", of_kind] = summary["steps"]
-    values |= {
-        ("split_hash", " and ".join(trained)): summary["split_hash"],
-        ("model.pretrained",): weights(summary),
-    }
+    if "data.labeled_per_domain" not in overrides:
+        values["split_hash", " and ".join(trained), *of_seed] = summary["split_hash"]
     if summary.get("unlabeled_hash") and summary["job"] != "teacher_own":  # whose pool is the labeled images
         values["unlabeled_hash", " and ".join(trained)] = summary["unlabeled_hash"]
-    given, overrides = flat(summary["config"]), summary.get("row", {}).get("overrides", {})
     for name, field in SHARED.items():
         # A row may differ in what defines it, the networks of one domain in what they do not depend on.
         matters = field.changes is Changes.NUMBERS and (field.singles or of_kind == "universal")

@@ -3,6 +3,8 @@
 RUNS/<pair>_n<N>_<scale>/seed<k>/<workdir>/<job>/summary.json  written by training
 RESULTS/<pair>_n<N>_<scale>/<row or job>/seed<k>.json           the same summary, with the requested row under "row"
 
+In the scale lite0, every seed has labeled images of its own.
+
 N is `all` for MLSL, which uses all labels of the source. Its rows have several jobs, `<variant>_round<r>`; the result
 is the summary of the last round, with the scores of every round under "rounds".
 """
@@ -18,7 +20,7 @@ from usss_jax.config.rounds import variant_of
 from usss_jax.errors import InputError
 from usss_jax.local_files import read_object, reason, write_whole
 
-SCALES = ("cpu", "light", "full")
+SCALES = ("cpu", "light", "lite0", "full")
 STATISTICS = "target_statistics"  # JSON file of a job with a mutual information, and its key in a result
 OF_ROUND = ("job", "domains", "without_labels", STATISTICS)  # what a result keeps of every round
 
@@ -48,6 +50,11 @@ class Experiment:
         'mlsl'
         """
         return "mlsl" if self.n is None else "usss"
+
+    @property
+    def splits_by_seed(self) -> bool:
+        """Whether a seed also chooses the labeled images (`data.split_seed`)."""
+        return self.scale == "lite0"
 
     @property
     def folder(self) -> str:

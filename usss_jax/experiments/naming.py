@@ -39,9 +39,25 @@ def row_of_content(summary: Mapping) -> str:
     changed = changed_fields(summary)
     if changed.get("usss.label_embeddings", "").startswith("words:"):
         changed["usss.label_embeddings"] = "words:FILE"
-    rows = built_in_rows(method_of(summary)).values()
-    same = (row.name for row in rows if row.variants == (last_variant(summary),) and dict(row.overrides) == changed)
+    rows, known = built_in_rows(method_of(summary)).values(), fields(method_of(summary))
+    same = (
+        row.name
+        for row in rows
+        if row.variants == (last_variant(summary),)
+        and dict(row.overrides) == changed
+        and all(known[name].makes for name in row.overrides)
+    )
     return next(same, "")
+
+
+def is_row(row: Row, summary: Mapping) -> bool:
+    """Whether a summary's variant and fields are those of a built-in row."""
+    known = fields(method_of(summary))
+    shared = {name: text for name, text in row.overrides.items() if not known[name].makes}
+    if not shared:
+        return row_of_content(summary) == row.name
+    given = all(field_text(value(summary, name)) == text for name, text in shared.items())
+    return given and row.variants == (last_variant(summary),) and not changed_fields(summary)
 
 
 def built_in_rows(method: str) -> Mapping[str, Row]:
@@ -76,10 +92,10 @@ def check_named(experiment: Experiment, name: str, path: pathlib.Path, summary: 
     if method != experiment.method:
         raise InputError(f"{path}: is of method={method}, unlike its folder; move it to the folder of its experiment")
     row = built_in_rows(method).get(name)
-    if row and row_of_content(summary) != name:
+    if row and not is_row(row, summary):
         text = ", ".join(f"{field}={new}" for field, new in changed_fields(summary).items()) or "nothing else"
         raise InputError(f"{path} is not {name!r} but {summary['job']} with {text}; rename its folder")
-    if experiment.n is None:
+    if experiment.n is None or (row and "data.labeled_per_domain" in row.overrides):
         return
     count = labeled(summary)
     if count > experiment.n or (kind(name) == "universal" and count != experiment.n):

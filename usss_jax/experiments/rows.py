@@ -6,9 +6,10 @@ takes `n=` and an encoder as arguments.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from usss_jax import packages
-from usss_jax.config import ANCHORED, TEACHERS
+from usss_jax.config import ANCHORED, BEST, LONG, ROUNDS, TEACHERS
 from usss_jax.config.usss import VARIANTS
 from usss_jax.errors import InputError
 
@@ -32,7 +33,8 @@ SAME_ENCODER = {"resnet18": RESNET18, "resnet50": "drn_d_54", "resnet101": "drn_
 TABLE_ROWS = {
     2: "train_on_* basic full",
     3: "train_on_* [finetune_*] [teacher_single_*] basic cross full [anchored] [teacher] [teacher_own] [fixmatch] "
-    "[mean_teacher] [unimatch] [self] [self_own] [self_full]",
+    "[mean_teacher] [unimatch] [self] [self_own] [self_full] [basic_time] [rounds] [rounds_own] [rounds2] [best] "
+    "[oracle]",
     4: "train_on_* hung_* souly basic cross full",
     5: "train_on_* basic full",
     6: "train_on_* scenenet basic full",
@@ -54,6 +56,7 @@ class Row:
       variants: `variants` of the config; empty: a cited score, which cannot be run.
       overrides: config fields that define the row.
       jobs: domain -> job whose summary has the score; a domain without one has no score.
+      start: row whose network labels first (`rounds.networks`); empty: none.
       optional: not in the paper: run only if named, shown only if it was run.
       missing: why the row cannot be run; empty: it can.
     """
@@ -63,6 +66,7 @@ class Row:
     variants: tuple[str, ...]
     overrides: Mapping[str, str]
     jobs: Mapping[str, str]
+    start: str = ""
     optional: bool = False
     missing: str = ""
 
@@ -96,8 +100,8 @@ def universal_rows(domains: Sequence[str], words: str = "") -> dict[str, Row]:
     {'usss.embeddings_per_class': '3'}
     """
 
-    def taught(name: str) -> dict[str, str]:
-        return {field: field_text(value) for field, value in TEACHERS[name].items()}
+    def texts(values: Mapping[str, Any]) -> dict[str, str]:
+        return {field: field_text(value) for field, value in values.items()}
 
     table: tuple[tuple[str, str, str, dict[str, str]], ...] = (
         ("basic", "", "basic", {}),
@@ -109,17 +113,25 @@ def universal_rows(domains: Sequence[str], words: str = "") -> dict[str, Row]:
         ("words", "Univ-full, word vectors", "full", {"usss.label_embeddings": f"words:{words or 'FILE'}"}),
         ("random", "Univ-full, random label embeddings", "full", {"usss.label_embeddings": "random"}),
         ("direct", "", "direct", {}),
-        ("anchored", "Univ-full, anchored", "full", {field: field_text(value) for field, value in ANCHORED.items()}),
+        ("anchored", "Univ-full, anchored", "full", texts(ANCHORED)),
         ("teacher", "", "teacher", {}),
         ("teacher_own", "", "teacher_own", {}),
-        ("fixmatch", "Univ-basic, FixMatch", "teacher", taught("fixmatch")),
-        ("mean_teacher", "Univ-basic, Mean Teacher", "teacher", taught("mean_teacher")),
-        ("unimatch", "Univ-basic, UniMatch", "teacher", taught("unimatch")),
+        ("fixmatch", "Univ-basic, FixMatch", "teacher", texts(TEACHERS["fixmatch"])),
+        ("mean_teacher", "Univ-basic, Mean Teacher", "teacher", texts(TEACHERS["mean_teacher"])),
+        ("unimatch", "Univ-basic, UniMatch", "teacher", texts(TEACHERS["unimatch"])),
         ("self", "", "self", {}),
         ("self_own", "", "self_own", {}),
         ("self_full", "", "self_full", {}),
+        ("basic_time", "Univ-basic, twice the steps", "basic", {"train.steps": str(2 * LONG["train.steps"])}),
+        ("rounds", "Self-training", "self", texts(ROUNDS)),
+        ("rounds2", "Self-training, two rounds", "self", texts({**ROUNDS, "rounds.count": 2})),
+        ("rounds_own", "Self-training, labeled images only", "self_own", texts(ROUNDS)),
+        ("best", "Best", "self", texts(BEST)),
+        ("oracle", "Univ-basic, all images labeled", "basic", {"data.labeled_per_domain": "all"}),
     )
     rows = {name: Row(name, t or VARIANTS[v].title, (v,), o, dict.fromkeys(domains, name)) for name, t, v, o in table}
+    for name in ("rounds", "rounds2", "rounds_own", "best"):
+        rows[name] = dataclasses.replace(rows[name], start="basic")
     if not words:
         rows["words"] = dataclasses.replace(rows["words"], missing="--words=FILE is not given")
     return rows
@@ -197,7 +209,8 @@ def rows_of_table(table: int, domains: Sequence[str], words: str = "") -> list[R
 def config_argument(table: int, n: int, scale: str) -> str:
     """Return the argument of the config for a table and N labeled images per domain.
 
-    An N that the table lacks gets the table's encoder. The scale "light" has a light encoder with ImageNet weights.
+    An N that the table lacks gets the table's encoder. The scales "light" and "lite0" have a light encoder with
+    ImageNet weights, and the latter twice the steps.
 
     Raises:
       InputError: for such an N if the table has several encoders.
@@ -213,8 +226,9 @@ def config_argument(table: int, n: int, scale: str) -> str:
             f"n={n}: table {table} has a different encoder for each n; give {', '.join(map(str, encoders))}"
         )
     encoder = encoders.get(n, next(iter(encoders.values())))
-    encoder = packages.DEFAULT if scale == "light" else encoder
-    return ",".join([encoder, f"n={n}", *([] if scale == "full" else ["cpu"])])
+    encoder = packages.DEFAULT if scale in ("light", "lite0") else encoder
+    words = {"full": [], "lite0": ["cpu", "long"]}.get(scale, ["cpu"])
+    return ",".join([encoder, f"n={n}", *words])
 
 
 def named_rows(domains: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, Row]]:
