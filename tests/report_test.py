@@ -11,7 +11,7 @@ import pytest
 
 from usss_jax.config import default_config
 from usss_jax.errors import InputError
-from usss_jax.experiments import collect, layout, render
+from usss_jax.experiments import collect, gains, layout, render, rows
 
 REPO = pathlib.Path(__file__).parent.parent
 CS_CVD = ("cityscapes", "camvid")
@@ -339,3 +339,30 @@ def test_wrong_argument_is_one_line(arguments, message):
     result = report(*arguments)
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert message in result.stderr.splitlines()[-1]
+
+
+def test_gains_over_basic_are_paired_by_seed_and_shares_of_its_gap(tmp_path):
+    """Basic 40 and 42, rounds 43 and 47, their control 42 (one seed), oracle 50: a gap of 9."""
+    folder = "cs_cvd_n20_lite0"
+    shared = {"train.steps": 1200, "usss.single_steps": 1200}
+
+    def row(name, job, values, fields=(), **changes):
+        for seed, value in enumerate(values):
+            about = {"seconds": 100.0 + seed, "split_hash": str(seed), "views": {"a": 10, "cityscapes pseudo": 20}}
+            scores = dict.fromkeys(CS_CVD, (value / 100, value / 100))
+            given = {**shared, "data.split_seed": seed, **dict(fields)}
+            keep(tmp_path, folder, name, scores, seed, given, **{**about, "job": job, **changes})
+
+    texts = rows.universal_rows(CS_CVD)["rounds"].overrides
+    rounds = {f: type(default_config().to_dict()["rounds"][f.partition(".")[2]])(v) for f, v in texts.items()}
+    row("basic", "basic", [40, 42])
+    row("rounds", "self_round0", [43, 47], rounds)
+    row("rounds_own", "self_own_round0", [42], rounds)
+    override = {"row": {"overrides": {"data.labeled_per_domain": "all"}}}
+    row("oracle", "basic", [50], {"data.labeled_per_domain": "all"}, **override)
+    lines = gains.gain_lines(read(tmp_path), rows.rows_of_table(3, CS_CVD))
+    assert lines[0] == ["", "gain", "95 % interval", "share of the gap", "over rounds_own", *lines[0][5:]]
+    of_rounds = next(line for line in lines if line[0] == "Self-training")
+    # Gains 3 and 5: 4 +- 12.706 * sqrt(2) / sqrt(2), 4 / 9 of the gap; over the control 43 - 42.
+    assert of_rounds == ["Self-training", "+4.00", "-8.71 to +16.71", "44 %", "+1.00", "2", "100", "20"]
+    assert "+4.00" in render.markdown(3, read(tmp_path))

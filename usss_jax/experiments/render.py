@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from usss_jax.data.domains import BUILTIN
 from usss_jax.experiments import paper, summaries
 from usss_jax.experiments.found import Found, averages, class_scores, extra_rows, scores
+from usss_jax.experiments.gains import gain_lines
 from usss_jax.experiments.notes import convention, notes
 from usss_jax.experiments.rows import ENCODERS, SAME_ENCODER, Row, all_rows, rows_of_table
 
@@ -52,6 +53,11 @@ def markdown(table: int, found: Found) -> str:
             f"in its Table {table}, and these scores must not be compared with its numbers."
         )
     parts.append(score_table(found, rows, numbers))
+    if lines := gain_lines(found, rows):
+        parts += [
+            "mIoU in % gained over Univ-basic, paired by seed; its gap is the distance to the oracle:",
+            grid(lines),
+        ]
     for domain in domains:
         of_paper = paper.class_scores(table, experiment.n, domain) if numbers is not None else {}
         if text := class_table(found, rows, domain, of_paper):
