@@ -20,7 +20,7 @@ SUBPACKAGES = {
     "evaluation": {"objectives", "models", "parallel", "data"},
     "runs": {"config", "models", "parallel", "data"},
     "inference": {"models", "parallel", "data", "evaluation", "runs"},
-    "analysis": {"objectives", "config", "models", "parallel", "data", "evaluation", "runs"},
+    "analysis": {"objectives", "config", "models", "parallel", "data", "evaluation", "runs", "inference"},
     "engine": {"config", "models", "parallel", "data", "runs"},
     "methods": {"objectives", "config", "models", "parallel", "data", "evaluation", "runs", "engine"},
     "experiments": {"config", "data"},
