@@ -15,7 +15,7 @@ from usss_jax.local_files import local_path
 
 JOBS = flags.DEFINE_string("jobs", None, "Folders of jobs, finished or not, separated by commas.")
 SCALARS = flags.DEFINE_string("scalars", "loss,val_miou", "Names of scalars, or of groups of them.")
-WINDOW = flags.DEFINE_integer("window", 10, "Logged steps that a point is the mean of.", 1)
+WINDOW = flags.DEFINE_integer("window", 10, "At most so many logged steps are averaged.", 1)
 OUT = flags.DEFINE_string("out", "curves.png", "The picture.")
 
 

@@ -68,7 +68,7 @@ def panels(jobs: Mapping[str, Curves], prefixes: Sequence[str]) -> list[tuple[st
 
 
 def draw_curves(shown: Sequence[tuple[str, Curves]], window: int = 1) -> np.ndarray:
-    """Draw panels below each other, every curve as its mean over `window` logged steps: uint8 [h, w, 3].
+    """Draw panels below each other, every curve as its mean over at most `window` logged steps: uint8 [h, w, 3].
 
     >>> draw_curves([("loss", {"basic": ([1, 2], [2.0, 1.0])})]).shape[2]
     3
@@ -80,9 +80,9 @@ def draw_curves(shown: Sequence[tuple[str, Curves]], window: int = 1) -> np.ndar
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
         for i, (name, (steps, values)) in enumerate(curves.items()):
-            width = min(window, len(values))
+            width = max(1, min(window, len(values) // 10))  # few points, such as those on val, stay as they are
             smooth = np.convolve(values, np.full(width, 1 / width), "valid")
-            style = "-" if i < len(colors) else "--"
+            style = ("-" if i < len(colors) else "--") + ("o" if len(values) < 10 else "")
             axes.plot(steps[width - 1 :], smooth, style, color=colors[i % len(colors)], label=name, linewidth=1.4)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
     canvas.draw()
