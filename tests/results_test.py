@@ -76,7 +76,11 @@ def test_search_of_the_light_encoder_s_settings_is_quoted():
     for run in json.loads((RESULTS / "light_search.json").read_text()):
         optimiser = {"sgd": "SGD", "adamw": "AdamW"}[run["optimiser"]]
         scores = (f"{100 * run['val'][key]:.2f}" for key in ("cityscapes256", "camvid", "average"))
-        settings = (f"{optimiser} {run['lr']:g}, {run['encoder_lr_scale']:g}", f"{run['stride']}, {run['lateral']}")
+        also = f"; `{run['also']}`" if "also" in run else ""
+        settings = (
+            f"{optimiser} {run['lr']:g}, {run['encoder_lr_scale']:g}{also}",
+            f"{run['stride']}, {run['lateral']}",
+        )
         cells = [*settings, f"`{run['batch_norm']}`", *scores, f"{run['images_per_second']:.1f}"]
         assert f"| {' | '.join(cells)} |" in text
 
