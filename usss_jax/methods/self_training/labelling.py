@@ -111,27 +111,16 @@ def write_labels(
     name: str,
 ):
     """Write the pseudo-labels of `label_images` with a scorer; `checkpoint` is its name, `name` that of the pass."""
-    known = folder / THRESHOLDS
     kept = folder / SCORES if settings.keep_scores and not settings.threshold else None
     scores = KeptScores(kept, scorer, images, domain)
-    if settings.threshold:
-        values, sizes = (np.full(domain.num_classes, n) for n in (np.float32(settings.threshold), 0))
-        write_whole(known, json.dumps(describe_thresholds(Thresholds(values, sizes), domain), indent=1) + "\n")
-    elif not known.exists():
-        scores.check_space()
-        scores.make(name)
-        found = thresholds(scores, settings, domain)
-        write_whole(known, json.dumps(describe_thresholds(found, domain), indent=1) + "\n")
-    found = read_thresholds(_read(known), domain)
+    found = known_thresholds(folder, scores, settings, domain, name)
     about = {"network": checkpoint, **settings.about, "thresholds": describe_thresholds(found, domain)["thresholds"]}
     files = create_folder(folder, domain, images.ids, about)
     select = jax.jit(select_labels)
-    missing = files.missing(images.ids)
-    for key in progress(missing, f"{name}: selection"):
+    for key in progress(files.missing(images.ids), f"{name}: selection"):
         label, confidence = select(scores.of(images.ids.index(key)), found.values)
         files.write(key, np.asarray(label), np.asarray(confidence))
-    pseudo = PseudoLabeled(images, files)
-    labels = read_labels(pseudo, domain.num_classes)
+    labels = read_labels(PseudoLabeled(images, files), domain.num_classes)
     pixels = labels.counts.sum(0)
     if not pixels.any():
         highest = dict(zip(domain.class_names, scores.highest().tolist(), strict=True))
@@ -157,6 +146,22 @@ def write_labels(
     shutil.rmtree(folder / SCORES, ignore_errors=True)  # first: a pass with SUMMARY never runs again
     write_whole(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
     say(name, f"{100 * share:.1f} % of the pixels are labeled, at {folder}")
+
+
+def known_thresholds(
+    folder: pathlib.Path, scores: KeptScores, settings: Labelling, domain: Domain, name: str
+) -> Thresholds:
+    """The thresholds of a pass: fixed ones, or those of all scores, which a pass that resumes has kept in a file."""
+    if settings.threshold:
+        values = np.full(domain.num_classes, settings.threshold, np.float32)
+        return Thresholds(values, np.zeros(domain.num_classes, np.int64))
+    path = folder / THRESHOLDS
+    if not path.exists():
+        scores.check_space()
+        scores.make(name)
+        found = thresholds(scores, settings, domain)
+        write_whole(path, json.dumps(describe_thresholds(found, domain), indent=1) + "\n")
+    return read_thresholds(_read(path), domain)
 
 
 def thresholds(scores: Iterable[np.ndarray], settings: Labelling, domain: Domain) -> Thresholds:
