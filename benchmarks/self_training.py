@@ -4,8 +4,8 @@
 
 `ratio.sisc` is the time per image of a loop that calls the network for one patch after the other and adds up on the
 host, over that of `image_probabilities`; `network_share` is the share of the latter's time inside the network;
-`memory_growth` the growth of the process's peak memory between a labelling pass over `--images` images and one over
-four times as many. `ratio.step` is the time of a supervised step over that of a step of a round with image-level
+`memory_growth` the peak memory of the process in a labelling pass over four times `--images` images, over that in one
+over `--images` (Linux). `ratio.step` is the time of a supervised step over that of a step of a round with image-level
 labels, on the same images. Random images and weights.
 """
 
@@ -32,6 +32,7 @@ from usss_jax.methods import supervised
 from usss_jax.methods.mlsl import terms
 from usss_jax.methods.self_training import labelling, scores
 from usss_jax.methods.self_training.patches import image_probabilities, patch_corners
+from usss_jax.methods.self_training.settings import Labelling, labelling_of
 from usss_jax.models.universal import create_model
 from usss_jax.parallel import sharding
 from usss_jax.runs.logs import environment, write_json
@@ -66,7 +67,7 @@ def plain_loop(probabilities, image: np.ndarray, corners: np.ndarray, patch: int
     return total / counts
 
 
-def measure_sisc(model, variables, domain, settings: scores.Labelling, mesh, repeats: int) -> dict:
+def measure_sisc(model, variables, domain, settings: Labelling, mesh, repeats: int) -> dict:
     """Seconds per image of both, alternately, and the share of time in the network."""
     probabilities = scores.network_probabilities(model, variables, domain.name, mesh)
     inside = 0.0
@@ -99,11 +100,12 @@ def measure_sisc(model, variables, domain, settings: scores.Labelling, mesh, rep
     return {"seconds_per_image": medians, **images, "network_share": statistics.median(shares[1:])}
 
 
-def measure_memory(model, variables, domain, settings: scores.Labelling, mesh, images: int) -> list[int]:
-    """Peak bytes of this process after the passes over `images` and over four times as many images."""
+def measure_memory(model, variables, domain, settings: Labelling, mesh, images: int) -> list[int]:
+    """Peak bytes of this process in the passes over `images` and over four times as many images."""
     peaks = []
     for count in (images, 4 * images):
         scorer = scores.Scorer(scores.network_probabilities(model, variables, domain.name, mesh), settings)
+        pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak is that of this pass alone
         with tempfile.TemporaryDirectory() as folder:
             labelling.write_labels(
                 pathlib.Path(folder), scorer, domain, RandomImages(count, domain.size), settings, "random", "benchmark"
@@ -160,7 +162,7 @@ def main():
 
     rounds = default_config("mlsl").rounds
     rounds.patches, rounds.patch_size, rounds.patch_batch = args.patches, args.patch, args.batch
-    settings = scores.labelling_of(rounds, portion=0.5, policy="cb", patches=True, seed=0, round=0)
+    settings = labelling_of(rounds, portion=0.5, policy="cb", patches=True, seed=0, round=0)
     mesh = sharding.create_mesh()
     domain = dataclasses.replace(get_domain("camvid"), size=args.size)
     model = create_model(args.encoder, {domain.name: domain.num_classes}, stride=32, lateral=8)

@@ -5,6 +5,7 @@ import pathlib
 import re
 
 import pytest
+from ml_collections import ConfigDict
 
 from usss_jax.config import (
     FIELDS,
@@ -189,6 +190,12 @@ def test_every_default_is_in_its_range_and_is_a_field_of_the_method_alone(method
     assert checked(config).method == method
     assert set(flat(config)) == set(fields(method))
     assert set().union(*map(fields, METHODS)) == set(FIELDS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_field_has_the_name_of_a_method_of_a_config(method):
+    """`config.section.values` would be that method."""
+    assert not [name for name in fields(method) if hasattr(ConfigDict, name.rpartition(".")[2])]
 
 
 def test_page_is_that_of_the_declaration():

@@ -161,7 +161,7 @@ _PAPER_ROUNDS = {
     "rounds.flip": True,
     "rounds.patch_size": 512,
     "rounds.full_image": True,
-    "rounds.values": "conf",
+    "rounds.sampled": "conf",
     "rounds.sample_stride": 4,
     "rounds.label_scale": 1.0,
     "mlsl.source_portion": 0.03,

@@ -27,6 +27,8 @@ from usss_jax.methods.mlsl.adaptation import pair
 from usss_jax.methods.opening import open_run
 from usss_jax.methods.self_training import labelling, scores
 from usss_jax.methods.self_training.round_images import Labeled
+from usss_jax.methods.self_training.schedule import rounds_of
+from usss_jax.methods.self_training.settings import labelling_of_round, never_labeled
 from usss_jax.parallel import hosts
 from usss_jax.parallel.sharding import create_mesh
 from usss_jax.runs.networks import load_best
@@ -209,7 +211,7 @@ def test_a_second_command_trains_nothing_again(whole):
 def test_what_the_source_cannot_teach_is_told_and_not_refused(whole):
     assert "rail -> track" in whole.told and "none -> boat" in whole.told
     assert "city cannot teach boat of town" in whole.told
-    assert "no label of its 4 images is used; scored on its val (4 images) and test (4 images)" in whole.told
+    assert "no label of its 4 images is used; scored on its val and test, the same 4 images" in whole.told
 
 
 # ---- What it opens ----
@@ -370,7 +372,12 @@ def test_a_damaged_summary_is_told(folder, labeled):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("other", "told"), [("cbst_round1", "round was 1, is now 0"), ("st_round0", "policy was .*, is now ")]
+    ("other", "told"),
+    [
+        ("cbst_round1", "round was 1, is now 0"),
+        ("st_round0", "policy was .*, is now "),
+        ("cbst_sp_round0", "prior was [Tt]rue, is now [Ff]alse"),
+    ],
 )
 def test_pseudo_labels_of_another_round_or_variant_are_told(whole, folder, labeled, other, told):
     workdir, pseudo = labeled
@@ -380,6 +387,15 @@ def test_pseudo_labels_of_another_round_or_variant_are_told(whole, folder, label
     assert message.startswith(f"{pseudo} has other pseudo-labels: ") and re.search(told, message)
     (pseudo / "summary.json").unlink()  # a pass that has not ended
     assert re.search(told, refusal(config(folder, "cbst"), workdir))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("key", "value"), [("seed", 1), ("network", "source/best/1"), ("flip", False)])
+def test_finished_pseudo_labels_of_another_network_or_seed_are_told(folder, labeled, key, value):
+    workdir, pseudo = labeled
+    summary = json.loads((pseudo / "summary.json").read_text())
+    (pseudo / "summary.json").write_text(json.dumps({**summary, key: value}))
+    assert f"{key} was {value}, is now {summary[key]}" in refusal(config(folder, "cbst"), workdir)
 
 
 @pytest.mark.slow
@@ -505,7 +521,7 @@ def test_all_other_options_train(whole, folder, tmp_path):
         "rounds.count": 1,
         "rounds.pairing": "summed",
         "rounds.loss": "ohem",
-        "rounds.values": "prob",
+        "rounds.sampled": "prob",
         "rounds.full_image": False,
         "rounds.vote": "onehot",
         "rounds.flip": False,
@@ -525,7 +541,9 @@ def test_all_other_options_train(whole, folder, tmp_path):
         "data.scale": "0.7-1.3",
     }
     run = tiny_uda.config(folder, "adversarial", "sisc_pwl", "cbst_pwl", **fields)
+    OPENED.clear()
     summaries = usss_jax.train(run, tmp_path)
+    assert of_masks(OPENED, "town/train/images") and not of_masks(OPENED, "town/train/masks")
     assert set(summaries) == {"source", "adversarial", "sisc_pwl_round0", "cbst_pwl_round0"}
     lines = [json.loads(line) for line in (tmp_path / "cbst_pwl_round0/metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
@@ -541,7 +559,9 @@ def test_only_the_best_target_images_are_labeled(whole, folder, tmp_path):
     """Two of four, by the mean over classes of the mean confidence of the source network."""
     fields = {"mlsl.target_images": 2, "rounds.count": 1, "mlsl.source_from": str(whole.workdir / "source")}
     run = tiny_uda.config(folder, "cbst", "sisc", **fields)
+    OPENED.clear()
     usss_jax.train(run, tmp_path)
+    assert of_masks(OPENED, "town/train/images") and not of_masks(OPENED, "town/train/masks")
     chosen = (tmp_path / "target_images.txt").read_text().split()
     model, weights = load_best(whole.workdir / "source", create_mesh(jax.devices()[:1]))[:2]
     score = scores.network_probabilities(model, weights, "town", create_mesh(jax.devices()[:1]))
@@ -580,7 +600,7 @@ def test_a_target_needs_no_masks_and_is_scored_if_val_has_some(tmp_path, masks, 
     write_domains(tmp_path, masks)
     run = tiny_uda.config(tmp_path, "source", "cbst", **{"rounds.count": 1})
     summaries = usss_jax.train(run, tmp_path / "run")
-    told = "scored on its val (4 images)" if masks else "has no masks in val or test, so it has no score"
+    told = "scored on its val and test, the same 4 images" if masks else "has no masks in val or test"
     assert told in capsys.readouterr().out
     for job, cells in zip(summaries, rows(tmp_path / "run").values(), strict=True):
         assert ("miou_best" in summaries[job]["without_labels"]["town"]) == bool(masks)
@@ -596,6 +616,33 @@ def test_an_oracle_without_masks_is_told_before_anything_is_trained(tmp_path):
 
 
 # ---- Parts of a plan ----
+
+
+@pytest.mark.slow
+def test_no_pseudo_label_is_of_a_class_that_the_source_never_shows(whole):
+    """Track and boat, 3 and 4, although the network predicts one of them somewhere."""
+    predicted = 0
+    for job in ROUNDS:
+        about = json.loads((whole.workdir / f"pseudo_labels/{job}/summary.json").read_text())
+        assert about["thresholds"]["track"] is None and about["thresholds"]["boat"] is None
+        predicted += about["sizes"]["track"] + about["sizes"]["boat"]
+        labels = [np.asarray(Image.open(whole.workdir / f"pseudo_labels/{job}/labels/{i}.png")) for i in range(4)]
+        assert {*np.unique(labels)} <= {0, 1, 2, 255}
+    assert predicted > 0
+    assert "no label of track, boat: no labeled image has a pixel of that class" in whole.told
+
+
+@pytest.mark.parametrize(("sampled", "threshold"), [("conf", 0.75), ("prob", 0.5)])
+def test_thresholds_are_of_predicted_pixels_or_of_all(adaptation, sampled, threshold):
+    """Street has the scores 0.75, 0.5, 0.25 and 0.25, of which the first alone is predicted; boat has no source."""
+    run = config(pathlib.Path(), "cbst", **{"rounds.sampled": sampled, "rounds.sample_stride": 1})
+    part = rounds_of(run)[0]
+    settings = labelling_of_round(run, part, never=never_labeled(adaptation.pools("city")))
+    q = np.zeros((1, 4, 5), np.float32)
+    q[0, :, 0], q[0, 1:, 1] = [0.75, 0.5, 0.25, 0.25], [0.5, 0.75, 0.75]
+    q[0, 1, 1:], q[0, 1, 4] = 0, 0.5625
+    found = labelling.thresholds([q, q], dataclasses.replace(settings, portion=0.5), adaptation.domain)
+    assert found.values[0] == threshold and found.values[4] == np.inf
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,12 @@ import usss_jax
 from usss_jax import packages
 from usss_jax.config import checked
 from usss_jax.config.files import read_named
+from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.engine.optim import create_optimizer, create_schedule
 from usss_jax.engine.state import create_state
+from usss_jax.engine.step import train_step
 from usss_jax.errors import InputError
+from usss_jax.methods import supervised
 from usss_jax.methods.train import train
 from usss_jax.models import encoders, pretrained
 from usss_jax.models.lateral import Lateral
@@ -257,6 +260,22 @@ def test_frozen_statistics_are_used_and_kept():
     (trained, new), (evaluated, _) = run(variables, images, train=True), run(variables, images, train=False)
     np.testing.assert_array_equal(trained, evaluated)
     jax.tree.map(np.testing.assert_array_equal, new["batch_stats"], variables["batch_stats"])
+
+
+@pytest.mark.slow
+def test_a_step_keeps_frozen_statistics_and_trains_scales_and_biases():
+    model = UniversalModel(Short(width=0.125), {"a": 2}, batch_norm="frozen")
+    tx, mesh = create_optimizer(create_schedule(0.1, 2)), sharding.create_mesh(jax.devices()[:1])
+    state, _ = create_state(model, tx, 0, mesh)
+    r = np.random.default_rng(0)
+    batch = {"image": r.integers(0, 256, (4, 32, 32, 3), np.uint8), "label": r.integers(0, 2, (4, 32, 32), np.uint8)}
+    compute = partial(supervised.compute, model=model, augment=DeviceAugment(), seed=0)
+    new, _ = jax.jit(partial(train_step, compute=compute, tx=tx))(state, {"labeled": {"a": batch}})
+    jax.tree.map(np.testing.assert_array_equal, new.batch_stats, state.batch_stats)
+    norms = set(flax.traverse_util.flatten_dict(state.batch_stats))
+    before, after = map(flax.traverse_util.flatten_dict, (state.params, new.params))
+    for key in {(*key[:-1], name) for key in norms for name in ("scale", "bias")}:
+        assert np.any(before[key] != after[key]), key
 
 
 def filled_at_random(model):

@@ -247,7 +247,7 @@ def test_damaged_file_is_named_with_the_remedy(files, images, kind, harm, told):
     harm(path)
     read = {"labels": open_pseudo_labels(files.folder, DOMAIN, images).label, "confidences": confidences(files, images)}
     read[kind](1)
-    with pytest.raises(InputError, match=f"^{path}: {told}.*run the labelling pass again") as error:
+    with pytest.raises(InputError, match=f"^{path}: {told}.*remove {files.folder}, and run the command") as error:
         read[kind](2)
     complaint(error)
     assert files.missing(images.ids) == [images.ids[2]]

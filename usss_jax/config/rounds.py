@@ -62,7 +62,7 @@ FIELDS: dict[str, Field] = {
     ),
     "rounds.portion_step": universal(0.05, SHARE, "growth of `rounds.portion` per round", fixed_by=_TRAINED),
     "rounds.portion_max": universal(0.5, POSITIVE_SHARE, "maximal portion", fixed_by=_TRAINED),
-    "rounds.values": universal(
+    "rounds.sampled": universal(
         "conf",
         one_of("conf", "prob"),
         "values that the portion counts; conf: of the pixels predicted as the class; prob: of all pixels",

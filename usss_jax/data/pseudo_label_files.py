@@ -26,7 +26,7 @@ from usss_jax.local_files import read_object, reason, write_whole
 
 MANIFEST = "pseudo_labels.json"
 LABELS, CONFIDENCES = "labels", "confidences"
-_AGAIN = "run the labelling pass again"
+_AGAIN = "remove {}, and run the command that made it again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,16 +69,35 @@ class PseudoLabelFiles:
 
     def label(self, key: str) -> np.ndarray:
         """Read the label of an image, uint8 [h, w]; raise InputError, naming the file, if it is unusable."""
-        path = self.path(LABELS, key)
-        label = _read_grey(path, self.domain.size)
+        label = self._read_grey(LABELS, key)
         if unknown := _unknown_classes(label, self.domain):
-            classes = f"{self.domain.num_classes} classes and 255 = ignore"
-            raise InputError(f"{path}: has the train ids {unknown}, but {self.domain.name} has {classes}; {_AGAIN}")
+            raise InputError(
+                f"{self.path(LABELS, key)}: has the train ids {unknown}, but {self.domain.name} has "
+                f"{self.domain.num_classes} classes and 255 = ignore; {_AGAIN.format(self.folder)}"
+            )
         return label
 
     def confidence(self, key: str) -> np.ndarray:
         """Read the confidence of an image, uint8 [h, w]; raise InputError, naming the file, if it is unusable."""
-        return _read_grey(self.path(CONFIDENCES, key), self.domain.size)
+        return self._read_grey(CONFIDENCES, key)
+
+    def _read_grey(self, kind, key):
+        """Read an 8-bit grey PNG file at the domain's size, uint8 [h, w]; raise InputError, naming it, for others."""
+        path, size, again = self.path(kind, key), self.domain.size, _AGAIN.format(self.folder)
+        try:
+            data = read_file(path)
+            header = read_header(data, str(path))
+            pixels = decode_pixels(data, str(path), cv2.IMREAD_GRAYSCALE)
+        except InputError as error:
+            raise InputError(f"{error}, or {again}") from error
+        if (header.format, header.bits, header.channels, header.palette) != ("PNG", 8, 1, b""):
+            raise InputError(f"{path}: is not an 8-bit grey PNG file; {again}")
+        if header.size != tuple(size):
+            raise InputError(
+                f"{path}: is {height_width(header.size)}, not {height_width(size)} (height x width) like the manifest; "
+                f"{again}"
+            )
+        return pixels
 
     def ids(self) -> list[str]:
         """List the ids that have a label or a confidence, sorted."""
@@ -131,7 +150,7 @@ def create_folder(
     if (folder / MANIFEST).exists():
         _check_content(folder, json.loads(text))
     elif (folder / LABELS).exists() or (folder / CONFIDENCES).exists():
-        raise InputError(f"{folder} has pseudo-labels but no {MANIFEST}; give another folder or remove this one")
+        raise InputError(f"{folder} has pseudo-labels but no {MANIFEST}; {_AGAIN.format(folder)}")
     else:
         write_whole(folder / MANIFEST, text + "\n")
     return PseudoLabelFiles(folder, domain)
@@ -161,7 +180,7 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
             raise ValueError("it has no settings")
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path}: cannot be read ({reason(error)}); give the folder of a labelling pass, or {_AGAIN} in a new one"
+            f"{path}: cannot be read ({reason(error)}); give the folder of a labelling pass, or {_AGAIN.format(folder)}"
         ) from error
     return found
 
@@ -192,7 +211,7 @@ def _check_content(folder: pathlib.Path, now: Mapping[str, Any]):
     keys = [key for key in {**flat[0], **flat[1]} if flat[0].get(key) != flat[1].get(key)]
     if keys:
         told = (f"{key} was {_shown(flat[0].get(key))}, is now {_shown(flat[1].get(key))}" for key in keys)
-        raise InputError(f"{folder} has other pseudo-labels: {'; '.join(told)}; give another folder or remove this one")
+        raise InputError(f"{folder} has other pseudo-labels: {'; '.join(told)}; {_AGAIN.format(folder)}")
 
 
 def _flat(content):
@@ -208,21 +227,3 @@ def _shown(value):
 def _unknown_classes(label: np.ndarray, domain: Domain) -> list[int]:
     unknown = (label >= domain.num_classes) & (label != IGNORE)
     return np.unique(label[unknown]).tolist()
-
-
-def _read_grey(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
-    """Read an 8-bit grey PNG file of this size, uint8 [h, w]; raise InputError, naming it, for any other."""
-    try:
-        data = read_file(path)
-        header = read_header(data, str(path))
-        pixels = decode_pixels(data, str(path), cv2.IMREAD_GRAYSCALE)
-    except InputError as error:
-        raise InputError(f"{error}, or {_AGAIN}") from error
-    if (header.format, header.bits, header.channels, header.palette) != ("PNG", 8, 1, b""):
-        raise InputError(f"{path}: is not an 8-bit grey PNG file; {_AGAIN}")
-    if header.size != tuple(size):
-        raise InputError(
-            f"{path}: is {height_width(header.size)}, not {height_width(size)} (height x width) like the manifest; "
-            f"{_AGAIN}"
-        )
-    return pixels

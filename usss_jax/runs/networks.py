@@ -101,6 +101,11 @@ def read_network(folder: pathlib.Path, step: int) -> dict[str, Any]:
         return checkpoints.meta(step)["network"]
 
 
+def best_name(folder: pathlib.Path) -> str:
+    """Name of the best checkpoint of a finished job: JOB/best/STEP."""
+    return f"{folder.name}/best/{read_object(folder / 'summary.json')['best_step']}"
+
+
 def load_best(folder: pathlib.Path, mesh: Mesh) -> tuple[UniversalModel, dict, dict[str, Any], str]:
     """Load the best checkpoint of a finished job.
 

@@ -22,7 +22,7 @@ _PAPER, _INK = (255, 255, 255), (32, 32, 32)
 
 def draw_sheet(report: DomainReport) -> np.ndarray | None:
     """Draw PER_SPLIT usable images of each split, uint8 [h, w, 3]; None without any."""
-    rows, masked = [], False
+    rows, masked, labels = [], False, "pseudo-label" if report.pictured else "mask"
     for split in report.splits.values():
         cards = [] if split.same_as else _cards(report, split)
         if cards:
@@ -31,7 +31,7 @@ def draw_sheet(report: DomainReport) -> np.ndarray | None:
             rows.append(pictures.Row(split.name, cards))
     if not rows:
         return None
-    title = "image | its mask laid over it" if masked else "image"
+    title = f"image | its {labels} laid over it" if masked else "image"
     legend = [(c.name, c.color) for c in report.domain.classes]
     legends = {report.domain.name: [*legend, ("ignored: as in the image", (255, 255, 255))]}
     return pictures.comparison(rows, [title] * PER_SPLIT, legends, scale=1)

@@ -97,6 +97,8 @@ def describe(adaptation: Adaptation) -> str:
     if class_map and class_map.unlearnable and class_map.target.name == adaptation.target:
         lines.append(f"{adaptation.source} cannot teach {', '.join(class_map.unlearnable)} of {adaptation.target}")
     splits = [f"{use} ({len(of)} images)" for use, of in (("val", target.val), ("test", target.test)) if len(of)]
+    if len(splits) == 2 and target.domain.val_split == target.domain.test_split:
+        splits = [f"val and test, the same {len(target.val)} images"]
     scored = f"scored on its {' and '.join(splits)}" if splits else "has no masks in val or test, so it has no score"
     lines.append(f"{adaptation.target} is the target: no label of its {len(target.unlabeled)} images is used; {scored}")
     return "\n".join(lines)

@@ -16,7 +16,7 @@ from usss_jax.methods.self_training.image_choice import chosen, images_pass
 from usss_jax.methods.self_training.image_labels import mean_sizes
 from usss_jax.methods.self_training.round_images import ImageClasses, Labeled, RoundCrop, Together, mining_crop
 from usss_jax.methods.self_training.schedule import Ramp, Round, round_steps, rounds_of, source_subset
-from usss_jax.methods.self_training.scores import labelling_of, labelling_of_round
+from usss_jax.methods.self_training.settings import Labelling, labelling_of, labelling_of_round, never_labeled
 from usss_jax.methods.self_training.spatial_prior import class_frequencies, spatial_prior
 from usss_jax.methods.training import Images, Recipe, Start
 from usss_jax.runs import logs
@@ -46,8 +46,17 @@ def rounds(adaptation: Adaptation, variant: str, network: pathlib.Path) -> Itera
     for part in rounds_of(config, Ramp(fields.source_portion, fields.source_step, fields.source_max)):
         name = f"{variant}_round{part.index}"
         folder = workdir / "pseudo_labels" / name
-        yield labels_pass(adaptation, kind, part, folder, network, prior_file if uses_prior else None)
-        yield from measured(adaptation.run, adaptation.target, round_fit(adaptation, kind, part, name, folder, network))
+        settings = labelling_of_round(
+            config,
+            part,
+            kind.policy,
+            kind.patches,
+            prior=prior_file if uses_prior else None,
+            never=never_labeled(adaptation.pools(adaptation.source)),
+        )
+        yield labels_pass(adaptation, settings, folder, network)
+        fit = round_fit(adaptation, kind, part, settings, folder, network)
+        yield from measured(adaptation.run, adaptation.target, fit)
         network = workdir / name
 
 
@@ -65,14 +74,7 @@ def write_prior(adaptation: Adaptation, path: pathlib.Path):
     logs.write_array(path, spatial_prior(counts, adaptation.config.mlsl.prior_sigma))
 
 
-def labels_pass(
-    adaptation: Adaptation,
-    kind: Variant,
-    part: Round,
-    folder: pathlib.Path,
-    network: pathlib.Path,
-    prior: pathlib.Path | None,
-) -> Pass:
+def labels_pass(adaptation: Adaptation, settings: Labelling, folder: pathlib.Path, network: pathlib.Path) -> Pass:
     """Describe the labelling of all target images by a network; damaged labels of an earlier command are made again."""
     return labelling.labels_pass(
         folder,
@@ -81,20 +83,23 @@ def labels_pass(
         decoder=adaptation.target,
         domain=adaptation.domain,
         images=target_images(adaptation),
-        settings=labelling_of_round(adaptation.config, part, kind.policy, kind.patches),
+        settings=settings,
         mesh=adaptation.run.mesh,
-        prior=prior,
     )
 
 
 def round_fit(
-    adaptation: Adaptation, kind: Variant, part: Round, name: str, folder: pathlib.Path, network: pathlib.Path
+    adaptation: Adaptation,
+    kind: Variant,
+    part: Round,
+    settings: Labelling,
+    folder: pathlib.Path,
+    network: pathlib.Path,
 ) -> Fit:
     """Describe the training of a round, which starts from the network that made its pseudo-labels."""
     config, rounds = adaptation.config, adaptation.config.rounds
     source, target = (adaptation.pools(d) for d in (adaptation.source, adaptation.target))
-    settings = labelling_of_round(config, part, kind.policy, kind.patches)
-    pseudo, summary = labelling.open_labels(folder, target, target_images(adaptation), settings)
+    pseudo, summary = labelling.open_labels(folder, target, target_images(adaptation), settings, [network])
     chosen = source_subset(
         len(source.labeled),
         part.source_portion,
@@ -123,7 +128,7 @@ def round_fit(
         count = len(pseudo)
     steps = round_steps(config, count, rounds.batch_size)
     return adaptation.fit(
-        name,
+        folder.name,
         partial(terms.compute, supervision=supervision(config, kind.image_labels, rounds.loss)),
         images=Images(train_on=train_on),
         image_labels=kind.image_labels,

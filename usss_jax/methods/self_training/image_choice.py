@@ -10,8 +10,9 @@ from jax.sharding import Mesh
 from usss_jax.data.examples import Examples
 from usss_jax.engine.job import Pass
 from usss_jax.local_files import write_whole
-from usss_jax.methods.self_training.scores import Labelling, Scorer, load_scorer, progress
+from usss_jax.methods.self_training.scores import Scorer, load_scorer, progress
 from usss_jax.methods.self_training.selection import most_probable
+from usss_jax.methods.self_training.settings import Labelling
 from usss_jax.methods.self_training.target_images import best, class_balanced_score
 from usss_jax.parallel import hosts
 

@@ -25,8 +25,9 @@ from usss_jax.data.pseudo_labels import PseudoLabeled
 from usss_jax.engine.job import Pass
 from usss_jax.errors import InputError
 from usss_jax.local_files import read_object, reason, write_whole
-from usss_jax.methods.self_training.scores import KeptScores, Labelling, Scorer, load_scorer, progress
+from usss_jax.methods.self_training.scores import KeptScores, Scorer, load_scorer, progress
 from usss_jax.methods.self_training.selection import most_probable, select_labels
+from usss_jax.methods.self_training.settings import Labelling
 from usss_jax.methods.self_training.thresholds import (
     Thresholds,
     class_thresholds,
@@ -36,6 +37,7 @@ from usss_jax.methods.self_training.thresholds import (
 )
 from usss_jax.parallel import hosts
 from usss_jax.runs.logs import say
+from usss_jax.runs.networks import best_name
 
 SUMMARY = "summary.json"  # written last: the pass is finished
 THRESHOLDS = "thresholds.json"
@@ -78,7 +80,6 @@ def label_images(
     images: Examples,
     settings: Labelling,
     mesh: Mesh,
-    prior: pathlib.Path | None = None,
 ):
     """Write the pseudo-labels of all images, and SUMMARY when they are complete.
 
@@ -90,14 +91,16 @@ def label_images(
       images: examples; only their "image" is read.
       settings: see `Labelling`.
       mesh: devices.
-      prior: .npy file of the spatial prior, float32 [H, W, C], or None.
 
     Raises:
       InputError: if no pixel reaches a threshold, or the folder has pseudo-labels of something else.
     """
-    scorer, checkpoint = load_scorer(networks, decoder, settings, mesh, None if prior is None else np.load(prior))
+    scorer, checkpoint = load_scorer(networks, decoder, settings, mesh)
     name = f"{folder.name}, labels"
     say(name, f"{len(images)} images with classes of {domain.name} by {checkpoint}")
+    if settings.never:
+        never = ", ".join(domain.class_names[c] for c in settings.never)
+        say(name, f"no label of {never}: no labeled image has a pixel of that class")
     hosts.from_writer(partial(write_labels, folder, scorer, domain, images, settings, checkpoint, name))
 
 
@@ -154,6 +157,7 @@ def known_thresholds(
     """The thresholds of a pass: fixed ones, or those of all scores, which a pass that resumes has kept in a file."""
     if settings.threshold:
         values = np.full(domain.num_classes, settings.threshold, np.float32)
+        values[list(settings.never)] = np.inf
         return Thresholds(values, np.zeros(domain.num_classes, np.int64))
     path = folder / THRESHOLDS
     if not path.exists():
@@ -170,16 +174,18 @@ def thresholds(scores: Iterable[np.ndarray], settings: Labelling, domain: Domain
 
     def samples():
         for q in scores:
-            if settings.values == "prob":
+            if settings.sampled == "prob":
                 yield probability_samples(q, settings.stride)
             else:
                 classes, confidences = map(np.asarray, predict(q))
                 yield confidence_samples(classes, confidences, domain.num_classes, settings.stride)
 
     try:
-        return class_thresholds(samples, domain.num_classes, settings.portion, settings.policy)
+        found = class_thresholds(samples, domain.num_classes, settings.portion, settings.policy)
     except ValueError as error:
         raise InputError(f"pseudo-labels of {domain.name}: {error}") from error
+    found.values[list(settings.never)] = np.inf
+    return found
 
 
 def describe_thresholds(found: Thresholds, domain: Domain) -> dict[str, Any]:
@@ -199,16 +205,22 @@ def read_thresholds(content: Mapping[str, Any], domain: Domain) -> Thresholds:
 
 
 def open_labels(
-    folder: pathlib.Path, pool: Pools, images: Examples, settings: Labelling
+    folder: pathlib.Path, pool: Pools, images: Examples, settings: Labelling, networks: Sequence[pathlib.Path]
 ) -> tuple[PseudoLabeled, dict[str, Any]]:
     """Open finished pseudo-labels of some images of a domain, and their summary; the labels share its memory.
+
+    Args:
+      folder: of the pseudo-labels.
+      pool, images: the domain and its images.
+      settings, networks: how, and by which networks, they should have been made.
 
     Raises:
       InputError: if they are of other images, classes or settings, are damaged, or have changed since they were made.
     """
     summary = hosts.from_writer(_read, folder / SUMMARY)
-    if other := [name for name, value in settings.about.items() if summary.get(name) != value]:
-        what = ", ".join(f"{name} was {summary.get(name)}, is now {settings.about[name]}" for name in other)
+    now = {"network": hosts.from_writer(lambda: ", ".join(map(best_name, networks))), **settings.about}
+    if other := [name for name, value in now.items() if summary.get(name) != value]:
+        what = ", ".join(f"{name} was {summary.get(name)}, is now {now[name]}" for name in other)
         raise InputError(f"{folder} has other pseudo-labels: {what}; remove the folder to make them again")
     pseudo = PseudoLabeled(images, open_folder(folder, pool.domain, images.ids), pool.budget)
     digest = read_labels(pseudo, pool.domain.num_classes).digest

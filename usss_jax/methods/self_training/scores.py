@@ -7,12 +7,10 @@ import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from usss_jax.data.decode import resize_image
 from usss_jax.data.domain import Domain
@@ -20,93 +18,13 @@ from usss_jax.data.examples import Examples
 from usss_jax.data.progress import Progress
 from usss_jax.errors import InputError
 from usss_jax.local_files import write_whole
-from usss_jax.methods.self_training.patches import Inference, image_probabilities, patch_corners
-from usss_jax.methods.self_training.schedule import Round
+from usss_jax.methods.self_training.patches import image_probabilities, patch_corners
+from usss_jax.methods.self_training.settings import Labelling
 from usss_jax.methods.self_training.spatial_prior import apply_prior
 from usss_jax.models.universal import UniversalModel
 from usss_jax.models.upsample import upsample, upsample_bicubic
 from usss_jax.parallel.sharding import batch_sharding, replicated
 from usss_jax.runs.networks import load_best
-
-
-@dataclasses.dataclass(frozen=True)
-class Labelling:
-    """How images get pseudo-labels.
-
-    Attributes:
-      portion: p, see `class_thresholds`.
-      policy: see `class_thresholds`.
-      threshold: of every class, instead of `portion` and `policy`; 0: none.
-      values: "conf" or "prob" (`confidence_samples`, `probability_samples`).
-      stride: of these samples.
-      patches: K; 0: single inference.
-      inference: see `Inference`.
-      upsample: "bicubic" or "bilinear", how probabilities of cells are enlarged.
-      scale: factor on the image size for single inference.
-      seed, round: of the patches.
-      rare_count, rare_share: see `rare_classes`.
-      keep_scores: whether scores stay on disk during the pass, or are computed again when needed.
-    """
-
-    portion: float
-    policy: str
-    threshold: float
-    values: str
-    stride: int
-    patches: int
-    inference: Inference
-    upsample: str
-    scale: float
-    seed: int
-    round: int
-    rare_count: int
-    rare_share: float
-    keep_scores: bool
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """What tells the pseudo-labels of a round from those of another round or variant, as JSON."""
-        amount = {"threshold": self.threshold} if self.threshold else {"portion": self.portion}
-        return {"round": self.round, **amount, "policy": self.policy, "patches": self.patches}
-
-
-def labelling_of(
-    rounds: ConfigDict, *, portion: float, policy: str, patches: bool, seed: int, round: int, threshold: float = 0.0
-) -> Labelling:
-    """Settings of one round, by the config's section `rounds`; `patches`: whether its `patches` are used."""
-    patches = patches and rounds.patches > 0
-    inference = Inference(
-        patch=rounds.patch_size,
-        batch=rounds.patch_batch,
-        full_image=rounds.full_image,
-        flip=rounds.flip,
-        vote=rounds.vote,
-        uncovered=rounds.uncovered,
-    )
-    return Labelling(
-        portion=portion,
-        policy=policy,
-        threshold=threshold,
-        values=rounds.values,
-        stride=rounds.sample_stride,
-        patches=rounds.patches if patches else 0,
-        inference=inference,
-        upsample=rounds.upsample,
-        scale=1.0 if patches else rounds.label_scale,
-        seed=seed,
-        round=round,
-        rare_count=rounds.mine_classes,
-        rare_share=rounds.mine_below,
-        keep_scores=rounds.keep_scores,
-    )
-
-
-def labelling_of_round(config: ConfigDict, part: Round, policy: str = "cb", patches: bool = True, **more) -> Labelling:
-    """Settings of a round by a config; `policy`, `patches` and more as for `labelling_of`."""
-    seed = config.train.seed
-    return labelling_of(
-        config.rounds, portion=part.portion, policy=policy, patches=patches, seed=seed, round=part.index, **more
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,13 +79,7 @@ def network_probabilities(
     return partial(probabilities, variables)
 
 
-def load_scorer(
-    networks: Sequence[pathlib.Path],
-    decoder: str,
-    settings: Labelling,
-    mesh: Mesh,
-    prior: np.ndarray | None = None,
-) -> tuple[Scorer, str]:
+def load_scorer(networks: Sequence[pathlib.Path], decoder: str, settings: Labelling, mesh: Mesh) -> tuple[Scorer, str]:
     """Load the best checkpoints of finished jobs to score images with their mean, and return their names, too.
 
     Of several processes, each has a scorer on its own first device.
@@ -182,6 +94,7 @@ def load_scorer(
             variables = jax.device_put(jax.device_get(variables), replicated(of_process))
         checkpoints.append(checkpoint)
         functions.append(network_probabilities(model, variables, decoder, of_process, settings.upsample == "bicubic"))
+    prior = None if settings.prior is None else np.load(settings.prior, allow_pickle=False)
     return Scorer(functions[0] if len(functions) == 1 else mean_of(functions), settings, prior), ", ".join(checkpoints)
 
 

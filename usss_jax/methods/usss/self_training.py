@@ -24,7 +24,7 @@ from usss_jax.methods.self_training import labelling
 from usss_jax.methods.self_training.image_choice import chosen, images_pass
 from usss_jax.methods.self_training.round_images import Labeled, RoundCrop, mining_crop
 from usss_jax.methods.self_training.schedule import Round, round_steps, rounds_of
-from usss_jax.methods.self_training.scores import Labelling, labelling_of_round
+from usss_jax.methods.self_training.settings import Labelling, labelling_of_round, never_labeled
 from usss_jax.methods.supervised import labeled_batches
 from usss_jax.methods.training import Images, Recipe, Run, Start
 from usss_jax.methods.usss.views import strong_augment
@@ -51,7 +51,7 @@ def rounds(run: Run, variant: str, networks: Sequence[pathlib.Path], train: Call
         reliable = yield from reliable_images(run, pools, part, name, networks)
         for domain, decoder in labelled(run.config, pools):
             yield labels_pass(run, reliable[domain], reliable[decoder], part, name, networks)
-        yield round_fit(run, reliable, part, name, networks[0], train)
+        yield round_fit(run, reliable, part, name, networks, train)
         networks = [run.workdir / name]
 
 
@@ -71,7 +71,7 @@ def reliable_images(
                 decoder=domain,
                 images=pool.unlabeled,
                 count=count,
-                settings=settings_of(run.config, part),
+                settings=settings_of(run.config, part, pool),
                 mesh=run.mesh,
             )
             reliable[domain] = replace(pool, unlabeled=chosen(path, pool.unlabeled))
@@ -111,14 +111,14 @@ def labels_pass(run: Run, pool: Pools, by: Pools, part: Round, name: str, networ
         decoder=decoder,
         domain=classes_of(pool, by).domain,
         images=pool.unlabeled,
-        settings=settings_of(run.config, part),
+        settings=settings_of(run.config, part, by),
         mesh=run.mesh,
     )
 
 
-def settings_of(config: ConfigDict, part: Round) -> Labelling:
-    """Settings of the labelling of a round."""
-    return labelling_of_round(config, part, threshold=config.rounds.threshold)
+def settings_of(config: ConfigDict, part: Round, by: Pools) -> Labelling:
+    """Settings of the labelling of a round by the decoder of a domain."""
+    return labelling_of_round(config, part, threshold=config.rounds.threshold, never=never_labeled(by))
 
 
 def classes_of(pool: Pools, by: Pools) -> Pools:
@@ -127,7 +127,12 @@ def classes_of(pool: Pools, by: Pools) -> Pools:
 
 
 def round_fit(
-    run: Run, pools: Mapping[str, Pools], part: Round, name: str, network: pathlib.Path, train: Callable[..., Fit]
+    run: Run,
+    pools: Mapping[str, Pools],
+    part: Round,
+    name: str,
+    networks: Sequence[pathlib.Path],
+    train: Callable[..., Fit],
 ) -> Fit:
     """Describe the training of a round on the labeled images and pseudo-labels of some pools."""
     config = run.config
@@ -135,13 +140,14 @@ def round_fit(
     digests: dict[str, str] = {}
     for domain in pools:
         found = {
-            by: open_round(run, part, pools[domain], pools[by], name)
+            by: open_round(run, part, pools[domain], pools[by], name, networks)
             for d, by in labelled(config, pools)
             if d == domain
         }
         digests |= {f"{domain} by {by}": summary["digest"] for by, (_, summary) in found.items()}
         pseudo[domain] = pseudo_labeled(config, pools[domain], found)
     count = max(len(pool.labeled) for pool in pseudo.values())
+    continues = config.rounds.start == "network"
     called = {domain: f"{domain} pseudo" for domain in pools}  # no domain has a name with a space
     weight, across = config.rounds.pseudo_weight, config.rounds.across_weight
     return train(
@@ -159,16 +165,19 @@ def round_fit(
             lr=part.learning_rate,
             seed=part.seed(config.train.seed),
         ),
-        start=Start(initial=lambda: load_best(network, run.mesh)[1]) if config.rounds.start == "network" else Start(),
+        start=Start(initial=lambda: load_best(networks[0], run.mesh)[1]) if continues else Start(),
         # The hash of the labeled images alone, as for the other jobs of the run.
         about_data={"split_hash": split_hash({d: p.labeled_ids for d, p in pools.items()}), "pseudo-labels": digests},
     )
 
 
-def open_round(run: Run, part: Round, pool: Pools, by: Pools, name: str) -> tuple[PseudoLabeled, dict[str, Any]]:
+def open_round(
+    run: Run, part: Round, pool: Pools, by: Pools, name: str, networks: Sequence[pathlib.Path]
+) -> tuple[PseudoLabeled, dict[str, Any]]:
     """Open the pseudo-labels of a domain by a decoder for the training `name`, and their summary."""
     folder = labels_folder(run, name, pool.domain.name, by.domain.name)
-    return labelling.open_labels(folder, classes_of(pool, by), pool.unlabeled, settings_of(run.config, part))
+    settings = settings_of(run.config, part, by)
+    return labelling.open_labels(folder, classes_of(pool, by), pool.unlabeled, settings, networks)
 
 
 def pseudo_labeled(
