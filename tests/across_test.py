@@ -25,6 +25,8 @@ from usss_jax.methods.usss.teaching import Similarity, create_teaching
 from usss_jax.methods.usss.views import strong_view
 from usss_jax.models.universal import UniversalModel
 
+pytestmark = pytest.mark.usefixtures("scanned_teacher")
+
 CLASSES = {"a": 3, "b": 4, "c": 5}
 SIZES = {"a": (16, 24), "b": (16, 24), "c": (24, 16)}
 PASSES = {"a": 2, "b": 2, "c": 1}

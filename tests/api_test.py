@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from tiny_models import ThreeLayers
+from tiny_models import ShortMobile, ThreeLayers
 
 import usss_jax
 from usss_jax.data.sources import open_source
@@ -37,10 +37,11 @@ def test_example_of_create_model_is_of_the_real_encoder(monkeypatch):
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """Folder where the example of `train` has run, with a small encoder under the name of the real one."""
+    """Folder where the example of `train` has run, with small encoders under the names of real ones."""
     folder = tmp_path_factory.mktemp("here")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(encoders.ENCODERS, "drn_d_22", ThreeLayers)
+        patch.setitem(encoders.ENCODERS, "efficientnet_lite0", ShortMobile)
         patch.chdir(folder)
         assert run_examples("train") == 3
         yield folder

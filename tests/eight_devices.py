@@ -130,7 +130,7 @@ def adversarial(mesh):
 
 def taught(mesh):
     """Steps with a teacher, all of its options on."""
-    fields = {"targets": "soft", "threshold": 0.5, "threshold_kind": "adaptive", "cross_weight": 0.5, "views": 2}
+    fields = {"targets": "soft", "threshold": 0.5, "threshold_kind": "adaptive", "cross_weight": 0.5}
     config = default_config()
     fields |= {"across": "unlabeled", "similarity_weight": 0.5}
     config.teacher.update({**fields, "feature_dropout": 0.5, "threshold_decay": 0.0})
@@ -169,7 +169,7 @@ def compare():
         "devices": jax.device_count(),
         "usss": differences(*u),
         "hung": differences(*a),
-        "exchanged": [exchanged_bytes(eight, passes) for passes in (1, 3)],
+        "exchanged": exchanged_bytes(eight, 3),
         "teacher": differences(*t),
         "kept": float(t[0][2][-1]["kept/many"]),
         "gradient_norm": float(u[0][2][0]["grad_norm"]),

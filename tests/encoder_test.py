@@ -15,8 +15,12 @@ from usss_jax.models import encoders
 from usss_jax.models.universal import create_model
 from usss_jax.runs.networks import build_network, describe_network
 
+# One of each family, and the others by night.
+ONE_OF_EACH = ("drn_d_22", "convnext_tiny", "dinov2_vits14", "efficientnet_lite0", "mobilenet_v2", "rna_a1")
+EVERY = [n if n in ONE_OF_EACH else pytest.param(n, marks=pytest.mark.nightly) for n in encoders.ENCODERS]
 
-@pytest.mark.parametrize("name", encoders.ENCODERS)
+
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.slow
 def test_every_encoder_keeps_the_interface(name):
     model = create_model(name, {"a": 2}, width=0.0625)

@@ -13,6 +13,7 @@ from tiny_models import OneLayer, assert_trees_close, encode, enlarge, largest
 
 from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.engine.state import create_state
+from usss_jax.engine.step import Computed
 from usss_jax.methods.discriminator import Opponent
 from usss_jax.methods.mlsl import adversarial, terms
 from usss_jax.methods.mlsl.terms import Supervision
@@ -58,6 +59,16 @@ def labeled(seed=0, count=2, size=SIZE, ignored=0.3):
 
 def images(seed=9, count=2, size=SIZE):
     return jnp.asarray(np.random.default_rng(seed).random((count, *size, 3)))
+
+
+def compiled(compute, state, step, **arguments):
+    """`Computed` of one jitted call."""
+
+    def parts(state, step):
+        found = compute(state, step, **arguments, **SETTING)
+        return found.gradients, found.batch_stats, found.scalars, found.extra
+
+    return Computed(*jax.jit(parts)(state, step))
 
 
 def total(params=None, target=None, *, supervision=PLAIN, on_target=None, **batches):
@@ -170,7 +181,8 @@ def test_its_gradient_at_the_logits_is_lambda_over_c_times_sigmoid_minus_label()
     def loss(params, weight):
         return total(params, town=batch, supervision=Supervision(image_weight=weight))[0]
 
-    with_it, without = (jax.grad(loss)(state.params, weight) for weight in (LAMBDA, 0.0))
+    gradient = jax.jit(jax.grad(loss), static_argnums=1)
+    with_it, without = (gradient(state.params, weight) for weight in (LAMBDA, 0.0))
     features = encode(MODEL, state.params, state.batch_stats, batch["image"])[0]
     scores = np.asarray(MODEL.apply({"params": state.params}, features, "town", method="image_scores"))
     want = LAMBDA / CLASSES * (1 / (1 + np.exp(-scores)) - batch["classes"])[0]
@@ -232,8 +244,8 @@ def test_a_step_has_the_gradient_of_this_loss():
     batch, target, state = labeled(), images(), create()
     term = partial(terms.entropy_term, weight=0.7)
     step = {"labeled": {"city": batch}, "unlabeled": {"town": {"image": target[None]}}}
-    found = terms.compute(state, step, supervision=Supervision(), on_target=term, **SETTING)
-    want = jax.grad(lambda p: total(p, target, city=batch, on_target=term)[0])(state.params)
+    found = compiled(terms.compute, state, step, supervision=Supervision(), on_target=term)
+    want = jax.jit(jax.grad(lambda p: total(p, target, city=batch, on_target=term)[0]))(state.params)
     assert_trees_close(found.gradients, want)
     assert {"loss", "supervised/city", "entropy/town"} <= set(found.scalars)
 
@@ -244,7 +256,7 @@ def test_a_step_has_the_gradient_of_this_loss():
 def adversarial_step(batch, target, weight=0.4):
     step = {"labeled": {"city": batch}, "unlabeled": {"town": {"image": target[None]}}}
     arguments = {"supervision": Supervision(), "opponent": OPPONENT, "weight": weight, "sees": "probabilities"}
-    return adversarial.compute(create(), step, **arguments, **SETTING)
+    return compiled(adversarial.compute, create(), step, **arguments)
 
 
 @pytest.mark.slow

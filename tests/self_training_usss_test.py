@@ -236,7 +236,7 @@ def test_a_second_command_trains_nothing(workdir):
     assert (workdir / "table.md").read_text() == table
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_interrupted_labelling_of_the_second_domain_is_finished_by_the_same_command(workdir, tmp_path, monkeypatch):
     again = tmp_path / "run" / "workdir"
     shutil.copytree(workdir, again, ignore=shutil.ignore_patterns("self*", "full", "prototypes", "single*"))

@@ -44,8 +44,8 @@ def test_the_steps_have_something_to_differ_in(comparison):
 @pytest.mark.slow
 def test_kernels_gradients_are_exchanged_once_per_step_whatever_the_number_of_micro_batches(comparison):
     """Beside them are only losses and batch statistics, which every forward pass exchanges."""
-    for exchanged, kernels in comparison["exchanged"]:
-        assert kernels <= exchanged < 1.2 * kernels
+    exchanged, kernels = comparison["exchanged"]  # of three micro-batches
+    assert kernels <= exchanged < 1.2 * kernels
 
 
 @pytest.mark.slow

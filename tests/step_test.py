@@ -279,6 +279,17 @@ def test_frozen_encoder_gets_no_gradient_and_keeps_its_statistics():
     np.testing.assert_allclose(np.average(losses, weights=counts), scalars["loss"], rtol=1e-12)
 
 
+def test_a_step_keeps_frozen_statistics_and_trains_scales_and_shifts():
+    model = UniversalModel(OneLayer(), CLASSES, batch_norm="frozen")
+    state, batch = create(model), random_batch({"camvid": (2, 9, 12), "city": (2, 9, 12)}, {})
+    tx = optax.sgd(0.1)
+    step = jax.jit(partial(train_step, compute=partial(supervised.compute, **{**SETTING, "model": model}), tx=tx))
+    new, _ = step(dataclasses.replace(state, opt_state=tx.init(state.params)), batch)
+    assert_trees_close(new.batch_stats, state.batch_stats, 0)
+    for name in ("scale", "bias"):
+        assert np.any(new.params["encoder"]["bn"][name] != state.params["encoder"]["bn"][name])
+
+
 def test_the_scalars_tell_every_pair_of_images_and_label_embeddings():
     state, batch = case("equal_shapes")
     _, _, scalars, _ = ours(state, batch)

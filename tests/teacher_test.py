@@ -31,6 +31,8 @@ from usss_jax.parallel.sharding import create_mesh
 from usss_jax.runs.checkpoint import Checkpoints
 from usss_jax.runs.networks import load_best
 
+pytestmark = pytest.mark.usefixtures("scanned_teacher")
+
 DOMAINS = ("city_street", "town_street")
 CLASSES = {"a": 3, "b": 4}
 SIZE = (16, 24)
@@ -394,7 +396,7 @@ def test_an_interrupted_training_resumes_to_the_same_bits(workdir, tmp_path, mon
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_one_network_per_domain_is_trained_with_thresholds_of_its_own_classes(toy_encoder, tmp_path):
     workdir = tmp_path / "workdir"
     settings = {"teacher.threshold_kind": "adaptive", "train.steps": 2, "train.eval_every": 2}

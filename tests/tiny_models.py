@@ -1,5 +1,7 @@
 """Encoders that compile quickly, and comparisons of trees."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import numpy as np
 from usss_jax.models.drn_names import NAMES
 from usss_jax.models.encoder import Encoder
 from usss_jax.models.layers import Convolution, GroupedBatchNorm, apply_levels, scaled
+from usss_jax.models.mobile import EfficientNetLite
 
 
 class OneLayer(Encoder):
@@ -42,6 +45,10 @@ class ThreeLayers(Encoder):
 
         *_, fine, coarse = apply_levels(self, run, x, train)
         return (coarse, fine) if self.finer else coarse
+
+
+# One block per level of EfficientNet-Lite0, with its channels.
+ShortMobile = partial(EfficientNetLite, channels=(16, 24, 40, 80, 112, 192, 320), repeats=(1,) * 7)
 
 
 def encode(model, params, stats, images):

@@ -11,7 +11,7 @@ import numpy as np
 from usss_jax.errors import InputError
 from usss_jax.models import pretrained as pretrained_lib
 from usss_jax.models.universal import UniversalModel, create_model
-from usss_jax.models.variables import random_variables, seed_bits
+from usss_jax.models.variables import abstract_variables, random_variables, seed_bits
 from usss_jax.parallel import sharding
 from usss_jax.runs import encoder_weights
 
@@ -91,11 +91,11 @@ def encoder(
     if not isinstance(pretrained, str):
         raise InputError(f'pretrained={pretrained!r}: give "imagenet", a file of weights or a folder, or "" for none')
     model = create_model(name, {}, stride=stride, width=width, precision=precision, normalize=normalize)
-    variables = jax.jit(lambda bits: random_variables(model, bits))(seed_bits(0))
     if pretrained:
-        mesh = sharding.create_mesh(jax.local_devices()[:1])
-        weights = encoder_weights.load(pretrained, name, model, mesh)
+        weights = encoder_weights.load(pretrained, name, model, sharding.create_mesh(jax.local_devices()[:1]))
         variables, _ = pretrained_lib.from_state_dict(
-            weights, variables, encoder_only=True, names=model.encoder.tensor_names
+            weights, abstract_variables(model), encoder_only=True, names=model.encoder.tensor_names
         )
+    else:
+        variables = jax.jit(lambda bits: random_variables(model, bits))(seed_bits(0))
     return FeatureExtractor(model, variables)
