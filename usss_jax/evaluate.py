@@ -53,7 +53,7 @@ def main(argv: list[str]):
     model, output = cli.folder_of(MODEL), cli.folder_of(OUTPUT)
     against = cli.folder_of(AGAINST) if AGAINST.value else None
     multiscale = PROTOCOL.value == "multiscale"
-    scales = read_scales(SCALES_FLAG.value or SCALES) if multiscale else (1.0,)
+    scales = read_scales(SCALES if SCALES_FLAG.value is None else SCALES_FLAG.value) if multiscale else (1.0,)
     cli.start_jax()
     from usss_jax.analysis.score_files import evaluate_run  # after the flags: a typo should not wait for JAX
 
