@@ -1,6 +1,6 @@
 """A command as it is, that knows the encoder of toy.py too.
 
-python tiny_command.py {main,prototypes,class_plot,predict} FLAGS
+python tiny_command.py {main,prototypes,class_plot,predict,evaluate} FLAGS
 """
 
 import runpy

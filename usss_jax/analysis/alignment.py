@@ -9,13 +9,11 @@ import numpy as np
 from usss_jax.analysis import class_centroids, tsne
 from usss_jax.analysis.class_centroids import sum_classes
 from usss_jax.analysis.class_matches import DomainClass, Group, group_title, match_all, match_classes
-from usss_jax.data.content import differences, label_space
 from usss_jax.data.pools import Pools, open_all
 from usss_jax.errors import InputError
 from usss_jax.parallel import sharding
 from usss_jax.runs import logs
-from usss_jax.runs.finished import FinishedJob, open_jobs
-from usss_jax.runs.workdir import read_data
+from usss_jax.runs.finished import FinishedJob, check_labels, open_jobs
 
 NUMBERS, PICTURE = "class_plot.json", "class_plot.png"
 
@@ -182,11 +180,8 @@ def open_sources(job: FinishedJob, split: str, data_root: str) -> dict[str, Pool
         pools = open_all(config)
     except InputError as e:
         raise InputError(str(e).replace("--config.data.root", "--data_root")) from e
-    data = read_data(job.folder.parent / "data.json") or {"domains": {}}
     for name, pool in pools.items():
-        now, before = label_space(pool.domain), data["domains"].get(name, {})
-        if changed := differences({key: before.get(key, now[key]) for key in now}, now, name):
-            raise InputError(f"{job.folder} was trained on other data: {changed[0]}; restore the domain")
+        check_labels(job, pool.domain)
         if job.class_names.get(name, pool.domain.class_names) != pool.domain.class_names:
             raise InputError(f"{job.folder} was trained with other classes of {name} than it has now; restore them")
     return {name: pool for name, pool in pools.items() if len(getattr(pool, split))}

@@ -129,7 +129,7 @@ def agreement_text(found: Mapping[str, Any]) -> str:
 
 
 def table(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], corner: str) -> str:
-    """A matrix with names as CSV.
+    """A matrix of shares, or of integers, with names as CSV.
 
     >>> print(table(np.array([[0.5, 0.25]]), ["road"], ["sky", "road"], "a"), end="")
     a,sky,road
@@ -138,5 +138,7 @@ def table(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], corne
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([corner, *columns])
-    writer.writerows([name, *(f"{value:.6g}" for value in line)] for name, line in zip(rows, values, strict=True))
+    whole = np.issubdtype(values.dtype, np.integer)
+    cells = [[value if whole else f"{value:.6g}" for value in line] for line in values.tolist()]
+    writer.writerows([name, *line] for name, line in zip(rows, cells, strict=True))
     return text.getvalue()

@@ -156,14 +156,20 @@ class Predictor:
             return 0
         return -(-(window or WINDOW) // cell) * cell
 
+    def overlap_of(self, side: int) -> int:
+        """Overlap of windows of this side: a quarter, in whole cells."""
+        return side // 4 // self.model.encoder.stride * self.model.encoder.stride
+
+    def windows_at_once(self, side: int) -> int:
+        """Number of windows of this side that are predicted together."""
+        return min(4, max(1, WHOLE_PIXELS // side**2)) * self.mesh.size
+
     def _of_one_or_more(self, kind, image, domains, window):
         images = self._checked(image)
         side = self.windows_of(images.shape[1:3], window)
         if side:
-            cell = self.model.encoder.stride
-            at_once = min(4, max(1, WHOLE_PIXELS // side**2)) * self.mesh.size
             run = partial(self._call, kind, domains=domains)
-            results = by_windows(run, images, side, side // 4 // cell * cell, at_once)
+            results = by_windows(run, images, side, self.overlap_of(side), self.windows_at_once(side))
         else:
             results = self._call(kind, images, domains)
         return results if np.ndim(image) == 4 else {domain: of[0] for domain, of in results.items()}

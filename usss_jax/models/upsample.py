@@ -69,6 +69,16 @@ def upsample_bicubic(x, size: tuple[int, int], stride: int):
     return _enlarged(x, *(bicubic_matrix(n, stride) for n in size))
 
 
+def resize_matrix(size: int, given: int) -> np.ndarray:
+    """Weights of linear interpolation along one axis at half-pixel centres, with the edge repeated: [size, given].
+
+    >>> resize_matrix(2, given=4).tolist()
+    [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
+    """
+    at = np.clip((np.arange(size) + 0.5) * given / size - 0.5, 0, given - 1)
+    return np.maximum(1 - np.abs(at[:, None] - np.arange(given)), 0.0)
+
+
 def _twice_the_distance(size: int, stride: int) -> np.ndarray:
     """Twice the distance between the centres of pixel and cell, in pixels: integer [size, ceil(size / stride)]."""
     cells = -(-size // stride)

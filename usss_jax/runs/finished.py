@@ -9,11 +9,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from usss_jax.config import checked, filled
+from usss_jax.data.content import differences, label_space
+from usss_jax.data.domain import Domain
 from usss_jax.errors import InputError
 from usss_jax.local_files import read_object, reason
 from usss_jax.models.universal import UniversalModel
 from usss_jax.runs.networks import load_best, read_network
-from usss_jax.runs.workdir import check_summary
+from usss_jax.runs.workdir import check_summary, read_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +104,14 @@ def find_job(folder: pathlib.Path) -> pathlib.Path:
     if not jobs:
         raise InputError(f"{folder}: no network of this run is finished; run its command again, which resumes")
     return max(jobs, key=lambda job: (len(open_job(job).class_names), (job / "summary.json").stat().st_mtime))
+
+
+def check_labels(job: FinishedJob, domain: Domain):
+    """Raise InputError if a domain of the job's run has other classes, ids or files than in training."""
+    data = read_data(job.folder.parent / "data.json") or {"domains": {}}
+    now, before = label_space(domain), data["domains"].get(domain.name, {})
+    if changed := differences({key: before.get(key, now[key]) for key in now}, now, domain.name):
+        raise InputError(f"{job.folder} was trained on other data: {changed[0]}; restore the domain")
 
 
 def _read(folder: pathlib.Path, file: str, otherwise: str) -> dict[str, Any]:
