@@ -12,13 +12,14 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from benchmarks.step_cpu import CLASSES, EMBED_DIM
+from benchmarks.step_cpu import CLASSES, EMBED_DIM, TEACHER
 from usss_jax.config import default_config
 from usss_jax.data.augment_device import DeviceAugment
 from usss_jax.engine.optim import create_optimizer, create_schedule
 from usss_jax.engine.state import TrainState
 from usss_jax.engine.step import jit_step
-from usss_jax.methods.usss import terms
+from usss_jax.methods.usss import consistency, terms
+from usss_jax.methods.usss.teaching import create_teaching
 from usss_jax.models.universal import UniversalModel, create_model
 from usss_jax.models.variables import DUMMY_IMAGES
 from usss_jax.parallel import sharding
@@ -148,6 +149,23 @@ def usss_step(
         label_classes={d: tuple(range(n)) for d, n in CLASSES.items()},
     )
     return jit_step(mesh, compute=compute, tx=tx, batch_shardings=shardings, like=like)
+
+
+def teacher_step(mesh: Mesh, model: UniversalModel, tx) -> jax.stages.Wrapped:
+    """Return the training step of variant `teacher`, whose strong view is the image itself."""
+    config = default_config()
+    config.teacher.update({**TEACHER, "decay_warmup": False, "ramp": 0})
+    teaching = dataclasses.replace(create_teaching(config, list(CLASSES)), strong=DeviceAugment())
+    compute = partial(
+        consistency.compute,
+        model=model,
+        augment=DeviceAugment(),
+        seed=0,
+        mesh=mesh,
+        teaching=teaching,
+        class_names={d: [str(c) for c in range(n)] for d, n in CLASSES.items()},
+    )
+    return jit_step(mesh, compute=compute, tx=tx, batch_shardings=sharding.step_batch_shardings(mesh))
 
 
 def memory(compiled) -> dict[str, int]:

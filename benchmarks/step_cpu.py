@@ -3,7 +3,8 @@
     pip install -e . torch
     python -m benchmarks.step_cpu --out=benchmarks/results/step_cpu.json
 
-Two domains (19 and 11 classes), one labeled and one unlabeled batch each, supervised + within + cross, SGD. Each
+Two domains (19 and 11 classes), one labeled and one unlabeled batch each, SGD; supervised + within + cross, or
+supervised + consistency with a teacher, an average of the network, on the same views of the images. Each
 implementation runs in its own process, alternately, on the same weights and images; their first losses must agree.
 `ratio.<network>.<batch>x<size>` is the time of the faster PyTorch layout over ours: above 1, ours is faster. Likewise
 `memory_ratio`, of the process's peak memory during the steps (Linux), and `whole_memory_ratio`, since its start, with
@@ -11,6 +12,7 @@ imports and compilation. An implementation that crashes has the key `failed` and
 """
 
 import argparse
+import copy
 import json
 import pathlib
 import re
@@ -27,12 +29,14 @@ CLASSES = {"cityscapes": 19, "camvid": 11}
 EMBED_DIM = 128
 LR, MOMENTUM, WEIGHT_DECAY = 1e-3, 0.9, 1e-4
 IMPLEMENTATIONS = ("ours", "torch_nchw", "torch_channels_last")
-CASES = (  # encoder, width, batch, size
-    ("drn_d_22", 1.0, 4, 128),
-    ("drn_d_22", 1.0, 2, 256),
-    ("drn_d_22", 0.25, 4, 128),
-    ("drn_d_22", 0.25, 2, 256),
-    ("efficientnet_lite0", 1.0, 4, 256),  # of stride 16
+TEACHER = {"decay": 0.99, "threshold": 0.2}
+CASES = (  # encoder, width, batch, size, terms
+    ("drn_d_22", 1.0, 4, 128, "entropy"),
+    ("drn_d_22", 1.0, 2, 256, "entropy"),
+    ("drn_d_22", 0.25, 4, 128, "entropy"),
+    ("drn_d_22", 0.25, 2, 256, "entropy"),
+    ("efficientnet_lite0", 1.0, 4, 256, "entropy"),  # of stride 16
+    ("efficientnet_lite0", 1.0, 4, 256, "teacher"),
 )
 
 
@@ -64,15 +68,17 @@ def prepare_ours(
     batch: int,
     size: tuple[int, int],
     weights: pathlib.Path,
+    terms: str = "entropy",
     precision: str = "float32",
 ) -> Callable[[], float]:
     """Return a function that runs a step and returns its loss; write the initial weights if missing."""
     import jax
 
-    from benchmarks.compiled_step import usss_step
+    from benchmarks.compiled_step import teacher_step, usss_step
     from usss_jax.engine import optim
     from usss_jax.engine.compiling import compiled
     from usss_jax.engine.state import create_state
+    from usss_jax.methods.usss import average
     from usss_jax.models import pretrained
     from usss_jax.models.universal import create_model
     from usss_jax.parallel import sharding
@@ -86,8 +92,14 @@ def prepare_ours(
             jax.device_get(state.variables), list(CLASSES), names=model.encoder.tensor_names
         )
         pretrained.save_safetensors(str(weights), state_dict)
-    data = sharding.put(make_batch(batch, size), sharding.step_batch_shardings(mesh))
-    step = compiled(usss_step(mesh, model, tx), state, data, "ours")
+    raw = make_batch(batch, size)
+    make_step = usss_step
+    if terms == "teacher":
+        state, make_step = average.begin(state), teacher_step
+        for part in raw["unlabeled"].values():
+            part["valid"] = np.ones(part["image"].shape[:-1], np.uint8)
+    data = sharding.put(raw, sharding.step_batch_shardings(mesh))
+    step = compiled(make_step(mesh, model, tx), state, data, "ours")
 
     def run() -> float:
         nonlocal state
@@ -103,6 +115,7 @@ def prepare_torch(
     batch: int,
     size: tuple[int, int],
     weights: pathlib.Path,
+    terms: str,
     channels_last: bool,
     device: str = "cpu",
 ) -> Callable[..., float]:
@@ -134,19 +147,29 @@ def prepare_torch(
         }
         for d in CLASSES
     ]
+    if terms == "teacher":
+        teacher = copy.deepcopy(model).eval()
+        return lambda: float(torch_step.teacher_step(model, teacher, optimizer, data, **TEACHER))
     constants = [torch.from_numpy(e).to(device) for e in make_label_embeddings().values()]
     return lambda train_step=torch_step.train_step: float(train_step(model, optimizer, data, constants))
 
 
 def measure(
-    implementation: str, encoder: str, width: float, batch: int, side: int, steps: int, weights: pathlib.Path
+    implementation: str,
+    encoder: str,
+    width: float,
+    batch: int,
+    side: int,
+    terms: str,
+    steps: int,
+    weights: pathlib.Path,
 ) -> dict:
     """Measure the losses of two steps, the seconds of the first and of `steps` further ones, and peak memory."""
     began, size = time.perf_counter(), (side, side)
     if implementation == "ours":
-        run = prepare_ours(encoder, width, batch, size, weights)
+        run = prepare_ours(encoder, width, batch, size, weights, terms)
     else:
-        run = prepare_torch(encoder, width, batch, size, weights, implementation == "torch_channels_last")
+        run = prepare_torch(encoder, width, batch, size, weights, terms, implementation == "torch_channels_last")
     losses = [run()]
     first = time.perf_counter() - began
     losses.append(run())
@@ -179,17 +202,15 @@ def measure_apart(implementation: str, *case, steps: int, weights: pathlib.Path)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(encoder: str, width: float, batch: int, size: int, steps: int, rounds: int) -> dict:
+def compare(*case, steps: int, rounds: int) -> dict:
     """Measure all implementations of one case alternately; medians over all steps of all rounds."""
     with tempfile.TemporaryDirectory() as folder:
         weights = pathlib.Path(folder) / "weights.safetensors"
-        measure_apart(
-            "ours", encoder, width, batch, size, steps=0, weights=weights
-        )  # writes the weights, which takes memory
+        measure_apart("ours", *case, steps=0, weights=weights)  # writes the weights, which takes memory
         runs: dict[str, list[dict]] = {name: [] for name in IMPLEMENTATIONS}
         for _ in range(rounds):
             for name in IMPLEMENTATIONS:
-                runs[name].append(measure_apart(name, encoder, width, batch, size, steps=steps, weights=weights))
+                runs[name].append(measure_apart(name, *case, steps=steps, weights=weights))
     out: dict = {}
     for name, each in runs.items():
         if failures := [run["failed"] for run in each if "failed" in run]:
@@ -228,13 +249,12 @@ def main():
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--cases", type=int, nargs="*", default=range(len(CASES)), help="indices into CASES")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results/step_cpu.json"))
-    parser.add_argument("--measure", nargs=7, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=8, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        name, encoder, width, batch, size, steps, weights = args.measure
-        print(
-            json.dumps(measure(name, encoder, float(width), int(batch), int(size), int(steps), pathlib.Path(weights)))
-        )
+        name, encoder, width, batch, size, terms, steps, weights = args.measure
+        found = measure(name, encoder, float(width), int(batch), int(size), terms, int(steps), pathlib.Path(weights))
+        print(json.dumps(found))
         return
 
     import torch
@@ -244,9 +264,10 @@ def main():
     result: dict = {"classes": CLASSES, "embed_dim": EMBED_DIM, "steps": args.steps, "rounds": args.rounds}
     ratios = {"ratio": "seconds", "memory_ratio": "peak_bytes", "whole_memory_ratio": "whole_peak_bytes"}
     result |= {"cases": {}, **{ratio: {} for ratio in ratios}}
-    for encoder, width, batch, size in (CASES[i] for i in args.cases):
-        network, case = f"{encoder}, width {width:g}", f"{batch}x{size}"
-        measured = compare(encoder, width, batch, size, args.steps, args.rounds)
+    for encoder, width, batch, size, terms in (CASES[i] for i in args.cases):
+        network = f"{encoder}, width {width:g}" + (", teacher" if terms == "teacher" else "")
+        case = f"{batch}x{size}"
+        measured = compare(encoder, width, batch, size, terms, steps=args.steps, rounds=args.rounds)
         faster = min((m for n, m in measured.items() if n != "ours" and "failed" not in m), key=lambda m: m["seconds"])
         result["cases"].setdefault(network, {})[case] = measured
         for ratio, key in ratios.items():

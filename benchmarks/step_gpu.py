@@ -35,9 +35,9 @@ def prepare(name: str, width: float, batch: int, size: tuple[int, int], weights:
         import jax
 
         stats = jax.devices()[0].memory_stats
-        return step_cpu.prepare_ours("drn_d_22", width, batch, size, weights, name), lambda: (stats() or {}).get(
-            "peak_bytes_in_use"
-        )
+        return step_cpu.prepare_ours("drn_d_22", width, batch, size, weights, precision=name), lambda: (
+            stats() or {}
+        ).get("peak_bytes_in_use")
     import torch
 
     from benchmarks import torch_step
@@ -45,7 +45,7 @@ def prepare(name: str, width: float, batch: int, size: tuple[int, int], weights:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = name == "tuned"
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    run = step_cpu.prepare_torch("drn_d_22", width, batch, size, weights, name == "tuned", device)
+    run = step_cpu.prepare_torch("drn_d_22", width, batch, size, weights, "entropy", name == "tuned", device)
 
     def peak():
         return torch.cuda.max_memory_allocated() if device == "cuda" else None

@@ -164,6 +164,39 @@ def loss(model: Universal, batch, label_embeddings):
     return total
 
 
+def teacher_loss(model: Universal, teacher: Universal, batch, threshold: float):
+    """Compute supervised + consistency with the labels of a teacher, over all domains; batch as for `loss`."""
+    total = 0.0
+    for head, of_teacher, part in zip(model.seg, teacher.seg, batch, strict=True):
+        logits = upsample(head(model.encoder(part["image"])), model.encoder.stride)
+        total = total + F.cross_entropy(logits.float(), part["label"], ignore_index=255)
+        with torch.no_grad():
+            scores = upsample(of_teacher(teacher.encoder(part["unlabeled"])), model.encoder.stride)
+            confidence, label = F.softmax(scores.float(), 1).max(1)
+        logits = upsample(head(model.encoder(part["unlabeled"])), model.encoder.stride)
+        each = F.cross_entropy(logits.float(), label, reduction="none")
+        total = total + (each * (confidence >= threshold)).mean()
+    return total
+
+
+@torch.no_grad()
+def follow(teacher: Universal, model: Universal, decay: float):
+    """Move parameters and statistics of the teacher towards the model's."""
+    for mine, theirs in zip(teacher.state_dict().values(), model.state_dict().values(), strict=True):
+        if mine.is_floating_point():
+            mine.lerp_(theirs, 1 - decay)
+
+
+def teacher_step(model: Universal, teacher: Universal, optimizer, batch, threshold: float, decay: float):
+    """Run one step of SGD and of the teacher; return the loss."""
+    optimizer.zero_grad(set_to_none=True)
+    value = teacher_loss(model, teacher, batch, threshold)
+    value.backward()
+    optimizer.step()
+    follow(teacher, model, decay)
+    return value.detach()
+
+
 def train_step(model: Universal, optimizer, batch, label_embeddings):
     """Run one step of SGD; return the loss."""
     optimizer.zero_grad(set_to_none=True)
