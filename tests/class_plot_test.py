@@ -300,9 +300,9 @@ def fake_job(folder, name="basic", best_step=2, **fields):
     domains = {d: get_domain(d) for d in config.data.domains}
     options = read_options(config, domains)
     sized = {d: dataclasses.replace(of, size=options[d].size or of.size) for d, of in domains.items()}
-    with Checkpoints(folder / "best") as checkpoints:
-        network = describe_network(config, sized)
-        checkpoints.save(best_step, {"variables": {"a": np.zeros(1)}}, {"network": network})
+    checkpoints = Checkpoints(folder / "best")
+    network = describe_network(config, sized)
+    checkpoints.save(best_step, {"variables": {"a": np.zeros(1)}}, {"network": network})
     (folder / "config.json").write_text(json.dumps({"job": name, **config.to_dict()}))
     (folder / "summary.json").write_text(json.dumps({"best_step": best_step, "domains": {}}))
     return folder

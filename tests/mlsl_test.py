@@ -29,6 +29,7 @@ from usss_jax.methods.self_training import labelling, scores
 from usss_jax.methods.self_training.round_images import Labeled
 from usss_jax.parallel import hosts
 from usss_jax.parallel.sharding import create_mesh
+from usss_jax.runs.logs import read_array
 from usss_jax.runs.networks import load_best
 
 pytestmark = pytest.mark.usefixtures("toy_encoder")
@@ -185,7 +186,7 @@ def test_the_mutual_information_is_that_of_the_networks_predictions(whole, folde
 
 @pytest.mark.slow
 def test_the_prior_is_of_the_source_and_at_the_size_of_the_target(whole):
-    prior = np.load(whole.workdir / "spatial_prior.npy")
+    prior = read_array(whole.workdir / "spatial_prior.npz")
     assert prior.shape == (*tiny_uda.SIZE, 5) and prior.dtype == np.float32
     assert (prior.max((0, 1)) > 0).tolist() == [True, True, True, False, False]
 
