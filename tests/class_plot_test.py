@@ -316,7 +316,7 @@ def test_folder_without_a_finished_job_is_told(tmp_path):
     with pytest.raises(InputError, match="is a whole run; give one of its jobs: basic"):
         finished.open_job(tmp_path / "run")
     shutil.rmtree(job / "best")
-    with pytest.raises(InputError, match="best checkpoint best/2 is missing"):
+    with pytest.raises(InputError, match="best/2 is unusable: it is missing"):
         finished.open_job(job)
     (job / "summary.json").unlink()
     with pytest.raises(InputError, match="is not finished"):

@@ -165,7 +165,7 @@ def test_a_lower_learning_rate_is_the_remedy_of_divergence(tmp_path, capsys):
     assert told(0.1).endswith("with a lower learning rate (optim.lr was 0.1), and it resumes from step 3")
     assert f"or remove {tmp_path}/toy/diverged.json to try the same again" in told(0.1, at=99)
     assert told(0.05).endswith("resumes from step 2")
-    assert "checkpoints/3 is diverged (training diverged from it twice): renamed" in capsys.readouterr().out
+    assert "checkpoints/3 is unusable (training diverged from it twice): renamed" in capsys.readouterr().out
     summary = tries(0.01, at=99)
     assert "resumes from step 2\n" in capsys.readouterr().out
     assert [event["fields"] for event in summary["diverged"]] == [{"optim.lr": 0.1}, {"optim.lr": 0.05}]

@@ -22,6 +22,7 @@ from usss_jax.data import pseudo_label_files
 from usss_jax.data.streams import transform_of
 from usss_jax.errors import InputError
 from usss_jax.evaluation.metrics import percent
+from usss_jax.local_files import read_object, write_object
 from usss_jax.methods.mlsl import results, rounds
 from usss_jax.methods.mlsl.adaptation import pair
 from usss_jax.methods.opening import open_run
@@ -387,8 +388,7 @@ def test_pseudo_labels_of_another_round_or_variant_are_told(whole, folder, label
 @pytest.mark.parametrize(("key", "value"), [("classes", ["street", "sky"]), ("images", "0123"), ("size", [8, 8])])
 def test_pseudo_labels_of_other_classes_or_images_are_told(folder, labeled, key, value):
     workdir, pseudo = labeled
-    manifest = json.loads((pseudo / "pseudo_labels.json").read_text())
-    (pseudo / "pseudo_labels.json").write_text(json.dumps({**manifest, key: value}))
+    write_object(pseudo / "pseudo_labels.json", {**read_object(pseudo / "pseudo_labels.json"), key: value})
     message = refusal(config(folder, "cbst"), workdir)
     assert message.startswith(f"{pseudo} has other pseudo-labels: {key} was {json.dumps(value)}, is now ")
 

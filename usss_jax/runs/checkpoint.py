@@ -119,7 +119,7 @@ class Checkpoints:
                     why = e.why
             if not why:
                 for bad, text in unusable.items():
-                    say(f"{self.set_aside(bad, 'unusable', text)}; training resumes from step {step}")
+                    say(f"{self.set_aside(bad, text)}; training resumes from step {step}")
                 return trees, meta
             unusable[step] = why
         if unusable:
@@ -130,16 +130,16 @@ class Checkpoints:
             )
         return None
 
-    def set_aside(self, step: int, name: str, why: str) -> str:
-        """Rename the checkpoint of a step to NAME_STEP, which is kept but not used; return a line that says so."""
+    def set_aside(self, step: int, why: str) -> str:
+        """Rename the checkpoint of a step to unusable_STEP, which is kept but not used; return a line that says so."""
 
         def rename() -> str:
-            new = next(p for i in range(1000) if not (p := self._folder / f"{name}_{step}{'_' * i}").exists())
+            new = next(p for i in range(1000) if not (p := self._folder / f"unusable_{step}{'_' * i}").exists())
             (self._folder / str(step)).rename(new)
             return new.name
 
         new = hosts.from_writer(rename)
-        return f"checkpoint {self._folder / str(step)} is {name} ({why}): renamed to {new}"
+        return f"checkpoint {self._folder / str(step)} is unusable ({why}): renamed to {new}"
 
     def meta(self, step: int) -> dict[str, Any]:
         """Read the JSON dict of the checkpoint of a step; raises InputError if it is missing or damaged."""

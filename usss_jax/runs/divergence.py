@@ -32,7 +32,7 @@ def record(folder: pathlib.Path, config: Mapping[str, Any], what: str, last: Che
     events, steps = hosts.from_writer(_read, folder), last.steps()
     newest = steps[-1] if steps else None
     if events and newest is not None and events[-1]["checkpoint"] == newest:
-        print(f"[{folder.name}] {last.set_aside(newest, 'diverged', 'training diverged from it twice')}", flush=True)
+        print(f"[{folder.name}] {last.set_aside(newest, 'training diverged from it twice')}", flush=True)
         newest = steps[-2] if len(steps) > 1 else None
     events.append({"what": what, "fields": _fields(config), "checkpoint": newest})
     if hosts.is_writer():
@@ -76,7 +76,8 @@ def _read(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in flat(config).items() if name in FIELDS and FIELDS[name].remedy}
+    values = flat(config)
+    return {name: values[name] for name, field in FIELDS.items() if field.remedy and name in values}
 
 
 def _lower(config: Mapping[str, Any]) -> str:
