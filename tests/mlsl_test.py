@@ -260,7 +260,7 @@ def in_the_selection(patch):
 
 def before_the_summary(patch):
     """When all labels of the first pass are written: thresholds.json comes first."""
-    patch.setattr(labelling, "write_whole", killing(labelling.write_whole, 2))
+    patch.setattr(labelling, "write_object", killing(labelling.write_object, 2))
 
 
 def in_a_step(patch):

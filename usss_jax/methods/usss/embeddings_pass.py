@@ -71,7 +71,7 @@ def read_embeddings(run: Run) -> tuple[dict[str, np.ndarray], dict[str, tuple[in
     hosts.from_writer(label_embeddings.verify, path)
     content = hosts.broadcast(path.read_bytes() if hosts.is_writer() else b"")
     names = {name: pool.domain.class_names for name, pool in with_labels(run.pools).items()}
-    remedy = f"remove {path.parent} to make them again, or restore the domain's classes"
+    remedy = f"restore the domain's classes, or remove {path.parent} to make them again"
     rows, meta = label_sources.read_rows(path, names, run.config.usss.embed_dim, remedy, content)
     if not (path.parent / "cosines.json").exists():
         label_embeddings.write_cosines(path)
