@@ -20,7 +20,7 @@ from usss_jax.engine.state import create_state
 from usss_jax.models.universal import create_model
 from usss_jax.parallel import sharding
 from usss_jax.runs.checkpoint import Checkpoints
-from usss_jax.runs.checksums import checksums_of
+from usss_jax.runs.checksums import write_checksums
 from usss_jax.runs.logs import environment, write_json
 
 CLASSES = {"cityscapes": 19, "camvid": 11}
@@ -56,11 +56,11 @@ def main():
         folder = pathlib.Path(name)
         for step in range(args.repeats + 1):
             timed("save", lambda: Checkpoints(folder).save(step, {"state": state}, {"step": step}))  # noqa: B023
-            files = [path for path in (folder / str(step)).rglob("*") if path.is_file()]
-            timed("checksums", lambda: checksums_of(folder, files))  # noqa: B023
             checkpoints = Checkpoints(folder)
             timed("verify", lambda: checkpoints.verify(step))  # noqa: B023
             timed("restore", lambda: checkpoints.restore(step, state=state))  # noqa: B023
+            timed("checksums", lambda: write_checksums(folder / str(step), step))  # noqa: B023
+        files = [path for path in (folder / str(step)).rglob("*") if path.is_file()]
         megabytes = sum(path.stat().st_size for path in files) / 1e6
     result = {key: value for key, value in vars(args).items() if key not in ("out", "folder")}
     result |= {"megabytes": megabytes, "files": len(files)}

@@ -16,11 +16,10 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from usss_jax.errors import InputError
-from usss_jax.local_files import read_object, reason, write_object
+from usss_jax.local_files import reason
 from usss_jax.parallel import hosts
-from usss_jax.runs.checksums import checksums_of, damage
+from usss_jax.runs.checksums import CHECKSUMS, damage_of, write_checksums
 
-CHECKSUMS = "checksums.json"
 _PARTIAL = ".partial"
 
 
@@ -78,8 +77,7 @@ class Checkpoints:
 
     def _complete(self, step: int, partial: pathlib.Path):
         """Add the checksums, give the checkpoint its name, and remove old ones and later ones, which are of no use."""
-        files = checksums_of(partial, (path for path in partial.rglob("*") if path.is_file()))
-        write_object(partial / CHECKSUMS, {"step": step, "checksums": files})
+        write_checksums(partial, step)
         final = self._folder / str(step)
         if final.exists():
             final.rename(self._folder / f"{step}.replaced{_PARTIAL}")
@@ -199,23 +197,6 @@ class Checkpoints:
 def steps_in(folder: pathlib.Path) -> list[int]:
     """Steps of the checkpoints in a folder, oldest first, whole or not."""
     return sorted(int(path.name) for path in folder.glob("*") if re.fullmatch("0|[1-9][0-9]*", path.name))
-
-
-def damage_of(folder: pathlib.Path) -> str | None:
-    """Say what is damaged in the folder of a checkpoint; empty if nothing is, None if it has no checksums."""
-    if not folder.is_dir():
-        return "it is missing"
-    if not any(folder.iterdir()):
-        return "it is empty"
-    try:
-        kept = read_object(folder / CHECKSUMS)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as e:
-        return f"{CHECKSUMS}: {reason(e)}"
-    if str(kept.get("step")) != folder.name:
-        return f"it is that of step {kept.get('step')}"
-    return damage(folder, kept.get("checksums", {}))
 
 
 @jax.jit

@@ -1,32 +1,51 @@
 """Checksums of files, kept in a JSON object beside them (local_files.py) and verified before the files are used."""
 
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from usss_jax.local_files import checksum
+from usss_jax.local_files import checksum, read_object, reason, write_object
+
+CHECKSUMS = "checksums.json"  # in the folder of a checkpoint: {"step", "checksums": those of all other files}
 
 
-def checksums_of(folder: pathlib.Path, files: Iterable[pathlib.Path]) -> dict[str, str]:
-    """Read files below a folder; return their checksums by relative path.
+def write_checksums(folder: pathlib.Path, step: int):
+    """Write CHECKSUMS of all files in the folder of a checkpoint, to be called once.
 
     Raises:
-      OSError: if a file cannot be read.
+      OSError: if a file cannot be read, or CHECKSUMS not be written.
 
-    >>> folder = pathlib.Path("checked")
+    >>> folder = pathlib.Path("20")
     >>> folder.mkdir()
-    >>> _ = (folder / "a.txt").write_text("road")
-    >>> kept = checksums_of(folder, folder.glob("*"))
-    >>> damage(folder, kept)
+    >>> _ = (folder / "state").write_text("road")
+    >>> write_checksums(folder, 20)
+    >>> damage_of(folder)
     ''
-    >>> _ = (folder / "a.txt").write_text("roae")
-    >>> damage(folder, kept)
-    'the checksum of a.txt differs'
+    >>> _ = (folder / "state").write_text("roae")
+    >>> damage_of(folder)
+    'the checksum of state differs'
     """
     found = {}
-    for path in sorted(files):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         with path.open("rb") as file:
             found[path.relative_to(folder).as_posix()] = checksum(file)
-    return found
+    write_object(folder / CHECKSUMS, {"step": step, "checksums": found})
+
+
+def damage_of(folder: pathlib.Path) -> str | None:
+    """Say what is damaged in the folder of a checkpoint; empty if nothing is, None if it has no CHECKSUMS."""
+    if not folder.is_dir():
+        return "it is missing"
+    if not any(folder.iterdir()):
+        return "it is empty"
+    try:
+        kept = read_object(folder / CHECKSUMS)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as e:
+        return f"{CHECKSUMS}: {reason(e)}"
+    if str(kept.get("step")) != folder.name:
+        return f"it is that of step {kept.get('step')}"
+    return damage(folder, kept.get("checksums", {}))
 
 
 def damage(folder: pathlib.Path, checksums: Mapping[str, str]) -> str:
@@ -39,5 +58,5 @@ def damage(folder: pathlib.Path, checksums: Mapping[str, str]) -> str:
         except FileNotFoundError:
             return f"{name} is missing"
         except OSError as e:
-            return f"{name} cannot be read: {e.strerror}"
+            return f"{name} cannot be read: {reason(e)}"
     return ""

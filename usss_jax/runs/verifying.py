@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from usss_jax.errors import InputError
 from usss_jax.local_files import read_object, reason
-from usss_jax.runs.checkpoint import damage_of, steps_in
-from usss_jax.runs.checksums import damage
+from usss_jax.runs.checkpoint import steps_in
+from usss_jax.runs.checksums import damage, damage_of
 from usss_jax.runs.logs import read_metrics
 
 CHECKPOINTS = ("checkpoints", "best")

@@ -156,7 +156,9 @@ def read_rows(
             its = f"set usss.embed_dim={rows[domain].shape[-1]}, or " if len(rows[domain]) == len(ids) else ""
             raise InputError(f"{path}: {domain}: embeddings are {rows[domain].shape}, not {shape}; {its}{remedy}")
         if not (np.abs(np.linalg.norm(rows[domain], axis=1) - 1) < 1e-3).all():  # nan too
-            raise InputError(f"{path}: {domain}: embeddings are not of unit length; divide each by its length")
+            raise InputError(
+                f"{path}: {domain}: embeddings are not of unit length; divide each by its length, or {remedy}"
+            )
         made[domain] = LabelEmbeddings(rows[domain].astype(np.float32), ids)
     return made, meta
 
