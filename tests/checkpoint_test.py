@@ -182,6 +182,7 @@ def test_full_disk_names_the_folder_and_leaves_the_checkpoint_before(state, tmp_
         with pytest.raises(OSError, match="No space left") as told:
             checkpoints.save(2, {"state": state}, {"step": 2})
         assert told.value.filename == str(tmp_path / "checkpoints" / "2")
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]  # frees the space
         checkpoints = Checkpoints(tmp_path / "checkpoints")
         assert checkpoints.resume(print, state=state)[1] == {"step": 1}
     finally:

@@ -65,13 +65,15 @@ class Checkpoints:
             ocp.save_checkpointables(partial, {**trees, "meta": dict(meta)})
             hosts.from_writer(self._complete, step, partial)
         except Exception as e:
+            if hosts.is_writer():
+                self._clean()
             if number := _system_error(e):
                 raise OSError(number, os.strerror(number), str(self._folder / str(step))) from e
             raise
         self._verified.discard(step)
 
     def _clean(self):
-        """Remove what processes that were killed have left, which may be most of a full disk."""
+        """Remove unfinished checkpoints, such as a killed process leaves; they may fill the disk."""
         for path in [*self._folder.glob(f"*{_PARTIAL}*"), *self._folder.glob("*.orbax-checkpoint-tmp*")]:
             shutil.rmtree(path, ignore_errors=True)
 
