@@ -14,6 +14,7 @@ import toy
 from usss_jax.data.domains import get_domain
 from usss_jax.engine.state import create_state
 from usss_jax.errors import InputError
+from usss_jax.local_files import read_object
 from usss_jax.methods.train import train
 from usss_jax.methods.usss import embeddings_pass, label_embeddings, label_sources
 from usss_jax.methods.usss.singles import singles_folder
@@ -78,7 +79,7 @@ def test_table_has_a_row_for_every_baseline(toy_run):
 def test_networks_of_another_run_are_used_and_not_trained_anew(toy_run, tmp_path):
     summaries = train(toy.config(variants=["full"], **{"usss.single_from": str(toy_run), "usss.alpha": 0.5}), tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["full", "prototypes"]
-    theirs = json.loads((toy_run / "single_town_street" / "summary.json").read_text())
+    theirs = read_object(toy_run / "single_town_street" / "summary.json")
     assert summaries["single_town_street"] == theirs
 
 

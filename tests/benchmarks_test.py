@@ -55,3 +55,11 @@ def test_ratios_of_the_step_are_quoted_as_measured():
     text = " ".join((REPO / "docs" / "running.md").read_text().split())
     assert f"is {min(ratios):.2f} to {max(ratios):.2f} times as fast" in text
     assert f"benchmarks.step_cpu`, commit {result['commit'][:7]}" in text
+
+
+def test_time_of_a_checkpoint_is_quoted_as_measured():
+    result = read("checkpoint_lite0")
+    text = " ".join((REPO / "docs" / "reliability.md").read_text().split())
+    assert f"has {result['megabytes']:.1f} MB" in text and f"commit {result['commit'][:7]})" in text
+    for what, digits in (("save", 2), ("checksums", 3), ("restore", 2), ("verify", 3)):
+        assert f"{result[f'{what}_seconds']:.{digits}f} s" in text

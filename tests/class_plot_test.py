@@ -300,9 +300,9 @@ def fake_job(folder, name="basic", best_step=2, **fields):
     domains = {d: get_domain(d) for d in config.data.domains}
     options = read_options(config, domains)
     sized = {d: dataclasses.replace(of, size=options[d].size or of.size) for d, of in domains.items()}
-    with Checkpoints(folder / "best") as checkpoints:
-        network = describe_network(config, sized)
-        checkpoints.save(best_step, {"variables": {"a": np.zeros(1)}}, {"network": network})
+    checkpoints = Checkpoints(folder / "best")
+    network = describe_network(config, sized)
+    checkpoints.save(best_step, {"variables": {"a": np.zeros(1)}}, {"network": network})
     (folder / "config.json").write_text(json.dumps({"job": name, **config.to_dict()}))
     (folder / "summary.json").write_text(json.dumps({"best_step": best_step, "domains": {}}))
     return folder
@@ -316,7 +316,7 @@ def test_folder_without_a_finished_job_is_told(tmp_path):
     with pytest.raises(InputError, match="is a whole run; give one of its jobs: basic"):
         finished.open_job(tmp_path / "run")
     shutil.rmtree(job / "best")
-    with pytest.raises(InputError, match="best checkpoint best/2 is missing"):
+    with pytest.raises(InputError, match="best/2 is unusable: it is missing"):
         finished.open_job(job)
     (job / "summary.json").unlink()
     with pytest.raises(InputError, match="is not finished"):

@@ -262,11 +262,11 @@ def test_a_checkpoint_without_batch_statistics_returns_bit_by_bit(tmp_path):
     model, mesh = UniversalModel(ConvNeXt(*SMALL), {"a": 2}, 4), sharding.create_mesh()
     saved, _ = state.create_state(model, optax.sgd(0.1, momentum=0.9), 0, mesh)
     assert saved.batch_stats == {}
-    with checkpoint.Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, {"state": saved, "variables": saved.variables}, {"progress": 1})
-        fresh, _ = state.create_state(model, optax.sgd(0.1, momentum=0.9), 1, mesh)
-        got = checkpoints.restore(1, state=fresh)["state"]
-        variables = checkpoints.restore(1, variables=networks.abstract_variables(model, mesh))["variables"]
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    checkpoints.save(1, {"state": saved, "variables": saved.variables}, {"progress": 1})
+    fresh, _ = state.create_state(model, optax.sgd(0.1, momentum=0.9), 1, mesh)
+    got = checkpoints.restore(1, state=fresh)["state"]
+    variables = checkpoints.restore(1, variables=networks.abstract_variables(model, mesh))["variables"]
     for restored, wanted in ((got, saved), (variables, saved.variables)):
         assert jax.tree.structure(restored) == jax.tree.structure(wanted)
         jax.tree.map(np.testing.assert_array_equal, restored, wanted)

@@ -49,3 +49,18 @@ def test_a_platform_that_is_not_there_is_told_with_what_there_is(tmp_path, platf
     (line,) = [line for line in result.stderr.splitlines() if "error" in line]
     assert line.startswith(f"usss_jax: error: JAX_PLATFORMS={platform}: ") and "; set it to cpu, or unset it" in line
     assert "Traceback" not in result.stderr and not (tmp_path / "w").exists()
+
+
+DIVERGES = """from usss_jax import cli
+from usss_jax.errors import Diverged
+
+def main(argv):
+    raise Diverged("full diverged")
+
+cli.run(main)
+"""
+
+
+def test_a_training_that_diverged_has_an_exit_code_of_its_own():
+    result = subprocess.run([sys.executable, "-c", DIVERGES], cwd=REPO, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (3, "usss_jax: error: full diverged\n")

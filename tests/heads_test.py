@@ -115,8 +115,8 @@ def test_a_job_with_image_level_heads_is_loaded_and_predicts_as_without(toy_enco
     network = describe_network(config, {"city": ["road", "sky"]}, image_head="every_relu", image_head_width=1 / 256)
     model = build_network(network)
     state, _ = create_state(model, optax.sgd(0.1), 3, create_mesh(jax.devices()[:1]))
-    with Checkpoints(tmp_path / "best") as checkpoints:
-        checkpoints.save(2, {"variables": state.variables}, {"network": network})
+    checkpoints = Checkpoints(tmp_path / "best")
+    checkpoints.save(2, {"variables": state.variables}, {"network": network})
     (tmp_path / "config.json").write_text(json.dumps({"job": "basic", **config.to_dict()}))
     (tmp_path / "summary.json").write_text(json.dumps({"best_step": 2, "domains": {}}))
     predictor = usss_jax.load(tmp_path)

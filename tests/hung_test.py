@@ -269,13 +269,13 @@ def test_a_tiny_set_is_learned_and_resuming_from_a_checkpoint_is_exact(tmp_path)
     step = jit_step(MESH, compute=compute, tx=tx, batch_shardings=shardings)
     batch = sharding.put(blocks(), shardings)
     seen = []
-    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        for i in range(steps):
-            if i == 38:
-                checkpoints.save(i, {"state": state}, {"step": i})
-            state, scalars = step(state, batch)
-            seen.append(jax.device_get(scalars))
-        again = checkpoints.restore(38, state=fresh(tx, 1, objective))["state"]
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for i in range(steps):
+        if i == 38:
+            checkpoints.save(i, {"state": state}, {"step": i})
+        state, scalars = step(state, batch)
+        seen.append(jax.device_get(scalars))
+    again = checkpoints.restore(38, state=fresh(tx, 1, objective))["state"]
     assert int(again.step) == 38
     for _ in range(2):
         again, scalars = step(again, batch)

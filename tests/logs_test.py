@@ -1,16 +1,16 @@
 """What a run writes can be read back, and going on leaves no line twice."""
 
-import json
 import threading
 
 import pytest
 
 from usss_jax.errors import InputError
+from usss_jax.local_files import read_object
 from usss_jax.runs import logs
 
 
 def lines(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return logs.read_metrics(folder / "metrics.jsonl")[0]
 
 
 def test_metrics_are_one_json_object_per_line(tmp_path):
@@ -37,6 +37,19 @@ def test_resuming_drops_lines_after_the_checkpoint_and_says_how_many_are_damaged
     writer.close()
     assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [(1, 3.0), (2, 2.0), (3, 1.5)]
     assert capsys.readouterr().out == f"{tmp_path / 'metrics.jsonl'}: 6 damaged line(s) dropped\n"
+
+
+def test_every_changed_character_of_a_line_is_found(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    writer = logs.MetricWriter(tmp_path, 0)
+    writer.write(1, {"loss": 2.5, "val_miou/a": None})
+    writer.close()
+    whole = path.read_bytes()
+    for i in range(len(whole) - 1):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :])
+        assert logs.read_metrics(path) == ([], 1) or whole[i : i + 1] == b"\n", i
+    path.write_text('{"step": 1, "loss": 2.5}\n')  # of an older version
+    assert logs.read_metrics(path) == ([{"step": 1, "loss": 2.5}], 0)
 
 
 def test_full_disk_is_an_error_of_the_file_and_no_thread_is_left_to_wait_for(tmp_path):
@@ -81,7 +94,7 @@ def test_json_file_is_replaced_whole_and_refuses_nan(tmp_path):
     logs.write_json(path, {"a": 1})
     with pytest.raises(ValueError, match="JSON"):
         logs.write_json(path, {"a": float("nan")})
-    assert json.loads(path.read_text()) == {"a": 1}
+    assert read_object(path) == {"a": 1}
 
 
 def test_environment_names_device_versions_and_commit():

@@ -20,7 +20,8 @@ from usss_jax.engine.compiling import compiled
 from usss_jax.engine.job import Evaluation, Fit
 from usss_jax.engine.state import TrainState
 from usss_jax.engine.step import Computed, jit_step
-from usss_jax.errors import InputError
+from usss_jax.errors import Diverged, InputError
+from usss_jax.local_files import read_object
 from usss_jax.methods.run import run_plan
 from usss_jax.parallel import hosts, sharding
 from usss_jax.runs.checkpoint import Checkpoints
@@ -107,10 +108,10 @@ def test_the_checkpoint_of_the_best_score_is_kept_and_tested(finished):
     """Of equal scores the earlier one."""
     job, summary = finished
     assert summary["best_step"] == 3 and summary["val"] == {"last": {"val_score": 2.0}, "best": {"val_score": 3.0}}
-    with Checkpoints(job.folder / "best") as best:
-        assert best.steps() == [1, 3] and best.meta(3)["network"] == {"layers": 0}
-        like = {"params": create_state()[0].params, "batch_stats": {}}
-        w = np.asarray(best.restore(3, variables=like)["variables"]["params"]["w"])
+    best = Checkpoints(job.folder / "best")
+    assert best.steps() == [1, 3] and best.meta(3)["network"] == {"layers": 0}
+    like = {"params": create_state()[0].params, "batch_stats": {}}
+    w = np.asarray(best.restore(3, variables=like)["variables"]["params"]["w"])
     with np.load(job.folder / "test.npz") as kept:
         np.testing.assert_array_equal(kept["best/w"], w)
         assert summary["mean"] == {"best": float(w.mean()), "last": float(kept["last/w"].mean())}
@@ -119,11 +120,11 @@ def test_the_checkpoint_of_the_best_score_is_kept_and_tested(finished):
 
 def test_the_summary_tells_job_data_config_and_speed(finished, capsys):
     job, summary = finished
-    assert json.loads((job.folder / "summary.json").read_text()) == summary
+    assert read_object(job.folder / "summary.json") == summary
     wanted = {"job": "toy", "fingerprint": "these numbers", "steps": 4, "config": {"lr": 0.1}}
     assert {name: summary[name] for name in wanted} == wanted
     assert {"seconds", "images_per_second", "data_wait_share", "device", "versions", "commit"} <= set(summary)
-    assert json.loads((job.folder / "config.json").read_text()) == {"job": "toy", "lr": 0.1}
+    assert read_object(job.folder / "config.json") == {"job": "toy", "lr": 0.1}
     assert loop.finished(job) == summary
 
 
@@ -138,12 +139,48 @@ def test_warnings_of_the_method_are_said_once(tmp_path, capsys):
     assert capsys.readouterr().out.count("[toy] warning: step 1: it is large") == 1
 
 
+def diverging(folder, at, **changed):
+    """A job of 9 steps whose numbers of step `at`, counted from 0, are NaN."""
+    numbers = grain.MapDataset.range(9).map(lambda i: {"x": np.full((4, 2), np.nan if i == at else 1, np.float32)})
+    return job_of(folder, 9, make_batches=lambda: numbers, **changed)
+
+
 def test_a_loss_that_is_not_finite_ends_it_before_a_checkpoint(tmp_path):
-    numbers = grain.MapDataset.range(9).map(lambda i: {"x": np.full((4, 2), np.nan if i == 1 else 1, np.float32)})
-    job = job_of(tmp_path / "toy", make_batches=lambda: numbers)
-    with pytest.raises(InputError, match="toy: the loss is nan at step 2"):
-        loop.fit(job)
-    assert not (tmp_path / "toy" / "checkpoints" / "2").exists()
+    with pytest.raises(Diverged, match=r"toy diverged: the loss is nan at step 4; .* it resumes from step 3") as told:
+        loop.fit(diverging(tmp_path / "toy", 3))
+    assert told.value.code == 3 and Checkpoints(tmp_path / "toy" / "checkpoints").steps() == [2, 3]
+
+
+def test_a_lower_learning_rate_is_the_remedy_of_divergence(tmp_path, capsys):
+    """The same one is refused at once; a checkpoint from which training diverges twice is no longer used."""
+
+    def tries(lr, at=3):
+        return loop.fit(diverging(tmp_path / "toy", at, config={"optim": {"lr": lr}}))
+
+    def told(lr, at=3):
+        with pytest.raises(Diverged) as caught:
+            tries(lr, at)
+        return str(caught.value)
+
+    assert told(0.1).endswith("with a lower learning rate (optim.lr was 0.1), and it resumes from step 3")
+    assert f"or remove {tmp_path}/toy/diverged.json to try the same again" in told(0.1, at=99)
+    assert told(0.05).endswith("resumes from step 2")
+    assert "checkpoints/3 is unusable (training diverged from it twice): renamed" in capsys.readouterr().out
+    summary = tries(0.01, at=99)
+    assert "resumes from step 2\n" in capsys.readouterr().out
+    assert [event["fields"] for event in summary["diverged"]] == [{"optim.lr": 0.1}, {"optim.lr": 0.05}]
+
+
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
+    """As after too large a step, whose own loss and gradient are still finite."""
+    large = optax.sgd(3e38, momentum=0.9)
+
+    def make_step(like):
+        return jit_step(MESH, compute=compute, tx=large, batch_shardings=SHARDINGS, like=like)
+
+    with pytest.raises(Diverged, match=r"toy diverged: the state is not finite after step 1; .*, and it starts again"):
+        loop.fit(job_of(tmp_path / "toy", make_step=make_step))
+    assert not Checkpoints(tmp_path / "toy" / "checkpoints").steps()
 
 
 # ---- Compiling and transfers ----
@@ -211,7 +248,7 @@ def test_told_to_end_and_resumed_from_an_older_checkpoint_a_run_ends_bit_identic
     summary = run_plan([again])["toy"]
     out = capsys.readouterr().out
     assert "summary.json is damaged (it is empty): the job counts as not finished" in out
-    assert "checkpoints/3 is damaged" in out and "[toy] resumes from step 2\n" in out
+    assert "checkpoints/3 is unusable" in out and "[toy] resumes from step 2\n" in out
     job, unbroken = finished
     told_of = ("step", "loss", "val_score", "grad_norm")
     rows = [[{k: row[k] for k in told_of if k in row} for row in metrics(of)] for of in (again, job)]
@@ -236,8 +273,21 @@ def test_other_data_than_that_of_the_checkpoints_is_refused(finished, tmp_path):
 def test_missing_best_checkpoint_is_told_at_once(finished, tmp_path):
     shutil.copytree(finished[0].folder, tmp_path / "toy")
     shutil.rmtree(tmp_path / "toy" / "best")
-    with pytest.raises(InputError, match=f"toy/best/3 is missing; .*move {tmp_path / 'toy'} away"):
+    with pytest.raises(InputError, match=f"toy/best/3 is unusable: it is missing; .*move {tmp_path / 'toy'} away"):
         loop.finished(job_of(tmp_path / "toy"))
+
+
+def test_damaged_best_checkpoint_is_told_and_the_best_is_chosen_from_there_on(finished, tmp_path, capsys):
+    """Of a job that goes on; of one that is finished it is refused."""
+    shutil.copytree(finished[0].folder, tmp_path / "toy")
+    largest = max((tmp_path / "toy/best/3").rglob("*"), key=lambda path: path.is_file() * path.stat().st_size)
+    os.truncate(largest, 10)
+    with pytest.raises(InputError, match="toy/best/3 is unusable: the checksum of"):
+        loop.finished(job_of(tmp_path / "toy"))
+    (tmp_path / "toy/summary.json").unlink()
+    assert loop.fit(job_of(tmp_path / "toy"))["best_step"] == 4
+    assert "toy/best/3 is damaged (the checksum of" in capsys.readouterr().out
+    assert Checkpoints(tmp_path / "toy/best").meta(4)["progress"]["best"]["step"] == 4
 
 
 def test_what_is_no_summary_is_left_out_of_the_table_and_said(finished, tmp_path, capsys):

@@ -22,6 +22,8 @@ from usss_jax.data import pseudo_label_files
 from usss_jax.data.streams import transform_of
 from usss_jax.errors import InputError
 from usss_jax.evaluation.metrics import percent
+from usss_jax.local_files import write_object
+from usss_jax.local_files import read_object, write_object
 from usss_jax.methods.mlsl import results, rounds
 from usss_jax.methods.mlsl.adaptation import pair
 from usss_jax.methods.opening import open_run
@@ -31,6 +33,7 @@ from usss_jax.methods.self_training.schedule import rounds_of
 from usss_jax.methods.self_training.settings import labelling_of_round, never_labeled
 from usss_jax.parallel import hosts
 from usss_jax.parallel.sharding import create_mesh
+from usss_jax.runs.logs import read_array
 from usss_jax.runs.networks import load_best
 
 pytestmark = pytest.mark.usefixtures("toy_encoder")
@@ -187,7 +190,7 @@ def test_the_mutual_information_is_that_of_the_networks_predictions(whole, folde
 
 @pytest.mark.slow
 def test_the_prior_is_of_the_source_and_at_the_size_of_the_target(whole):
-    prior = np.load(whole.workdir / "spatial_prior.npy")
+    prior = read_array(whole.workdir / "spatial_prior.npz")
     assert prior.shape == (*tiny_uda.SIZE, 5) and prior.dtype == np.float32
     assert (prior.max((0, 1)) > 0).tolist() == [True, True, True, False, False]
 
@@ -260,7 +263,7 @@ def in_the_selection(patch):
 
 def before_the_summary(patch):
     """When all labels of the first pass are written: thresholds.json comes first."""
-    patch.setattr(labelling, "write_whole", killing(labelling.write_whole, 2))
+    patch.setattr(labelling, "write_object", killing(labelling.write_object, 2))
 
 
 def in_a_step(patch):
@@ -394,7 +397,7 @@ def test_pseudo_labels_of_another_round_or_variant_are_told(whole, folder, label
 def test_finished_pseudo_labels_of_another_network_or_seed_are_told(folder, labeled, key, value):
     workdir, pseudo = labeled
     summary = json.loads((pseudo / "summary.json").read_text())
-    (pseudo / "summary.json").write_text(json.dumps({**summary, key: value}))
+    write_object(pseudo / "summary.json", {**summary, key: value})
     assert f"{key} was {value}, is now {summary[key]}" in refusal(config(folder, "cbst"), workdir)
 
 
@@ -402,8 +405,7 @@ def test_finished_pseudo_labels_of_another_network_or_seed_are_told(folder, labe
 @pytest.mark.parametrize(("key", "value"), [("classes", ["street", "sky"]), ("images", "0123"), ("size", [8, 8])])
 def test_pseudo_labels_of_other_classes_or_images_are_told(folder, labeled, key, value):
     workdir, pseudo = labeled
-    manifest = json.loads((pseudo / "pseudo_labels.json").read_text())
-    (pseudo / "pseudo_labels.json").write_text(json.dumps({**manifest, key: value}))
+    write_object(pseudo / "pseudo_labels.json", {**read_object(pseudo / "pseudo_labels.json"), key: value})
     message = refusal(config(folder, "cbst"), workdir)
     assert message.startswith(f"{pseudo} has other pseudo-labels: {key} was {json.dumps(value)}, is now ")
 

@@ -39,8 +39,8 @@ def write_job(folder, domains=DOMAINS, seed=0):
     config = toy.config()
     network = describe_network(config, {name: get_domain(name) for name in domains})
     variables = random_variables(build_network(network), seed_bits(seed))
-    with Checkpoints(folder / "best") as checkpoints:
-        checkpoints.save(2, {"variables": variables}, {"network": network})
+    checkpoints = Checkpoints(folder / "best")
+    checkpoints.save(2, {"variables": variables}, {"network": network})
     (folder / "config.json").write_text(json.dumps({"job": folder.name, **config.to_dict()}))
     (folder / "summary.json").write_text(json.dumps({"best_step": 2, "domains": {}}))
     return folder

@@ -24,6 +24,7 @@ from usss_jax.data import streams
 from usss_jax.engine.optim import create_optimizer, create_schedule
 from usss_jax.engine.state import create_state
 from usss_jax.errors import InputError
+from usss_jax.local_files import read_object
 from usss_jax.methods.imagenet import batches, classify, images, plan
 from usss_jax.methods.train import train
 from usss_jax.models import pretrained
@@ -132,7 +133,7 @@ def test_separable_classes_are_learned(finished):
     for key in ("seconds", "device", "config", "images_per_second", "data_wait_share", "top1_last", "best_step"):
         assert summary[key] is not None, key
     assert "commit" in summary
-    assert json.loads((workdir / "classifier/summary.json").read_text()) == summary
+    assert read_object(workdir / "classifier/summary.json") == summary
     lines = [json.loads(line) for line in (workdir / "classifier/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "val_top1" in line] == [9, 18, 27, 36, 45]
 

@@ -88,8 +88,8 @@ def fake_singles(folder, **fields):
     config = toy.config()
     for domain in config.data.domains:
         scores = {domain: {"iou": dict.fromkeys(get_domain(domain).class_names, 0.5)}}
-        (folder / f"single_{domain}" / "best" / "1").mkdir(parents=True)
-        summary = {"domains": scores, "best_step": 1, **fields}
+        (folder / f"single_{domain}" / "best" / "1" / "variables").mkdir(parents=True)
+        summary = {"job": f"single_{domain}", "domains": scores, "best_step": 1, **fields}
         (folder / f"single_{domain}" / "summary.json").write_text(json.dumps(summary))
     (folder / "config.json").write_text(config.to_json())
     return folder

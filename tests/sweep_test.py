@@ -12,6 +12,7 @@ import pytest
 
 from usss_jax.errors import InputError
 from usss_jax.experiments import arguments, commands, execute, layout, rows
+from usss_jax.local_files import read_object
 
 REPO = pathlib.Path(__file__).parent.parent
 TINY = """
@@ -144,7 +145,7 @@ def test_results_are_the_summaries_and_a_failing_command_stops_no_other(toy_pair
     result = json.loads((results / "basic/seed0.json").read_text())
     row = result.pop("row")
     assert row == {"config": "tiny.py:drn_d_22,n=4", "variants": ["basic"], "overrides": {"optim.lr": "0.05"}}
-    assert result == json.loads((runs / "basic/basic/summary.json").read_text())
+    assert result == read_object(runs / "basic/basic/summary.json")
     assert json.loads((runs / "basic/config.json").read_text())["optim"]["lr"] == 0.05
 
     again = sweep(pair, "--rows=basic", "--config.optim.lr=0.05")

@@ -369,8 +369,8 @@ def saved_state(config, workdir, step):
     """The state of variant teacher in the checkpoint of a step."""
     _, job = fit_of(config, workdir, "teacher")
     state, _ = job.create_state()
-    with Checkpoints(workdir / "teacher" / "checkpoints") as checkpoints:
-        return checkpoints.restore(step, state=state)["state"]
+    checkpoints = Checkpoints(workdir / "teacher" / "checkpoints")
+    return checkpoints.restore(step, state=state)["state"]
 
 
 @pytest.mark.slow

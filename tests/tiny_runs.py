@@ -9,6 +9,8 @@ import sys
 
 import numpy as np
 
+from usss_jax.runs.logs import read_metrics
+
 REPO = pathlib.Path(__file__).parent.parent
 SCRIPT = str(REPO / "tests" / "hosts_run.py")
 MEASURED = ("images_per_second", "data_wait_share")
@@ -79,7 +81,7 @@ def error_of(result):
 
 def scalars(folder, first=1):
     """All that metrics.jsonl says of a job, but for speed, from a step on: {(step, name): value}."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines, _ = read_metrics(folder / "metrics.jsonl")
     named = ((line["step"], name, value) for line in lines for name, value in line.items())
     of_one = "encoder_grad_norm/"  # told on one device alone
     return {

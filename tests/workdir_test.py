@@ -11,8 +11,10 @@ import pytest
 
 from usss_jax.config import checked, default_config
 from usss_jax.errors import InputError
-from usss_jax.local_files import read_object
-from usss_jax.runs.workdir import alone_in, claim_workdir, read_summary
+from usss_jax.local_files import read_object, write_object
+from usss_jax.runs import divergence
+from usss_jax.runs.checkpoint import Checkpoints
+from usss_jax.runs.workdir import alone_in, claim_workdir, read_summary, written_summaries
 
 # As another user, who may only read; without JAX's start, which needs a home.
 COLLEAGUE = """
@@ -104,6 +106,40 @@ def test_fields_that_change_no_number_may_change_and_the_others_may_not(tmp_path
     config.optim.lr = 0.5
     with pytest.raises(InputError, match=r"belongs to another config: optim\.lr was 0\.001, is now 0\.5"):
         claim_workdir(config, tmp_path, {"a": {"labeled images": "1"}})
+
+
+def test_learning_rates_may_change_after_a_job_diverged_until_it_has_trained_further(tmp_path, capsys):
+    config = checked(default_config())
+    claim_workdir(config, tmp_path, {})
+    divergence.record(tmp_path / "full", config.to_dict(), "the loss is nan at step 3", Checkpoints(tmp_path / "none"))
+    for config.optim.lr in (1e-5, 1e-4):
+        claim_workdir(config, tmp_path, {})
+    assert "optim.lr was 1e-05, is now 0.0001, after a training diverged" in capsys.readouterr().out
+    assert read_object(tmp_path / "config.json")["optim"]["lr"] == 1e-4
+    with pytest.raises(InputError, match=r"optim\.momentum was"):
+        changed = config.copy_and_resolve_references()
+        changed.optim.momentum = 0.5
+        claim_workdir(changed, tmp_path, {})
+    (tmp_path / "full/checkpoints/10").mkdir(parents=True)
+    config.optim.lr = 1e-5
+    with pytest.raises(InputError, match=r"belongs to another config: optim\.lr was 0\.0001, is now 1e-05"):
+        claim_workdir(config, tmp_path, {})
+
+
+def test_every_changed_byte_of_a_json_file_is_found(tmp_path):
+    path = tmp_path / "summary.json"
+    write_object(path, {"best_step": 1, "domains": {}})
+    whole = path.read_bytes()
+    for i in range(len(whole)):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :])
+        with pytest.raises(ValueError):
+            read_object(path)
+
+
+def test_summary_in_the_folder_of_another_job_counts_as_none(tmp_path, capsys):
+    write_object(tmp_path / "backup/summary.json", {"job": "full", "best_step": 1})
+    assert read_summary(tmp_path / "backup/summary.json") is None and written_summaries(tmp_path) == {}
+    assert "backup/summary.json is not a summary of a job (it is of job full)" in capsys.readouterr().out
 
 
 def test_portion_may_change_until_a_round_trains(tmp_path):

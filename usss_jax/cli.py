@@ -120,9 +120,9 @@ def run(
 ):
     """Parse the flags, call `main`, and exit with its result.
 
-    InputError and OSError become one line on stderr and exit code 2. Ctrl-C and SIGTERM end the process with the line
-    `ended` and exit code 130 or 143, after calling `before` with it (signals.py); a training loop first saves a
-    checkpoint.
+    InputError and OSError become one line on stderr and exit code 2, or 3 for Diverged. Ctrl-C and SIGTERM end the
+    process with the line `ended` and exit code 130 or 143, after calling `before` with it (signals.py); a training loop
+    first saves a checkpoint.
     """
     logging.set_verbosity(logging.WARNING)
     quieten_orbax()
@@ -133,7 +133,7 @@ def run(
     try:
         app.run(main, argv=argv, flags_parser=parse_flags)
     except InputError as e:
-        stop(f"error: {e}", 2)
+        stop(f"error: {e}", e.code)
     except signals.Ended as e:
         stop(str(e), e.code)
     except OSError as e:

@@ -1,14 +1,20 @@
-"""Local files and folders: paths given by users, JSON objects, atomic writes, one-line errors."""
+"""Local files and folders: paths given by users, JSON objects with checksums, atomic writes, one-line errors."""
 
 import contextlib
 import errno
+import hashlib
+import io
 import json
 import os
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from usss_jax.errors import InputError
+
+CHECKSUM = "checksum"  # last entry of a JSON object: of the whole file, with _ZEROS in its place
+_ZEROS = f"sha256:{'0' * 64}"
 
 
 def local_path(text: str, what: str) -> pathlib.Path:
@@ -37,11 +43,11 @@ def local_path(text: str, what: str) -> pathlib.Path:
 
 
 def read_object(path: pathlib.Path) -> dict[str, Any]:
-    """Read a JSON object from a file.
+    """Read a JSON object from a file, and verify its checksum if `write_object` wrote it.
 
     Raises:
       OSError: if the file cannot be read.
-      ValueError: if it does not hold a JSON object.
+      ValueError: if it does not hold a JSON object, or its checksum differs.
     """
     text = path.read_text(encoding="utf-8")
     if not text.strip("\0 \n"):
@@ -52,7 +58,38 @@ def read_object(path: pathlib.Path) -> dict[str, Any]:
         raise ValueError("it is nested too deeply") from e
     if not isinstance(content, dict):
         raise ValueError("it holds no JSON object")
+    found = re.search(r'sha256:[^"\n]{64}(?="\n}\n$)', text)
+    if found or CHECKSUM in content:  # either suffices: one of them may be what is damaged
+        if not found or found[0] != checksum((text[: found.start()] + _ZEROS + text[found.end() :]).encode()):
+            raise ValueError("its checksum differs: it was damaged or edited")
+        content.pop(CHECKSUM, None)
     return content
+
+
+def write_object(path: pathlib.Path, content: Mapping[str, Any]):
+    """Write a JSON object atomically, with its checksum.
+
+    Raises:
+      OSError: if writing fails; the error names the file.
+      ValueError: for NaN.
+
+    >>> write_object(pathlib.Path("run/summary.json"), {"job": "full"})
+    >>> read_object(pathlib.Path("run/summary.json"))
+    {'job': 'full'}
+    """
+    text = json.dumps({**content, CHECKSUM: _ZEROS}, indent=2, allow_nan=False) + "\n"
+    head, _, tail = text.rpartition(_ZEROS)
+    write_whole(path, head + checksum(text.encode()) + tail)
+
+
+def checksum(content: bytes | io.BufferedReader) -> str:
+    """Checksum of bytes, or of the rest of an open file.
+
+    >>> checksum(b"")[:20]
+    'sha256:e3b0c44298fc1'
+    """
+    digest = hashlib.sha256(content) if isinstance(content, bytes) else hashlib.file_digest(content, "sha256")
+    return f"sha256:{digest.hexdigest()}"
 
 
 def write_whole(path: pathlib.Path, content: str | bytes):
@@ -63,9 +100,9 @@ def write_whole(path: pathlib.Path, content: str | bytes):
     Raises:
       OSError: if writing fails; the error names the file.
 
-    >>> write_whole(pathlib.Path("run/summary.json"), '{"job": "full"}')
-    >>> read_object(pathlib.Path("run/summary.json"))
-    {'job': 'full'}
+    >>> write_whole(pathlib.Path("run/table.md"), "| full |")
+    >>> pathlib.Path("run/table.md").read_text()
+    '| full |'
     """
     partial = path.with_name(path.name + ".partial")
     try:

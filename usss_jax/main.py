@@ -9,6 +9,7 @@ from usss_jax import cli, multihost
 from usss_jax.errors import InputError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for all outputs of the run.")
+STRICT = flags.DEFINE_bool("strict", False, "Refuse a workdir with a damaged file, instead of going on without it.")
 flags.declare_key_flag("config")  # so that --help shows it
 
 
@@ -26,7 +27,11 @@ def main(argv: list[str]):
     multihost.start()
     cli.start_jax()
     from usss_jax.methods.train import train  # after the flags: a typo should not wait for JAX
+    from usss_jax.parallel import hosts
+    from usss_jax.runs.verifying import verify_workdir
 
+    if STRICT.value:
+        hosts.from_writer(verify_workdir, workdir)
     train(config, workdir)
 
 

@@ -1,6 +1,5 @@
 """Curves of the scalars of finished or running jobs. Needs the extra `figures`."""
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 
 from usss_jax.errors import InputError
 from usss_jax.local_files import reason
+from usss_jax.runs.logs import read_metrics
 
 PANEL = (6.4, 3.6)  # inches
 
@@ -26,14 +26,16 @@ def read_curves(folder: pathlib.Path) -> Curves:
     path = folder / "metrics.jsonl"
     found: Curves = {}
     try:
-        for line in path.read_text().splitlines():
-            values = json.loads(line)
+        lines, damaged = read_metrics(path)
+        if damaged:
+            raise ValueError(f"{damaged} damaged line(s)")
+        for values in lines:
             step = values.pop("step")
             for name, value in values.items():
                 steps, of_name = found.setdefault(name, ([], []))
                 steps.append(step)
                 of_name.append(float("nan") if value is None else float(value))
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError) as e:
         raise InputError(f"{path} cannot be read ({reason(e)}); give the folder of a job, such as RUN/teacher") from e
     return found
 

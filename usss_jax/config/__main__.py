@@ -21,7 +21,8 @@ the fields: those of its own sections, and the shared ones. A shared field has a
 - *Changes numbers*: only a field with "no" may change when a run resumes in its workdir. "By content" means that the
   selected data, or the content of the file, is compared instead of the value. A run with `usss.single_from` must agree
   with that run in all fields that change the numbers of single-domain networks. `rounds.portion`, `portion_step` and
-  `portion_max` may change until a round has begun to train.
+  `portion_max` may change until a round has begun to train; learning rates and `optim.warmup_steps`, after a training
+  has diverged ([reliability.md](reliability.md#divergence)).
 """
 COLUMNS = ("field", "default", "values", "per domain", "changes numbers", "meaning")
 SECTIONS = {

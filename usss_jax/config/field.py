@@ -45,6 +45,7 @@ class Field:
       singles: whether single-domain networks depend on it (if it changes anything).
       makes: variants for which another value is another row of the paper's tables.
       fixed_by: glob of files below a workdir; while none exists, nothing depends on the field, and it may change.
+      remedy: whether it may change after a training has diverged (runs/divergence.py).
       sweep: "set" if the sweep has its own flag for it, "shared" if all rows of a sweep share a value; else empty.
     """
 
@@ -58,6 +59,7 @@ class Field:
     singles: bool = True
     makes: tuple[str, ...] = ()
     fixed_by: str = ""
+    remedy: bool = False
     sweep: str = ""
 
     @property

@@ -166,7 +166,7 @@ FIELDS: dict[str, Field] = {
         one_of("probabilities", "information"),
         "what the discriminator sees: probabilities p (AdaptSegNet), or -p log p (AdvEnt)",
     ),
-    "mlsl.discriminator_lr": Field(1e-4, POSITIVE, "learning rate of the discriminator (Adam)"),
+    "mlsl.discriminator_lr": Field(1e-4, POSITIVE, "learning rate of the discriminator (Adam)", remedy=True),
     "mlsl.discriminator_width": Field(1.0, POSITIVE, "factor on the channels of the discriminator"),
     **rounds.FIELDS,
 }

@@ -44,7 +44,9 @@ FIELDS: dict[str, Field] = {
         2.0, POSITIVE, "passes over the pseudo-labeled images per round; usss: over those of the domain with most"
     ),
     "rounds.batch_size": universal(2, AT_LEAST_1, "images per step; with `rounds.pairing=summed`, of each kind"),
-    "rounds.lr": universal(1e-4, POSITIVE, "learning rate of the first round, which falls by sqrt(2) each round"),
+    "rounds.lr": universal(
+        1e-4, POSITIVE, "learning rate of the first round, which falls by sqrt(2) each round", remedy=True
+    ),
     "rounds.pairing": universal(
         "shuffled",
         one_of("shuffled", "summed"),

@@ -183,7 +183,7 @@ SHARED: dict[str, Field] = {
         changes=NOTHING,
     ),
     # ---- optim ----
-    "optim.lr": Field(1e-3, POSITIVE, "learning rate"),
+    "optim.lr": Field(1e-3, POSITIVE, "learning rate", remedy=True),
     "optim.lr_rule": Field(
         "fixed",
         one_of("fixed", "linear"),
@@ -198,7 +198,7 @@ SHARED: dict[str, Field] = {
         "poly", one_of("poly", "cosine", "constant"), "poly, cosine: decay of the learning rate to 0; constant: none"
     ),
     "optim.poly_power": Field(0.9, NOT_NEGATIVE, "power of poly: lr * (1 - step / steps) ^ power"),
-    "optim.warmup_steps": Field(0, NOT_NEGATIVE, "steps over which the learning rate rises linearly"),
+    "optim.warmup_steps": Field(0, NOT_NEGATIVE, "steps over which the learning rate rises linearly", remedy=True),
     "optim.encoder_lr_scale": Field(1.0, POSITIVE, "factor on the learning rate of the encoder"),
     "optim.heads_lr_scale": Field(
         1.0, POSITIVE, "factor on the learning rate of decoders, image-level heads and lateral"

@@ -196,7 +196,7 @@ FIELDS: dict[str, Field] = {
     "hung.semi": universal(0.1, NOT_NEGATIVE, "weight of the self-taught term"),
     "hung.threshold": universal(0.2, SHARE, "confidence above which a pixel takes part in the self-taught term"),
     "hung.semi_start": universal(0.25, SHARE, "share of the steps before the self-taught term starts"),
-    "hung.lr": universal(1e-4, POSITIVE, "learning rate of the discriminator (Adam)"),
+    "hung.lr": universal(1e-4, POSITIVE, "learning rate of the discriminator (Adam)", remedy=True),
     # ---- self, self_full ----
     **{name: _of_rounds(name, field) for name, field in rounds.FIELDS.items() if name not in _NO_ROUNDS},
     "rounds.threshold": universal(

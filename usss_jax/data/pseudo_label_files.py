@@ -22,7 +22,7 @@ from usss_jax.data.headers import read_header
 from usss_jax.data.pictures import save_png
 from usss_jax.data.sizes import height_width
 from usss_jax.errors import InputError
-from usss_jax.local_files import read_object, reason, write_whole
+from usss_jax.local_files import read_object, reason, write_object
 
 MANIFEST = "pseudo_labels.json"
 LABELS, CONFIDENCES = "labels", "confidences"
@@ -146,13 +146,13 @@ def create_folder(
     folder = pathlib.Path(folder)
     check_ids(ids)
     content = {**_content(domain, ids), "settings": dict(settings)}
-    text = json.dumps(content, indent=1, allow_nan=False)
+    text = json.dumps(content, allow_nan=False)
     if (folder / MANIFEST).exists():
         _check_content(folder, json.loads(text))
     elif (folder / LABELS).exists() or (folder / CONFIDENCES).exists():
         raise InputError(f"{folder} has pseudo-labels but no {MANIFEST}; {_AGAIN.format(folder)}")
     else:
-        write_whole(folder / MANIFEST, text + "\n")
+        write_object(folder / MANIFEST, content)
     return PseudoLabelFiles(folder, domain)
 
 

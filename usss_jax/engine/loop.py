@@ -14,10 +14,10 @@ from usss_jax.engine.compiling import compiled
 from usss_jax.engine.job import Fit
 from usss_jax.engine.meter import Meter
 from usss_jax.engine.state import TrainState
-from usss_jax.errors import InputError
+from usss_jax.errors import Diverged, InputError
 from usss_jax.parallel import hosts, sharding
-from usss_jax.runs import logs
-from usss_jax.runs.checkpoint import Checkpoints
+from usss_jax.runs import divergence, logs
+from usss_jax.runs.checkpoint import Checkpoints, all_finite
 from usss_jax.runs.logs import say
 from usss_jax.runs.workdir import read_summary
 
@@ -29,36 +29,60 @@ def fit(job: Fit) -> dict[str, Any]:
       The content of summary.json.
 
     Raises:
-      InputError: if the loss is not finite, or if a checkpoint is damaged or was made with other data.
+      Diverged: if the loss, the gradient or the state is not finite, or if the job would only diverge again.
+      InputError: if all checkpoints are damaged, or were made with other data.
       OSError: if a file cannot be written (disk full); the error names the file.
       Ended: if the process was interrupted, after a checkpoint was saved.
     """
     began = time.monotonic()
+    divergence.check(job.folder, job.config)
     state, about = job.create_state()
     progress: dict[str, Any] = {"seconds": 0.0, "train_seconds": 0.0, "wait_seconds": 0.0, "images": 0}
     progress |= {"last": None, "best": None}
-    with Checkpoints(job.folder / "checkpoints") as last, Checkpoints(job.folder / "best") as best:
-        if found := last.resume(partial(say, job.name), state=state):
-            state, progress = found[0]["state"], found[1]["progress"]
-            check_same_data(job, found[1]["data"])
-            say(job.name, f"resumes from step {int(state.step)}")
-        else:
-            millions = parameter_overview.count_parameters(state.params) / 1e6
-            say(job.name, f"{job.steps} steps, {millions:.2f} M parameters")
-        if about:
-            say(job.name, about)
-        logs.write_json(job.folder / "config.json", {"job": job.name, **job.config})
-        seconds_before = progress["seconds"]
+    last, best = Checkpoints(job.folder / "checkpoints"), Checkpoints(job.folder / "best")
+    if found := last.resume(partial(say, job.name), partial(_other_job, job), state=state):
+        state, progress = found[0]["state"], found[1]["progress"]
+        check_same_data(job, found[1]["data"])
+        say(job.name, f"resumes from step {int(state.step)}")
+    else:
+        millions = parameter_overview.count_parameters(state.params) / 1e6
+        say(job.name, f"{job.steps} steps, {millions:.2f} M parameters")
+    if about:
+        say(job.name, about)
+    logs.write_json(job.folder / "config.json", {"job": job.name, **job.config})
+    seconds_before = progress["seconds"]
 
-        def meta() -> dict[str, Any]:
-            progress["seconds"] = seconds_before + time.monotonic() - began
-            return {"progress": progress, "config": job.config, "data": job.data, "network": job.network}
+    def meta() -> dict[str, Any]:
+        progress["seconds"] = seconds_before + time.monotonic() - began
+        about = {"config": job.config, "data": job.data, "network": job.network}
+        return {"job": job.name, "progress": progress, **about}
 
+    _check_best(job, state, progress, best, meta)
+    try:
         state = _train(job, state, progress, last, best, meta)
-        final = chosen = job.variables(state)
-        if progress["best"]["step"] != job.steps:
-            chosen = best.restore(progress["best"]["step"], variables=final)["variables"]
-        return _finish(job, final, chosen, meta()["progress"])
+    except Diverged as e:
+        raise Diverged(divergence.record(job.folder, job.config, str(e), last)) from e
+    final = chosen = job.variables(state)
+    if progress["best"]["step"] != job.steps:
+        chosen = best.restore(progress["best"]["step"], variables=final)["variables"]
+    return _finish(job, final, chosen, meta()["progress"])
+
+
+def _other_job(job: Fit, meta: Mapping[str, Any]) -> str:
+    """Say of which other job a checkpoint is; empty if it is of this one, or does not say (older versions)."""
+    theirs = meta.get("job", job.name)
+    return "" if theirs == job.name else f"it is of job {theirs}"
+
+
+def _check_best(job: Fit, state: TrainState, progress: dict, best: Checkpoints, meta):
+    """If the best checkpoint so far is damaged, say so and choose among the scores from this step on."""
+    if not progress["best"] or not (why := best.damage(progress["best"]["step"])):
+        return
+    step = progress["best"]["step"]
+    progress["best"] = progress["last"] if progress["last"]["step"] == int(state.step) else None
+    if progress["best"]:
+        best.save(int(state.step), {"variables": job.variables(state)}, meta())
+    say(job.name, f"{job.folder / 'best' / str(step)} is damaged ({why}): the best is chosen from this step on")
 
 
 def _train(job: Fit, state: TrainState, progress: dict, last: Checkpoints, best: Checkpoints, meta) -> TrainState:
@@ -91,6 +115,8 @@ def _train(job: Fit, state: TrainState, progress: dict, last: Checkpoints, best:
             # Also before evaluation and saving: they wait for the step anyway, and a NaN must not be saved.
             if step == start + 1 or step % job.log_every == 0 or evaluates or saves:
                 meter.log(step, jax.device_get(scalars), writer)
+            if (evaluates or saves) and not all_finite(state):
+                raise Diverged(f"the state is not finite after step {step}")
             with meter.paused():
                 if evaluates and _is_best(job, step, state, progress, writer):
                     best.save(step, {"variables": job.variables(state)}, meta())
@@ -136,6 +162,7 @@ def _finish(job: Fit, last: Mapping, best: Mapping, progress: Mapping[str, Any])
         "images_per_second": progress["images"] / train_seconds if train_seconds else None,
         "data_wait_share": progress["wait_seconds"] / train_seconds if train_seconds else None,
         **job.summarize(tests, progress),
+        **divergence.summary(job.folder),
         "config": job.config,
         **logs.environment(),
     }
@@ -147,15 +174,13 @@ def finished(job: Fit) -> dict[str, Any] | None:
     """Summary of a job, or None if it is not finished.
 
     Raises:
-      InputError: if it was trained on other data, or its best checkpoint is missing.
+      InputError: if it was trained on other data, or its best checkpoint is missing or damaged.
     """
     summary = hosts.from_writer(read_summary, job.folder / "summary.json")
     if summary is None:
         return None
     check_same_data(job, summary)
-    best = job.folder / "best" / str(summary.get("best_step"))
-    if not hosts.from_writer(best.is_dir):
-        raise InputError(f"{best} is missing; restore it, or move {job.folder} away to train the job again")
+    Checkpoints(job.folder / "best").verify(summary["best_step"])
     return summary
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from usss_jax.errors import InputError
+from usss_jax.errors import Diverged
 from usss_jax.runs import logs
 from usss_jax.runs.logs import say
 
@@ -43,16 +43,13 @@ class Meter:
         """Log the scalars of `step`; the first call only starts the clock, since its interval includes compilation.
 
         Raises:
-          InputError: if loss or gradient norm is not finite.
+          Diverged: if loss or gradient norm is not finite; the message says which, and the step.
         """
         now = time.monotonic()
         values = {name: float(value) for name, value in scalars.items()}
         for name, what in (("loss", "loss"), ("grad_norm", "gradient norm")):
             if not np.isfinite(values.get(name, 0.0)):
-                raise InputError(
-                    f"{self._name}: the {what} is {values[name]} at step {step}; lower optim.lr and give another "
-                    "--workdir, since this one keeps its optim.lr and its last checkpoint"
-                )
+                raise Diverged(f"the {what} is {values[name]} at step {step}")
         line = f"step {step}/{self._steps}  loss {values['loss']:.3f}"
         if self._mark is not None:
             elapsed, steps = now - self._mark[1] - self._pause, step - self._mark[0]

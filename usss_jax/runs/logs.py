@@ -8,6 +8,8 @@ import os
 import pathlib
 import subprocess
 import time
+import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,16 +17,16 @@ import jax
 import numpy as np
 
 from usss_jax.errors import InputError
-from usss_jax.local_files import named, write_whole
+from usss_jax.local_files import named, reason, write_object, write_whole
 from usss_jax.parallel import hosts
 
 FLUSH_SECONDS = 60.0  # interval for flushing the TensorBoard file
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]):
-    """Write a JSON file atomically, on process 0 only; raises ValueError for NaN."""
+    """Write a JSON file atomically with a checksum, on process 0 only; raises ValueError for NaN."""
     if hosts.is_writer():
-        write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        write_object(path, content)
 
 
 def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]):
@@ -36,11 +38,20 @@ def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]):
 
 
 def write_array(path: pathlib.Path, array: np.ndarray):
-    """Write an .npy file atomically, on process 0 only."""
+    """Write an array as .npz file, whose format has checksums, atomically, on process 0 only."""
     if hosts.is_writer():
         content = io.BytesIO()
-        np.save(content, array)
+        np.savez(content, array=array)
         write_whole(path, content.getvalue())
+
+
+def read_array(path: pathlib.Path) -> np.ndarray:
+    """Read a file of `write_array`; raises InputError if it is missing or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return file["array"]
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile) as e:
+        raise InputError(f"{path} is damaged ({reason(e)}); remove it, and the same command makes it again") from e
 
 
 class MetricWriter:
@@ -59,10 +70,10 @@ class MetricWriter:
         if not self._writes:
             return
         self._path = folder / "metrics.jsonl"
-        kept, damaged = _whole_lines(self._path.read_bytes() if self._path.exists() else b"")
+        kept, damaged = read_metrics(self._path) if self._path.exists() else ([], 0)
         if damaged:
             print(f"{self._path}: {damaged} damaged line(s) dropped", flush=True)
-        write_whole(self._path, "".join(line + "\n" for line, step in kept if step <= start))
+        write_whole(self._path, "".join(map(_line, (values for values in kept if values["step"] <= start))))
         self._board = ScalarEvents(folder / "tensorboard", start)
 
     def write(self, step: int, scalars: Mapping[str, Any]):
@@ -72,7 +83,7 @@ class MetricWriter:
         clean = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in scalars.items()}
         try:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **clean}) + "\n")
+                file.write(_line({"step": step, **clean}))
             self._board.write(step, {name: value for name, value in clean.items() if value is not None})
         except OSError as e:
             raise self._explained(e) from e
@@ -92,20 +103,41 @@ class MetricWriter:
         return InputError(f"{folder} was removed or renamed during the run; put it back, then the same command resumes")
 
 
-def _whole_lines(content: bytes) -> tuple[list[tuple[str, int]], int]:
-    """Lines of metrics.jsonl with their steps, and the number of damaged lines, as a killed process leaves."""
+def read_metrics(path: pathlib.Path) -> tuple[list[dict[str, Any]], int]:
+    """Read metrics.jsonl: {"step", values by name} of every whole line, and the number of damaged lines.
+
+    A killed process or a full disk leaves damaged lines. Lines of older versions have no checksum.
+
+    Raises:
+      OSError: if the file cannot be read.
+    """
     lines, damaged = [], 0
-    for raw in content.split(b"\n"):
+    for raw in path.read_bytes().split(b"\n"):
+        body, _, found = raw.rpartition(b', "crc": ')
         try:
-            line = raw.decode()
-            read = json.loads(line)
-        except (ValueError, RecursionError):
-            read = None
-        if isinstance(read, dict) and isinstance(read.get("step"), int):
-            lines.append((line, read["step"]))
+            line = json.loads(raw)
+            crc = line.pop("crc", None)
+            whole = found == _crc(body) if crc is not None else all(isinstance(v, _NUMBER) for v in line.values())
+        except (ValueError, RecursionError, AttributeError, TypeError):  # TypeError: a list
+            whole = False
+        if whole and isinstance(line.get("step"), int):
+            lines.append(line)
         elif raw:
             damaged += 1
     return lines, damaged
+
+
+_NUMBER = (int, float, type(None))
+
+
+def _line(values: Mapping[str, Any]) -> str:
+    """Line of metrics.jsonl, with a checksum of itself."""
+    body = json.dumps(values)[:-1]
+    return f'{body}, "crc": {_crc(body.encode()).decode()}\n'
+
+
+def _crc(body: bytes) -> bytes:
+    return b'"%08x"}' % zlib.crc32(body)
 
 
 class ScalarEvents:

@@ -9,7 +9,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from usss_jax.data.domain import Domain
-from usss_jax.errors import InputError
 from usss_jax.local_files import read_object
 from usss_jax.models import variables as variables_lib
 from usss_jax.models.universal import UniversalModel, create_model
@@ -91,14 +90,8 @@ def training_arguments(config: ConfigDict) -> dict[str, Any]:
 
 
 def read_network(folder: pathlib.Path, step: int) -> dict[str, Any]:
-    """Read the network's description in a job's best checkpoint, that of `step`; raises InputError if it is missing."""
-    if not hosts.from_writer((folder / "best" / str(step)).is_dir):
-        raise InputError(
-            f"{folder}: its best checkpoint best/{step} is missing; restore it, or move this folder away and run its "
-            "command again"
-        )
-    with Checkpoints(folder / "best") as checkpoints:
-        return checkpoints.meta(step)["network"]
+    """Read the network's description in a job's best checkpoint, that of `step`; raises InputError if it is damaged."""
+    return Checkpoints(folder / "best").meta(step)["network"]
 
 
 def best_name(folder: pathlib.Path) -> str:
@@ -120,8 +113,8 @@ def load_best(folder: pathlib.Path, mesh: Mesh) -> tuple[UniversalModel, dict, d
       InputError: if the checkpoint is missing or damaged.
     """
     step = hosts.from_writer(lambda: read_object(folder / "summary.json")["best_step"])
-    network = read_network(folder, step)
+    best = Checkpoints(folder / "best")
+    network = best.meta(step)["network"]
     model = build_network(network)
-    with Checkpoints(folder / "best") as checkpoints:
-        variables = checkpoints.restore(step, variables=abstract_variables(model, mesh))["variables"]
+    variables = best.restore(step, variables=abstract_variables(model, mesh))["variables"]
     return model, variables, network, f"{folder.name}/best/{step}"

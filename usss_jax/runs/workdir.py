@@ -22,7 +22,7 @@ from usss_jax.data.content import differences
 from usss_jax.errors import InputError
 from usss_jax.local_files import read_object, reason
 from usss_jax.parallel import hosts
-from usss_jax.runs import logs
+from usss_jax.runs import divergence, logs
 
 
 def read_summary(path: pathlib.Path) -> dict[str, Any] | None:
@@ -30,12 +30,20 @@ def read_summary(path: pathlib.Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        summary = read_object(path)
-        check_summary(summary)
+        summary = _summary_of(path)
     except (OSError, ValueError) as e:
         remedy = "resumes from its last checkpoint" if (path.parent / "checkpoints").exists() else "is trained again"
         print(f"{path} is damaged ({reason(e)}): the job counts as not finished and {remedy}", flush=True)
         return None
+    return summary
+
+
+def _summary_of(path: pathlib.Path) -> dict[str, Any]:
+    """Read the summary of the job in whose folder it is; raises OSError or ValueError if it is damaged or another's."""
+    summary = read_object(path)
+    check_summary(summary)
+    if summary.get("job") != path.parent.name:
+        raise ValueError(f"it is of job {summary.get('job')}")
     return summary
 
 
@@ -53,9 +61,7 @@ def written_summaries(workdir: pathlib.Path) -> dict[str, Any]:
     summaries = {}
     for path in sorted(workdir.glob("*/summary.json")):
         try:
-            summary = read_object(path)
-            check_summary(summary)
-            summaries[path.parent.name] = summary
+            summaries[path.parent.name] = _summary_of(path)
         except (OSError, ValueError) as e:
             print(f"{path} is not a summary of a job ({reason(e)}): left out of the table", flush=True)
     return summaries
@@ -92,22 +98,25 @@ def _claim(config: ConfigDict, workdir: pathlib.Path, data: Mapping[str, Any]):
         theirs = their_values(theirs, mine, config_path)
         theirs |= {f: mine[f] for f, of in known.items() if of.fixed_by and not any(workdir.glob(of.fixed_by))}
         compared = [f for f, of in known.items() if not of.is_free and not (before and of.is_compared_by_content)]
-        changed = [f"{f} was {theirs[f]!r}, is now {mine[f]!r}" for f in compared if theirs[f] != mine[f]]
+        changed = {f: f"{f} was {theirs[f]!r}, is now {mine[f]!r}" for f in compared if theirs[f] != mine[f]}
+        if remedies := [f for f in divergence.may_change(workdir) if f in changed]:
+            print(f"workdir {workdir}: {', '.join(map(changed.pop, remedies))}, after a training diverged", flush=True)
+            theirs |= {f: mine[f] for f in remedies}
         if changed:
             raise InputError(
-                f"workdir {workdir} belongs to another config: {', '.join(changed)}; give another --workdir"
+                f"workdir {workdir} belongs to another config: {', '.join(changed.values())}; give another --workdir"
             )
     if theirs and before:
-        changed = differences(before.get("domains"), named["domains"])
-        changed += [
+        other = differences(before.get("domains"), named["domains"])
+        other += [
             f"{field} was {theirs[field]!r}, is now {mine[field]!r}, with other content"
             for field in files
             if before["files"].get(field) != named["files"][field] and not _is_gone(mine[field], theirs[field])
         ]
-        if changed:
-            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        if other:
+            more = f" and {len(other) - 3} more" if len(other) > 3 else ""
             raise InputError(
-                f"workdir {workdir} was trained on other data: {'; '.join(changed[:3])}{more}; give another --workdir, "
+                f"workdir {workdir} was trained on other data: {'; '.join(other[:3])}{more}; give another --workdir, "
                 "or restore the data"
             )
     logs.write_json(data_path, named)

@@ -39,7 +39,7 @@ def rounds(adaptation: Adaptation, variant: str, network: pathlib.Path) -> Itera
             settings=labelling_of(config.rounds, portion=1.0, policy="cb", patches=False, seed=0, round=0),
             mesh=adaptation.run.mesh,
         )
-    prior_file = workdir / "spatial_prior.npy"
+    prior_file = workdir / "spatial_prior.npz"
     if uses_prior:
         yield Pass(prior_file, partial(write_prior, adaptation, prior_file))
     fields = config.mlsl

@@ -5,7 +5,6 @@ only once, and they are not kept. Every file is written atomically and
 depends on its image alone, so that a pass that was interrupted resumes with the files that it lacks.
 """
 
-import json
 import pathlib
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +23,7 @@ from usss_jax.data.pseudo_label_files import CONFIDENCES, LABELS, MANIFEST, crea
 from usss_jax.data.pseudo_labels import PseudoLabeled
 from usss_jax.engine.job import Pass
 from usss_jax.errors import InputError
-from usss_jax.local_files import read_object, reason, write_whole
+from usss_jax.local_files import read_object, reason, write_object
 from usss_jax.methods.self_training.scores import KeptScores, Scorer, load_scorer, progress
 from usss_jax.methods.self_training.selection import most_probable, select_labels
 from usss_jax.methods.self_training.settings import Labelling
@@ -147,7 +146,7 @@ def write_labels(
         "digest": labels.digest,
     }
     shutil.rmtree(folder / SCORES, ignore_errors=True)  # first: a pass with SUMMARY never runs again
-    write_whole(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    write_object(folder / SUMMARY, summary)
     say(name, f"{100 * share:.1f} % of the pixels are labeled, at {folder}")
 
 
@@ -164,7 +163,7 @@ def known_thresholds(
         scores.check_space()
         scores.make(name)
         found = thresholds(scores, settings, domain)
-        write_whole(path, json.dumps(describe_thresholds(found, domain), indent=1) + "\n")
+        write_object(path, describe_thresholds(found, domain))
     return read_thresholds(_read(path), domain)
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import io
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,13 +16,13 @@ from usss_jax.data.domain import Domain
 from usss_jax.data.examples import Examples
 from usss_jax.data.progress import Progress
 from usss_jax.errors import InputError
-from usss_jax.local_files import write_whole
 from usss_jax.methods.self_training.patches import image_probabilities, patch_corners
 from usss_jax.methods.self_training.settings import Labelling
 from usss_jax.methods.self_training.spatial_prior import apply_prior
 from usss_jax.models.universal import UniversalModel
 from usss_jax.models.upsample import upsample, upsample_bicubic
 from usss_jax.parallel.sharding import batch_sharding, replicated
+from usss_jax.runs.logs import read_array, write_array
 from usss_jax.runs.networks import load_best
 
 
@@ -94,7 +93,7 @@ def load_scorer(networks: Sequence[pathlib.Path], decoder: str, settings: Labell
             variables = jax.device_put(jax.device_get(variables), replicated(of_process))
         checkpoints.append(checkpoint)
         functions.append(network_probabilities(model, variables, decoder, of_process, settings.upsample == "bicubic"))
-    prior = None if settings.prior is None else np.load(settings.prior, allow_pickle=False)
+    prior = None if settings.prior is None else read_array(settings.prior)
     return Scorer(functions[0] if len(functions) == 1 else mean_of(functions), settings, prior), ", ".join(checkpoints)
 
 
@@ -134,14 +133,12 @@ class KeptScores:
         if self._folder is None:
             return
         for i in progress([i for i in range(len(self._images)) if not self._path(i).exists()], f"{name}: scores"):
-            content = io.BytesIO()
-            np.save(content, self._compute(i))
-            write_whole(self._path(i), content.getvalue())
+            write_array(self._path(i), self._compute(i))
 
     def of(self, index: int) -> np.ndarray:
         """Scores of an image, float32 [H, W, C]."""
         if self._folder is not None and self._path(index).exists():
-            return np.load(self._path(index), allow_pickle=False)
+            return read_array(self._path(index))
         return self._compute(index)
 
     def highest(self) -> np.ndarray:
@@ -153,7 +150,7 @@ class KeptScores:
 
     def _path(self, index: int) -> pathlib.Path:
         assert self._folder is not None
-        return self._folder / f"{self._images.ids[index]}.npy"
+        return self._folder / f"{self._images.ids[index]}.npz"
 
     def _compute(self, index: int) -> np.ndarray:
         return self._scorer(self._images.ids[index], self._images[index]["image"])

@@ -27,7 +27,7 @@ class Labelling:
       upsample: "bicubic" or "bilinear", how probabilities of cells are enlarged.
       scale: factor on the image size for single inference.
       seed, round: of the run, and of the patches.
-      prior: .npy file of the spatial prior, float32 [H, W, C], or None.
+      prior: file of the spatial prior, float32 [H, W, C], or None.
       never: classes that no pixel is labeled as: the network has seen no pixel of them.
       rare_count, rare_share: see `rare_classes`.
       keep_scores: whether scores stay on disk during the pass, or are computed again when needed.

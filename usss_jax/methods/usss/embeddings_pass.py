@@ -56,9 +56,7 @@ def embeddings_pass(run: Run, singles: pathlib.Path, embeddings: Embeddings | No
     def make():
         logs.write_json(path.parent / "config.json", {"job": "prototypes", **run.config.to_dict()})
         made, meta = embeddings or prototypes_of_networks(run, singles)
-        meta = {**meta, **logs.environment()}
-        logs.write_json(path.parent / "label_embeddings.json", meta)  # the metadata of the file below, to read
-        label_embeddings.save(path, made, meta)
+        label_embeddings.save(path, made, {**meta, **logs.environment()})
 
     return Pass(path, make)
 
@@ -67,18 +65,18 @@ def read_embeddings(run: Run) -> tuple[dict[str, np.ndarray], dict[str, tuple[in
     """Read the workdir's label embeddings by domain, and the train id of each.
 
     Raises:
-      InputError: if their classes are not those of the domains.
+      InputError: if they are damaged, or do not fit the domains.
     """
     path = embeddings_file(run.workdir)
+    hosts.from_writer(label_embeddings.verify, path)
+    content = hosts.broadcast(path.read_bytes() if hosts.is_writer() else b"")
+    names = {name: pool.domain.class_names for name, pool in with_labels(run.pools).items()}
+    remedy = f"restore the domain's classes, or remove {path.parent} to make them again"
+    rows, meta = label_sources.read_rows(path, names, run.config.usss.embed_dim, remedy, content)
     if not (path.parent / "cosines.json").exists():
         label_embeddings.write_cosines(path)
-    content = hosts.broadcast(path.read_bytes() if hosts.is_writer() else b"")
-    embeddings, meta = label_embeddings.load(path, content=content)
-    remedy = "restore the domain's classes, or give another --workdir"
-    classes = {
-        name: tuple(map(int, label_sources.row_classes(path, meta, name, pool.domain.class_names, remedy)))
-        for name, pool in with_labels(run.pools).items()
-    }
+    embeddings = {name: found.embeddings for name, found in rows.items()}
+    classes = {name: tuple(map(int, found.class_ids)) for name, found in rows.items()}
     for name, about in meta["domains"].items():
         absent = f"; no labeled pixel of {', '.join(about['absent'])}" if about["absent"] else ""
         print(f"[prototypes] {name}: {len(about['classes'])} label embeddings{absent}", flush=True)

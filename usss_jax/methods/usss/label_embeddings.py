@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from usss_jax.data.pictures import save_png
 from usss_jax.errors import InputError
 from usss_jax.evaluation.evaluate import one_behind, placed_batches, sum_batches
-from usss_jax.local_files import write_whole
+from usss_jax.local_files import checksum, read_object, reason, write_object, write_whole
 from usss_jax.methods.usss import cosines
 from usss_jax.models.universal import UniversalModel
 from usss_jax.models.upsample import upsample_at, upsample_matrix
@@ -26,6 +26,7 @@ from usss_jax.objectives.prototypes import Prototypes, accumulate, finish
 from usss_jax.parallel import hosts
 from usss_jax.parallel.sharding import batch_sharding, replicated, to_host
 from usss_jax.runs import logs
+from usss_jax.runs.checksums import damage
 
 SAMPLE = 2048  # pixels per class for the seeding of K-means
 INDEX_STEP = 2048
@@ -246,13 +247,35 @@ def method(embeddings_per_class: int) -> str:
 
 
 def save(path: pathlib.Path, embeddings: Mapping[str, Prototypes | LabelEmbeddings], meta: Mapping[str, Any]):
-    """Write label embeddings and metadata as .npz, on process 0: "meta" (JSON), and DOMAIN/FIELD for every field."""
+    """Write label embeddings and metadata as .npz, on process 0: "meta" (JSON), and DOMAIN/FIELD for every field.
+
+    A .json file of the same name, which is written first, has the metadata and the checksum of the .npz file.
+    """
     if not hosts.is_writer():
         return
     arrays = {f"{domain}/{name}": value for domain, e in embeddings.items() for name, value in vars(e).items()}
     data = io.BytesIO()
     np.savez(data, meta=np.array(json.dumps(meta)), **arrays)
+    write_object(path.with_suffix(".json"), {**meta, "checksums": {path.name: checksum(data.getvalue())}})
     write_whole(path, data.getvalue())
+
+
+def verify(path: pathlib.Path):
+    """Verify the checksum of a file of `save`; print a line if it has none, as those of older versions.
+
+    Raises:
+      InputError: if it is damaged or was changed.
+    """
+    about = path.with_suffix(".json")
+    try:
+        kept = read_object(about).get("checksums", {}) if about.exists() else {}
+        why = damage(path.parent, kept)
+    except (OSError, ValueError) as e:
+        why = f"{about.name}: {reason(e)}"
+    if why:
+        raise InputError(f"{path} is damaged ({why}); restore it, or remove {path.parent} to make it again")
+    if path.name not in kept:
+        print(f"{path} has no checksum in {about.name}, as those of older versions: used unverified", flush=True)
 
 
 def load(

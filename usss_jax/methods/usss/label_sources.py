@@ -123,25 +123,44 @@ def from_file(
 ) -> tuple[dict[str, LabelEmbeddings], str]:
     """Read label embeddings that `label_embeddings.save` wrote for at least these domains; describe their method.
 
+    Raises:
+      InputError: as `read_rows` does.
+    """
+    made, meta = read_rows(path, classes, dim, "give another file")
+    return made, f"of the file {path}: {meta.get('method', 'unknown method')}"
+
+
+def read_rows(
+    path: pathlib.Path, classes: Mapping[str, Sequence[str]], dim: int, remedy: str, content: bytes | None = None
+) -> tuple[dict[str, LabelEmbeddings], dict[str, Any]]:
+    """Read label embeddings for at least these domains; return them by domain, and the metadata of the file.
+
     Classes that the file lists as absent get no embedding, as with prototypes.
+
+    Args:
+      path: of the file, for messages.
+      classes: class names by domain.
+      dim: d.
+      remedy: end of an error message.
+      content: of the file, from the process that has it; None: it is read from `path`.
 
     Raises:
       InputError: if domains, class names, their order or the dimension differ, or rows are not of unit length.
     """
-    rows, meta = label_embeddings.load(path, "give the label_embeddings.npz of a run")
+    rows, meta = label_embeddings.load(path, "give the label_embeddings.npz of a run", content)
     made = {}
     for domain, names in classes.items():
-        ids = row_classes(path, meta, domain, names, "give another file")
+        ids = row_classes(path, meta, domain, names, remedy)
         shape = (len(ids), dim)
         if rows[domain].shape != shape:
             its = f"set usss.embed_dim={rows[domain].shape[-1]}, or " if len(rows[domain]) == len(ids) else ""
-            raise InputError(
-                f"{path}: {domain}: embeddings are {rows[domain].shape}, not {shape}; {its}give another file"
-            )
+            raise InputError(f"{path}: {domain}: embeddings are {rows[domain].shape}, not {shape}; {its}{remedy}")
         if not (np.abs(np.linalg.norm(rows[domain], axis=1) - 1) < 1e-3).all():  # nan too
-            raise InputError(f"{path}: {domain}: embeddings are not of unit length; divide each by its length")
+            raise InputError(
+                f"{path}: {domain}: embeddings are not of unit length; divide each by its length, or {remedy}"
+            )
         made[domain] = LabelEmbeddings(rows[domain].astype(np.float32), ids)
-    return made, f"of the file {path}: {meta.get('method', 'unknown method')}"
+    return made, meta
 
 
 def row_classes(
