@@ -22,7 +22,6 @@ from usss_jax.data import pseudo_label_files
 from usss_jax.data.streams import transform_of
 from usss_jax.errors import InputError
 from usss_jax.evaluation.metrics import percent
-from usss_jax.local_files import write_object
 from usss_jax.local_files import read_object, write_object
 from usss_jax.methods.mlsl import results, rounds
 from usss_jax.methods.mlsl.adaptation import pair

@@ -90,8 +90,8 @@ def describe(counts: np.ndarray, rows: Sequence[str], columns: Sequence[str], pa
     """Counts of a pair as JSON, and its agreement with equal names.
 
     A class of equal meaning in the other domain (by name, or a synonym such as pavement and sidewalk) should be what
-    the other decoder sees there. "classes": the share of such classes, among those with a pixel, whose most frequent
-    partner it is; "pixels": the share of their pixels that it has. None without any.
+    the other decoder sees there. "classes": the share of matching classes, among those with a pixel, that the
+    other decoder most often predicts as their match; "pixels": that share of their pixels. None without any.
 
     >>> found = describe(np.array([[3, 1], [0, 0]]), ["road", "sky"], ["road", "sky"], ("a", "b"))
     >>> found["agreement"], found["matches"]["road"]

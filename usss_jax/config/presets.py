@@ -111,7 +111,7 @@ def default_encoder(tiny: bool) -> str:
 def apply_arg(config: ConfigDict, arg: ConfigDict, *, cpu_image_size: str, light_image_size: str):
     """Change a config by the arguments that the configs of two data sets share: encoder, n, anchored, cpu and tiny.
 
-    Some also have the names of `TEACHERS`, each of which makes `teacher` one of the variants.
+    Some configs also accept a name from `TEACHERS`, which trains the variants `basic` and `teacher`.
 
     `cpu_image_size` is that of `cpu`, `light_image_size` that of `cpu` with an encoder that has weights in a package.
 

@@ -45,8 +45,8 @@ class Fit:
       config: config of the run, as JSON, for the record.
       eval_every, checkpoint_every, log_every: intervals in steps.
       loader_threads: number of threads that prepare batches.
-      variables: those of a state that `evaluate` selects by, that best/ keeps and `test` scores; the default is the
-        network that is trained.
+      variables: returns the variables of a state to evaluate, test and keep in best/; by default those of the trained
+        network.
       test: scores variables at the end; its arrays by name are kept in test.npz.
       summarize: (arrays of `test` for "last" and "best", progress) -> the method's part of summary.json.
       warnings: scalars -> {key: warning}; the warning of a key is printed once.

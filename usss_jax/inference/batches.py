@@ -17,7 +17,7 @@ from usss_jax.inference.predictor import WHOLE_PIXELS, WINDOW, Predictor
 def batches(
     predictor: Predictor, photographs: Sequence[Photograph], batch_size: int, window: int | None
 ) -> Iterator[tuple[list[Photograph], int]]:
-    """Batches of images of one size, and the number of images to fill each up to, which is equal for all of a size."""
+    """Yield batches of equally sized images, each with the batch size to pad it to, the same for all of one size."""
     by_size: dict[tuple[int, int], list[Photograph]] = {}
     for one in photographs:
         by_size.setdefault(one.size, []).append(one)

@@ -33,7 +33,7 @@ def labels_of(variables, images, domains: Sequence[str], *, model: UniversalMode
 
 
 def probabilities_of(variables, images, domains: Sequence[str], *, model: UniversalModel) -> dict[str, jax.Array]:
-    """Softmax of the scores, likewise: float32 [B, H, W, classes] each."""
+    """Class probabilities of every domain at image size: float32 [B, H, W, classes] each."""
     features = model.apply(variables, images, method="encode")
     scores = {domain: model.apply(variables, features, domain, method="decode") for domain in domains}
     enlarge = partial(upsample, size=images.shape[1:3], stride=model.stride, mode=model.upsample)

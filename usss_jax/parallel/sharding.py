@@ -129,5 +129,8 @@ def widest_mesh(devices: Sequence, *batch_sizes: int) -> Mesh:
             )
     count = max(n for n in range(1, len(devices) + 1) if not any(size % n for size in batch_sizes))
     if count < len(devices):
-        print(f"uses {count} of {len(devices)} devices: {' and '.join(fields)} divide by no more")
+        print(
+            f"uses {count} of {len(devices)} devices, the most that divide {' and '.join(fields)}; give multiples of "
+            f"{len(devices)} to use all"
+        )
     return create_mesh(devices[:count])

@@ -93,7 +93,7 @@ def predict(
 
 
 def sources(unlabeled: Mapping, targets: Mapping, labeled: Mapping, across: str) -> dict[str, dict]:
-    """Images that parts of are pasted into those of another domain, by `teacher.across`.
+    """Source images for pasting across domains, as `teacher.across` selects them.
 
     Args:
       unlabeled: {domain: {"image": [U, B, H, W, 3], "valid": [U, B, H, W]}}.

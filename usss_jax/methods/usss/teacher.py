@@ -84,8 +84,8 @@ def check_teacher(config: ConfigDict, pools: Mapping[str, Pools]):
         needs = [v for v in config.variants if VARIANTS[v].teacher and v != "teacher_own"]
         if needs and not len(pool.unlabeled):
             raise InputError(
-                f"{name}: variant {needs[0]} needs unlabeled images of every domain with labels, and it has none; add "
-                "some, or train teacher_own, which takes the labeled ones"
+                f"{name}: variant {needs[0]} needs unlabeled images of every domain with labels, but this one has "
+                "none; add some, or train teacher_own, which uses the labeled images"
             )
 
 
