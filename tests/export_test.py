@@ -13,16 +13,21 @@ import safetensors.numpy
 from PIL import Image
 from predict_test import DOMAINS, run, write_job  # noqa: F401  (a fixture)
 from small_files import complaint, real_data, smooth
+from tiny_models import assert_trees_close
 
 import usss_jax
 from usss_jax import packages
+from usss_jax.config import default_config
 from usss_jax.data.domains import get_domain
 from usss_jax.errors import InputError
 from usss_jax.export.onnx_graph import to_onnx
 from usss_jax.export.program import any_images, scores_of
 from usss_jax.export.write import export_network
 from usss_jax.models.universal import create_model
-from usss_jax.models.variables import random_variables, seed_bits
+from usss_jax.models.variables import abstract_variables, random_variables, seed_bits
+from usss_jax.parallel import sharding
+from usss_jax.runs.hub import read_hub, write_hub
+from usss_jax.runs.networks import build_network, describe_network
 
 # Of two sizes, one of them no multiple of the stride along any axis.
 BATCHES = [np.stack([smooth(seed, size) for seed in range(count)]) for count, size in ((2, (48, 72)), (1, (45, 61)))]
@@ -183,6 +188,19 @@ def test_a_hub_folder_predicts_bit_for_bit_what_the_run_does(run, hub):  # noqa:
         for domain in DOMAINS:
             np.testing.assert_array_equal(mine.probabilities(images, domain), theirs.probabilities(images, domain))
         assert all(np.array_equal(of, theirs.predict(images, d)) for d, of in mine.predict_all(images).items())
+
+
+def test_a_network_without_batch_statistics_is_read_back(tmp_path):
+    decoder = {"classes": ["road", "sky"], "colors": [[0, 0, 0], [9, 9, 9]], "size": [64, 64]}
+    config = default_config("usss")
+    config.model.encoder, config.model.width = "dinov2_vits14", 0.02
+    network = {**describe_network(config, {}), "decoders": {"street": decoder}}
+    model = build_network(network)
+    variables = jax.tree.map(lambda a: np.full(a.shape, 0.5, a.dtype), abstract_variables(model))
+    write_hub(tmp_path, variables, network, {})
+    again, read, _, _ = read_hub(tmp_path, sharding.create_mesh(jax.devices()[:1]))
+    assert again == model and read["batch_stats"] == {}
+    assert_trees_close(read, variables, tolerance=0)
 
 
 def test_card_says_data_scores_limits_and_licences(run, tmp_path):  # noqa: F811

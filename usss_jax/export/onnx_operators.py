@@ -136,7 +136,9 @@ def _slice(nodes, shapes, eqn, x):
 
 
 def _iota(nodes, shapes, eqn):
-    (size,) = eqn.outvars[0].aval.shape  # the networks count along one axis
+    size, *others = eqn.outvars[0].aval.shape
+    if others:
+        raise NotImplementedError("iota of several axes")
     end = nodes.add("Squeeze", shapes.size(size), np.array([0], np.int64))
     values = nodes.add("Range", np.array(0, np.int64), end, np.array(1, np.int64))
     return nodes.add("Cast", values, to=helper.np_dtype_to_tensor_dtype(jnp.dtype(eqn.params["dtype"])))
