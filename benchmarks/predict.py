@@ -48,7 +48,7 @@ def prepare_ours(weights: pathlib.Path) -> Callable[[np.ndarray], np.ndarray]:
     if not weights.exists():
         state_dict = pretrained.to_state_dict(jax.device_get(variables), [DOMAIN], names=model.encoder.tensor_names)
         pretrained.save_safetensors(str(weights), state_dict)
-    return Predictor(model, variables, {DOMAIN: {}}, weights.parent, "", mesh).predict
+    return Predictor(model, variables, {"decoders": {DOMAIN: {}}}, weights.parent, "", mesh).predict
 
 
 def prepare_torch(weights: pathlib.Path, channels_last: bool) -> Callable[[np.ndarray], np.ndarray]:

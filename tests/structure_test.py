@@ -21,6 +21,7 @@ SUBPACKAGES = {
     "runs": {"config", "models", "parallel", "data"},
     "inference": {"models", "parallel", "data", "evaluation", "runs"},
     "analysis": {"objectives", "config", "models", "parallel", "data", "evaluation", "runs", "inference"},
+    "export": {"models", "data", "runs", "inference"},
     "engine": {"config", "models", "parallel", "data", "runs"},
     "methods": {"objectives", "config", "models", "parallel", "data", "evaluation", "runs", "engine"},
     "experiments": {"config", "data"},

@@ -94,6 +94,18 @@ def find(encoder: str) -> pathlib.Path:
     return place
 
 
+def licence(encoder: str) -> str | None:
+    """First line of the licence in the installed package with the encoder's ImageNet weights; None without either.
+
+    >>> licence("drn_d_22") is None
+    True
+    """
+    if not installed(encoder):
+        return None
+    text = importlib.metadata.distribution(WEIGHTS[encoder].package.partition("==")[0]).read_text("LICENSE")
+    return next((line.strip() for line in (text or "").splitlines() if line.strip()), None)
+
+
 def _place(weights: Packaged) -> pathlib.Path | None:
     """Path of the file, which may be missing; None if the package is not installed."""
     try:

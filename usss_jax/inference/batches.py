@@ -35,7 +35,7 @@ def read_ahead(
     """Batches with their images, of which the next is being read."""
     waiting: deque = deque()
     for batch, count in batches:
-        waiting.append((batch, [threads.submit(_decode, one) for one in batch], count))
+        waiting.append((batch, [threads.submit(decode, one) for one in batch], count))
         if len(waiting) > 1:
             yield _read(*waiting.popleft())
     while waiting:
@@ -46,7 +46,8 @@ def _read(batch, futures, count):
     return batch, [future.result() for future in futures], count
 
 
-def _decode(one: Photograph) -> np.ndarray:
+def decode(one: Photograph) -> np.ndarray:
+    """Pixels of a photograph, RGB uint8 [H, W, 3]; raises InputError if the file has changed its size meanwhile."""
     data = read_file(one.path)
     image = decode_photograph(data, header_of(data, one.path), one.path)
     if image.shape[:2] != one.size:

@@ -19,7 +19,7 @@ from usss_jax.errors import InputError
 from usss_jax.inference import drawing, videos
 from usss_jax.inference.batches import InMemory, batches, read_ahead
 from usss_jax.inference.inputs import Photograph, conversions_text, find_files, read_photographs
-from usss_jax.inference.predictor import WHOLE_PIXELS, WINDOW, Predictor, load
+from usss_jax.inference.predictor import WHOLE_PIXELS, WINDOW, Predictor, asked, load
 from usss_jax.local_files import write_whole
 
 THREADS = 4  # to read and to write
@@ -53,7 +53,7 @@ def predict_files(
       InputError: if the run, the domain or an input cannot be used; inputs are checked before the first prediction.
     """
     predictor = load(run, devices=jax.local_devices())
-    domains = _domains(predictor, domain)
+    domains = asked(predictor, domain)
     predictor.windows_of((1, 1), window)  # raises if it is too small
     video = videos.is_video(inputs)
     if video and probabilities:
@@ -73,15 +73,6 @@ def predict_files(
     known = {name: predictor.domains[name]["classes"] for name in domains}
     write_whole(out / "predictions.json", json.dumps({**about, "classes": known, **found}, indent=1) + "\n")
     print(f"wrote {out / 'predictions.json'}")
-
-
-def _domains(predictor: Predictor, domain: str) -> list[str]:
-    if lacking := [name for name, of in predictor.domains.items() if "colors" not in of]:
-        raise InputError(f"{predictor.job}: {lacking[0]} has no colours, so it is no network for segmentation")
-    if domain != "all" and domain not in predictor.domains:
-        known = ", ".join([*predictor.domains, "all"])
-        raise InputError(f"--domain={domain}: {predictor.job} has decoders for others; give one of {known}")
-    return list(predictor.domains) if domain == "all" else [domain]
 
 
 def _check_probabilities(photographs: Sequence[Photograph]):

@@ -19,7 +19,9 @@ from usss_jax.local_files import local_path
 from usss_jax.models.universal import UniversalModel
 from usss_jax.models.upsample import upsample
 from usss_jax.parallel import sharding
+from usss_jax.runs import hub
 from usss_jax.runs.finished import find_job, open_job
+from usss_jax.runs.networks import load_best
 
 WHOLE_PIXELS = 2**21  # 1024x2048: larger images are predicted by windows
 WINDOW = 1024
@@ -56,8 +58,7 @@ class Predictor:
     Attributes:
       model: the network.
       variables: {"params", "batch_stats"} of its best checkpoint.
-      domains: for each decoder {"classes": names in the order of the labels, "colors": RGB of each, "size": [height,
-        width] of the images in training and evaluation}.
+      network: its description (runs/networks.py).
       job: folder of the job that trained it.
       checkpoint: its checkpoint, such as full/best/2000.
       mesh: devices, which share the images of a batch.
@@ -65,10 +66,19 @@ class Predictor:
 
     model: UniversalModel
     variables: Mapping[str, Any]
-    domains: Mapping[str, Mapping[str, Any]]
+    network: Mapping[str, Any]
     job: pathlib.Path
     checkpoint: str
     mesh: Mesh
+
+    @property
+    def domains(self) -> Mapping[str, Mapping[str, Any]]:
+        """Of each decoder {"classes", "colors", "size"}.
+
+        The names of the classes in the order of the labels, their RGB colours, and [height, width] of the images in
+        training and evaluation.
+        """
+        return self.network["decoders"]
 
     def predict(self, image: np.ndarray, domain: str | None = None, *, window: int | None = None) -> np.ndarray:
         """Predict the class of every pixel.
@@ -212,11 +222,12 @@ class Predictor:
 
 
 def load(folder: str | pathlib.Path, *, devices: Sequence[jax.Device] | None = None) -> Predictor:
-    """Load the best checkpoint of a finished job.
+    """Load the best checkpoint of a finished job, or a network exported for a model hub.
 
     Args:
       folder: folder of the job, such as RUN/full; it may have been moved since training. Of a whole run, the job is
-        used that finished last of those with most decoders; `Predictor.job` names it.
+        used that finished last of those with most decoders; `Predictor.job` names it. Or the folder that
+        `python -m usss_jax.export --format=hub` writes.
       devices: devices that share the images of every batch; None: the first one.
 
     Raises:
@@ -227,7 +238,23 @@ def load(folder: str | pathlib.Path, *, devices: Sequence[jax.Device] | None = N
     >>> predictor.domains["city_street"]["classes"][:3]
     ['road', 'sidewalk', 'building']
     """
-    job = open_job(find_job(local_path(str(folder), "folder")))
+    place = local_path(str(folder), "folder")
     mesh = sharding.create_mesh(devices or jax.local_devices()[:1])
-    model, variables, checkpoint = job.restore(mesh)
-    return Predictor(model, variables, job.network["decoders"], job.folder, checkpoint, mesh)
+    if not hub.is_hub(place):
+        place = open_job(find_job(place)).folder
+    model, variables, network, checkpoint = (hub.read_hub if hub.is_hub(place) else load_best)(place, mesh)
+    return Predictor(model, variables, network, place, checkpoint, mesh)
+
+
+def asked(predictor: Predictor, domain: str) -> list[str]:
+    """Domains that a flag --domain asks for: one of the decoders, or all of them.
+
+    Raises:
+      InputError: if the network has no such decoder, or is not one for segmentation.
+    """
+    if lacking := [name for name, of in predictor.domains.items() if "colors" not in of]:
+        raise InputError(f"{predictor.job}: {lacking[0]} has no colours, so it is no network for segmentation")
+    if domain != "all" and domain not in predictor.domains:
+        known = ", ".join([*predictor.domains, "all"])
+        raise InputError(f"--domain={domain}: {predictor.job} has decoders for others; give one of {known}")
+    return list(predictor.domains) if domain == "all" else [domain]

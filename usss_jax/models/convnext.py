@@ -104,7 +104,7 @@ class ConvNeXt(Encoder):
                 scaled(self.channels[stage], self.width),
                 (4, 4) if stage == 0 else (2, 2),
                 strides=stride,
-                padding=[zeros or (0, -side % stride) for side in x.shape[1:3]],
+                padding=[zeros or (0, stride - 1)] * 2,
                 kernel_dilation=dilation,
                 kernel_init=INIT,
                 name=f"stage{stage}_conv",

@@ -38,13 +38,12 @@ def cubic_matrix(size: int, cells: int) -> np.ndarray:
     >>> cubic_matrix(2, 4).tolist()
     [[0.5, 0.59375, -0.09375, 0.0], [0.0, -0.09375, 0.59375, 0.5]]
     """
-    place = (np.arange(size)[:, None] + 0.5) * (cells / size) - 0.5  # [size, 1]
-    taps = np.floor(place).astype(int) + np.arange(-1, 3)  # [size, 4]
-    x = np.abs(place - taps)
-    weights = np.where(x <= 1, (1.25 * x - 2.25) * x**2 + 1, ((-0.75 * x + 3.75) * x - 6) * x + 3)
-    matrix = np.zeros((size, cells))
-    np.add.at(matrix, (np.arange(size)[:, None], taps.clip(0, cells - 1)), weights)
-    return matrix
+    xp = np if isinstance(size, int) else jnp  # the size of an exported network is a symbol (jax.export)
+    place = (xp.arange(size)[:, None] + 0.5) * (cells / size) - 0.5  # [size, 1]
+    taps = xp.floor(place).astype(int) + xp.arange(-1, 3)  # [size, 4]
+    x = abs(place - taps)
+    weights = xp.where(x <= 1, (1.25 * x - 2.25) * x**2 + 1, ((-0.75 * x + 3.75) * x - 6) * x + 3)
+    return (weights[:, :, None] * (taps.clip(0, cells - 1)[:, :, None] == xp.arange(cells))).sum(1)
 
 
 def grid_positions(positions, size: tuple[int, int]):
@@ -138,8 +137,7 @@ class DinoV2(Encoder, kw_only=True):
         """
         c = self.out_channels
         numerics: dict[str, Any] = {"dtype": self.dtype, "precision": self.precision}
-        padding = [(0, -side % PATCH) for side in x.shape[1:3]]
-        embed = Conv(c, (PATCH, PATCH), PATCH, padding, kernel_init=INIT, name="patch", **numerics)
+        embed = Conv(c, (PATCH, PATCH), PATCH, [(0, PATCH - 1)] * 2, kernel_init=INIT, name="patch", **numerics)
         x = embed(x)
         b, h, w, _ = x.shape
         class_token = self.param("class_token", INIT, (1, 1, c))
@@ -153,7 +151,7 @@ class DinoV2(Encoder, kw_only=True):
             return Block(self.heads, name=f"block{level}", parent=module, **numerics)(x)
 
         x = apply_levels(self, run, x, train)[-1]
-        return layer_norm(name="norm")(x[:, 1:]).reshape(b, h, w, c)
+        return layer_norm(name="norm")(lax.slice_in_dim(x, 1, None, axis=1)).reshape(b, h, w, c)
 
 
 ENCODERS = {

@@ -1,11 +1,11 @@
 """Lateral connection: features of an encoder, combined with those of an earlier and finer level."""
 
 import flax.linen as nn
-import jax
 from jax import lax
 from jax.typing import DTypeLike
 
 from usss_jax.models.layers import Convolution, GroupedBatchNorm
+from usss_jax.models.upsample import upsample
 
 
 class Lateral(nn.Module):
@@ -30,8 +30,5 @@ class Lateral(nn.Module):
             x = Convolution(self.features, 1, dtype=self.dtype, precision=self.precision, name=f"{name}_conv")(x)
             return GroupedBatchNorm(groups, name=f"{name}_bn")(x, train)
 
-        upsampled = project(coarse, "coarse")
-        batch, height, width, channels = upsampled.shape
-        shape = (batch, height * self.factor, width * self.factor, channels)
-        upsampled = jax.image.resize(upsampled, shape, "bilinear")[:, : fine.shape[1], : fine.shape[2]]
+        upsampled = upsample(project(coarse, "coarse"), fine.shape[1:3], self.factor)
         return nn.relu(upsampled + project(fine, "fine"))

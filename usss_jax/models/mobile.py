@@ -95,7 +95,7 @@ class Block(nn.Module):
             channels,
             (self.kernel, self.kernel),
             strides=self.sampling.stride,
-            padding=padding(y.shape[1:3], self.kernel, self.sampling, self.symmetric),
+            padding=padding(self.kernel, self.sampling, self.symmetric),
             kernel_dilation=self.sampling.dilation,
             feature_group_count=channels,
             use_bias=False,
@@ -108,19 +108,18 @@ class Block(nn.Module):
         return x + y if not self.sampling.strided and x.shape == y.shape else y
 
 
-def padding(sides: Sequence[int], kernel: int, sampling: Sampling, symmetric: bool) -> list[tuple[int, int]]:
-    """Zeros before and after each axis.
+def padding(kernel: int, sampling: Sampling, symmetric: bool) -> list[tuple[int, int]]:
+    """Zeros before and after each axis; of those after it, an even side at stride 2 leaves the last ones unseen.
 
     >>> strided = Sampling(2, 1, True, 1, 2)
-    >>> padding((8, 9), 3, strided, symmetric=False), padding((8, 9), 3, strided, symmetric=True)
-    ([(0, 1), (0, 2)], [(1, 1), (1, 1)])
+    >>> padding(3, strided, symmetric=False), padding(3, strided, symmetric=True)
+    ([(0, 2), (0, 2)], [(1, 1), (1, 1)])
     """
     reach = (kernel - 1) * sampling.dilation
-    if symmetric or not sampling.strided:
-        return [(reach // 2, reach // 2)] * len(sides)
-    before = (kernel - 2) // 2 * sampling.dilation  # as TensorFlow pads an even side at stride 2
-    totals = (max((-(-n // sampling.stride) - 1) * sampling.stride + reach + 1 - n, 0) for n in sides)
-    return [(before, total - before) for total in totals]
+    before = reach // 2
+    if sampling.strided and not symmetric:
+        before = (kernel - 2) // 2 * sampling.dilation  # as TensorFlow pads an even side at stride 2
+    return [(before, reach - before)] * 2
 
 
 class Mobile(Encoder, kw_only=True):
@@ -167,7 +166,7 @@ class Mobile(Encoder, kw_only=True):
             """One level; `module` is self, or its stand-in where the level is recomputed (`apply_levels`)."""
             own = sampling[level]
             if level == 0:
-                zeros = padding(x.shape[1:3], 3, own, self.symmetric)
+                zeros = padding(3, own, self.symmetric)
                 init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
                 stem = Conv(
                     scaled(STEM, self.width),

@@ -26,9 +26,15 @@ def upsample_matrix(size: int, stride: int, mode: str = "bilinear") -> np.ndarra
     >>> upsample_matrix(4, stride=2).tolist()
     [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
     """
+    return _weights(size, -(-size // stride), stride, mode)
+
+
+def _weights(size: int, cells: int, stride: int, mode: str):
+    """`upsample_matrix` [size, cells]; traced and float32 for the symbols of an exported network (jax.export)."""
     if mode not in MODES:
         raise ValueError(f"upsample={mode!r} is not one of {', '.join(MODES)}")
-    weights = np.maximum(1 - _twice_the_distance(size, stride) / (2 * stride), 0.0)
+    distance = _twice_the_distance(size, cells, stride) / (2 * stride)
+    weights = (1 - distance).clip(0)
     if mode == "bilinear":  # the weight of a neighbour outside goes to the edge cell
         weights = weights / weights.sum(1, keepdims=True)
     return weights
@@ -40,7 +46,7 @@ def upsample(x, size: tuple[int, int], stride: int, mode: str = "bilinear"):
     >>> upsample(jnp.array([[[[0.0], [4.0]]]]), size=(1, 4), stride=2).ravel().tolist()
     [0.0, 1.0, 3.0, 4.0]
     """
-    return _enlarged(x, *(upsample_matrix(n, stride, mode) for n in size))
+    return _enlarged(x, *(_weights(n, cells, stride, mode) for n, cells in zip(size, x.shape[1:3], strict=True)))
 
 
 def bicubic_matrix(size: int, stride: int) -> np.ndarray:
@@ -53,7 +59,7 @@ def bicubic_matrix(size: int, stride: int) -> np.ndarray:
     >>> (bicubic_matrix(8, stride=2)[3] * 128).tolist()
     [-9.0, 111.0, 29.0, -3.0]
     """
-    distance = _twice_the_distance(size, stride) / (2 * stride)
+    distance = _twice_the_distance(size, -(-size // stride), stride) / (2 * stride)
     near = (1.5 * distance - 2.5) * distance**2 + 1
     far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
     weights = np.select([distance < 1, distance < 2], [near, far])
@@ -79,10 +85,10 @@ def resize_matrix(size: int, given: int) -> np.ndarray:
     return np.maximum(1 - np.abs(at[:, None] - np.arange(given)), 0.0)
 
 
-def _twice_the_distance(size: int, stride: int) -> np.ndarray:
-    """Twice the distance between the centres of pixel and cell, in pixels: integer [size, ceil(size / stride)]."""
-    cells = -(-size // stride)
-    return np.abs(2 * np.arange(size)[:, None] + 1 - stride * (2 * np.arange(cells)[None, :] + 1))
+def _twice_the_distance(size: int, cells: int, stride: int) -> np.ndarray:
+    """Twice the distance between the centres of pixel and cell, in pixels: integer [size, cells]."""
+    xp = np if isinstance(size, int) else jnp
+    return abs(2 * xp.arange(size)[:, None] + 1 - stride * (2 * xp.arange(cells)[None, :] + 1))
 
 
 def _enlarged(x, rows, columns):
