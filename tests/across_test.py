@@ -196,7 +196,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", ["unlabeled", "similarities", pytest.param("labeled", marks=pytest.mark.nightly)])
 def test_a_step_adds_the_loss_written_out_for_three_domains(name):
     state, batch, teaching = state_of(), batch_of(), dataclasses.replace(PLAIN, **SETTINGS[name])
     objective = OBJECTIVE if teaching.similarity_weight else None

@@ -172,7 +172,7 @@ def written_out(weights, blocks, images, stride):
     return norm(x, "head.norm")
 
 
-@pytest.mark.parametrize("size,cells", [((33, 42), (5, 6)), ((29, 17), (4, 3)), ((1, 9), (1, 2)), ((40, 36), (5, 5))])
+@pytest.mark.parametrize("size,cells", [((29, 17), (4, 3)), ((1, 9), (1, 2))])
 @pytest.mark.slow
 def test_any_size_gives_what_the_network_written_out_gives(size, cells):
     images = np.random.default_rng(1).standard_normal((2, *size, 3))

@@ -129,11 +129,11 @@ def adversarial(mesh):
 
 
 def taught(mesh):
-    """Steps with a teacher, all of its options on."""
+    """Steps with a teacher, all of its options on but a second view."""
     fields = {"targets": "soft", "threshold": 0.5, "threshold_kind": "adaptive", "cross_weight": 0.5}
     config = default_config()
     fields |= {"across": "unlabeled", "similarity_weight": 0.5}
-    config.teacher.update({**fields, "feature_dropout": 0.5, "threshold_decay": 0.0})
+    config.teacher.update({**fields, "threshold_decay": 0.0})
     teaching = create_teaching(config, list(CLASSES))
     model = UniversalModel(OneLayer(), CLASSES, DIM)
     rows, objective = embeddings_at_start(), dataclasses.replace(USSS, embedding_supervision=0.5)

@@ -112,8 +112,8 @@ def test_onnx_gives_what_the_network_gives_at_any_size(run, tmp_path):  # noqa: 
 @pytest.mark.parametrize(
     "name, fields",
     [
-        pytest.param("efficientnet_lite0", {"lateral": 8, "head": "dilated", "width": 0.25}, marks=pytest.mark.slow),
-        pytest.param("dinov2_vits14", {"width": 0.25}, marks=pytest.mark.slow),
+        pytest.param("efficientnet_lite0", {"lateral": 8, "head": "dilated", "width": 0.25}, marks=pytest.mark.nightly),
+        pytest.param("dinov2_vits14", {"width": 0.25}, marks=pytest.mark.nightly),
         pytest.param("mobilenet_v2", {"stride": 8, "upsample": "drn"}, marks=pytest.mark.nightly),
         pytest.param("drn_d_54", {"width": 0.25}, marks=pytest.mark.nightly),
         pytest.param("convnext_tiny", {"width": 0.25}, marks=pytest.mark.nightly),

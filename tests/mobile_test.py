@@ -136,8 +136,9 @@ def test_features_and_gradients_of_the_published_weights_are_those_of_pytorch(na
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("count", [25, pytest.param(100, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("name", [name for name in SOME if name != "mobilenet_v2"])
-def test_classes_of_a_hundred_real_images_are_those_of_pytorch(name):
+def test_classes_of_real_images_are_those_of_pytorch(name, count):
     """Images of CamVid's val split, cropped to 224x224, through the encoder in float32 and the file's classifier."""
     if not (packages.installed(name) and CAMVID.is_dir()):
         pytest.skip(f"no weights of {name} or no images are there")
@@ -145,12 +146,12 @@ def test_classes_of_a_hundred_real_images_are_those_of_pytorch(name):
     file = pretrained.load_file(str(packages.find(name)))
     scale = file["_bn1.weight"] / np.sqrt(file["_bn1.running_var"] + 1e-3)
     found = []
-    for path in sorted(CAMVID.iterdir())[:100]:
+    for path in sorted(CAMVID.iterdir())[:count]:
         image = cv2.imread(str(path))[64:288, 128:352, ::-1]
         x = np.asarray(features(image[None])) @ file["_conv_head.weight"][:, :, 0, 0].T
         x = np.clip((x - file["_bn1.running_mean"]) * scale + file["_bn1.bias"], 0, 6).mean((1, 2))
         found.append((x @ file["_fc.weight"].T + file["_fc.bias"]).argmax())
-    np.testing.assert_array_equal(found, GOLDEN[f"{name}/real/top1"])
+    np.testing.assert_array_equal(found, GOLDEN[f"{name}/real/top1"][:count])
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -230,7 +231,7 @@ def test_encoder_without_finer_levels_takes_no_lateral():
 # ---- Freezing ----
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_frozen_levels_get_no_gradient_and_keep_their_statistics():
     model = UniversalModel(ShortMobile(width=0.125, frozen=3), {"a": 2})
     variables = filled_at_random(model)

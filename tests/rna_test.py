@@ -233,7 +233,7 @@ def encode(frozen_levels=0, remat=""):
     return partial(encode_groups, model, variables, images), variables["batch_stats"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_frozen_statistics_stay_and_dropout_follows_the_key():
     run, stats = encode()
     (plain, same), (one, _), (two, _) = run(), run(dropout=jax.random.key(1)), run(dropout=jax.random.key(2))

@@ -202,7 +202,7 @@ def test_too_little_memory_is_told(run, monkeypatch):  # noqa: F811
     assert "too little memory for 6 images at once; give a smaller batch_size" in complaint(error)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_command_shares_batches_among_devices(toy_run, tmp_path):
     def call(*words):
         command = [sys.executable, str(REPO / "tests" / "tiny_command.py"), "evaluate", f"--model={toy_run}"]

@@ -273,7 +273,7 @@ def test_a_domain_without_labels_has_no_pseudo_labels(toy_encoder, tmp_path):
     assert names == {"supervised/city_street", "supervised/city_street pseudo"}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_domain_without_labels_takes_part_in_the_entropy_terms_of_every_round(toy_encoder, tmp_path):
     fields = {"data.labeled_per_domain": "city_street=4,town_street=0", "usss.label_embeddings": "random"}
     workdir = tmp_path / "workdir"

@@ -408,7 +408,7 @@ def test_one_network_per_domain_is_trained_with_thresholds_of_its_own_classes(to
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("export", ["teacher", "student"])
+@pytest.mark.parametrize("export", ["teacher", pytest.param("student", marks=pytest.mark.nightly)])
 def test_the_chosen_network_selects_and_is_exported_and_both_are_scored(workdir, tmp_path, export):
     if export == "student":
         workdir = tmp_path / "workdir"
